@@ -1,0 +1,172 @@
+"""Running a plan on NumPy: the interpreter over the reference kernels, and the checks of what comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graphir.backends.plan import Plan, Step
+from graphir.errors import GraphirError, InputError, NonFiniteError
+from graphir.ir.dims import shape_text
+from graphir.ir.graph import Node
+from graphir.ir.value import Value
+
+#: Sees each node with its results as they are computed.
+Watch: TypeAlias = Callable[[Node, tuple[Any, ...]], None]
+
+
+class Run(Mapping[str, Any]):
+    """What a run returned: arrays by name, aliases and the documents' own names included."""
+
+    def __init__(self, executable: Executable, arrays: Mapping[str, Any]) -> None:
+        self._executable = executable
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._arrays:
+            return self._arrays[name]
+        value = self._executable.graph[name]
+        if value.name not in self._arrays:
+            raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
+        return self._arrays[value.name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def updated(self) -> dict[str, Any]:
+        """The new parameters and state, by the names of the old: what the next step starts from."""
+        return {old.name: self._arrays[new.name] for old, new in self._executable.graph.updates.items()}
+
+
+class Executable:
+    """A planned graph. Call it with mappings from names to arrays; all arguments, no others."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.graph = plan.graph
+        self._arguments = {value.name: value for value in plan.graph.arguments}
+
+    def __call__(self, *arguments: Mapping[str, Any], watch: Watch | None = None) -> Run:
+        """Runs the graph: `run(parameters, state, {"T": ids, "Y": targets, "seed": 0, "step": 3})`.
+
+        Arrays of the argument's dtype and shape are used as they are, never changed; others are converted
+        where no information is lost. Errors: InputError for a missing, unknown or misshapen argument, or an
+        index out of range.
+        """
+        slots: list[Any] = [None] * len(self.plan.slots)
+        for value, array in self._check(arguments).items():
+            slots[self.plan.slots[value]] = array
+        for step in self.plan.steps:
+            for slot, count, exempt in step.indices:
+                self._check_indices(step, slots[slot], count, exempt)
+            made = step.node.operator.kernel(
+                np, *[None if slot is None else slots[slot] for slot in step.operands], **step.keywords
+            )
+            results = made if isinstance(made, tuple) else (made,)
+            for position, slot in zip(step.results, step.outputs, strict=True):
+                slots[slot] = results[position]
+            if watch is not None:
+                watch(step.node, tuple(slots[slot] for slot in step.outputs))
+            for slot in step.dying:
+                slots[slot] = None
+        outputs = {value.name: slots[self.plan.slots[value]] for value in self.graph.outputs}
+        return Run(self, outputs)
+
+    def find_non_finite(self, *arguments: Mapping[str, Any]) -> None:
+        """Runs again with every node watched; NonFiniteError names the first that makes NaN or infinity."""
+        for value, array in self._check(arguments).items():
+            if _non_finite(array):
+                raise NonFiniteError(f"{value.name} {value.type} holds {_non_finite(array)} before the run starts")
+
+        def look(node: Node, results: tuple[Any, ...]) -> None:
+            for value, array in zip(node.outputs, results, strict=True):
+                found = _non_finite(array)
+                if found:
+                    at = f", written at {node.meta.at}" if node.meta.at else ""
+                    operands = ", ".join(f"{each.name} {each.type}" for each in node.inputs)
+                    raise NonFiniteError(
+                        f"{value.name} {value.type} is the first value to hold {found}: "
+                        f"{node.operator.key}({operands}){at}"
+                    )
+
+        self(*arguments, watch=look)
+
+    # -- what comes in --------------------------------------------------------------------------------
+
+    def _check(self, arguments: tuple[Mapping[str, Any], ...]) -> dict[Value, Any]:
+        given: dict[Value, Any] = {}
+        for mapping in arguments:
+            for name, array in mapping.items():
+                value = self._arguments.get(name) or self.graph.find(name)
+                if value is None or value.name not in self._arguments:
+                    expected = ", ".join(self._arguments)
+                    raise InputError(f"graph {self.graph.name} takes no {name!r}; it takes {expected}")
+                if value in given:
+                    raise InputError(f"{value.name} is given twice")
+                given[value] = self._check_array(value, array)
+        missing = [value for value in self._arguments.values() if value not in given]
+        if missing:
+            listed = ", ".join(f"{value.name} {value.type}" for value in missing[:6])
+            more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
+            raise InputError(f"graph {self.graph.name} is not given {listed}{more}")
+        return given
+
+    def _check_array(self, value: Value, array: Any) -> Any:
+        if value.dtype == "text":
+            result = np.asarray(array, dtype=object)
+        else:
+            found = np.asarray(array)
+            if found.dtype != value.dtype and not _converts(found, value.dtype):
+                raise InputError(f"{value.name} must be {value.dtype}, not {found.dtype}; convert it on purpose")
+            result = found.astype(value.dtype, copy=False)
+        shape = self.plan.shapes[value]
+        if result.shape != shape:
+            raise InputError(
+                f"{value.name} must be {shape_text(value.shape)} = {list(shape)}, not {list(result.shape)}"
+            )
+        return result
+
+    def _check_indices(self, step: Step, indices: Any, count: int, exempt: int | None) -> None:
+        if indices.size == 0 or (indices.min() >= 0 and indices.max() < count):
+            return
+        wrong = (indices < 0) | (indices >= count)
+        if exempt is not None:
+            wrong &= indices != exempt
+        places = np.argwhere(wrong)
+        if not len(places):
+            return
+        operand = next(o for o in step.node.inference.rule.inputs if o.indexes is not None)
+        value = step.node.inputs[step.node.inference.rule.inputs.index(operand)]
+        factor = step.node.inference.factors[operand.indexes or ""]
+        place = tuple(int(i) for i in places[0])
+        also = f", or {exempt} to be ignored" if exempt is not None else ""
+        raise InputError(
+            f"{value.name}{list(place)} = {int(indices[place])} is out of range: {step.node.name} = "
+            f"{step.node.operator.key}(…) needs ids from 0 to {count - 1} ({factor} = {count}){also}"
+        )
+
+
+def _converts(array: Any, dtype: str) -> bool:
+    """Whether an array's numbers may become `dtype` unasked: the same kind, no narrower; or Python's own."""
+    if array.dtype == object:
+        return False
+    try:
+        return bool(np.can_cast(array.dtype, dtype, casting="safe")) or array.ndim == 0 and np.can_cast(
+            array.dtype, dtype, casting="same_kind"
+        )
+    except TypeError:
+        return False
+
+
+def _non_finite(array: Any) -> str:
+    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind != "f" or bool(np.isfinite(array).all()):
+        return ""
+    return "NaN" if bool(np.isnan(array).any()) else "infinity"
+
+
+__all__ = ["Executable", "GraphirError", "Run", "Watch"]

@@ -1,0 +1,38 @@
+"""The first content of parameters and state, from what the graph says of each (`init`)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphir.ir.dims import resolve_sizes
+from graphir.ir.graph import Graph
+from graphir.ir.value import Value
+
+
+def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, NDArray[np.generic]]:
+    """Arrays for every parameter and state of `graph`, by name.
+
+    `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
+    """
+    complete = resolve_sizes((value.shape for value in graph.values.values()), sizes)
+    return dict(_initial(value, complete, seed) for value in _initialized(graph))
+
+
+def _initialized(graph: Graph) -> Iterable[Value]:
+    return (*graph.parameters, *graph.state)
+
+
+def _initial(value: Value, sizes: Mapping[str, int], seed: int) -> tuple[str, NDArray[np.generic]]:
+    shape = tuple(dim.size(sizes) for dim in value.shape)
+    if value.init == "zeros":
+        return value.name, np.zeros(shape, value.dtype)
+    if value.init == "ones":
+        return value.name, np.ones(shape, value.dtype)
+    assert value.init is not None
+    deviation = float(value.init.removeprefix("normal(").removesuffix(")"))
+    generator = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(value.name.encode())]))
+    return value.name, (generator.standard_normal(shape) * deviation).astype(value.dtype)

@@ -1,0 +1,144 @@
+"""The plan of a graph for given sizes: the order of steps, their bound kernels' arguments, who dies when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphir.ir.analysis import last_uses, needed_nodes
+from graphir.ir.dims import Dim, resolve_sizes
+from graphir.ir.graph import Graph, Node
+from graphir.ir.operator import Operator, Place
+from graphir.ir.types import DTYPES
+from graphir.ir.value import Value
+
+if TYPE_CHECKING:
+    from graphir.backends.executable import Executable
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call: which slots it reads (None for an operand the node does not have), which it fills.
+
+    `results` are the positions of the node's outputs among the kernel's. `dying` slots are freed after it.
+    """
+
+    node: Node
+    operands: tuple[int | None, ...]
+    results: tuple[int, ...]
+    outputs: tuple[int, ...]
+    keywords: Mapping[str, Any]
+    #: Operands that hold indices: (slot, how many there are to index, the value that is exempt).
+    indices: tuple[tuple[int, int, int | None], ...]
+    dying: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that follows from graph and sizes."""
+
+    graph: Graph
+    sizes: Mapping[str, int]
+    slots: Mapping[Value, int]
+    shapes: Mapping[Value, tuple[int, ...]]
+    steps: tuple[Step, ...]
+
+    def executable(self) -> Executable:
+        """The plan, ready to run on NumPy."""
+        from graphir.backends.executable import Executable
+
+        return Executable(self)
+
+    def peak_bytes(self) -> int:
+        """The most that values hold at any time, arguments included; kernels' own temporaries are not counted."""
+        held = {slot: self._bytes(value) for value, slot in self.slots.items()}
+        live = sum(held[self.slots[value]] for value in self.graph.arguments)
+        peak = live
+        for step in self.steps:
+            live += sum(held[slot] for slot in step.outputs)
+            peak = max(peak, live)
+            live -= sum(held[slot] for slot in step.dying)
+        return peak
+
+    def _bytes(self, value: Value) -> int:
+        count = DTYPES[value.dtype]
+        for size in self.shapes[value]:
+            count *= size
+        return count
+
+
+def plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
+    """Plans `graph` under `sizes` (dim names to numbers; defined dims follow).
+
+    DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
+    """
+    complete = resolve_sizes((value.shape for value in graph.values.values()), sizes)
+    nodes = needed_nodes(graph, graph.outputs)
+    values = [*graph.arguments, *(value for node in nodes for value in node.outputs)]
+    slots = {value: slot for slot, value in enumerate(values)}
+    shapes = {value: tuple(dim.size(complete) for dim in value.shape) for value in values}
+    # Arguments belong to the caller, outputs are returned: neither is freed.
+    dying = last_uses(nodes, {*graph.outputs, *graph.arguments})
+    steps = tuple(
+        _step(node, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True)
+    )
+    return Plan(graph, complete, slots, shapes, steps)
+
+
+def _step(
+    node: Node,
+    slots: Mapping[Value, int],
+    shapes: Mapping[Value, tuple[int, ...]],
+    sizes: Mapping[str, int],
+    dead: tuple[Value, ...],
+) -> Step:
+    operator, (rule, factors, _) = node.operator, node.inference
+    by_name = dict(zip((o.name for o in rule.inputs), node.inputs, strict=True))
+    if operator.variadic:
+        operands: tuple[int | None, ...] = tuple(slots[value] for value in node.inputs)
+    else:
+        operands = tuple(slots[by_name[name]] if name in by_name else None for name in operator.operands)
+    bound = {factor: dim.size(sizes) for factor, dim in factors.items()}
+    keywords = _keywords(node, shapes, sizes)
+    if "at" in operator.keywords:
+        keywords["at"] = Place(rule, {}, bound)
+    exempt = node.attributes.get("ignore")
+    indices = tuple(
+        (slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None
+    )
+    return Step(
+        node,
+        operands,
+        _positions(operator, node),
+        tuple(slots[value] for value in node.outputs),
+        keywords,
+        indices,
+        tuple(slots[value] for value in dead),
+    )
+
+
+def _keywords(node: Node, shapes: Mapping[Value, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The kernel's keywords: attributes with their dims in numbers, and what else it asks for."""
+    keywords = {name: _number(value, sizes) for name, value in node.attributes.items() if name != "only"}
+    if "shape" in node.operator.keywords:
+        keywords["shape"] = shapes[node.outputs[0]]
+    if "only" in node.operator.keywords:
+        keywords["only"] = tuple(o.name for o in node.inference.rule.outputs)
+    return keywords
+
+
+def _number(value: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Dim):
+        return value.size(sizes)
+    if isinstance(value, tuple):
+        return tuple(_number(each, sizes) for each in value)
+    return value
+
+
+def _positions(operator: Operator, node: Node) -> tuple[int, ...]:
+    """Where the node's outputs stand among all that the kernel returns."""
+    if "only" not in node.attributes:
+        return tuple(range(len(node.outputs)))
+    full = [o.name for o in operator.signatures({**node.attributes, "only": None})[0].outputs]
+    return tuple(full.index(o.name) for o in node.inference.rule.outputs)

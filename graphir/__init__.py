@@ -1,0 +1,55 @@
+"""graphir: Transformers as typed computation graphs.
+
+    import graphir as gi
+
+    B, S, D, F = gi.dims("B S D D_ff")
+    block = gi.Builder("mlp")
+    X = block.input("X", (B, S, D))
+    Z = gi.matmul(X, block.parameter("W_up", (D, F)), name="Z_up")
+    graph = block.build(gi.activation(Z, name="A_up"))
+
+The language lives here, `graphir.passes` rewrites graphs, `graphir.backends` runs them; `gi.compile` ties
+them together and loads the latter two only when called.
+"""
+
+from graphir import models
+from graphir.compiler import compile
+from graphir.errors import GraphirError
+from graphir.ir.builder import Builder
+from graphir.ir.dims import Dim, dim, dims
+from graphir.ir.graph import Graph, Meta, Node
+from graphir.ir.operator import Array, Place, Size, Xp, find_operator, operator, operators
+from graphir.ir.types import TensorType
+from graphir.ir.value import Value
+from graphir.ir.verify import verify
+from graphir.operators import *  # noqa: F403
+from graphir.operators import __all__ as _operator_names
+from graphir.text import parse, to_text
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Array",
+    "Builder",
+    "Dim",
+    "Graph",
+    "GraphirError",
+    "Meta",
+    "Node",
+    "Place",
+    "Size",
+    "TensorType",
+    "Value",
+    "Xp",
+    "compile",
+    "dim",
+    "dims",
+    "find_operator",
+    "models",
+    "operator",
+    "operators",
+    "parse",
+    "to_text",
+    "verify",
+    *_operator_names,
+]

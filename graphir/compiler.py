@@ -1,0 +1,42 @@
+"""`gi.compile`: from a graph and sizes to something that runs. The one module that knows passes and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from graphir.errors import ConfigError
+from graphir.ir.graph import Graph
+from graphir.ir.verify import verify
+
+if TYPE_CHECKING:
+    from graphir.backends import Executable
+
+BACKENDS = ("numpy",)
+
+
+def compile(
+    graph: Graph,
+    sizes: Mapping[str, int],
+    *,
+    backend: str = "numpy",
+    fetch: Sequence[str] | None = None,
+    store_masks: bool = False,
+) -> Executable:
+    """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
+
+    Only what the fetched values need is run. Dropout masks are computed again in the backward pass unless
+    `store_masks` asks to keep them.
+    Errors: DimError if a dim has no size or does not divide, ConfigError for an unknown backend,
+    VerifyError if the graph is malformed.
+    """
+    from graphir.backends import plan
+    from graphir.passes import prune, recompute_masks
+
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    verify(graph)
+    pruned = prune(graph, fetch)
+    if not store_masks:
+        pruned = recompute_masks(pruned)
+    return plan(pruned, sizes).executable()

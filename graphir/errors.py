@@ -1,0 +1,68 @@
+"""Every error the product raises, one class a cause.
+
+Each message says what was tried, with which named dims, where the user wrote it, and what to do.
+The command line turns any `GraphirError` into that message and exit code 2; a traceback is a defect.
+"""
+
+from __future__ import annotations
+
+
+class GraphirError(Exception):
+    """The root of all errors that graphir raises on purpose."""
+
+
+class DimError(GraphirError):
+    """A dim is malformed, has no size, or does not divide."""
+
+
+class TypeCheckError(GraphirError):
+    """An operator was applied to values, or with attributes, that its signature does not admit."""
+
+
+class OperatorError(GraphirError):
+    """An operator's declaration has a hole or contradicts itself."""
+
+
+class GraphError(GraphirError):
+    """A graph is put together wrongly: a foreign value, a duplicate name, an unknown name."""
+
+
+class VerifyError(GraphirError):
+    """A finished graph breaks an invariant."""
+
+
+class ParseError(GraphirError):
+    """A text is not a graph; `line` and `column` count from 1."""
+
+    def __init__(self, message: str, line: int, column: int) -> None:
+        super().__init__(f"line {line}, column {column}: {message}")
+        self.line = line
+        self.column = column
+
+
+class DifferentiationError(GraphirError):
+    """A gradient was asked for that does not exist."""
+
+
+class InputError(GraphirError):
+    """An array handed to an executable is missing, unknown, misshapen, of a wrong dtype or out of range."""
+
+
+class NonFiniteError(GraphirError):
+    """A computation produced NaN or infinity."""
+
+
+class ConfigError(GraphirError):
+    """The sizes or options of a model or a run contradict each other."""
+
+
+class DataError(GraphirError):
+    """A text to train on, or a prompt, cannot be used."""
+
+
+class CheckpointError(GraphirError):
+    """A checkpoint is missing, corrupt, foreign, or of another configuration."""
+
+
+class MissingDependencyError(GraphirError):
+    """An optional package is needed for what was asked, and not installed."""

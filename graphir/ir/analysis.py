@@ -1,0 +1,59 @@
+"""What can be said of a graph without running it: what is needed, what depends on what, who lives how long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import networkx
+
+from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
+
+
+def to_networkx(graph: Graph) -> networkx.DiGraph[Node]:
+    """The graph's nodes and, as edges, who reads whose output: for paths, cycles and other analyses."""
+    result: networkx.DiGraph[Node] = networkx.DiGraph()
+    result.add_nodes_from(graph.nodes)
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value in graph.producers:
+                result.add_edge(graph.producers[value], node, value=value.name)
+    return result
+
+
+def depth(graph: Graph) -> int:
+    """The number of nodes on the longest path: what no parallelism can shorten."""
+    return len(networkx.dag_longest_path(to_networkx(graph), weight=None))
+
+
+def needed_nodes(graph: Graph, values: Iterable[Value]) -> list[Node]:
+    """The nodes that `values` are computed from, in the graph's order."""
+    wanted = set(values)
+    needed: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            needed.append(node)
+            wanted.update(node.inputs)
+    needed.reverse()
+    return needed
+
+
+def dependents(graph: Graph, values: Iterable[Value]) -> set[Value]:
+    """`values` and all that is computed from them."""
+    found = set(values)
+    for node in graph.nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def last_uses(nodes: Collection[Node], keep: Collection[Value]) -> list[tuple[Value, ...]]:
+    """Per node, the values that die with it: read, or made and never read, and not among `keep`."""
+    kept, seen = set(keep), set[Value]()
+    dying: list[tuple[Value, ...]] = []
+    for node in reversed(list(nodes)):
+        dead = [v for v in dict.fromkeys((*node.inputs, *node.outputs)) if v not in seen and v not in kept]
+        seen.update(dead)
+        dying.append(tuple(dead))
+    dying.reverse()
+    return dying

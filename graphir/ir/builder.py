@@ -1,0 +1,273 @@
+"""Builders: collect nodes, type-checking each at once, and become an immutable graph.
+
+    B, S, D, F = gi.dims("B S D D_ff")
+    block = gi.Builder("mlp")
+    X = block.input("X", (B, S, D))
+    W = block.parameter("W_up", (D, F))
+    with block.scope("layer0"):
+        Z = gi.matmul(X, W, name="Z_up")          # layer0/Z_up
+    mlp = block.build(Z)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from graphir.errors import GraphError, OperatorError, TypeCheckError
+from graphir.ir.dims import DimLike
+from graphir.ir.graph import FORWARD, Graph, Meta, Node
+from graphir.ir.operator import Attributes, Operator
+from graphir.ir.source import user_line
+from graphir.ir.types import TensorType
+from graphir.ir.value import Value, join
+
+#: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
+NAME = re.compile(r"[^\W\d][\w.]*\Z")
+_INIT = re.compile(r"(zeros|ones|normal\(([0-9.eE+-]+)\))\Z")
+
+
+class Builder:
+    """A graph under construction."""
+
+    def __init__(self, name: str = "graph", dtype: str = "float32") -> None:
+        """`dtype` is what parameters and float inputs are unless they say otherwise."""
+        if not NAME.match(name):
+            raise GraphError(f"{name!r} cannot name a graph: letters, digits, _ and . only")
+        self.name = name
+        self.dtype = dtype
+        self.nodes: list[Node] = []
+        self._arguments: dict[str, list[Value]] = {"input": [], "parameter": [], "state": []}
+        self._outputs: list[Value] = []
+        self._aliases: dict[str, Value] = {}
+        self._taken: set[str] = set()
+        self._counters: dict[str, int] = {}
+        self._scope = ""
+        self._phase = FORWARD
+        self._of: str | None = None
+        self._why: str | None = None
+        self._at: str | None = None
+        self._last_key = 0
+        self._built = False
+
+    # -- what goes in ---------------------------------------------------------------------------------
+
+    def input(self, name: str, shape: Iterable[DimLike] = (), dtype: str | None = None) -> Value:
+        """Data that every run is handed: shape in dims, dtype the builder's unless given."""
+        return self._argument("input", name, shape, dtype, None)
+
+    def parameter(
+        self, name: str, shape: Iterable[DimLike], dtype: str | None = None, init: str = "normal(0.02)"
+    ) -> Value:
+        """A trained tensor; `init` is `normal(σ)`, `zeros` or `ones`."""
+        return self._argument("parameter", name, shape, dtype, init)
+
+    def state(self, name: str, shape: Iterable[DimLike], dtype: str | None = None, init: str = "zeros") -> Value:
+        """A tensor that an optimizer keeps from step to step."""
+        return self._argument("state", name, shape, dtype, init)
+
+    def _argument(
+        self, kind: str, name: str, shape: Iterable[DimLike], dtype: str | None, init: str | None
+    ) -> Value:
+        self._check_open()
+        if init is not None and not _INIT.match(init):
+            raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
+        value = Value(self._claim(name), TensorType(dtype or self.dtype, shape), self, init)
+        self._arguments[kind].append(value)
+        return value
+
+    # -- nodes ----------------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        operator: Operator,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Any] | None = None,
+        names: Sequence[str | None] | str | None = None,
+    ) -> tuple[Value, ...]:
+        """Adds a node; the operators' functions and the passes all come through here.
+
+        `names` are local to the current scope, or full with a leading slash; what is left unnamed is
+        called after its first output and role (`X_norm.mean`), or after the operator.
+        Errors: TypeCheckError, with the operands' shapes and the user's line.
+        """
+        self._check_open()
+        operator.require_complete()
+        at = self._at or user_line()
+        for value in inputs:
+            if not isinstance(value, Value):
+                raise TypeCheckError(f"{operator.key}{_at(at)}: {value!r} is no graph value; make it an input")
+            if value.owner is not self:
+                raise GraphError(f"{operator.key}{_at(at)}: {value.name} belongs to another graph")
+        types = tuple([value.type for value in inputs])
+        if operator.random and "key" not in (attributes or {}):
+            # Fixed here once: a key that followed from a position would change when a pass rewrites the graph.
+            attributes = {**(attributes or {}), "key": self._last_key + 1}
+        try:
+            checked = attributes if isinstance(attributes, Attributes) else operator.normalize(attributes or {})
+            inference = operator.infer(types, checked)
+        except (TypeCheckError, OperatorError) as error:
+            operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
+            scope = f" in {self._scope}" if self._scope else ""
+            raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
+        wanted = [names] if names is None or isinstance(names, str) else list(names)
+        outputs: list[Value] = []
+        for position, type_ in enumerate(inference.types):
+            name = wanted[position] if position < len(wanted) else None
+            if name is None:
+                role = inference.rule.outputs[position].name
+                base = f"/{outputs[0].name}.{role}" if outputs else operator.key
+                full = self._fresh(join(self._scope, base), numbered=not outputs)
+            else:
+                full = self._claim(name)
+            outputs.append(Value(full, type_, self))
+        meta = Meta(self._scope, self._phase, at, self._of, self._why)
+        self._append(Node(operator, tuple(inputs), checked, tuple(outputs), meta))
+        return tuple(outputs)
+
+    def _append(self, node: Node) -> None:
+        self.nodes.append(node)
+        if node.operator.random:
+            self._last_key = max(self._last_key, node.attributes["key"])
+
+    # -- names ----------------------------------------------------------------------------------------
+
+    def _claim(self, name: str) -> str:
+        full = join(self._scope, name)
+        if not all(NAME.match(part) for part in full.split("/")):
+            raise GraphError(f"{full!r} cannot name a value: letters, digits, _ and . between slashes")
+        if full in self._taken:
+            raise GraphError(f"graph {self.name} has a value called {full} already; give this one another name")
+        self._taken.add(full)
+        return full
+
+    def _fresh(self, base: str, numbered: bool = False) -> str:
+        """`base` itself if it is free, else with a number."""
+        candidate = base
+        while numbered or candidate in self._taken:
+            count = self._counters.get(base, 0)
+            self._counters[base] = count + 1
+            candidate = f"{base}{count}"
+            numbered = candidate in self._taken
+        self._taken.add(candidate)
+        return candidate
+
+    def free_name(self, base: str) -> str:
+        """A full name that nothing has yet, made from the full name `base`; to hand to `emit`."""
+        candidate, count = base, 1
+        while candidate in self._taken:
+            count += 1
+            candidate = f"{base}.{count}"
+        return candidate
+
+    def alias(self, name: str, value: Value) -> Value:
+        """A further name, local to the scope, for `value`: what a block calls what enters it."""
+        self._aliases[self._claim(name)] = value
+        return value
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names and nodes made inside belong to the block `name`."""
+        if not all(NAME.match(part) for part in name.split("/")):
+            raise GraphError(f"{name!r} cannot name a scope: letters, digits, _ and . between slashes")
+        with self.context(scope=join(self._scope, name)):
+            yield
+
+    @contextmanager
+    def context(
+        self,
+        scope: str | None = None,
+        phase: str | None = None,
+        of: str | None = None,
+        why: str | None = None,
+        at: str | None = None,
+    ) -> Iterator[None]:
+        """For passes: the meta of the nodes made inside; `scope` is a full path here."""
+        before = self._scope, self._phase, self._of, self._why, self._at
+        if scope is not None:
+            self._scope = scope
+        if phase is not None:
+            self._phase = phase
+        self._of, self._why, self._at = of, why, at
+        try:
+            yield
+        finally:
+            self._scope, self._phase, self._of, self._why, self._at = before
+
+    # -- from and to graphs ---------------------------------------------------------------------------
+
+    @classmethod
+    def extending(cls, graph: Graph) -> tuple[Builder, dict[Value, Value]]:
+        """A builder that holds a copy of `graph`, outputs left out, and where each of its values went."""
+        builder = cls(graph.name)
+        copies = builder.copy_arguments(graph)
+        for node in graph.nodes:
+            builder.copy_node(node, copies)
+        builder.copy_aliases(graph, copies)
+        return builder, copies
+
+    def copy_arguments(self, graph: Graph) -> dict[Value, Value]:
+        """Copies of the graph's inputs, parameters and state."""
+        copies: dict[Value, Value] = {}
+        for kind, values in (("input", graph.inputs), ("parameter", graph.parameters), ("state", graph.state)):
+            for value in values:
+                copies[value] = Value(self._claim(f"/{value.name}"), value.type, self, value.init)
+                self._arguments[kind].append(copies[value])
+        return copies
+
+    def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
+        """A copy of `node` on the copies of its inputs; its outputs join `copies`."""
+        for value in node.outputs:
+            copies[value] = Value(self._claim(f"/{value.name}"), value.type, self)
+        copy = Node(
+            node.operator,
+            tuple([copies[value] for value in node.inputs]),
+            node.attributes,
+            tuple([copies[value] for value in node.outputs]),
+            node.meta,
+        )
+        self._append(copy)
+        return copy
+
+    def copy_aliases(self, graph: Graph, copies: Mapping[Value, Value]) -> None:
+        """The graph's aliases, as far as what they name is still there."""
+        for name, value in graph.aliases.items():
+            if value in copies:
+                self.alias(f"/{name}", copies[value])
+
+    @property
+    def aliases(self) -> Mapping[str, Value]:
+        return self._aliases
+
+    def output(self, *values: Value) -> None:
+        """Marks values as outputs of the graph."""
+        for value in values:
+            if not isinstance(value, Value) or value.owner is not self:
+                raise GraphError(f"output {value!r} is no value of graph {self.name}")
+            if value not in self._outputs:
+                self._outputs.append(value)
+
+    def build(self, *outputs: Value) -> Graph:
+        """The immutable graph; `outputs` join those marked before. The builder takes nothing more."""
+        self._check_open()
+        self.output(*outputs)
+        self._built = True
+        return Graph(
+            self.name,
+            self._arguments["input"],
+            self._arguments["parameter"],
+            self._arguments["state"],
+            self._outputs,
+            self.nodes,
+            self._aliases,
+        )
+
+    def _check_open(self) -> None:
+        if self._built:
+            raise GraphError(f"graph {self.name} has been built and is immutable; start a new Builder")
+
+
+def _at(at: str | None) -> str:
+    return f" at {at}" if at else ""

@@ -1,0 +1,212 @@
+"""Dims: the named sizes that shapes are made of.
+
+Notation (B 4.1): `B` batch, `S` sequence, `D` model, `D_ff` feed-forward, `N_H` heads, `D_h` a head's
+width, `V` vocabulary. A dim is a product of powers of names and a rational number: `N_H*D_h`, `D/N_T`,
+`4*D`, `3`. A name may be *defined* by another dim (`D_h = D/N_H`); two dims are equal when their
+products are equal after definitions are filled in, so `N_H*D_h == D` holds without any number.
+
+Sizes are bound late: `dim.size({"D": 384, "N_H": 6})`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import TypeAlias
+
+from graphir.errors import DimError
+
+Sizes: TypeAlias = Mapping[str, int]
+DimLike: TypeAlias = "Dim | int"
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+#: Words that a text means otherwise, so no dim may be called so.
+RESERVED = frozenset({"true", "false", "none", "inf", "nan"})
+
+
+class Dim:
+    """A named size, or a product or quotient of named sizes. Immutable, hashable."""
+
+    __slots__ = ("_hash", "_key", "_text", "coefficient", "definitions", "powers")
+
+    coefficient: Fraction
+    #: The dim as written: (name, power), in the order of first appearance.
+    powers: tuple[tuple[str, int], ...]
+    #: What the names in `powers` are defined as, transitively, if they are.
+    definitions: dict[str, Dim]
+
+    def __init__(
+        self,
+        powers: Iterable[tuple[str, int]] = (),
+        coefficient: Fraction | int = 1,
+        definitions: Mapping[str, Dim] | None = None,
+    ) -> None:
+        self.powers = tuple((name, power) for name, power in powers if power)
+        self.coefficient = Fraction(coefficient)
+        if self.coefficient <= 0:
+            raise DimError(f"a dim is a positive size, not {self.coefficient}")
+        self.definitions = dict(definitions or {})
+        self._key = self._expand()
+        self._hash = hash(self._key)
+        self._text = self._print()
+
+    def _expand(self) -> tuple[Fraction, frozenset[tuple[str, int]]]:
+        coefficient, powers = self.coefficient, dict[str, int]()
+        for name, power in self.powers:
+            definition = self.definitions.get(name)
+            if definition is None:
+                powers[name] = powers.get(name, 0) + power
+                continue
+            inner_coefficient, inner = definition._key
+            coefficient *= inner_coefficient**power
+            for inner_name, inner_power in inner:
+                powers[inner_name] = powers.get(inner_name, 0) + power * inner_power
+        return coefficient, frozenset((n, p) for n, p in powers.items() if p)
+
+    def _print(self) -> str:
+        above = [_power(n, p) for n, p in self.powers if p > 0]
+        below = [_power(n, -p) for n, p in self.powers if p < 0]
+        if self.coefficient.numerator != 1 or not above:
+            above.insert(0, str(self.coefficient.numerator))
+        if self.coefficient.denominator != 1:
+            below.insert(0, str(self.coefficient.denominator))
+        return "/".join(["*".join(above), *below])
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if isinstance(other, int):
+            other = as_dim(other)
+        return isinstance(other, Dim) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Dim({self._text})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Dim, (self.powers, self.coefficient, self.definitions)
+
+    def __mul__(self, other: DimLike) -> Dim:
+        return _multiply(self, as_dim(other), 1)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: DimLike) -> Dim:
+        return _multiply(self, as_dim(other), -1)
+
+    def __rtruediv__(self, other: DimLike) -> Dim:
+        return as_dim(other) / self
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names whose sizes this dim's size follows from, definitions filled in."""
+        return frozenset(name for name, _ in self._key[1])
+
+    def size(self, sizes: Sizes) -> int:
+        """The dim's number under `sizes`; DimError if a name is unbound or the result is not whole."""
+        coefficient, powers = self._key
+        value = coefficient
+        for name, power in powers:
+            if name not in sizes:
+                raise DimError(f"dim {self} has no size: {name} is not given; add {name}=… to the sizes")
+            value *= Fraction(sizes[name]) ** power
+        if value.denominator != 1:
+            bound = ", ".join(f"{name}={sizes[name]}" for name in sorted(self.names))
+            definition = self.definitions.get(self._text)
+            spelled = f"{self} = {definition}" if definition is not None else str(self)
+            raise DimError(f"{spelled} is not whole: {bound} gives {value}; choose sizes that divide")
+        return value.numerator
+
+
+def _power(name: str, power: int) -> str:
+    return "*".join([name] * power)
+
+
+def _multiply(left: Dim, right: Dim, sign: int) -> Dim:
+    powers = dict(left.powers)
+    for name, power in right.powers:
+        powers[name] = powers.get(name, 0) + sign * power
+    result = Dim(powers.items(), left.coefficient * right.coefficient**sign, left.definitions | right.definitions)
+    # N_H*D_h is written D where D_h = D/N_H: the shorter of the two spellings.
+    coefficient, expanded = result._key
+    if len(expanded) < len(result.powers):
+        return Dim(sorted(expanded), coefficient)
+    return result
+
+
+@lru_cache(maxsize=4096)
+def _constant(value: int) -> Dim:
+    return Dim((), value)
+
+
+def as_dim(value: DimLike) -> Dim:
+    """`value` itself if it is a dim, the constant dim if it is a positive number."""
+    if isinstance(value, Dim):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DimError(f"a dim is a Dim or a positive int, not {value!r}")
+    return _constant(value)
+
+
+def dim(name: str, definition: DimLike | None = None) -> Dim:
+    """The dim called `name`; with a definition, `dim("D_h", D / N_H)`, it equals what defines it."""
+    if not _NAME.match(name) or name in RESERVED:
+        raise DimError(f"{name!r} cannot name a dim: a letter, then letters, digits and _ (not {sorted(RESERVED)})")
+    if definition is None:
+        return Dim([(name, 1)])
+    definition = as_dim(definition)
+    if name in definition.names:
+        raise DimError(f"dim {name} cannot be defined by itself: {name} = {definition}")
+    return Dim([(name, 1)], definitions={**definition.definitions, name: definition})
+
+
+def dims(names: str) -> tuple[Dim, ...]:
+    """`B, S, D = dims("B S D")`."""
+    return tuple(dim(name) for name in names.split())
+
+
+def shape_text(shape: Iterable[Dim]) -> str:
+    """`[B, S, D]`, as the documents write it."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product of `dims`; 1 of none."""
+    result = as_dim(1)
+    for each in dims:
+        result = result * each
+    return result
+
+
+def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, int]:
+    """`sizes`, checked against the dims in use and completed by the defined ones.
+
+    DimError if a size is not a positive int, a dim in use has none, a given one contradicts its definition
+    (`D_h=64` where `D/N_H` is 32), or a name belongs to no dim.
+    """
+    used = {each for shape in shapes for each in shape}
+    definitions: dict[str, Dim] = {}
+    for each in used:
+        definitions |= each.definitions
+    names = set(definitions).union(*(each.names for each in used), *(d.names for d in definitions.values()))
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise DimError(f"the size of dim {name} must be a positive int, not {size!r}")
+        if name not in names:
+            raise DimError(f"no dim of this graph is called {name}; its dims are {', '.join(sorted(names))}")
+    complete = dict(sizes)
+    for name, definition in definitions.items():
+        value = dim(name, definition).size(sizes)
+        if sizes.get(name, value) != value:
+            raise DimError(f"{name}={sizes[name]} contradicts {name} = {definition}, which is {value}")
+        complete[name] = value
+    for each in used:
+        each.size(complete)
+    return complete

@@ -1,0 +1,212 @@
+"""The graph: immutable, nodes in topological order, every edge named and typed.
+
+Passes are plain functions from graph to graph; they read one and fill a `Builder` (graphir.ir.builder).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from graphir.errors import GraphError
+from graphir.ir.dims import Dim
+from graphir.ir.notation import ALIASES
+from graphir.ir.operator import Attributes, Inference, Operator
+from graphir.ir.value import Value
+
+FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is known about a node beside what it computes. Printed, and left out of equality.
+
+    scope   the block it belongs to, `layer3/mha`
+    phase   forward, backward or update
+    at      the user's file and line
+    of      for a node of the backward pass: the first output of the forward node it belongs to
+    why     for a node that a pass inserted: the reason
+    """
+
+    scope: str = ""
+    phase: str = FORWARD
+    at: str | None = None
+    of: str | None = None
+    why: str | None = None
+
+
+class Node:
+    """One application of an operator. Immutable."""
+
+    __slots__ = ("attributes", "inputs", "meta", "operator", "outputs")
+
+    def __init__(
+        self,
+        operator: Operator,
+        inputs: tuple[Value, ...],
+        attributes: Attributes,
+        outputs: tuple[Value, ...],
+        meta: Meta,
+    ) -> None:
+        self.operator = operator
+        self.inputs = inputs
+        self.attributes = attributes
+        self.outputs = outputs
+        self.meta = meta
+
+    @property
+    def name(self) -> str:
+        """A node is called after its first output."""
+        return self.outputs[0].name
+
+    @property
+    def inference(self) -> Inference:
+        """The rule that types this node, and its factors' dims."""
+        return self.operator.infer(tuple(value.type for value in self.inputs), self.attributes)
+
+    @property
+    def updates(self) -> tuple[tuple[Value, Value], ...]:
+        """(old, new) for each operand that this node's operator declares it updates."""
+        if not self.operator.updates:
+            return ()
+        rule = self.inference.rule
+        inputs = dict(zip((o.name for o in rule.inputs), self.inputs, strict=True))
+        outputs = zip((o.name for o in rule.outputs), self.outputs, strict=True)
+        return tuple(
+            (inputs[self.operator.updates[name]], value) for name, value in outputs if name in self.operator.updates
+        )
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{value.name} {value.type}" for value in self.outputs)
+        return f"{outputs} = {self.operator.key}({', '.join(value.name for value in self.inputs)})"
+
+
+class Graph:
+    """A program: what goes in, what comes out, and the nodes between.
+
+    inputs      data of a run: token ids, targets, seed, step
+    parameters  what is trained
+    state       what an optimizer keeps from step to step
+    outputs     the values that a run returns unless told otherwise; nodes that none of them needs are kept
+                until `passes.prune` is asked to drop them
+    aliases     further names of values: a block's own name for what enters it (`layer0/mha/X`)
+    """
+
+    __slots__ = ("__dict__", "aliases", "inputs", "name", "nodes", "outputs", "parameters", "state")
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Value],
+        parameters: Sequence[Value],
+        state: Sequence[Value],
+        outputs: Sequence[Value],
+        nodes: Sequence[Node],
+        aliases: Mapping[str, Value] | None = None,
+    ) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        self.parameters = tuple(parameters)
+        self.state = tuple(state)
+        self.outputs = tuple(outputs)
+        self.nodes = tuple(nodes)
+        self.aliases: Mapping[str, Value] = MappingProxyType(dict(aliases or {}))
+
+    # -- what is where --------------------------------------------------------------------------------
+
+    @property
+    def arguments(self) -> tuple[Value, ...]:
+        """All that a run is handed: inputs, parameters, state."""
+        return (*self.inputs, *self.parameters, *self.state)
+
+    @cached_property
+    def values(self) -> Mapping[str, Value]:
+        """Every value by its name, in order of definition."""
+        found = {value.name: value for value in self.arguments}
+        for node in self.nodes:
+            for value in node.outputs:
+                found[value.name] = value
+        return MappingProxyType(found)
+
+    @cached_property
+    def producers(self) -> Mapping[Value, Node]:
+        """The node that makes each value; arguments have none."""
+        return MappingProxyType({value: node for node in self.nodes for value in node.outputs})
+
+    @cached_property
+    def uses(self) -> Mapping[Value, tuple[tuple[Node, int], ...]]:
+        """The nodes that read each value, with the operand's position, in order."""
+        found: dict[Value, list[tuple[Node, int]]] = {value: [] for value in self.values.values()}
+        for node in self.nodes:
+            for position, value in enumerate(node.inputs):
+                found.setdefault(value, []).append((node, position))
+        return MappingProxyType({value: tuple(uses) for value, uses in found.items()})
+
+    @property
+    def updates(self) -> dict[Value, Value]:
+        """The new value of each parameter and state that the graph updates."""
+        arguments = {value: value for value in (*self.parameters, *self.state)}
+        return {old: new for node in self.nodes for old, new in node.updates if old in arguments}
+
+    @cached_property
+    def dims(self) -> tuple[Dim, ...]:
+        """Every distinct dim of every value, in order of appearance."""
+        return tuple(dict.fromkeys(each for value in self.values.values() for each in value.shape))
+
+    def __getitem__(self, name: str) -> Value:
+        """The value of that name or alias, the documents' own aliases (`dU_in`) included."""
+        found = self.find(name)
+        if found is None:
+            close = difflib.get_close_matches(name, [*self.values, *self.aliases], n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise GraphError(f"graph {self.name} has no value called {name!r}{hint}")
+        return found
+
+    def find(self, name: str) -> Value | None:
+        """As `graph[name]`, but None if there is no such value."""
+        found = self.values.get(name) or self.aliases.get(name)
+        if found is None:
+            scope, slash, local = name.rpartition("/")
+            if local in ALIASES:
+                return self.find(f"{scope}{slash}{ALIASES[local]}")
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        return self.find(name) is not None
+
+    # -- comparison -----------------------------------------------------------------------------------
+
+    def _structure(self) -> tuple[object, ...]:
+        def typed(values: Sequence[Value]) -> list[tuple[object, ...]]:
+            return [(value.name, value.type, value.init) for value in values]
+
+        return (
+            self.name,
+            typed(self.inputs),
+            typed(self.parameters),
+            typed(self.state),
+            [value.name for value in self.outputs],
+            [
+                (node.operator.key, [value.name for value in node.inputs], node.attributes, typed(node.outputs))
+                for node in self.nodes
+            ],
+            {name: value.name for name, value in self.aliases.items()},
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Structural: same names, types, operators, attributes, in the same order. Meta does not count."""
+        if self is other:
+            return True
+        return isinstance(other, Graph) and self._structure() == other._structure()
+
+    def __hash__(self) -> int:
+        return hash((self.name, len(self.nodes), tuple(value.name for value in self.outputs)))
+
+    def __repr__(self) -> str:
+        return (
+            f"<graph {self.name}: {len(self.nodes)} nodes, {len(self.parameters)} parameters, "
+            f"outputs {', '.join(value.name for value in self.outputs) or 'none'}>"
+        )

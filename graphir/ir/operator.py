@@ -1,0 +1,496 @@
+"""Operators: one declaration each, from which every pass, backend, drawing and generic test works.
+
+A declaration is a decorated kernel, with its d-operator beside it:
+
+    @operator("GL2", "X[*b] -> Y[*b]", symbol="GL²", elementwise=True, flops=1)
+    def square(xp, X):
+        '''Y = X².'''
+        return X * X
+
+    @square.backward("dGL2", "X[*b], dY[*b] -> dX[*b]", symbol="dGL²", elementwise=True, flops=2)
+    def d_square(xp, X, dY):
+        '''dX = 2 X ⊙ dY.'''
+        return 2 * X * dY
+
+- The signature types it, counts it and says how it may be sharded (`graphir.ir.signature`).
+- The kernel is the specification. It is written over an array module `xp` (numpy, cupy): operands by the
+  names of the signature, then, keyword-only, the attributes with their types and defaults. An attribute
+  annotated `Size` is a dim in the graph and a number in the kernel.
+- A kernel may ask for three more keywords: `shape`, the local shape of its first output; `at`, where its
+  blocks lie in the global tensors (`Place`); `only`, the names of the outputs that are wanted, where the
+  others may be left None.
+- The names of a d-operator's operands say what it needs: forward inputs, forward outputs (both cached) and
+  `d` + an output. Its outputs are `d` + an input.
+- What cannot be a single d-node declares a `gradient` rule in terms of other operators; what has no
+  gradient says why (`no_gradient="…"`). A declaration with neither is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+
+from graphir.errors import OperatorError, TypeCheckError
+from graphir.ir.dims import Dim, as_dim, shape_text
+from graphir.ir.signature import Operand, Signature, bind_factors, check_dtypes, expand, output_shape, parse_signature
+from graphir.ir.types import TensorType
+from graphir.ir.value import Emitter, Value
+
+#: An array of whichever module runs the kernel, and that module. Kernels are duck-typed over both.
+Array: TypeAlias = Any
+Xp: TypeAlias = Any
+Kernel: TypeAlias = Callable[..., Any]
+
+
+class Size(int):
+    """Annotates an attribute that is a `Dim` in the graph and an int in the kernel."""
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes: hashable, not to be changed."""
+
+    __slots__ = ("_hash", "spelling")
+
+    def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(items)
+        self._hash = hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+        #: How the dims among them are written; equal attributes may be spelled differently.
+        self.spelling = tuple(str(value) for value in self.values() if isinstance(value, (Dim, tuple)))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return self._hash
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("attributes are immutable")
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("attributes are immutable")
+
+
+class Inference(NamedTuple):
+    """What a type check finds: the rule that fits, each factor's dim, the types of the outputs."""
+
+    rule: Signature
+    factors: Mapping[str, Dim]
+    types: tuple[TensorType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a kernel's blocks lie: per factor, the first global index here and the global size."""
+
+    rule: Signature
+    starts: Mapping[str, int]
+    sizes: Mapping[str, int]
+
+    def start(self, factor: str) -> int:
+        return self.starts.get(factor, 0)
+
+    def region(self, operand: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """An operand's first global indices and its global shape."""
+        for each in (*self.rule.inputs, *self.rule.outputs):
+            if each.name == operand:
+                return tuple(self.start(f) for f in each.factors), tuple(self.sizes[f] for f in each.factors)
+        raise KeyError(operand)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A declared attribute: its Python type as annotated, and its default (`inspect.Parameter.empty` if none)."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def is_size(self) -> bool:
+        return self.annotation is Size
+
+    def convert(self, value: Any) -> Any:
+        """`value` in the declared type; TypeCheckError if it is of another."""
+        if get_origin(self.annotation) is tuple:
+            element = get_args(self.annotation)[0]
+            if isinstance(value, (str, Dim)) or not isinstance(value, Iterable):
+                raise TypeCheckError(f"attribute {self.name} must be a tuple, not {value!r}")
+            return tuple(_convert(self.name, element, each) for each in value)
+        return _convert(self.name, self.annotation, value)
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    if kind is Size and (isinstance(value, Dim) or (isinstance(value, int) and not isinstance(value, bool))):
+        return as_dim(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    spelled = "a dim" if kind is Size else getattr(kind, "__name__", str(kind))
+    raise TypeCheckError(f"attribute {name} must be {spelled}, not {value!r}")
+
+
+_KEYWORDS = frozenset({"shape", "at", "only"})
+
+
+class GradientContext(NamedTuple):
+    """What a gradient rule is handed: the forward node's operands and results, and what to make."""
+
+    operator: Operator
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attributes: Attributes
+    #: The gradient of each output; None where no gradient arrives.
+    gradients: tuple[Value | None, ...]
+    #: The full name to give each input's gradient, with a leading slash; None where none is wanted.
+    names: tuple[str | None, ...]
+
+    @property
+    def gradient(self) -> Value:
+        """The gradient of the only differentiable output."""
+        return next(each for each in self.gradients if each is not None)
+
+    def d_node(self, d_operator: Operator, **attributes: Any) -> list[Value | None]:
+        """The gradients of the inputs by one node of `d_operator`, its operands found by their names.
+
+        Attributes are `attributes`, then the forward node's of the same name, then the forward node's
+        factors (the rows of an embedding). Only outputs that are wanted are made, from what they depend on.
+        """
+        inference = self.operator.infer(tuple(value.type for value in self.inputs), self.attributes)
+        forward = inference.rule
+        known = dict(zip((o.name for o in forward.inputs), self.inputs, strict=True))
+        known |= dict(zip((o.name for o in forward.outputs), self.outputs, strict=True))
+        upstream = zip((f"d{o.name}" for o in forward.outputs), self.gradients, strict=True)
+        known |= {name: value for name, value in upstream if value is not None}
+        wanted = {f"d{o.name}": name for o, name in zip(forward.inputs, self.names, strict=True) if name}
+        for name in d_operator.attributes:
+            source = self.attributes if name in self.attributes else inference.factors
+            if name not in attributes and name in source:
+                attributes[name] = source[name]
+        (signature,) = d_operator.signatures(d_operator.normalize(attributes))[:1]
+        made = [o.name for o in signature.outputs if o.name in wanted]
+        if len(made) < len(signature.outputs):
+            attributes["only"] = tuple(made)
+        needed = d_operator.dependencies(signature, made)
+        operands = [known[o.name] for o in signature.inputs if o.name in needed]
+        values = d_operator.all(*operands, names=[wanted[name] for name in made], **attributes)
+        found = dict(zip(made, values, strict=True))
+        return [found.get(f"d{o.name}") for o in forward.inputs]
+
+
+GradientRule: TypeAlias = Callable[[GradientContext], Sequence[Value | None]]
+#: Takes a node apart: its operands, attributes and the full names of its results, by the signature's names.
+Lowering: TypeAlias = Callable[[Mapping[str, Value], Attributes, Mapping[str, str]], Mapping[str, Value]]
+#: Makes an output of a node again: the node's operands by name, its attributes, the output, the new full name.
+Recomputation: TypeAlias = Callable[[Mapping[str, Value], Attributes, Value, str], Value]
+
+
+class Operator:
+    """A declared operator. Calling it on values adds a node, type-checked at once, and returns its output."""
+
+    def __init__(
+        self,
+        key: str,
+        signature: str | Sequence[str] | Callable[..., str],
+        kernel: Kernel,
+        *,
+        symbol: str | None = None,
+        auxiliary: str = "",
+        depends: Mapping[str, str] | None = None,
+        factors: Callable[[Mapping[str, Any]], Mapping[str, Dim]] | None = None,
+        elementwise: bool = False,
+        linear: str = "",
+        jointly_linear: bool = False,
+        random: bool = False,
+        updates: Mapping[str, str] | None = None,
+        no_gradient: str | None = None,
+        flops: int = 0,
+        examples: Sequence[Mapping[str, Any]] = ({},),
+    ) -> None:
+        self.key = key
+        self.symbol = symbol or key
+        self.kernel = kernel
+        self.doc = inspect.getdoc(kernel) or ""
+        #: Outputs that carry no gradient: statistics and masks, cached for the d-node.
+        self.auxiliary = frozenset(auxiliary.split())
+        self.elementwise = elementwise
+        #: Operands in which the operator is linear, each for itself: a pending sum may pass through one of them.
+        self.linear = frozenset(linear.split())
+        #: Linear in all operands together: a pending sum passes if all of them are pending.
+        self.jointly_linear = jointly_linear
+        self.random = random
+        #: Output that is the new content of an input: an update returns new state, and may overwrite the old.
+        self.updates = dict(updates or {})
+        self.no_gradient = no_gradient
+        #: Floating-point operations at each point of the iteration space.
+        self.flops = flops
+        self.examples = tuple(examples)
+        self.d_operator: Operator | None = None
+        self.d_operator_of: Operator | None = None
+        self.gradient_rule: GradientRule | None = None
+        self.lower: Lowering | None = None
+        self.recomputations: dict[str, Recomputation] = {}
+        self._depends = {output: frozenset(names.split()) for output, names in (depends or {}).items()}
+        self._factors = factors
+        self._signature = signature
+        self._static: tuple[Signature, ...] | None = None
+        if not callable(signature):
+            texts = (signature,) if isinstance(signature, str) else tuple(signature)
+            self._static = tuple(map(parse_signature, texts))
+        self._inferences: dict[tuple[object, ...], Inference] = {}
+        self._read_kernel()
+
+    # -- the declaration ------------------------------------------------------------------------------
+
+    def _read_kernel(self) -> None:
+        """Attributes and operand names from the kernel's parameters, checked against the signature."""
+        if self.random and "key" not in inspect.signature(self.kernel).parameters:
+            raise OperatorError(f"operator {self.key} is random: its kernel must take the attribute key: int")
+        if not self.doc:
+            raise OperatorError(f"operator {self.key}: its kernel has no docstring; state the formula there")
+        parameters = list(inspect.signature(self.kernel).parameters.values())
+        # Annotations may be strings that name things the kernel's module does not import at run time.
+        hints = get_type_hints(self.kernel)
+        positional = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY][1:]
+        keywords = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        #: The operands a kernel is handed, in order; empty for a variadic kernel, which takes what comes.
+        self.variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in positional)
+        self.operands = () if self.variadic else tuple(p.name for p in positional)
+        self.keywords = frozenset(p.name for p in keywords) & _KEYWORDS
+        self.attributes = {
+            p.name: Attribute(p.name, hints.get(p.name), p.default) for p in keywords if p.name not in _KEYWORDS
+        }
+        for attribute in self.attributes.values():
+            if attribute.annotation is None:
+                raise OperatorError(f"operator {self.key}: attribute {attribute.name} has no annotation")
+        for signature in self._static or ():
+            names = tuple(o.name for o in signature.inputs)
+            if not self.variadic and not set(names) <= set(self.operands):
+                raise OperatorError(
+                    f"operator {self.key}: its signature takes ({', '.join(names)}), "
+                    f"its kernel ({', '.join(self.operands)})"
+                )
+            self._check_traits(signature)
+
+    def _check_traits(self, signature: Signature) -> None:
+        inputs, outputs = {o.name for o in signature.inputs}, {o.name for o in signature.outputs}
+        named_inputs = self.linear.union(self.updates.values(), *self._depends.values())
+        named_outputs = self.auxiliary.union(self.updates, self._depends)
+        if any(o.variadic for o in signature.inputs):
+            return
+        for name in (named_inputs - inputs) | (named_outputs - outputs):
+            raise OperatorError(f"operator {self.key}: a trait names {name}, which its signature {signature} lacks")
+
+    def backward(
+        self, key: str, signature: str | Sequence[str] | Callable[..., str], **traits: Any
+    ) -> Callable[[Kernel], Operator]:
+        """Declares the d-operator; its operands' names say which forward values it caches."""
+
+        def declare(kernel: Kernel) -> Operator:
+            traits.setdefault("no_gradient", "it is a gradient itself, and second order is not defined")
+            d_operator = operator(key, signature, **traits)(kernel)
+            d_operator.d_operator_of = self
+            self.d_operator = d_operator
+            for own, theirs in zip(self._static or (), d_operator._static or (), strict=False):
+                self._check_backward(own, theirs)
+            return d_operator
+
+        return declare
+
+    def _check_backward(self, forward: Signature, backward: Signature) -> None:
+        inputs, outputs = [o.name for o in forward.inputs], [o.name for o in forward.outputs]
+        known = {*inputs, *outputs, *(f"d{name}" for name in outputs)}
+        for operand in backward.inputs:
+            if operand.name not in known:
+                raise OperatorError(
+                    f"d-operator of {self.key}: its operand {operand.name} is no input, output or gradient of "
+                    f"{self.key}, which has {', '.join(sorted(known))}"
+                )
+        for result in backward.outputs:
+            if result.name[1:] not in inputs:
+                raise OperatorError(f"d-operator of {self.key}: its result {result.name} is no d of an input")
+
+    def gradient(self, rule: GradientRule) -> GradientRule:
+        """Declares a gradient made of other operators."""
+        self.gradient_rule = rule
+        return rule
+
+    def lowering(self, rule: Lowering) -> Lowering:
+        """Declares how a node of this operator is taken apart into simpler ones."""
+        self.lower = rule
+        return rule
+
+    def recomputation(self, output: str) -> Callable[[Recomputation], Recomputation]:
+        """Declares how a cached output is made again from the operands, for those who would not store it."""
+
+        def declare(rule: Recomputation) -> Recomputation:
+            self.recomputations[output] = rule
+            return rule
+
+        return declare
+
+    def differentiate(self, context: GradientContext) -> Sequence[Value | None]:
+        """Emits the gradients of a node's inputs, as declared."""
+        if self.gradient_rule is not None:
+            return self.gradient_rule(context)
+        assert self.d_operator is not None
+        return context.d_node(self.d_operator)
+
+    def require_complete(self) -> None:
+        """OperatorError if nothing says what the gradient is, or why there is none."""
+        if not (self.d_operator or self.gradient_rule or self.no_gradient):
+            raise OperatorError(
+                f"operator {self.key} declares no gradient: give it a d-operator (@{self.key}.backward), "
+                f"a rule (@{self.key}.gradient), or say why it has none (no_gradient='…')"
+            )
+
+    # -- typing ---------------------------------------------------------------------------------------
+
+    def signatures(self, attributes: Mapping[str, Any]) -> tuple[Signature, ...]:
+        """The alternatives under `attributes`, restricted to the outputs that a node keeps (`only`)."""
+        found = self._static
+        if found is None:
+            assert callable(self._signature)
+            names = inspect.signature(self._signature).parameters
+            text = self._signature(**{name: attributes[name] for name in names})
+            found = (parse_signature(text),)
+        only = attributes.get("only")
+        if only is None:
+            return found
+        restricted = []
+        for signature in found:
+            unknown = set(only) - {o.name for o in signature.outputs}
+            if unknown or not only:
+                raise TypeCheckError(f"only={tuple(only)} names no outputs of {signature}")
+            restricted.append(signature.restrict(self.dependencies(signature, only), only))
+        return tuple(restricted)
+
+    def dependencies(self, signature: Signature, outputs: Iterable[str]) -> frozenset[str]:
+        """The inputs that these outputs depend on."""
+        everything = frozenset(o.name for o in signature.inputs)
+        return frozenset().union(*(self._depends.get(output, everything) for output in outputs))
+
+    def normalize(self, attributes: Mapping[str, Any]) -> Attributes:
+        """Attributes in their declared types, defaults filled in; TypeCheckError on unknown or missing ones."""
+        unknown = set(attributes) - set(self.attributes) - {"only"}
+        if unknown:
+            known = ", ".join(self.attributes) or "none"
+            raise TypeCheckError(f"unknown attribute {', '.join(sorted(unknown))}; it has {known}")
+        items: dict[str, Any] = {}
+        for name, attribute in self.attributes.items():
+            if name not in attributes and attribute.required:
+                raise TypeCheckError(f"attribute {name} is missing")
+            items[name] = attribute.convert(attributes.get(name, attribute.default))
+        if "only" in attributes:
+            items["only"] = tuple(attributes["only"])
+        return Attributes(items)
+
+    def infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
+        """The rule, factors and output types for inputs of `types`; TypeCheckError, in named dims, if none fits."""
+        # The spelling is part of the key, so that no graph's dims are printed as another's were written.
+        key = (attributes, attributes.spelling, types, tuple([type_.text for type_ in types]))
+        found = self._inferences.get(key)
+        if found is None:
+            found = self._inferences[key] = self._infer(types, attributes)
+        return found
+
+    def _infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
+        signatures = self.signatures(attributes)
+        ranks = tuple(type_.rank for type_ in types)
+        rule = next((r for r in (expand(s, ranks) for s in signatures) if r is not None), None)
+        if rule is None:
+            given = ", ".join(shape_text(type_.shape) for type_ in types) or "nothing"
+            raise TypeCheckError(f"{given} does not fit {' or '.join(map(str, signatures))}")
+        shared = check_dtypes(rule, types)
+        factors = bind_factors(rule, types, self._given_factors(attributes))
+        outputs = tuple(
+            TensorType(self._output_dtype(o, shared, attributes), output_shape(o, factors)) for o in rule.outputs
+        )
+        return Inference(rule, factors, outputs)
+
+    def _given_factors(self, attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
+        if self._factors is not None:
+            return self._factors(attributes)
+        return {name: attributes[name] for name, attribute in self.attributes.items() if attribute.is_size}
+
+    def _output_dtype(self, operand: Operand, shared: str, attributes: Mapping[str, Any]) -> str:
+        if operand.dtype in attributes:
+            return str(attributes[operand.dtype])
+        if operand.dtype == "int" or operand.indexes:
+            return "int64"
+        if operand.dtype in ("bool", "text"):
+            return operand.dtype
+        if not shared:
+            raise OperatorError(f"operator {self.key}: nothing gives {operand.name} a dtype")
+        return shared
+
+    # -- use ------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, *inputs: Value, name: str | None = None, builder: Emitter | None = None, **attributes: Any
+    ) -> Value:
+        """Adds a node and returns its (first) output; `name` is local to the current scope.
+
+        `builder` is needed only where there is no input to tell whose graph it is. Errors: TypeCheckError
+        on the line of the call.
+        """
+        return self.all(*inputs, names=name, builder=builder, **attributes)[0]
+
+    def all(
+        self,
+        *inputs: Value,
+        names: Sequence[str | None] | str | None = None,
+        builder: Emitter | None = None,
+        **attributes: Any,
+    ) -> tuple[Value, ...]:
+        """As a call, with every output returned, statistics and masks included."""
+        owner = builder or next((value.owner for value in inputs if isinstance(value, Value)), None)
+        if owner is None:
+            raise TypeCheckError(f"{self.key} needs graph values, or builder=…, to know which graph it joins")
+        return owner.emit(self, inputs, attributes, names)
+
+    def __repr__(self) -> str:
+        return f"<operator {self.key}>"
+
+
+_REGISTRY: dict[str, Operator] = {}
+
+
+def operator(
+    key: str, signature: str | Sequence[str] | Callable[..., str], **traits: Any
+) -> Callable[[Kernel], Operator]:
+    """Declares and registers the decorated kernel as an operator; see the module's docstring.
+
+    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, updates,
+    no_gradient, flops, examples. OperatorError if the declaration contradicts itself or `key` is taken.
+    """
+
+    def declare(kernel: Kernel) -> Operator:
+        taken = _REGISTRY.get(key)
+        # A notebook cell that is run twice declares the same function again; anything else is a clash.
+        if taken is not None and _home(taken.kernel) != _home(kernel):
+            raise OperatorError(f"operator key {key!r} is taken by {_home(taken.kernel)}; choose another")
+        declared = Operator(key, signature, kernel, **traits)
+        _REGISTRY[key] = declared
+        return declared
+
+    return declare
+
+
+def _home(kernel: Kernel) -> str:
+    return f"{kernel.__module__}.{kernel.__qualname__}"
+
+
+def find_operator(key: str) -> Operator:
+    """The operator registered under `key`; OperatorError if there is none."""
+    if key not in _REGISTRY:
+        raise OperatorError(f"no operator is called {key!r}; the registry has {', '.join(sorted(_REGISTRY))}")
+    return _REGISTRY[key]
+
+
+def operators() -> Iterator[Operator]:
+    """Every registered operator, in the order of declaration."""
+    return iter(tuple(_REGISTRY.values()))

@@ -1,0 +1,267 @@
+"""Signatures: the one string from which an operator's type rule, iteration space and sharding rule follow.
+
+    matmul    X[*b m k], W[k n] -> Y[*b m n]
+    LN        X[*b d!], gamma[d!], beta[d!] -> H[*b d!], mean[*b], rstd[*b]
+    lookup    E[v d], T[*b] in v -> X[*b d]
+    R         X[s (h d)] -> Y[s h d]
+
+Notation. An operand is a name and its axes in brackets. An axis is a *factor*, a lower-case letter or word:
+
+    m        one dim; the same factor elsewhere is the same dim
+    d!       the dim must be whole on every rank: the operator mixes all of it
+    *b       any number of dims
+    (h d)    one dim that is the product of two factors, the left one major
+
+After the brackets stands the dtype: nothing for the operator's float (one for all operands that say
+nothing), `float` for any float, `int` for any integer, `in v` for an integer that indexes factor v,
+`bool`, `text`, or the name of the attribute that holds the dtype. `X...[*b]` stands for one or more
+operands X0, X1, … of that type. Several signatures are alternatives; the first whose ranks fit is used.
+
+A factor that only outputs have (BC's new dims, the rows of an embedding's gradient) gets its dim from an
+attribute of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from graphir.errors import DimError, OperatorError, TypeCheckError
+from graphir.ir.dims import Dim, product, shape_text
+from graphir.ir.types import FLOATS, INTEGERS, TensorType
+
+_OPERAND = re.compile(
+    r"\s*(?P<name>[A-Za-z_][\w.]*?)(?P<variadic>\.\.\.)?\[(?P<axes>[^\]]*)\]\s*(?P<dtype>(in\s+\w+|\w+)?)\s*\Z"
+)
+_AXIS = re.compile(r"\s*(?:\((?P<group>[a-z][\w ]*)\)|(?P<star>\*)?(?P<factor>[a-z]\w*)(?P<whole>!)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One dim of an operand: its factors, major first."""
+
+    factors: tuple[str, ...]
+    whole: bool = False
+    star: bool = False
+
+    def __str__(self) -> str:
+        if len(self.factors) != 1:
+            return f"({' '.join(self.factors)})"
+        return f"{'*' * self.star}{self.factors[0]}{'!' * self.whole}"
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A named input or output of a signature."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    dtype: str = ""
+    variadic: bool = False
+
+    @property
+    def indexes(self) -> str | None:
+        """The factor that this operand's integers index, if they do."""
+        return self.dtype[3:] if self.dtype.startswith("in ") else None
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return tuple(factor for axis in self.axes for factor in axis.factors)
+
+    def __str__(self) -> str:
+        dots = "..." if self.variadic else ""
+        return f"{self.name}{dots}[{' '.join(map(str, self.axes))}] {self.dtype}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Operands and results, as declared; or, with ranks known, a *rule*: no star and no dots left."""
+
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}".strip()
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Every factor once: the iteration space."""
+        operands = (*self.inputs, *self.outputs)
+        return tuple(dict.fromkeys(factor for operand in operands for factor in operand.factors))
+
+    def restrict(self, inputs: Iterable[str], outputs: Iterable[str]) -> Signature:
+        """The signature with only these inputs and outputs, in the declared order."""
+        keep_in, keep_out = frozenset(inputs), frozenset(outputs)
+        return Signature(
+            tuple(o for o in self.inputs if o.name in keep_in), tuple(o for o in self.outputs if o.name in keep_out)
+        )
+
+
+@lru_cache(maxsize=4096)
+def parse_signature(text: str) -> Signature:
+    """The signature that `text` writes; OperatorError if it is malformed."""
+    left, arrow, right = text.partition("->")
+    if not arrow:
+        raise OperatorError(f"signature {text!r} has no '->' between operands and results")
+    signature = Signature(_parse_operands(left, text), _parse_operands(right, text))
+    names = [o.name for o in (*signature.inputs, *signature.outputs)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise OperatorError(f"signature {text!r} names {', '.join(sorted(twice))} twice")
+    if not signature.outputs:
+        raise OperatorError(f"signature {text!r} has no result")
+    return signature
+
+
+def _parse_operands(text: str, whole: str) -> tuple[Operand, ...]:
+    if not text.strip():
+        return ()
+    operands = []
+    for part in text.split(","):
+        match = _OPERAND.match(part)
+        if match is None:
+            raise OperatorError(f"signature {whole!r}: {part.strip()!r} is not of the form name[axes] dtype")
+        axes = _parse_axes(match["axes"], whole)
+        if sum(axis.star for axis in axes) > 1:
+            raise OperatorError(f"signature {whole!r}: {part.strip()!r} has more than one '*'")
+        operands.append(Operand(match["name"], axes, " ".join(match["dtype"].split()), bool(match["variadic"])))
+    return tuple(operands)
+
+
+def _parse_axes(text: str, whole: str) -> tuple[Axis, ...]:
+    axes, position = [], 0
+    while text[position:].strip():
+        match = _AXIS.match(text, position)
+        if match is None:
+            raise OperatorError(f"signature {whole!r}: cannot read the axis at {text[position:].strip()!r}")
+        factors = tuple(match["group"].split()) if match["group"] else (match["factor"],)
+        axes.append(Axis(factors, bool(match["whole"]), bool(match["star"])))
+        position = match.end()
+    return tuple(axes)
+
+
+@lru_cache(maxsize=16384)
+def expand(signature: Signature, ranks: tuple[int, ...]) -> Signature | None:
+    """The rule that `signature` becomes for inputs of these ranks, `*b` spelled out as b.0, b.1, …
+
+    None if the ranks do not fit. Cached: a model of many layers has few distinct rules.
+    """
+    inputs = _spread(signature.inputs, len(ranks))
+    if inputs is None:
+        return None
+    stars: dict[str, int] = {}
+    for operand, rank in zip(inputs, ranks, strict=True):
+        free = rank - sum(not axis.star for axis in operand.axes)
+        star = next((axis.factors[0] for axis in operand.axes if axis.star), None)
+        if free < 0 or (star is None and free) or (star is not None and stars.setdefault(star, free) != free):
+            return None
+    outputs = []
+    for operand in signature.outputs:
+        if operand.variadic:
+            outputs.extend(_unroll(operand, len(ranks) - len(signature.inputs) + 1))
+        else:
+            outputs.append(operand)
+    return Signature(
+        tuple(_fill_stars(operand, stars) for operand in inputs),
+        tuple(_fill_stars(operand, stars) for operand in outputs),
+    )
+
+
+def _spread(operands: Sequence[Operand], count: int) -> list[Operand] | None:
+    """Operands with the variadic one repeated so that there are `count`."""
+    spare = count - sum(not operand.variadic for operand in operands)
+    result: list[Operand] = []
+    for operand in operands:
+        result.extend(_unroll(operand, spare) if operand.variadic else [operand])
+    return result if len(result) == count else None
+
+
+def _unroll(operand: Operand, count: int) -> list[Operand]:
+    return [Operand(f"{operand.name}{i}", operand.axes, operand.dtype) for i in range(count)]
+
+
+def _fill_stars(operand: Operand, stars: Mapping[str, int]) -> Operand:
+    axes: list[Axis] = []
+    for axis in operand.axes:
+        name = axis.factors[0] if axis.factors else ""
+        axes.extend([Axis((f"{name}.{i}",)) for i in range(stars.get(name, 0))] if axis.star else [axis])
+    return Operand(operand.name, tuple(axes), operand.dtype)
+
+
+def bind_factors(rule: Signature, types: Sequence[TensorType], given: Mapping[str, Dim]) -> dict[str, Dim]:
+    """The dim of every factor of `rule`, from the inputs' shapes and the dims `given` by attributes.
+
+    TypeCheckError, in named dims, if two operands disagree, a product does not match or a factor is free.
+    """
+    bound = dict(given)
+    origin = dict.fromkeys(given, "the attribute")
+    composite: list[tuple[Axis, Dim, str]] = []
+    for operand, type_ in zip(rule.inputs, types, strict=True):
+        where = f"{operand.name}{shape_text(type_.shape)}"
+        for axis, size in zip(operand.axes, type_.shape, strict=True):
+            if len(axis.factors) != 1:
+                composite.append((axis, size, where))
+                continue
+            factor = axis.factors[0]
+            if bound.setdefault(factor, size) != size:
+                raise TypeCheckError(
+                    f"{factor} is {_spell(bound[factor])} in {origin[factor]} but {_spell(size)} in {where}"
+                )
+            origin.setdefault(factor, where)
+    for axis, size, where in composite:
+        _bind_composite(axis, size, where, bound)
+    for factor in rule.factors:
+        if factor not in bound:
+            raise TypeCheckError(f"nothing gives {factor} a dim; pass {factor}=…")
+    return bound
+
+
+def _bind_composite(axis: Axis, size: Dim, where: str, bound: dict[str, Dim]) -> None:
+    free = [factor for factor in axis.factors if factor not in bound]
+    known = product(bound[factor] for factor in axis.factors if factor in bound)
+    if len(free) == 1:
+        try:
+            bound[free[0]] = size / known
+        except DimError as error:
+            raise TypeCheckError(f"{axis} cannot split {size} in {where}: {error}") from error
+    elif free:
+        raise TypeCheckError(f"{axis} in {where} leaves {' and '.join(free)} free; pass all but one of them")
+    elif known != size:
+        parts = ", ".join(f"{factor}={_spell(bound[factor])}" for factor in axis.factors)
+        raise TypeCheckError(f"{axis} with {parts} makes {known}, not {_spell(size)} as in {where}")
+
+
+def _spell(size: Dim) -> str:
+    definition = size.definitions.get(str(size))
+    return f"{size} (= {definition})" if definition is not None else str(size)
+
+
+def output_shape(operand: Operand, bound: Mapping[str, Dim]) -> tuple[Dim, ...]:
+    """The operand's shape under the factors' dims."""
+    return tuple(
+        bound[axis.factors[0]] if len(axis.factors) == 1 else product(bound[f] for f in axis.factors)
+        for axis in operand.axes
+    )
+
+
+def check_dtypes(rule: Signature, types: Sequence[TensorType]) -> str:
+    """The operator's float, from the inputs that say no dtype ('' if none); TypeCheckError on a misfit."""
+    shared, holder = "", ""
+    for operand, type_ in zip(rule.inputs, types, strict=True):
+        dtype, name = type_.dtype, operand.name
+        if operand.dtype in ("", "float"):
+            if dtype not in FLOATS:
+                raise TypeCheckError(f"{name} must be a float, not {dtype}")
+            if operand.dtype == "":
+                if shared and shared != dtype:
+                    raise TypeCheckError(f"{holder} is {shared} but {name} is {dtype}; cast one of them")
+                shared, holder = dtype, name
+        elif operand.dtype == "int" or operand.indexes:
+            if dtype not in INTEGERS:
+                what = f"indexes {operand.indexes}, so it" if operand.indexes else ""
+                raise TypeCheckError(" ".join(f"{name} {what} must be an integer, not {dtype}".split()))
+        elif operand.dtype != "any" and operand.dtype != dtype:
+            raise TypeCheckError(f"{name} must be {operand.dtype}, not {dtype}")
+    return shared

@@ -1,0 +1,46 @@
+"""Where in the user's program a node was written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: Folders whose frames are the machinery, not the author. `graphir/models` is not among them: its files are
+#: programs in the public language, and a node of a ready-made model is best explained by the model's line.
+_MACHINERY = tuple(
+    f"{(_PACKAGE / folder).resolve()}{os.sep}"
+    for folder in ("ir", "operators", "passes", "backends", "text", "training", "cli")
+)
+_machinery_file: dict[str, bool] = {}
+_shown: dict[str, str] = {}
+
+
+def user_line() -> str | None:
+    """`examples/mlp.py:12`: the innermost frame outside the machinery; None if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        inside = _machinery_file.get(file)
+        if inside is None:
+            inside = _machinery_file[file] = str(Path(file).resolve()).startswith(_MACHINERY)
+        if not inside:
+            return f"{_show(file)}:{frame.f_lineno}"
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _show(file: str) -> str:
+    """The path as short as it stays findable: from the package, from the working directory, or whole."""
+    shown = _shown.get(file)
+    if shown is None:
+        path = Path(file).resolve()
+        if path.is_relative_to(_PACKAGE):
+            path = path.relative_to(_PACKAGE.parent)
+        elif path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+        shown = _shown[file] = path.as_posix()
+    return shown

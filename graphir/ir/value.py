@@ -1,0 +1,67 @@
+"""Values: the named, typed edges of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from graphir.ir.types import Shape, TensorType
+
+if TYPE_CHECKING:
+    from graphir.ir.operator import Operator
+
+
+class Emitter(Protocol):
+    """What can put a node into a graph under construction: a `Builder`."""
+
+    def emit(
+        self,
+        operator: Operator,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Any] | None = None,
+        names: Sequence[str | None] | str | None = None,
+    ) -> tuple[Value, ...]: ...
+
+
+class Value:
+    """An edge: what a node produces, or a graph takes in. Its identity is its name, `layer3/mha/W_Q`.
+
+    `init` says how a parameter or a state starts (`normal(0.02)`, `zeros`, `ones`); None for all else.
+    Immutable. `owner` is the builder that made it, which the operators' functions hand the next node to.
+    """
+
+    __slots__ = ("init", "name", "owner", "type")
+
+    def __init__(self, name: str, type: TensorType, owner: Emitter, init: str | None = None) -> None:
+        self.name = name
+        self.type = type
+        self.owner = owner
+        self.init = init
+
+    @property
+    def scope(self) -> str:
+        """`layer3/mha` of `layer3/mha/W_Q`; '' at the top."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def local_name(self) -> str:
+        """`W_Q` of `layer3/mha/W_Q`."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.type.dtype
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.type}"
+
+
+def join(scope: str, name: str) -> str:
+    """The full name of `name` in `scope`; a leading slash means a full name already."""
+    if name.startswith("/"):
+        return name[1:]
+    return f"{scope}/{name}" if scope else name

@@ -1,0 +1,102 @@
+"""The verifier: re-runs every rule on a finished graph and compares (B 4; autodidax' typecheck is the model).
+
+It catches what a pass, a parser or a hand could get wrong: wrong types, dims that do not match, values used
+before or without definition, names defined twice, cycles, unknown attributes. Passes are verified between
+each other by `graphir.passes.run_passes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx
+
+from graphir.errors import GraphirError, TypeCheckError, VerifyError
+from graphir.ir.dims import Dim
+from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
+
+_CONTEXT = 4
+
+
+def verify(graph: Graph) -> Graph:
+    """`graph` itself if it is well formed and well typed; VerifyError, with the nodes around, if not."""
+    defined: set[str] = set()
+    known: set[Value] = set()
+    for value in graph.arguments:
+        _define(graph, value, defined, None)
+        known.add(value)
+    for index, node in enumerate(graph.nodes):
+        for value in node.inputs:
+            if value not in known:
+                raise VerifyError(_undefined(graph, value, node) + _around(graph, index))
+        try:
+            attributes = node.operator.normalize(node.attributes)
+            if attributes != node.attributes:
+                raise TypeCheckError(f"attributes {node.attributes} should be {attributes}")
+            inferred = node.inference.types
+        except GraphirError as error:
+            raise VerifyError(f"{node.name} = {node.operator.key}(…): {error}{_around(graph, index)}") from None
+        declared = tuple([value.type for value in node.outputs])
+        if inferred != declared:
+            raise VerifyError(
+                f"{node.name} = {node.operator.key}(…) is declared {_types(declared)}, "
+                f"but its inputs make {_types(inferred)}{_around(graph, index)}"
+            )
+        for value in node.outputs:
+            _define(graph, value, defined, index)
+        known.update(node.outputs)
+    for value in (*graph.outputs, *graph.aliases.values()):
+        if value not in known:
+            raise VerifyError(f"graph {graph.name}: {value.name} is an output or alias, but nothing defines it")
+    for alias in graph.aliases:
+        if alias in defined:
+            raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
+    _check_definitions(graph.dims)
+    return graph
+
+
+def _define(graph: Graph, value: Value, defined: set[str], index: int | None) -> None:
+    if value.name in defined:
+        around = "" if index is None else _around(graph, index)
+        raise VerifyError(f"graph {graph.name} defines {value.name} twice{around}")
+    defined.add(value.name)
+
+
+def _undefined(graph: Graph, value: Value, node: Node) -> str:
+    """Why `value` is not there when `node` reads it: a cycle, a wrong order, or nothing makes it."""
+    if value not in graph.producers:
+        return f"{node.name} = {node.operator.key}(…) reads {value.name}, which nothing defines"
+    dependencies: networkx.DiGraph[str] = networkx.DiGraph()
+    for each in graph.nodes:
+        for operand in each.inputs:
+            if operand in graph.producers:
+                dependencies.add_edge(graph.producers[operand].name, each.name)
+    try:
+        cycle = [source for source, *_ in networkx.find_cycle(dependencies)]
+    except networkx.NetworkXNoCycle:
+        return f"{node.name} = {node.operator.key}(…) reads {value.name} before it is computed"
+    return f"graph {graph.name} has a cycle: {' -> '.join([*cycle, cycle[0]])}"
+
+
+def _check_definitions(dims: Iterable[Dim]) -> None:
+    seen: dict[str, Dim | None] = {}
+    for each in dims:
+        for name, _ in each.powers:
+            definition = each.definitions.get(name)
+            if seen.setdefault(name, definition) != definition:
+                raise VerifyError(f"dim {name} is both {seen[name] or 'undefined'} and {definition or 'undefined'}")
+
+
+def _types(types: Iterable[object]) -> str:
+    return ", ".join(map(str, types)) or "nothing"
+
+
+def _around(graph: Graph, index: int) -> str:
+    """The nodes around the faulty one, an arrow at it, and the user's line."""
+    lines = []
+    for i in range(max(0, index - _CONTEXT), min(len(graph.nodes), index + _CONTEXT + 1)):
+        lines.append(f"  {'->' if i == index else '  '} {graph.nodes[i]!r}")
+    at = graph.nodes[index].meta.at
+    written = f"\n  written at {at}" if at else ""
+    return "\n" + "\n".join(lines) + written

@@ -1,0 +1,61 @@
+"""The multi-layer perceptron of B 1.2: X [B, D_in] to Y [B, D_out], and its mean squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphir.ir.builder import Builder
+from graphir.ir.dims import Dim, DimLike, dim
+from graphir.ir.graph import Graph
+from graphir.ir.value import Value
+from graphir.operators import (
+    activation,
+    add,
+    broadcast,
+    count_elements,
+    divide,
+    matmul,
+    multiply,
+    reduce_sum,
+    scale,
+)
+
+
+def mlp(
+    layers: int = 2,
+    *,
+    activation_kind: str = "relu",
+    widths: Sequence[DimLike] | None = None,
+    dtype: str = "float32",
+) -> Graph:
+    """Linear layers with activations between: inputs X [B, D_in] and Target [B, D_out], loss L.
+
+    `layers` linear layers of widths D_in, D_1, …, D_out (or `widths`, layers + 1 dims).
+    L = Σ (Y − Target)² / (B · D_out).
+    """
+    names = ["D_in", *(f"D_{i}" for i in range(1, layers)), "D_out"]
+    sizes = list(widths) if widths is not None else [dim(name) for name in names]
+    B: Dim = dim("B")
+    block = Builder("mlp", dtype=dtype)
+    X = block.input("X", (B, sizes[0]))
+    target = block.input("Target", (B, sizes[-1]))
+    for i in range(layers):
+        with block.scope(f"layer{i}"):
+            X = _linear(block, X, B, sizes[i], sizes[i + 1])
+            if i + 1 < layers:
+                X = activation(X, kind=activation_kind, name="A")
+    with block.scope("loss"):
+        error = add(X, scale(target, by=-1.0, name="minus_target"), name="error")
+        total = reduce_sum(multiply(error, error, name="squared"), name="total")
+        L = divide(total, count_elements(error, name="n"), name="L")
+    block.alias("Y", X)
+    block.alias("L", L)
+    return block.build(L, X)
+
+
+def _linear(block: Builder, X: Value, B: Dim, width_in: DimLike, width_out: DimLike) -> Value:
+    """Z = X • W + BC_B(b)."""
+    W = block.parameter("W", (width_in, width_out))
+    b = block.parameter("b", (width_out,), init="zeros")
+    Z_lin = matmul(X, W, name="Z_lin")
+    return add(Z_lin, broadcast(b, (B,), name="BC_b"), name="Z")

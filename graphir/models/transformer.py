@@ -1,0 +1,239 @@
+"""The documents' Transformer as a graph: embedding, pre-LN layers, output projection, loss, decoding.
+
+Notation: every tensor bears the name that A's tables (1.2.2, 1.3.3, 1.4.3, 1.5.3) give it, in its block's
+scope: `embedding`, `layer0/mha`, `layer0/mlp`, …, `output`. Between linear maps and their biases, and
+between R and T, stand names of our own (`Q_lin`, `Z_up_lin`), since the documents leave those edges bare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphir.errors import ConfigError
+from graphir.ir.builder import Builder
+from graphir.ir.dims import Dim, dim, dims
+from graphir.ir.graph import Graph
+from graphir.ir.value import Value
+from graphir.operators import (
+    activation,
+    add,
+    argmax,
+    broadcast,
+    concatenate,
+    count_valid,
+    cross_entropy,
+    divide,
+    dropout,
+    layer_norm,
+    lookup,
+    matmul,
+    reduce_sum,
+    reshape,
+    scale_mask,
+    sinusoidal_positions,
+    softmax,
+    tokenize,
+    top_k,
+    transpose,
+)
+
+B, S, D, D_FF, N_H, V = dims("B S D D_ff N_H V")
+D_H = dim("D_h", D / N_H)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a Transformer may vary in, beside its sizes.
+
+    positions   "learned" (a parameter P_theta [S, D]) or "sinusoidal"
+    tied        whether the output projection W_lm is Eᵀ
+    qkv_bias    whether Q, K and V have biases
+    final_norm  whether an LN stands before the output projection
+    activation  GL: "gelu", "gelu_tanh", "relu" or "silu"
+    dropout     rate p of every DO; 0 leaves DO out of the program's effect, not out of the graph
+    mask        "none", "padding" (an input `keep` [B, S]) or "given" (an input `keep` [S, S]), beside causal
+    decode      the decoding branch: "argmax", "top-k" or None
+    text        whether the graph starts from `text` [B] by a Tokenizer instead of from ids
+    """
+
+    layers: int = 2
+    positions: str = "learned"
+    tied: bool = True
+    qkv_bias: bool = False
+    final_norm: bool = True
+    activation: str = "gelu_tanh"
+    dropout: float = 0.1
+    causal: bool = True
+    mask: str = "none"
+    decode: str | None = "argmax"
+    k: int = 40
+    temperature: float = 1.0
+    tokenizer: str = "bytes"
+    text: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "positions": ("learned", "sinusoidal"),
+            "mask": ("none", "padding", "given"),
+            "decode": ("argmax", "top-k", None),
+            "dtype": ("float32", "float64"),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
+        if self.layers < 1:
+            raise ConfigError(f"layers={self.layers}: a Transformer has at least one layer")
+
+
+def transformer(layers: int = 2, **options: object) -> Graph:
+    """The documents' Transformer with its loss (A 1, B 5), for any sizes B, S, D, D_ff, N_H, V.
+
+    Inputs: T [B, S] token ids and Y [B, S] targets (int64; label −100 counts for nothing), seed and step
+    (int64 scalars that dropout is keyed by); `text` [B] in place of T, `keep` with a mask, as `Options` say.
+    Output: L, the mean loss over the valid tokens. Dims: D_h = D/N_H.
+    Errors: ConfigError for an option that is unknown or out of range.
+    """
+    unknown = set(options) - set(Options.__dataclass_fields__)
+    if unknown:
+        known = ", ".join(Options.__dataclass_fields__)
+        raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; a Transformer has {known}")
+    return _Transformer(Options(layers=layers, **options)).build()  # type: ignore[arg-type]
+
+
+class _Transformer:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.block = Builder("transformer", dtype=options.dtype)
+
+    def build(self) -> Graph:
+        block, options = self.block, self.options
+        ids = block.input("text", (B,), "text") if options.text else block.input("T", (B, S), "int64")
+        labels = block.input("Y", (B, S), "int64")
+        self.seed, self.step = block.input("seed", (), "int64"), block.input("step", (), "int64")
+        self.keep = None
+        if options.mask != "none":
+            self.keep = block.input("keep", (B, S) if options.mask == "padding" else (S, S), "bool")
+        with block.scope("embedding"):
+            X, E = self._embedding(ids)
+        for layer in range(options.layers):
+            with block.scope(f"layer{layer}"):
+                X = self._layer(X)
+        with block.scope("output"):
+            L = self._output(X, E, labels)
+        block.alias("L", L)
+        return block.build(L)
+
+    # -- A 1.2 ----------------------------------------------------------------------------------------
+
+    def _embedding(self, ids: Value) -> tuple[Value, Value]:
+        """X [B, S, D] = DO(lookup(E, T) + BC(P)), and E [V, D]."""
+        block, options = self.block, self.options
+        if options.text:
+            block.alias("text", ids)
+            T = tokenize(ids, s=S, tokenizer=options.tokenizer, name="T")
+        else:
+            T = block.alias("T", ids)
+        E = block.parameter("E", (V, D))
+        X_tok = lookup(E, T, name="X_tok")
+        if options.positions == "learned":
+            P = block.alias("P", block.parameter("P_theta", (S, D)))
+        else:
+            P = sinusoidal_positions(s=S, d=D, dtype=options.dtype, name="P", builder=block)
+        X_emb = add(X_tok, broadcast(P, (B,), name="BC_P"), name="X_emb")
+        return self._dropout(X_emb, "X"), E
+
+    # -- a layer: X + MHA(X), then + MLP ---------------------------------------------------------------
+
+    def _layer(self, X: Value) -> Value:
+        """Pre-LN: X_mid = X + MHA(LN(X)), X_out = X_mid + MLP(LN(X_mid))."""
+        with self.block.scope("mha"):
+            A_out = self._attention(X)
+        X_mid = add(X, A_out, name="X_mid")
+        with self.block.scope("mlp"):
+            Y = self._feed_forward(X_mid)
+        return add(X_mid, Y, name="X_out")
+
+    def _attention(self, X: Value) -> Value:
+        """Multi-head attention (A 1.3.1): X [B, S, D] to A_out [B, S, D]."""
+        block, options = self.block, self.options
+        X = block.alias("X", X)
+        X_norm = self._layer_norm(X, "X_norm")
+        Q, K, V_heads = (self._heads(X_norm, which) for which in "QKV")
+        A = matmul(Q, transpose(K, name="K_T"), name="A")
+        masks = () if self.keep is None else (self.keep,)
+        Z = scale_mask(A, *masks, width=D_H, causal=options.causal, mask=options.mask, name="Z")
+        AS = softmax(Z, name="AS")
+        AO_heads = matmul(self._dropout(AS, "AS_drop"), V_heads, name="AO_heads")
+        AO_cat = concatenate(transpose(AO_heads, (0, 2, 1, 3), name="AO_T"), name="AO_cat")
+        AO_lin = matmul(AO_cat, block.parameter("W_O", (D, D), init=self._residual_init()), name="AO_lin")
+        AO_bias = add(AO_lin, self._bias("b_O", D), name="AO_bias")
+        return self._dropout(AO_bias, "A_out")
+
+    def _heads(self, X_norm: Value, which: str) -> Value:
+        """Q, K or V [B, N_H, S, D_h]: X_norm • W, split into heads (R), heads before places (T)."""
+        W = self.block.parameter(f"W_{which}", (D, D))
+        lin = matmul(X_norm, W, name=f"{which}_lin")
+        if self.options.qkv_bias:
+            lin = add(lin, self._bias(f"b_{which}", D), name=f"{which}_bias")
+        split = reshape(lin, "b s (h d) -> b s h d", h=N_H, d=D_H, name=f"{which}_split")
+        return transpose(split, (0, 2, 1, 3), name=which)
+
+    def _feed_forward(self, X: Value) -> Value:
+        """The MLP (A 1.4.1): X [B, S, D] to Y [B, S, D] by way of D_ff."""
+        block = self.block
+        X = block.alias("X", X)
+        H = self._layer_norm(X, "H")
+        Z_up_lin = matmul(H, block.parameter("W_up", (D, D_FF)), name="Z_up_lin")
+        Z_up = add(Z_up_lin, self._bias("b_up", D_FF), name="Z_up")
+        A_up = activation(Z_up, kind=self.options.activation, name="A_up")
+        H_inter = self._dropout(A_up, "H_inter")
+        W_down = block.parameter("W_down", (D_FF, D), init=self._residual_init())
+        Z_down = matmul(H_inter, W_down, name="Z_down")
+        A_out = add(Z_down, self._bias("b_down", D), name="A_out")
+        return self._dropout(A_out, "Y")
+
+    # -- A 1.5 ----------------------------------------------------------------------------------------
+
+    def _output(self, X: Value, E: Value, labels: Value) -> Value:
+        """Logits, the loss per token and its mean, and the decoding branch."""
+        block, options = self.block, self.options
+        if options.final_norm:
+            X = block.alias("X", X)
+            A_out = self._layer_norm(X, "A_out")
+        else:
+            A_out = block.alias("A_out", X)
+        W_lm = transpose(E, name="W_lm") if options.tied else block.parameter("W_lm", (D, V))
+        Z_lin = matmul(A_out, W_lm, name="Z_lin")
+        Z_bias = add(Z_lin, self._bias("b_lm", V), name="Z_bias")
+        Y = block.alias("Y", labels)
+        L_tok = cross_entropy(Z_bias, Y, name="L_tok")
+        n = count_valid(Y, dtype=options.dtype, name="n")
+        L = divide(reduce_sum(L_tok, name="L_sum"), n, name="L")
+        if options.decode is not None:
+            P = softmax(Z_bias, name="P")
+            if options.decode == "argmax":
+                argmax(P, name="ids")
+            else:
+                top_k(P, self.seed, self.step, k=options.k, temperature=options.temperature, name="ids")
+        return L
+
+    # -- pieces ---------------------------------------------------------------------------------------
+
+    def _layer_norm(self, X: Value, name: str) -> Value:
+        gamma = self.block.parameter("gamma", (D,), init="ones")
+        beta = self.block.parameter("beta", (D,), init="zeros")
+        return layer_norm(X, gamma, beta, name=name)
+
+    def _bias(self, name: str, width: Dim) -> Value:
+        """BC_{B,S}(b), b [width]."""
+        b = self.block.parameter(name, (width,), init="zeros")
+        return broadcast(b, (B, S), name=f"BC_{name}")
+
+    def _dropout(self, X: Value, name: str) -> Value:
+        return dropout(X, self.seed, self.step, p=self.options.dropout, name=name)
+
+    def _residual_init(self) -> str:
+        """Narrower where a map ends on the residual stream, which 2L of them add up to (GPT-2)."""
+        return f"normal({0.02 / (2 * self.options.layers) ** 0.5:.6g})"

@@ -1,0 +1,48 @@
+"""The operator dictionary (A's tables, B 4.4): every operator beside its d-operator, a file a family."""
+
+from graphir.operators.attention import scale_mask, softmax
+from graphir.operators.decode import argmax, top_k
+from graphir.operators.dropout import dropout
+from graphir.operators.elementwise import activation, add, cast, exponential, multiply, scale
+from graphir.operators.embedding import lookup, sinusoidal_positions, tokenize
+from graphir.operators.linear import matmul
+from graphir.operators.loss import IGNORE, count_elements, count_valid, cross_entropy, divide
+from graphir.operators.normalization import layer_norm
+from graphir.operators.shape import broadcast, concatenate, reduce_sum, reshape, transpose
+from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
+
+__all__ = [
+    "IGNORE",
+    "activation",
+    "adam",
+    "adamw",
+    "add",
+    "argmax",
+    "broadcast",
+    "cast",
+    "clip_factor",
+    "concatenate",
+    "count_elements",
+    "count_valid",
+    "cross_entropy",
+    "divide",
+    "dropout",
+    "exponential",
+    "layer_norm",
+    "lookup",
+    "matmul",
+    "multiply",
+    "reduce_sum",
+    "rescale",
+    "reshape",
+    "scale",
+    "scale_mask",
+    "schedule",
+    "sgd",
+    "sinusoidal_positions",
+    "softmax",
+    "square_sum",
+    "tokenize",
+    "top_k",
+    "transpose",
+]

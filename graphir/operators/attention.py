@@ -1,0 +1,118 @@
+"""Attention's own operators: scale and mask SM, softmax S, with dSM and dS (A 1.3.3, B 4.4.3 and 4.4.4)."""
+
+from __future__ import annotations
+
+import math
+
+from graphir.errors import TypeCheckError
+from graphir.ir.dims import dim
+from graphir.ir.operator import Array, Place, Size, Xp, operator
+
+# -- SM: scale and mask -----------------------------------------------------------------------------------
+
+MASKS = ("none", "given", "padding")
+_MASK_OPERAND = {"none": "", "given": ", keep[q k] bool", "padding": ", keep[b k] bool"}
+#: What takes the place of a masked score: its exponential is 0, and a row of nothing else stays finite.
+_MASKED = -1e30
+
+
+def _mask_operand(mask: str) -> str:
+    if mask not in MASKS:
+        raise TypeCheckError(f"mask={mask!r} is none of {', '.join(MASKS)}")
+    return _MASK_OPERAND[mask]
+
+
+def _scale_mask_signature(mask: str) -> str:
+    return f"A[b *h q k]{_mask_operand(mask)} -> Z[b *h q k]"
+
+
+def _allowed(
+    xp: Xp, keep: Array | None, causal: bool, mask: str, shape: tuple[int, ...], at: Place
+) -> Array | None:
+    """Which scores count, broadcastable to `shape` [b, *h, q, k]; None if all do."""
+    allowed = None
+    if keep is not None:
+        # A padding mask [b, k] holds for every head and query, a given one [q, k] for every b and head.
+        allowed = keep.reshape(keep.shape[0], *(1,) * (len(shape) - 2), keep.shape[1]) if mask == "padding" else keep
+    if causal:
+        q = xp.arange(shape[-2]) + at.start("q")
+        k = xp.arange(shape[-1]) + at.start("k")
+        triangle = q[:, None] >= k[None, :]
+        allowed = triangle if allowed is None else allowed & triangle
+    return allowed
+
+
+_D_H = dim("D_h")
+_SM_EXAMPLES = (
+    {"width": _D_H},
+    {"width": _D_H, "causal": True},
+    {"width": _D_H, "mask": "given"},
+    {"width": _D_H, "mask": "padding", "causal": True},
+)
+
+
+@operator("SM", _scale_mask_signature, flops=2, examples=_SM_EXAMPLES)
+def scale_mask(
+    xp: Xp,
+    A: Array,
+    keep: Array | None = None,
+    *,
+    width: Size,
+    causal: bool = False,
+    mask: str = "none",
+    shape: tuple[int, ...],
+    at: Place,
+) -> Array:
+    """Z [B, N_H, S, S] = A / √width where a query may see a key, −1e30 where not; width is D_h.
+
+    `causal`: query q sees keys k ≤ q. `mask="padding"`: `keep` [B, S] says which keys are tokens;
+    `mask="given"`: `keep` [S, S] says which query may see which key. Both together with `causal` mean and.
+    """
+    Z = A * A.dtype.type(1 / math.sqrt(width))
+    allowed = _allowed(xp, keep, causal, mask, shape, at)
+    return Z if allowed is None else xp.where(allowed, Z, Z.dtype.type(_MASKED))
+
+
+def _d_scale_mask_signature(mask: str) -> str:
+    return f"dZ[b *h q k]{_mask_operand(mask)} -> dA[b *h q k]"
+
+
+@scale_mask.backward("dSM", _d_scale_mask_signature, flops=2, linear="dZ", examples=_SM_EXAMPLES)
+def d_scale_mask(
+    xp: Xp,
+    dZ: Array,
+    keep: Array | None = None,
+    *,
+    width: Size,
+    causal: bool = False,
+    mask: str = "none",
+    shape: tuple[int, ...],
+    at: Place,
+) -> Array:
+    """dA = dZ / √width where a query may see a key, 0 where not; none flows into the mask."""
+    dA = dZ * dZ.dtype.type(1 / math.sqrt(width))
+    allowed = _allowed(xp, keep, causal, mask, shape, at)
+    if allowed is not None:
+        dA *= allowed
+    return dA
+
+
+# -- S: softmax -------------------------------------------------------------------------------------------
+
+
+@operator("S", "Z[*b k!] -> P[*b k!]", flops=5)
+def softmax(xp: Xp, Z: Array) -> Array:
+    """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim."""
+    P = Z - Z.max(axis=-1, keepdims=True)
+    xp.exp(P, out=P)
+    P /= P.sum(axis=-1, keepdims=True)
+    return P
+
+
+@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP")
+def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
+    """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim."""
+    along = xp.einsum("...k,...k->...", P, dP)
+    dZ = dP - along[..., None]
+    dZ *= P
+    return dZ

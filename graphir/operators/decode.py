@@ -1,0 +1,50 @@
+"""The decoding branch: ARG and TOP-k (A 1.5.3)."""
+
+from __future__ import annotations
+
+from graphir.errors import TypeCheckError
+from graphir.ir.operator import Array, Place, Xp, operator
+from graphir.operators.special import global_indices, random_bits
+
+_NO_GRADIENT = "a choice of a token is not differentiable"
+
+
+@operator("ARG", "P[*b v!] -> ids[*b] int", no_gradient=_NO_GRADIENT)
+def argmax(xp: Xp, P: Array) -> Array:
+    """ids [B, S]: the most probable token at each place, the first of equals."""
+    return P.argmax(axis=-1)
+
+
+def _top_k_signature(k: int, temperature: float) -> str:
+    if k < 1:
+        raise TypeCheckError(f"k={k} leaves no token to choose from; k counts from 1")
+    if temperature < 0:
+        raise TypeCheckError(f"temperature={temperature} is negative; 0 means the most probable token")
+    return "P[*b v!], seed[] int, step[] int -> ids[*b] int"
+
+
+@operator(
+    "TOPk",
+    _top_k_signature,
+    symbol="TOP-k",
+    random=True,
+    no_gradient=_NO_GRADIENT,
+    examples=({"k": 3, "temperature": 0.8, "key": 5}, {"k": 1000, "key": 5}),
+)
+def top_k(
+    xp: Xp, P: Array, seed: Array, step: Array, *, k: int, temperature: float = 1.0, key: int, at: Place
+) -> Array:
+    """ids [B, S]: a token drawn from the k most probable ones, with probabilities ∝ P^(1/temperature).
+
+    Drawn by the Gumbel trick (Gumbel, 1954): the largest of log P / temperature + g, where g = −log(−log u)
+    and u is a hash of (seed, step, key) and the element's index. Temperature 0 is ARG.
+    """
+    if temperature == 0:
+        return P.argmax(axis=-1)
+    k = min(k, P.shape[-1])
+    smallest = xp.partition(P, P.shape[-1] - k, axis=-1)[..., -k][..., None]
+    starts, sizes = at.region("P")
+    bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), int(seed), int(step), key)
+    uniform = (bits.astype("float64") + 0.5) / 2.0**32
+    score = xp.log(xp.maximum(P, xp.finfo(P.dtype).tiny)) / temperature - xp.log(-xp.log(uniform))
+    return xp.where(P >= smallest, score, -xp.inf).argmax(axis=-1)

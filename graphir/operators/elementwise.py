@@ -1,0 +1,190 @@
+"""Elementwise arithmetic and activations: +, ⊙, scaling, cast, GL (B 4.2.2 and 4.4.5)."""
+
+from __future__ import annotations
+
+import math
+
+from graphir.errors import TypeCheckError
+from graphir.ir.operator import Array, GradientContext, Xp, operator
+from graphir.ir.types import FLOATS
+from graphir.ir.value import Value
+from graphir.operators.special import erf
+
+# -- +: addition ------------------------------------------------------------------------------------------
+
+
+@operator("add", "X...[*b] -> Y[*b]", symbol="+", elementwise=True, jointly_linear=True, flops=1)
+def add(xp: Xp, *X: Array) -> Array:
+    """Y = X0 + X1 + …: bias addition, residuals, gradients of several uses. All of one shape; BC widens."""
+    if len(X) == 1:
+        return X[0]
+    Y = X[0] + X[1]
+    for each in X[2:]:
+        Y += each
+    return Y
+
+
+def _d_add_signature(count: int) -> str:
+    return f"dY[*b] -> {', '.join(f'dX{i}[*b]' for i in range(count))}"
+
+
+@add.backward("dAddB", _d_add_signature, elementwise=True, linear="dY", examples=({"count": 2},))
+def d_add(xp: Xp, dY: Array, *, count: int) -> tuple[Array, ...]:
+    """dX0 = dX1 = … = dY, each under its own name (dAddB in A 1.5.3); no element is copied."""
+    return (dY,) * count
+
+
+@add.gradient
+def _split_gradient(context: GradientContext) -> list[Value | None]:
+    return context.d_node(d_add, count=len(context.inputs))
+
+
+# -- products ---------------------------------------------------------------------------------------------
+
+
+@operator("mul", "X[*b], W[*b] -> Y[*b]", symbol="⊙", elementwise=True, linear="X W", flops=1)
+def multiply(xp: Xp, X: Array, W: Array) -> Array:
+    """Y = X ⊙ W, element by element."""
+    return X * W
+
+
+@multiply.backward(
+    "dMul",
+    "X[*b], W[*b], dY[*b] -> dX[*b], dW[*b]",
+    symbol="d⊙",
+    elementwise=True,
+    depends={"dX": "W dY", "dW": "X dY"},
+    flops=2,
+)
+def d_multiply(
+    xp: Xp, X: Array | None, W: Array | None, dY: Array, *, only: tuple[str, ...]
+) -> tuple[Array | None, Array | None]:
+    """dX = W ⊙ dY, dW = X ⊙ dY."""
+    return (W * dY if "dX" in only else None), (X * dY if "dW" in only else None)
+
+
+@operator("scale", "X[*b] -> Y[*b]", symbol="×", elementwise=True, linear="X", flops=1, examples=({"by": -1.5},))
+def scale(xp: Xp, X: Array, *, by: float) -> Array:
+    """Y = by · X, for a constant `by`. Backward: the same."""
+    return X * X.dtype.type(by)
+
+
+@scale.gradient
+def _d_scale(context: GradientContext) -> list[Value]:
+    return [scale(context.gradient, by=context.attributes["by"], name=context.names[0])]
+
+
+@operator("exp", "X[*b] -> Y[*b]", elementwise=True, flops=1)
+def exponential(xp: Xp, X: Array) -> Array:
+    """Y = exp(X)."""
+    return xp.exp(X)
+
+
+@exponential.backward("dExp", "Y[*b], dY[*b] -> dX[*b]", symbol="dexp", elementwise=True, flops=1)
+def d_exponential(xp: Xp, Y: Array, dY: Array) -> Array:
+    """dX = Y ⊙ dY."""
+    return Y * dY
+
+
+# -- cast -------------------------------------------------------------------------------------------------
+
+
+def _cast_signature(to: str) -> str:
+    if to not in FLOATS:
+        raise TypeCheckError(f"cast goes to a float dtype ({', '.join(sorted(FLOATS))}), not {to!r}")
+    return "X[*b] float -> Y[*b] to"
+
+
+@operator("cast", _cast_signature, elementwise=True, linear="X", examples=({"to": "float64"},))
+def cast(xp: Xp, X: Array, *, to: str) -> Array:
+    """Y: X in the dtype `to`. Backward: dY in the dtype of X."""
+    return X.astype(to)
+
+
+@cast.gradient
+def _d_cast(context: GradientContext) -> list[Value]:
+    return [cast(context.gradient, to=context.inputs[0].dtype, name=context.names[0])]
+
+
+# -- GL: activations --------------------------------------------------------------------------------------
+
+_SQRT_HALF = math.sqrt(0.5)
+_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+_CUBIC = 0.044715
+KINDS = ("gelu", "gelu_tanh", "relu", "silu")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise TypeCheckError(f"kind={kind!r} is no activation; choose from {', '.join(KINDS)}")
+
+
+def _activation_signature(kind: str) -> str:
+    _check_kind(kind)
+    return "X[*b] -> Y[*b]"
+
+
+def _tanh_argument(X: Array) -> Array:
+    # √(2/π) (X + 0.044715 X³), in few passes over memory.
+    u = X * X
+    u *= _CUBIC
+    u += 1
+    u *= X
+    u *= _SQRT_2_OVER_PI
+    return u
+
+
+@operator(
+    "GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS)
+)
+def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
+    """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
+    (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X)."""
+    if kind == "gelu":
+        return X * (0.5 * (1 + erf(xp, X * _SQRT_HALF)))
+    if kind == "gelu_tanh":
+        Y = xp.tanh(_tanh_argument(X))
+        Y += 1
+        Y *= X
+        Y *= 0.5
+        return Y
+    if kind == "relu":
+        return xp.maximum(X, 0)
+    return X * _sigmoid(xp, X)
+
+
+def _d_activation_signature(kind: str) -> str:
+    _check_kind(kind)
+    return "X[*b], dY[*b] -> dX[*b]"
+
+
+@activation.backward("dGL", _d_activation_signature, elementwise=True, flops=16, examples=({"kind": "gelu"},))
+def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
+    """dX = dY ⊙ g′(X)."""
+    if kind == "gelu":
+        density = xp.exp(-0.5 * X * X) * (1 / math.sqrt(2 * math.pi))
+        return dY * (0.5 * (1 + erf(xp, X * _SQRT_HALF)) + X * density)
+    if kind == "gelu_tanh":
+        # With t = tanh u: g′ = ½ (1 + t) + ½ X (1 − t²) u′, u′ = √(2/π) (1 + 3 · 0.044715 X²).
+        t = xp.tanh(_tanh_argument(X))
+        slope = X * X
+        slope *= 3 * _CUBIC
+        slope += 1
+        slope *= X
+        slope *= _SQRT_2_OVER_PI
+        slope *= 1 - t
+        slope += 1
+        t += 1
+        slope *= t
+        slope *= 0.5
+        slope *= dY
+        return slope
+    if kind == "relu":
+        return dY * (X > 0)
+    sigmoid = _sigmoid(xp, X)
+    return dY * (sigmoid * (1 + X * (1 - sigmoid)))
+
+
+def _sigmoid(xp: Xp, X: Array) -> Array:
+    # tanh never overflows, exp(−X) does.
+    return 0.5 * (1 + xp.tanh(0.5 * X))

@@ -1,0 +1,66 @@
+"""Layer normalization: LN and dLN (A 1.3.3, B 4.4.6)."""
+
+from __future__ import annotations
+
+from graphir.ir.operator import Array, Xp, operator
+
+
+@operator(
+    "LN",
+    "X[*b d!], gamma[d!], beta[d!] -> H[*b d!], mean[*b], rstd[*b]",
+    auxiliary="mean rstd",
+    flops=8,
+)
+def layer_norm(
+    xp: Xp, X: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """H [*b, D] = γ ⊙ (X − μ) r + β, with μ and σ² over the last dim and r = 1/√(σ² + ε) (Ba et al., 2016).
+
+    The statistics μ [*b] (`mean`) and r [*b] (`rstd`) are results too, cached for dLN.
+    """
+    mean = X.mean(axis=-1)
+    H = X - mean[..., None]
+    variance = xp.einsum("...d,...d->...", H, H) / X.shape[-1]
+    rstd = 1 / xp.sqrt(variance + X.dtype.type(epsilon))
+    H *= rstd[..., None]
+    H *= gamma
+    H += beta
+    return H, mean, rstd
+
+
+@layer_norm.backward(
+    "dLN",
+    "X[*b d!], gamma[d!], mean[*b], rstd[*b], dH[*b d!] -> dX[*b d!], dgamma[d!], dbeta[d!]",
+    depends={"dgamma": "X mean rstd dH", "dbeta": "dH"},
+    flops=14,
+)
+def d_layer_norm(
+    xp: Xp,
+    X: Array | None,
+    gamma: Array | None,
+    mean: Array | None,
+    rstd: Array | None,
+    dH: Array,
+    *,
+    only: tuple[str, ...],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """With X̂ = (X − μ) r and g = γ ⊙ dH:  dX = r (g − mean(g) − X̂ mean(g ⊙ X̂)), means over D;
+    dγ = Σ dH ⊙ X̂ and dβ = Σ dH, sums over *b."""
+    leading = tuple(range(dH.ndim - 1))
+    dX = dgamma = None
+    dbeta = dH.sum(axis=leading) if "dbeta" in only else None
+    if "dX" in only or "dgamma" in only:
+        assert X is not None and mean is not None and rstd is not None
+        normal = X - mean[..., None]
+        normal *= rstd[..., None]
+        if "dgamma" in only:
+            dgamma = xp.einsum("nd,nd->d", dH.reshape(-1, dH.shape[-1]), normal.reshape(-1, dH.shape[-1]))
+        if "dX" in only:
+            g = dH * gamma
+            along = xp.einsum("...d,...d->...", g, normal) / X.shape[-1]
+            g -= g.mean(axis=-1)[..., None]
+            normal *= along[..., None]
+            g -= normal
+            g *= rstd[..., None]
+            dX = g
+    return dX, dgamma, dbeta

@@ -1,0 +1,106 @@
+"""Functions that array modules lack, and the counter-based random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphir.ir.operator import Array, Xp
+
+# -- erf --------------------------------------------------------------------------------------------------
+
+# Rational approximations of W. J. Cody, "Rational Chebyshev approximations for the error function",
+# Mathematics of Computation 23 (1969), highest power first: relative error below 1e-16 on each interval.
+_SMALL_P = (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3)  # fmt: skip
+_SMALL_Q = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
+_MIDDLE_P = (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0, 6.61191906371416295e1, 2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3)  # fmt: skip
+_MIDDLE_Q = (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3, 3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3)  # fmt: skip
+
+
+def erf(xp: Xp, x: Array) -> Array:
+    """erf(x), elementwise, to the precision of x's dtype."""
+    size = xp.abs(x)
+    square = x * x
+    small = x * _horner(square, _SMALL_P) / _horner(square, _SMALL_Q)
+    # Beyond 6, erf is 1 in double precision; the clip keeps both polynomials finite.
+    clipped = xp.minimum(size, 6)
+    middle = 1 - xp.exp(-clipped * clipped) * _horner(clipped, _MIDDLE_P) / _horner(clipped, _MIDDLE_Q)
+    return xp.where(size <= 0.46875, small, xp.copysign(middle, x))
+
+
+def _horner(x: Array, coefficients: Sequence[float]) -> Array:
+    result: Any = x * coefficients[0]
+    for coefficient in coefficients[1:-1]:
+        result = (result + coefficient) * x
+    return result + coefficients[-1]
+
+
+# -- random numbers by counter ----------------------------------------------------------------------------
+
+_MASK_32 = 0xFFFFFFFF
+_MASK_64 = 0xFFFFFFFFFFFFFFFF
+
+
+def _mix_64(x: int) -> int:
+    """SplitMix64's finalizer (Steele, Lea and Flood, 2014): every bit of x changes half of the result's."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK_64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return x ^ (x >> 31)
+
+
+def stream_keys(seed: int, step: int, node: int, page: int) -> tuple[int, int]:
+    """Two 32-bit keys of the stream of (seed, step, node), page `page` of 2³² counters."""
+    mixed = 0
+    for part in (seed, step, node, page):
+        mixed = _mix_64(mixed ^ (int(part) & _MASK_64))
+    return mixed & _MASK_32, mixed >> 32
+
+
+def random_bits(xp: Xp, counters: Array, seed: int, step: int, node: int) -> Array:
+    """32 random bits for each 64-bit counter, uint32 of the counters' shape.
+
+    A keyed integer hash: the same (seed, step, node, counter) gives the same bits wherever and in
+    whatever order it is asked, so a mask does not depend on how a tensor is split.
+    """
+    low = counters.astype(xp.uint32)
+    if counters.size == 0:
+        return low
+    first, last = int(counters.min()) >> 32, int(counters.max()) >> 32
+    if first == last:
+        return _hash_32(xp, low, *stream_keys(seed, step, node, first))
+    pages = counters >> 32
+    bits = low.copy()
+    for page in range(first, last + 1):
+        inside = pages == page
+        bits[inside] = _hash_32(xp, low[inside], *stream_keys(seed, step, node, page))
+    return bits
+
+
+def _hash_32(xp: Xp, x: Array, key0: int, key1: int) -> Array:
+    """A 32-bit mixer of two multiply-xorshift rounds, a key before each.
+
+    Two keys, because streams that differ in a first xor alone would be permutations of each other.
+    """
+    x = x ^ xp.uint32(key0)
+    x ^= x >> xp.uint32(16)
+    x *= xp.uint32(0x21F0AAAD)
+    x ^= xp.uint32(key1)
+    x ^= x >> xp.uint32(15)
+    x *= xp.uint32(0x735A2D97)
+    x ^= x >> xp.uint32(15)
+    return x
+
+
+def global_indices(xp: Xp, starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> Array:
+    """The row-major index in the global tensor of each element of a block, int64 of the block's shape.
+
+    The block of `shape` lies at `starts` in a tensor of `sizes`.
+    """
+    result = xp.zeros((1,) * len(shape), dtype=xp.int64)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        steps = (xp.arange(shape[axis], dtype=xp.int64) + starts[axis]) * stride
+        result = result + steps.reshape((-1,) + (1,) * (len(shape) - 1 - axis))
+        stride *= sizes[axis]
+    return result

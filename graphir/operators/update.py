@@ -1,0 +1,184 @@
+"""Optimizers and learning-rate schedules as operators (B 3.5).
+
+Updates are pure: they return new parameters and new state. That the result may overwrite the operand is
+declared (`updates`), and used by whoever has proved that nobody reads the old value afterwards.
+`step` counts from 0.
+"""
+
+from __future__ import annotations
+
+from graphir.errors import TypeCheckError
+from graphir.ir.operator import Array, Xp, operator
+
+_NO_GRADIENT = "an optimizer's update is not differentiated"
+
+
+@operator(
+    "SGD",
+    "W[*b], dW[*b], u[*b], lr[] float -> W_new[*b], u_new[*b]",
+    elementwise=True,
+    updates={"W_new": "W", "u_new": "u"},
+    no_gradient=_NO_GRADIENT,
+    flops=4,
+    examples=({"momentum": 0.9},),
+)
+def sgd(
+    xp: Xp, W: Array, dW: Array, u: Array, lr: Array, *, momentum: float = 0.0, weight_decay: float = 0.0
+) -> tuple[Array, Array]:
+    """g = dW + weight_decay · W;  u ← momentum · u + g;  W ← W − lr · u (B 3.5 where both are 0)."""
+    u_new = u * u.dtype.type(momentum)
+    u_new += dW
+    if weight_decay:
+        u_new += W * W.dtype.type(weight_decay)
+    return W - u_new * lr.astype(W.dtype), u_new
+
+
+_ADAM_SIGNATURE = (
+    "W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float -> W_new[*b], m_new[*b], v_new[*b]"
+)
+_ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
+
+
+def _moments(
+    xp: Xp, dW: Array, m: Array, v: Array, step: Array, lr: Array, beta1: float, beta2: float, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """The change of W by Adam, and the new moments."""
+    kind, t = dW.dtype.type, int(step) + 1
+    m_new = m * kind(beta1)
+    m_new += dW * kind(1 - beta1)
+    square = dW * dW
+    square *= kind(1 - beta2)
+    v_new = v * kind(beta2)
+    v_new += square
+    change = xp.sqrt(v_new, out=square)
+    change /= kind((1 - beta2**t) ** 0.5)
+    change += kind(epsilon)
+    xp.divide(m_new, change, out=change)
+    change *= kind(float(lr) / (1 - beta1**t))
+    return change, m_new, v_new
+
+
+@operator(
+    "Adam",
+    _ADAM_SIGNATURE,
+    elementwise=True,
+    updates=_ADAM_UPDATES,
+    no_gradient=_NO_GRADIENT,
+    flops=12,
+)
+def adam(
+    xp: Xp,
+    W: Array,
+    dW: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> tuple[Array, Array, Array]:
+    """m ← β₁ m + (1 − β₁) dW;  v ← β₂ v + (1 − β₂) dW²;
+    W ← W − lr m̂ / (√v̂ + ε), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = step + 1 (Kingma and Ba, 2015)."""
+    change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
+    return xp.subtract(W, change, out=change), m_new, v_new
+
+
+@operator(
+    "AdamW",
+    _ADAM_SIGNATURE,
+    elementwise=True,
+    updates=_ADAM_UPDATES,
+    no_gradient=_NO_GRADIENT,
+    flops=14,
+)
+def adamw(
+    xp: Xp,
+    W: Array,
+    dW: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> tuple[Array, Array, Array]:
+    """As Adam, with W decayed by lr · weight_decay · W beside it (Loshchilov and Hutter, 2019)."""
+    change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
+    W_new = W * W.dtype.type(1 - float(lr) * weight_decay)
+    W_new -= change
+    return W_new, m_new, v_new
+
+
+# -- clipping by the global norm --------------------------------------------------------------------------
+
+
+@operator("square_sum", "X[*b] -> n[]", symbol="Σ²", no_gradient=_NO_GRADIENT, flops=2)
+def square_sum(xp: Xp, X: Array) -> Array:
+    """n = Σ X², over all elements."""
+    flat = X.reshape(-1)
+    return xp.asarray(flat @ flat)
+
+
+@operator("clip", "n[] -> c[], norm[]", no_gradient=_NO_GRADIENT, examples=({"limit": 1.0},))
+def clip_factor(xp: Xp, n: Array, *, limit: float) -> tuple[Array, Array]:
+    """norm = √n and c = min(1, limit / (norm + 1e-6)): what brings gradients of squared norm n within `limit`."""
+    norm = xp.sqrt(n)
+    return xp.minimum(n.dtype.type(1), limit / (norm + n.dtype.type(1e-6))), norm
+
+
+@operator("rescale", "X[*b], c[] -> Y[*b]", symbol="×", linear="X", no_gradient=_NO_GRADIENT, flops=1)
+def rescale(xp: Xp, X: Array, c: Array) -> Array:
+    """Y = c · X, c a scalar of the graph."""
+    return X * c
+
+
+# -- learning rates ---------------------------------------------------------------------------------------
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def _schedule_signature(kind: str, peak: float, warmup: int, total: int, floor: float) -> str:
+    if kind not in SCHEDULES:
+        raise TypeCheckError(f"kind={kind!r} is no schedule; choose from {', '.join(SCHEDULES)}")
+    if peak <= 0 or warmup < 0 or not 0 <= floor <= peak:
+        raise TypeCheckError(f"peak={peak}, warmup={warmup}, floor={floor}: need peak > 0, warmup ≥ 0, 0 ≤ floor ≤ peak")
+    if kind != "constant" and total <= warmup:
+        raise TypeCheckError(f"total={total} must exceed warmup={warmup} for a {kind} schedule")
+    return "step[] int -> lr[] dtype"
+
+
+@operator(
+    "schedule",
+    _schedule_signature,
+    symbol="η",
+    no_gradient=_NO_GRADIENT,
+    examples=({"peak": 1e-3, "kind": "cosine", "warmup": 3, "total": 10},),
+)
+def schedule(
+    xp: Xp,
+    step: Array,
+    *,
+    kind: str = "constant",
+    peak: float,
+    warmup: int = 0,
+    total: int = 0,
+    floor: float = 0.0,
+    dtype: str = "float64",
+) -> Array:
+    """lr: a linear rise to `peak` over `warmup` steps, then constant, or a linear or cosine fall to `floor`
+    at step `total`, and `floor` beyond."""
+    t = int(step)
+    if t < warmup:
+        rate = peak * (t + 1) / warmup
+    elif kind == "constant":
+        rate = peak
+    else:
+        done = min(1.0, (t - warmup) / (total - warmup))
+        share = 1 - done if kind == "linear" else 0.5 * (1 + float(xp.cos(xp.pi * done)))
+        rate = floor + (peak - floor) * share
+    return xp.asarray(rate, dtype=dtype)

@@ -1,0 +1,17 @@
+"""Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
+
+`autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what no output needs,
+`recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart.
+"""
+
+if __name__ == "passes":
+    raise ImportError("import graphir.passes, not passes: a second copy would have a second operator registry")
+
+from graphir.passes.autodiff import autodiff
+from graphir.passes.lower import lower
+from graphir.passes.optimizer import Optimizer, Schedule, optimize
+from graphir.passes.pipeline import Pass, run_passes
+from graphir.passes.prune import prune
+from graphir.passes.recompute import recompute_masks
+
+__all__ = ["Optimizer", "Pass", "Schedule", "autodiff", "lower", "optimize", "prune", "recompute_masks", "run_passes"]
