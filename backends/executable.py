@@ -156,8 +156,8 @@ def _converts(array: Any, dtype: str) -> bool:
     if array.dtype == object:
         return False
     try:
-        return bool(np.can_cast(array.dtype, dtype, casting="safe")) or array.ndim == 0 and np.can_cast(
-            array.dtype, dtype, casting="same_kind"
+        return bool(np.can_cast(array.dtype, dtype, casting="safe")) or (
+            array.ndim == 0 and np.can_cast(array.dtype, dtype, casting="same_kind")
         )
     except TypeError:
         return False

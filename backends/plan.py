@@ -80,9 +80,7 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
     shapes = {value: tuple(dim.size(complete) for dim in value.shape) for value in values}
     # Arguments belong to the caller, outputs are returned: neither is freed.
     dying = last_uses(nodes, {*graph.outputs, *graph.arguments})
-    steps = tuple(
-        _step(node, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True)
-    )
+    steps = tuple(_step(node, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True))
     return Plan(graph, complete, slots, shapes, steps)
 
 
@@ -104,9 +102,7 @@ def _step(
     if "at" in operator.keywords:
         keywords["at"] = Place(rule, {}, bound)
     exempt = node.attributes.get("ignore")
-    indices = tuple(
-        (slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None
-    )
+    indices = tuple((slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None)
     return Step(
         node,
         operands,

@@ -17,9 +17,11 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> int:
         """V."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`."""
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, what is no text shown as such."""
 
 
 class ByteTokenizer:

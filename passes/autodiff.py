@@ -69,7 +69,6 @@ class _Autodiff:
     def __init__(self, graph: Graph, loss: Value, targets: list[Value]) -> None:
         self.graph, self.loss, self.targets = graph, loss, targets
         self.active = dependents(graph, targets)
-        self.aliases = {name: value for name, value in graph.aliases.items()}
         self.aliases_of: dict[Value, list[str]] = defaultdict(list)
         for name, value in graph.aliases.items():
             self.aliases_of[value].append(name)
@@ -131,7 +130,7 @@ class _Autodiff:
                 # One block only: its part is the whole, and the alias names the same gradient.
                 (group,) = groups.values()
                 group.name = value.name
-                groups = {name: group for name in groups}
+                groups = dict.fromkeys(groups, group)
             self.groups[value] = groups
         return self.groups[value]
 
@@ -155,9 +154,9 @@ class _Autodiff:
         if not wanted:
             return
         rule = node.inference.rule
-        for operand, gradient in zip(rule.outputs, gradients, strict=True):
-            if gradient is not None and operand.name in node.operator.auxiliary:
-                why = f"its output {operand.name} is a cached statistic, which carries no gradient"
+        for result, gradient in zip(rule.outputs, gradients, strict=True):
+            if gradient is not None and result.name in node.operator.auxiliary:
+                why = f"its output {result.name} is a cached statistic, which carries no gradient"
                 raise DifferentiationError(self._blocked(node, why))
         if node.operator.no_gradient:
             raise DifferentiationError(self._blocked(node, node.operator.no_gradient))

@@ -12,9 +12,7 @@ from graphir.ir.verify import verify
 Pass: TypeAlias = Callable[[Graph], Graph]
 
 
-def run_passes(
-    graph: Graph, passes: Iterable[Pass], *, between: Callable[[str, Graph], None] | None = None
-) -> Graph:
+def run_passes(graph: Graph, passes: Iterable[Pass], *, between: Callable[[str, Graph], None] | None = None) -> Graph:
     """`graph` through `passes` in order, each result verified; `between` sees each by the pass's name.
 
     VerifyError names the pass that broke the graph.

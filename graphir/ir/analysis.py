@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-
-import networkx
+from typing import TYPE_CHECKING
 
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 
+if TYPE_CHECKING:
+    import networkx
+
 
 def to_networkx(graph: Graph) -> networkx.DiGraph[Node]:
     """The graph's nodes and, as edges, who reads whose output: for paths, cycles and other analyses."""
+    import networkx  # late: it costs more to import than all of graphir
+
     result: networkx.DiGraph[Node] = networkx.DiGraph()
     result.add_nodes_from(graph.nodes)
     for node in graph.nodes:
@@ -23,6 +27,8 @@ def to_networkx(graph: Graph) -> networkx.DiGraph[Node]:
 
 def depth(graph: Graph) -> int:
     """The number of nodes on the longest path: what no parallelism can shorten."""
+    import networkx
+
     return len(networkx.dag_longest_path(to_networkx(graph), weight=None))
 
 

@@ -1,12 +1,12 @@
 """Builders: collect nodes, type-checking each at once, and become an immutable graph.
 
-    B, S, D, F = gi.dims("B S D D_ff")
-    block = gi.Builder("mlp")
-    X = block.input("X", (B, S, D))
-    W = block.parameter("W_up", (D, F))
-    with block.scope("layer0"):
-        Z = gi.matmul(X, W, name="Z_up")          # layer0/Z_up
-    mlp = block.build(Z)
+B, S, D, F = gi.dims("B S D D_ff")
+block = gi.Builder("mlp")
+X = block.input("X", (B, S, D))
+W = block.parameter("W_up", (D, F))
+with block.scope("layer0"):
+    Z = gi.matmul(X, W, name="Z_up")          # layer0/Z_up
+mlp = block.build(Z)
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Builder:
         """A tensor that an optimizer keeps from step to step."""
         return self._argument("state", name, shape, dtype, init)
 
-    def _argument(
-        self, kind: str, name: str, shape: Iterable[DimLike], dtype: str | None, init: str | None
-    ) -> Value:
+    def _argument(self, kind: str, name: str, shape: Iterable[DimLike], dtype: str | None, init: str | None) -> Value:
         self._check_open()
         if init is not None and not _INIT.match(init):
             raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
@@ -239,6 +237,7 @@ class Builder:
 
     @property
     def aliases(self) -> Mapping[str, Value]:
+        """The aliases given so far, by full name."""
         return self._aliases
 
     def output(self, *values: Value) -> None:

@@ -30,43 +30,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from graphir.errors import OperatorError, TypeCheckError
-from graphir.ir.dims import Dim, as_dim, shape_text
+from graphir.ir.attributes import Attribute, Attributes, Size
+from graphir.ir.dims import Dim, shape_text
+from graphir.ir.gradient import GradientContext, GradientRule, Lowering, Recomputation
 from graphir.ir.signature import Operand, Signature, bind_factors, check_dtypes, expand, output_shape, parse_signature
 from graphir.ir.types import TensorType
 from graphir.ir.value import Emitter, Value
+
+__all__ = [
+    "Array",
+    "Attributes",
+    "GradientContext",
+    "Inference",
+    "Operator",
+    "Place",
+    "Size",
+    "Xp",
+    "find_operator",
+    "operator",
+    "operators",
+]
 
 #: An array of whichever module runs the kernel, and that module. Kernels are duck-typed over both.
 Array: TypeAlias = Any
 Xp: TypeAlias = Any
 Kernel: TypeAlias = Callable[..., Any]
-
-
-class Size(int):
-    """Annotates an attribute that is a `Dim` in the graph and an int in the kernel."""
-
-
-class Attributes(dict[str, Any]):
-    """A node's attributes: hashable, not to be changed."""
-
-    __slots__ = ("_hash", "spelling")
-
-    def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
-        super().__init__(items)
-        self._hash = hash(tuple(sorted(self.items(), key=lambda item: item[0])))
-        #: How the dims among them are written; equal attributes may be spelled differently.
-        self.spelling = tuple(str(value) for value in self.values() if isinstance(value, (Dim, tuple)))
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return self._hash
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        raise TypeError("attributes are immutable")
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError("attributes are immutable")
 
 
 class Inference(NamedTuple):
@@ -86,6 +77,7 @@ class Place:
     sizes: Mapping[str, int]
 
     def start(self, factor: str) -> int:
+        """The first global index of this rank's block along `factor`."""
         return self.starts.get(factor, 0)
 
     def region(self, operand: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -96,96 +88,7 @@ class Place:
         raise KeyError(operand)
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """A declared attribute: its Python type as annotated, and its default (`inspect.Parameter.empty` if none)."""
-
-    name: str
-    annotation: Any
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-    @property
-    def is_size(self) -> bool:
-        return self.annotation is Size
-
-    def convert(self, value: Any) -> Any:
-        """`value` in the declared type; TypeCheckError if it is of another."""
-        if get_origin(self.annotation) is tuple:
-            element = get_args(self.annotation)[0]
-            if isinstance(value, (str, Dim)) or not isinstance(value, Iterable):
-                raise TypeCheckError(f"attribute {self.name} must be a tuple, not {value!r}")
-            return tuple(_convert(self.name, element, each) for each in value)
-        return _convert(self.name, self.annotation, value)
-
-
-def _convert(name: str, kind: Any, value: Any) -> Any:
-    if kind is Size and (isinstance(value, Dim) or (isinstance(value, int) and not isinstance(value, bool))):
-        return as_dim(value)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    spelled = "a dim" if kind is Size else getattr(kind, "__name__", str(kind))
-    raise TypeCheckError(f"attribute {name} must be {spelled}, not {value!r}")
-
-
 _KEYWORDS = frozenset({"shape", "at", "only"})
-
-
-class GradientContext(NamedTuple):
-    """What a gradient rule is handed: the forward node's operands and results, and what to make."""
-
-    operator: Operator
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    attributes: Attributes
-    #: The gradient of each output; None where no gradient arrives.
-    gradients: tuple[Value | None, ...]
-    #: The full name to give each input's gradient, with a leading slash; None where none is wanted.
-    names: tuple[str | None, ...]
-
-    @property
-    def gradient(self) -> Value:
-        """The gradient of the only differentiable output."""
-        return next(each for each in self.gradients if each is not None)
-
-    def d_node(self, d_operator: Operator, **attributes: Any) -> list[Value | None]:
-        """The gradients of the inputs by one node of `d_operator`, its operands found by their names.
-
-        Attributes are `attributes`, then the forward node's of the same name, then the forward node's
-        factors (the rows of an embedding). Only outputs that are wanted are made, from what they depend on.
-        """
-        inference = self.operator.infer(tuple(value.type for value in self.inputs), self.attributes)
-        forward = inference.rule
-        known = dict(zip((o.name for o in forward.inputs), self.inputs, strict=True))
-        known |= dict(zip((o.name for o in forward.outputs), self.outputs, strict=True))
-        upstream = zip((f"d{o.name}" for o in forward.outputs), self.gradients, strict=True)
-        known |= {name: value for name, value in upstream if value is not None}
-        wanted = {f"d{o.name}": name for o, name in zip(forward.inputs, self.names, strict=True) if name}
-        for name in d_operator.attributes:
-            source = self.attributes if name in self.attributes else inference.factors
-            if name not in attributes and name in source:
-                attributes[name] = source[name]
-        (signature,) = d_operator.signatures(d_operator.normalize(attributes))[:1]
-        made = [o.name for o in signature.outputs if o.name in wanted]
-        if len(made) < len(signature.outputs):
-            attributes["only"] = tuple(made)
-        needed = d_operator.dependencies(signature, made)
-        operands = [known[o.name] for o in signature.inputs if o.name in needed]
-        values = d_operator.all(*operands, names=[wanted[name] for name in made], **attributes)
-        found = dict(zip(made, values, strict=True))
-        return [found.get(f"d{o.name}") for o in forward.inputs]
-
-
-GradientRule: TypeAlias = Callable[[GradientContext], Sequence[Value | None]]
-#: Takes a node apart: its operands, attributes and the full names of its results, by the signature's names.
-Lowering: TypeAlias = Callable[[Mapping[str, Value], Attributes, Mapping[str, str]], Mapping[str, Value]]
-#: Makes an output of a node again: the node's operands by name, its attributes, the output, the new full name.
-Recomputation: TypeAlias = Callable[[Mapping[str, Value], Attributes, Value, str], Value]
 
 
 class Operator:

@@ -68,6 +68,7 @@ class Operand:
 
     @property
     def factors(self) -> tuple[str, ...]:
+        """The factors of all axes, in order."""
         return tuple(factor for axis in self.axes for factor in axis.factors)
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Folders whose frames are the machinery, not the author. `graphir/models` is not among them: its files are
@@ -19,7 +20,7 @@ _shown: dict[str, str] = {}
 
 def user_line() -> str | None:
     """`examples/mlp.py:12`: the innermost frame outside the machinery; None if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         inside = _machinery_file.get(file)
@@ -27,8 +28,6 @@ def user_line() -> str | None:
             inside = _machinery_file[file] = str(Path(file).resolve()).startswith(_MACHINERY)
         if not inside:
             return f"{_show(file)}:{frame.f_lineno}"
-        if frame.f_back is None:
-            return None
         frame = frame.f_back
     return None
 

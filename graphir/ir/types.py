@@ -54,6 +54,7 @@ class TensorType:
 
     @property
     def rank(self) -> int:
+        """The number of dims."""
         return len(self.shape)
 
     @property

@@ -20,7 +20,8 @@ class Emitter(Protocol):
         inputs: Sequence[Value],
         attributes: Mapping[str, Any] | None = None,
         names: Sequence[str | None] | str | None = None,
-    ) -> tuple[Value, ...]: ...
+    ) -> tuple[Value, ...]:
+        """Adds a node and returns its outputs."""
 
 
 class Value:
@@ -50,10 +51,12 @@ class Value:
 
     @property
     def shape(self) -> Shape:
+        """The type's dims."""
         return self.type.shape
 
     @property
     def dtype(self) -> str:
+        """The type's dtype."""
         return self.type.dtype
 
     def __repr__(self) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import networkx
-
 from graphir.errors import GraphirError, TypeCheckError, VerifyError
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
@@ -67,6 +65,8 @@ def _undefined(graph: Graph, value: Value, node: Node) -> str:
     """Why `value` is not there when `node` reads it: a cycle, a wrong order, or nothing makes it."""
     if value not in graph.producers:
         return f"{node.name} = {node.operator.key}(…) reads {value.name}, which nothing defines"
+    import networkx  # late: a tenth of a second that a valid graph need not pay
+
     dependencies: networkx.DiGraph[str] = networkx.DiGraph()
     for each in graph.nodes:
         for operand in each.inputs:

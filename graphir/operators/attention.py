@@ -26,9 +26,7 @@ def _scale_mask_signature(mask: str) -> str:
     return f"A[b *h q k]{_mask_operand(mask)} -> Z[b *h q k]"
 
 
-def _allowed(
-    xp: Xp, keep: Array | None, causal: bool, mask: str, shape: tuple[int, ...], at: Place
-) -> Array | None:
+def _allowed(xp: Xp, keep: Array | None, causal: bool, mask: str, shape: tuple[int, ...], at: Place) -> Array | None:
     """Which scores count, broadcastable to `shape` [b, *h, q, k]; None if all do."""
     allowed = None
     if keep is not None:

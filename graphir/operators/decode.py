@@ -47,4 +47,4 @@ def top_k(
     bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), int(seed), int(step), key)
     uniform = (bits.astype("float64") + 0.5) / 2.0**32
     score = xp.log(xp.maximum(P, xp.finfo(P.dtype).tiny)) / temperature - xp.log(-xp.log(uniform))
-    return xp.where(P >= smallest, score, -xp.inf).argmax(axis=-1)
+    return xp.where(smallest <= P, score, -xp.inf).argmax(axis=-1)

@@ -53,9 +53,7 @@ def _check_rate(p: float) -> str:
     flops=2,
     examples=({"p": 0.25, "key": 7}, {"p": 0.0, "key": 1}),
 )
-def dropout(
-    xp: Xp, X: Array, seed: Array, step: Array, *, p: float, key: int, at: Place
-) -> tuple[Array, Array]:
+def dropout(xp: Xp, X: Array, seed: Array, step: Array, *, p: float, key: int, at: Place) -> tuple[Array, Array]:
     """Y = m ⊙ X / (1 − p), m [like X] 1 with probability 1 − p; the factor keeps the mean.
 
     m is a result too, cached for dDO. `seed` and `step` are inputs of the graph: the same program, step
@@ -66,7 +64,9 @@ def dropout(
     return _apply(X, m, p), m
 
 
-@dropout.backward("dDO", "m[*b] bool, dY[*b] -> dX[*b]", elementwise=True, flops=2, linear="dY", examples=({"p": 0.25},))
+@dropout.backward(
+    "dDO", "m[*b] bool, dY[*b] -> dX[*b]", elementwise=True, flops=2, linear="dY", examples=({"p": 0.25},)
+)
 def d_dropout(xp: Xp, m: Array, dY: Array, *, p: float) -> Array:
     """dX = m ⊙ dY / (1 − p)."""
     return _apply(dY, m, p)

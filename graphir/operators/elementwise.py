@@ -134,9 +134,7 @@ def _tanh_argument(X: Array) -> Array:
     return u
 
 
-@operator(
-    "GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS)
-)
+@operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
 def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
     (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X)."""

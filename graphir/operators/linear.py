@@ -60,9 +60,7 @@ def _one_node(context: GradientContext) -> list[Value | None]:
 
 
 @d_matmul.lowering
-def _take_apart(
-    operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]
-) -> dict[str, Value]:
+def _take_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
     """dMatmul as A's backward figures draw it: T of the cached values, and a • for each gradient."""
     dY, made = operands["dY"], dict[str, Value]()
     if "dX" in names:

@@ -21,19 +21,17 @@ def cross_entropy(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place
     """
     top = Z.max(axis=-1)
     lse = xp.log(xp.exp(Z - top[..., None]).sum(axis=-1)) + top
-    valid = Y != ignore
+    valid = ignore != Y
     picked = xp.take_along_axis(Z, (Y * valid)[..., None], axis=-1)[..., 0]
     return (lse - picked) * valid, lse
 
 
 @cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", flops=4)
-def d_cross_entropy(
-    xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place
-) -> Array:
+def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`."""
     dZ = Z - lse[..., None]
     xp.exp(dZ, out=dZ)
-    valid = Y != ignore
+    valid = ignore != Y
     rows = dZ.reshape(-1, dZ.shape[-1])
     columns = Y.reshape(-1) - at.start("v")
     here = xp.nonzero(valid.reshape(-1) & (columns >= 0) & (columns < rows.shape[1]))[0]

@@ -11,9 +11,7 @@ from graphir.ir.operator import Array, Xp, operator
     auxiliary="mean rstd",
     flops=8,
 )
-def layer_norm(
-    xp: Xp, X: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5
-) -> tuple[Array, Array, Array]:
+def layer_norm(xp: Xp, X: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) -> tuple[Array, Array, Array]:
     """H [*b, D] = γ ⊙ (X − μ) r + β, with μ and σ² over the last dim and r = 1/√(σ² + ε) (Ba et al., 2016).
 
     The statistics μ [*b] (`mean`) and r [*b] (`rstd`) are results too, cached for dLN.
@@ -50,7 +48,9 @@ def d_layer_norm(
     dX = dgamma = None
     dbeta = dH.sum(axis=leading) if "dbeta" in only else None
     if "dX" in only or "dgamma" in only:
-        assert X is not None and mean is not None and rstd is not None
+        assert X is not None
+        assert mean is not None
+        assert rstd is not None
         normal = X - mean[..., None]
         normal *= rstd[..., None]
         if "dgamma" in only:

@@ -214,9 +214,7 @@ def _d_sum(context: GradientContext) -> list[Value]:
     return [broadcast_op(context.gradient, dims=dims, axes=axes, rank=rank, name=context.names[0])]
 
 
-def broadcast(
-    X: Value, dims: Sequence[DimLike], name: str | None = None, axes: Sequence[int] | None = None
-) -> Value:
+def broadcast(X: Value, dims: Sequence[DimLike], name: str | None = None, axes: Sequence[int] | None = None) -> Value:
     """BC_dims(X): `broadcast(b, (B, S))` makes [B, S, D] of b [D]; `axes` places the new dims elsewhere."""
     axes = tuple(range(len(dims))) if axes is None else tuple(axes)
     rank = X.type.rank + len(dims)

@@ -33,9 +33,7 @@ def sgd(
     return W - u_new * lr.astype(W.dtype), u_new
 
 
-_ADAM_SIGNATURE = (
-    "W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float -> W_new[*b], m_new[*b], v_new[*b]"
-)
+_ADAM_SIGNATURE = "W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float -> W_new[*b], m_new[*b], v_new[*b]"
 _ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
 
 
@@ -146,7 +144,9 @@ def _schedule_signature(kind: str, peak: float, warmup: int, total: int, floor: 
     if kind not in SCHEDULES:
         raise TypeCheckError(f"kind={kind!r} is no schedule; choose from {', '.join(SCHEDULES)}")
     if peak <= 0 or warmup < 0 or not 0 <= floor <= peak:
-        raise TypeCheckError(f"peak={peak}, warmup={warmup}, floor={floor}: need peak > 0, warmup ≥ 0, 0 ≤ floor ≤ peak")
+        raise TypeCheckError(
+            f"peak={peak}, warmup={warmup}, floor={floor}: need peak > 0, warmup ≥ 0, 0 ≤ floor ≤ peak"
+        )
     if kind != "constant" and total <= warmup:
         raise TypeCheckError(f"total={total} must exceed warmup={warmup} for a {kind} schedule")
     return "step[] int -> lr[] dtype"

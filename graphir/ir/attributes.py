@@ -1,0 +1,75 @@
+"""Attributes: what a node knows beside its operands, typed by its kernel's keyword parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from graphir.errors import TypeCheckError
+from graphir.ir.dims import Dim, as_dim
+
+
+class Size(int):
+    """Annotates an attribute that is a `Dim` in the graph and an int in the kernel."""
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes: hashable, not to be changed."""
+
+    __slots__ = ("_hash", "spelling")
+
+    def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(items)
+        self._hash = hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+        #: How the dims among them are written; equal attributes may be spelled differently.
+        self.spelling = tuple(str(value) for value in self.values() if isinstance(value, (Dim, tuple)))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return self._hash
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("attributes are immutable")
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("attributes are immutable")
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A declared attribute: its Python type as annotated, and its default (`inspect.Parameter.empty` if none)."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether a node must say it."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it is a dim in the graph and a number in the kernel."""
+        return self.annotation is Size
+
+    def convert(self, value: Any) -> Any:
+        """`value` in the declared type; TypeCheckError if it is of another."""
+        if get_origin(self.annotation) is tuple:
+            element = get_args(self.annotation)[0]
+            if isinstance(value, (str, Dim)) or not isinstance(value, Iterable):
+                raise TypeCheckError(f"attribute {self.name} must be a tuple, not {value!r}")
+            return tuple(_convert(self.name, element, each) for each in value)
+        return _convert(self.name, self.annotation, value)
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    if kind is Size and (isinstance(value, Dim) or (isinstance(value, int) and not isinstance(value, bool))):
+        return as_dim(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    spelled = "a dim" if kind is Size else getattr(kind, "__name__", str(kind))
+    raise TypeCheckError(f"attribute {name} must be {spelled}, not {value!r}")
