@@ -40,7 +40,7 @@ class Builder:
         self.dtype = dtype
         self.nodes: list[Node] = []
         self._arguments: dict[str, list[Value]] = {"input": [], "parameter": [], "state": []}
-        self._outputs: list[Value] = []
+        self._outputs: dict[Value, None] = {}
         self._aliases: dict[str, Value] = {}
         self._taken: set[str] = set()
         self._counters: dict[str, int] = {}
@@ -245,8 +245,7 @@ class Builder:
         for value in values:
             if not isinstance(value, Value) or value.owner is not self:
                 raise GraphError(f"output {value!r} is no value of graph {self.name}")
-            if value not in self._outputs:
-                self._outputs.append(value)
+            self._outputs[value] = None
 
     def build(self, *outputs: Value) -> Graph:
         """The immutable graph; `outputs` join those marked before. The builder takes nothing more."""
@@ -258,7 +257,7 @@ class Builder:
             self._arguments["input"],
             self._arguments["parameter"],
             self._arguments["state"],
-            self._outputs,
+            tuple(self._outputs),
             self.nodes,
             self._aliases,
         )
