@@ -1,4 +1,8 @@
-"""Running a plan on NumPy: the interpreter over the reference kernels, and the checks of what comes in."""
+"""Running a plan on NumPy: the interpreter over the reference kernels, and the checks of what comes in.
+
+A sharded graph is run for all ranks of its mesh in lock-step, in one process: each node on every rank's own
+blocks, then the next; a collective moves bytes between them. Arguments and results are whole arrays.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,34 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphir.backends.blocks import join_blocks, split_blocks
+from graphir.backends.communicator import SimulatedCommunicator, Traffic
 from graphir.backends.plan import Plan, Step
 from graphir.errors import GraphirError, InputError, NonFiniteError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 
-#: Sees each node with its results as they are computed.
-Watch: TypeAlias = Callable[[Node, tuple[Any, ...]], None]
+#: Sees each node, for each rank in turn, with that rank's results as they are computed.
+Watch: TypeAlias = Callable[[Node, int, tuple[Any, ...]], None]
 
 
 class Run(Mapping[str, Any]):
-    """What a run returned: arrays by name, aliases and the documents' own names included."""
+    """What a run returned: arrays by name, aliases and the documents' own names included.
 
-    def __init__(self, executable: Executable, arrays: Mapping[str, Any]) -> None:
+    A result that collectives brought together bears the name of what they started from.
+    """
+
+    def __init__(self, executable: Executable, arrays: Mapping[str, Any], traffic: Mapping[str, Traffic]) -> None:
         self._executable = executable
         self._arrays = arrays
+        #: What each collective sent, by the name of its result.
+        self.traffic = traffic
 
     def __getitem__(self, name: str) -> Any:
         if name in self._arrays:
             return self._arrays[name]
-        value = self._executable.graph[name]
+        value = self._executable.graph.origin(self._executable.graph[name])
         if value.name not in self._arrays:
             raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
         return self._arrays[value.name]
@@ -44,11 +55,16 @@ class Run(Mapping[str, Any]):
 
 
 class Executable:
-    """A planned graph. Call it with mappings from names to arrays; all arguments, no others."""
+    """A planned graph. Call it with mappings from names to arrays; all arguments, no others.
 
-    def __init__(self, plan: Plan) -> None:
+    `algorithm` is how simulated ranks reduce and gather: ring, direct or naive.
+    """
+
+    def __init__(self, plan: Plan, algorithm: str = "ring") -> None:
         self.plan = plan
         self.graph = plan.graph
+        self.mesh = plan.graph.mesh
+        self.algorithm = algorithm
         self._arguments = {value.name: value for value in plan.graph.arguments}
 
     def __call__(self, *arguments: Mapping[str, Any], watch: Watch | None = None) -> Run:
@@ -58,24 +74,51 @@ class Executable:
         where no information is lost. Errors: InputError for a missing, unknown or misshapen argument, or an
         index out of range.
         """
-        slots: list[Any] = [None] * len(self.plan.slots)
+        ranks: list[list[Any]] = [[None] * len(self.plan.slots) for _ in range(self.mesh.size)]
         for value, array in self._check(arguments).items():
-            slots[self.plan.slots[value]] = array
+            for slots, block in zip(ranks, split_blocks(array, value.type.layout, self.mesh), strict=True):
+                slots[self.plan.slots[value]] = block
+        traffic: dict[str, Traffic] = {}
         for step in self.plan.steps:
-            for slot, count, exempt in step.indices:
-                self._check_indices(step, slots[slot], count, exempt)
-            made = step.node.operator.kernel(
-                np, *[None if slot is None else slots[slot] for slot in step.operands], **step.keywords
-            )
-            results = made if isinstance(made, tuple) else (made,)
-            for position, slot in zip(step.results, step.outputs, strict=True):
-                slots[slot] = results[position]
+            if step.node.operator.relayout is not None:
+                traffic[step.node.name] = self._communicate(step, ranks)
+            else:
+                for rank, slots in enumerate(ranks):
+                    self._compute(step, slots, rank)
             if watch is not None:
-                watch(step.node, tuple(slots[slot] for slot in step.outputs))
-            for slot in step.dying:
-                slots[slot] = None
-        outputs = {value.name: slots[self.plan.slots[value]] for value in self.graph.outputs}
-        return Run(self, outputs)
+                for rank, slots in enumerate(ranks):
+                    watch(step.node, rank, tuple(slots[slot] for slot in step.outputs))
+            for slots in ranks:
+                for slot in step.dying:
+                    slots[slot] = None
+        outputs = {
+            self.graph.origin(value).name: join_blocks(
+                [slots[self.plan.slots[value]] for slots in ranks], value.type.layout, self.mesh
+            )
+            for value in self.graph.outputs
+        }
+        return Run(self, outputs, traffic)
+
+    def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
+        """One kernel call on one rank's blocks."""
+        for slot, count, exempt in step.indices:
+            self._check_indices(step, slots[slot], count, exempt)
+        keywords = step.keywords if step.places is None else {**step.keywords, "at": step.places[rank]}
+        made = step.node.operator.kernel(
+            np, *[None if slot is None else slots[slot] for slot in step.operands], **keywords
+        )
+        results = made if isinstance(made, tuple) else (made,)
+        for position, slot in zip(step.results, step.outputs, strict=True):
+            slots[slot] = results[position]
+
+    def _communicate(self, step: Step, ranks: list[list[Any]]) -> Traffic:
+        """One collective, for all ranks together."""
+        communicator = SimulatedCommunicator(self.mesh, self.algorithm)
+        collective = getattr(communicator, step.node.operator.kernel.__name__)
+        blocks = collective([slots[step.operands[0] or 0] for slots in ranks], **step.keywords)
+        for slots, block in zip(ranks, blocks, strict=True):
+            slots[step.outputs[0]] = block
+        return communicator.traffic
 
     def find_non_finite(self, *arguments: Mapping[str, Any]) -> None:
         """Runs again with every node watched; NonFiniteError names the first that makes NaN or infinity."""
@@ -83,14 +126,15 @@ class Executable:
             if _non_finite(array):
                 raise NonFiniteError(f"{value.name} {value.type} holds {_non_finite(array)} before the run starts")
 
-        def look(node: Node, results: tuple[Any, ...]) -> None:
+        def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
             for value, array in zip(node.outputs, results, strict=True):
                 found = _non_finite(array)
                 if found:
                     at = f", written at {node.meta.at}" if node.meta.at else ""
                     operands = ", ".join(f"{each.name} {each.type}" for each in node.inputs)
+                    on = f" on {self.mesh.describe(rank)}" if self.mesh.size > 1 else ""
                     raise NonFiniteError(
-                        f"{value.name} {value.type} is the first value to hold {found}: "
+                        f"{value.name} {value.type} is the first value to hold {found}{on}: "
                         f"{node.operator.key}({operands}){at}"
                     )
 
@@ -124,7 +168,7 @@ class Executable:
             if found.dtype != value.dtype and not _converts(found, value.dtype):
                 raise InputError(f"{value.name} must be {value.dtype}, not {found.dtype}; convert it on purpose")
             result = found.astype(value.dtype, copy=False)
-        shape = self.plan.shapes[value]
+        shape = tuple(dim.size(self.plan.sizes) for dim in value.shape)
         if result.shape != shape:
             raise InputError(
                 f"{value.name} must be {shape_text(value.shape)} = {list(shape)}, not {list(result.shape)}"

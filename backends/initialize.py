@@ -18,7 +18,7 @@ def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[st
 
     `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
     """
-    complete = resolve_sizes((value.shape for value in graph.values.values()), sizes)
+    complete = resolve_sizes([graph.dims], sizes)
     return dict(_initial(value, complete, seed) for value in _initialized(graph))
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graphir.errors import DimError
 from graphir.ir.analysis import last_uses, needed_nodes
+from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, resolve_sizes
 from graphir.ir.graph import Graph, Node
+from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
@@ -29,14 +32,16 @@ class Step:
     results: tuple[int, ...]
     outputs: tuple[int, ...]
     keywords: Mapping[str, Any]
-    #: Operands that hold indices: (slot, how many there are to index, the value that is exempt).
+    #: Where each rank's blocks lie, for a kernel that asks.
+    places: tuple[Place, ...] | None
+    #: Operands that hold indices: (slot, how many there are to index in all, the value that is exempt).
     indices: tuple[tuple[int, int, int | None], ...]
     dying: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run that follows from graph and sizes."""
+    """Everything about a run that follows from graph and sizes. `shapes` are those of one rank's blocks."""
 
     graph: Graph
     sizes: Mapping[str, int]
@@ -73,19 +78,54 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
 
     DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
     """
-    complete = resolve_sizes((value.shape for value in graph.values.values()), sizes)
+    complete = resolve_sizes([graph.dims], sizes)
     nodes = needed_nodes(graph, graph.outputs)
     values = [*graph.arguments, *(value for node in nodes for value in node.outputs)]
     slots = {value: slot for slot, value in enumerate(values)}
-    shapes = {value: tuple(dim.size(complete) for dim in value.shape) for value in values}
+    shapes = {value: _local_shape(value, graph.mesh, complete) for value in values}
     # Arguments belong to the caller, outputs are returned: neither is freed.
     dying = last_uses(nodes, {*graph.outputs, *graph.arguments})
-    steps = tuple(_step(node, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True))
+    steps = tuple(
+        _step(node, graph.mesh, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True)
+    )
     return Plan(graph, complete, slots, shapes, steps)
+
+
+def _local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """One rank's block of `value`, in numbers; DimError, naming dim and axes, if a dim cannot be split evenly."""
+    shape = []
+    for dim, axes in zip(value.shape, value.type.layout.splits, strict=True):
+        size, count = dim.size(sizes), mesh.count(axes)
+        if size % count:
+            over = " and ".join(f"{axis}={mesh.sizes[axis]}" for axis in axes)
+            raise DimError(
+                f"{dim} = {size} of {value.name} {value.type} cannot be split evenly over {over}; "
+                f"choose {dim} as a multiple of {count}, or another mesh"
+            )
+        shape.append(size // count)
+    return tuple(shape)
+
+
+def _places(node: Node, mesh: Mesh, factors: Mapping[str, int]) -> tuple[Place, ...]:
+    """For each rank, where its blocks start along each factor of the node's rule."""
+    rule = node.inference.rule
+    layouts = [value.type.layout for value in node.inputs]
+    assignment = read_assignment(rule, layouts, node.attributes.get("split", ()))
+    places = []
+    for coordinates in mesh.ranks:
+        starts: dict[str, int] = {}
+        for factor, axes in assignment.items():
+            index = 0
+            for axis in axes:
+                index = index * mesh.sizes[axis] + coordinates[axis]
+            starts[factor] = index * (factors[factor] // mesh.count(axes))
+        places.append(Place(rule, starts, factors))
+    return tuple(places)
 
 
 def _step(
     node: Node,
+    mesh: Mesh,
     slots: Mapping[Value, int],
     shapes: Mapping[Value, tuple[int, ...]],
     sizes: Mapping[str, int],
@@ -98,9 +138,6 @@ def _step(
     else:
         operands = tuple(slots[by_name[name]] if name in by_name else None for name in operator.operands)
     bound = {factor: dim.size(sizes) for factor, dim in factors.items()}
-    keywords = _keywords(node, shapes, sizes)
-    if "at" in operator.keywords:
-        keywords["at"] = Place(rule, {}, bound)
     exempt = node.attributes.get("ignore")
     indices = tuple((slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None)
     return Step(
@@ -108,7 +145,8 @@ def _step(
         operands,
         _positions(operator, node),
         tuple(slots[value] for value in node.outputs),
-        keywords,
+        _keywords(node, shapes, sizes),
+        _places(node, mesh, bound) if "at" in operator.keywords else None,
         indices,
         tuple(slots[value] for value in dead),
     )
@@ -116,7 +154,7 @@ def _step(
 
 def _keywords(node: Node, shapes: Mapping[Value, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
     """The kernel's keywords: attributes with their dims in numbers, and what else it asks for."""
-    keywords = {name: _number(value, sizes) for name, value in node.attributes.items() if name != "only"}
+    keywords = {name: _number(value, sizes) for name, value in node.attributes.items() if name not in ("only", "split")}
     if "shape" in node.operator.keywords:
         keywords["shape"] = shapes[node.outputs[0]]
     if "only" in node.operator.keywords:

@@ -19,6 +19,10 @@ class TypeCheckError(GraphirError):
     """An operator was applied to values, or with attributes, that its signature does not admit."""
 
 
+class LayoutError(GraphirError):
+    """A mesh, a layout or a plan contradicts itself or does not fit the value it is for."""
+
+
 class OperatorError(GraphirError):
     """An operator's declaration has a hole or contradicts itself."""
 

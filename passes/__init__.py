@@ -1,7 +1,8 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
 `autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what no output needs,
-`recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart.
+`recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart, `shard` rewrites
+the graph for the ranks of a mesh.
 """
 
 if __name__ == "passes":
@@ -13,5 +14,20 @@ from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import recompute_masks
+from graphir.passes.sharding import PLANS, Plan, find_plan, shard
 
-__all__ = ["Optimizer", "Pass", "Schedule", "autodiff", "lower", "optimize", "prune", "recompute_masks", "run_passes"]
+__all__ = [
+    "PLANS",
+    "Optimizer",
+    "Pass",
+    "Plan",
+    "Schedule",
+    "autodiff",
+    "find_plan",
+    "lower",
+    "optimize",
+    "prune",
+    "recompute_masks",
+    "run_passes",
+    "shard",
+]

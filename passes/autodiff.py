@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphir.errors import DifferentiationError
-from graphir.ir.analysis import dependents
+from graphir.ir.analysis import dependents, needed_nodes
 from graphir.ir.builder import Builder
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.operator import GradientContext
@@ -254,11 +254,12 @@ class _Autodiff:
         return [self.loss.name]
 
     def _unreachable(self, targets: Sequence[Value]) -> str:
+        behind = dependents(self.graph, targets)
+        for node in reversed(needed_nodes(self.graph, [self.loss])):
+            if node.operator.no_gradient and not behind.isdisjoint(node.inputs):
+                return self._blocked(node, node.operator.no_gradient)
         names = ", ".join(target.name for target in targets)
-        return (
-            f"the loss {self.loss.name} does not depend on {names} through anything that has a gradient; "
-            f"leave it out of wrt"
-        )
+        return f"the loss {self.loss.name} does not depend on {names}; leave it out of wrt"
 
 
 def _gradient_name(name: str) -> str:

@@ -11,7 +11,7 @@ def lower(graph: Graph) -> Graph:
 
     The results keep their names; the nodes between get new ones, and say what they were lowered from.
     """
-    builder = Builder(graph.name)
+    builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     for node in graph.nodes:
         if node.operator.lower is None:

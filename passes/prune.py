@@ -12,7 +12,7 @@ from graphir.ir.graph import Graph
 def prune(graph: Graph, outputs: Sequence[str] | None = None) -> Graph:
     """The graph with only the nodes that its outputs (or those named) need. Arguments stay."""
     wanted = graph.outputs if outputs is None else tuple(graph[name] for name in outputs)
-    builder = Builder(graph.name)
+    builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     for node in needed_nodes(graph, wanted):
         builder.copy_node(node, copies)

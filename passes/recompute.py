@@ -11,7 +11,7 @@ def recompute_masks(graph: Graph) -> Graph:
     """The graph with cached outputs that their operator can make again (dropout's mask m) made again where
     the backward pass reads them, so that nothing holds them from the forward to the backward pass.
     """
-    builder = Builder(graph.name)
+    builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     again: dict[Value, Value] = {}
     for node in graph.nodes:

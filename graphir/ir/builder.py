@@ -19,6 +19,7 @@ from typing import Any
 from graphir.errors import GraphError, OperatorError, TypeCheckError
 from graphir.ir.dims import DimLike
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
+from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Attributes, Operator
 from graphir.ir.source import user_line
 from graphir.ir.types import TensorType
@@ -32,12 +33,13 @@ _INIT = re.compile(r"(zeros|ones|normal\(([0-9.eE+-]+)\))\Z")
 class Builder:
     """A graph under construction."""
 
-    def __init__(self, name: str = "graph", dtype: str = "float32") -> None:
+    def __init__(self, name: str = "graph", dtype: str = "float32", mesh: Mesh | None = None) -> None:
         """`dtype` is what parameters and float inputs are unless they say otherwise."""
         if not NAME.match(name):
             raise GraphError(f"{name!r} cannot name a graph: letters, digits, _ and . only")
         self.name = name
         self.dtype = dtype
+        self.mesh = mesh or Mesh()
         self.nodes: list[Node] = []
         self._arguments: dict[str, list[Value]] = {"input": [], "parameter": [], "state": []}
         self._outputs: dict[Value, None] = {}
@@ -54,25 +56,47 @@ class Builder:
 
     # -- what goes in ---------------------------------------------------------------------------------
 
-    def input(self, name: str, shape: Iterable[DimLike] = (), dtype: str | None = None) -> Value:
+    def input(
+        self, name: str, shape: Iterable[DimLike] = (), dtype: str | None = None, layout: Layout | None = None
+    ) -> Value:
         """Data that every run is handed: shape in dims, dtype the builder's unless given."""
-        return self._argument("input", name, shape, dtype, None)
+        return self._argument("input", name, shape, dtype, None, layout)
 
     def parameter(
-        self, name: str, shape: Iterable[DimLike], dtype: str | None = None, init: str = "normal(0.02)"
+        self,
+        name: str,
+        shape: Iterable[DimLike],
+        dtype: str | None = None,
+        init: str = "normal(0.02)",
+        layout: Layout | None = None,
     ) -> Value:
         """A trained tensor; `init` is `normal(σ)`, `zeros` or `ones`."""
-        return self._argument("parameter", name, shape, dtype, init)
+        return self._argument("parameter", name, shape, dtype, init, layout)
 
-    def state(self, name: str, shape: Iterable[DimLike], dtype: str | None = None, init: str = "zeros") -> Value:
+    def state(
+        self,
+        name: str,
+        shape: Iterable[DimLike],
+        dtype: str | None = None,
+        init: str = "zeros",
+        layout: Layout | None = None,
+    ) -> Value:
         """A tensor that an optimizer keeps from step to step."""
-        return self._argument("state", name, shape, dtype, init)
+        return self._argument("state", name, shape, dtype, init, layout)
 
-    def _argument(self, kind: str, name: str, shape: Iterable[DimLike], dtype: str | None, init: str | None) -> Value:
+    def _argument(
+        self,
+        kind: str,
+        name: str,
+        shape: Iterable[DimLike],
+        dtype: str | None,
+        init: str | None,
+        layout: Layout | None,
+    ) -> Value:
         self._check_open()
         if init is not None and not _INIT.match(init):
             raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
-        value = Value(self._claim(name), TensorType(dtype or self.dtype, shape), self, init)
+        value = Value(self._claim(name), TensorType(dtype or self.dtype, shape, layout), self, init)
         self._arguments[kind].append(value)
         return value
 
@@ -199,7 +223,7 @@ class Builder:
     @classmethod
     def extending(cls, graph: Graph) -> tuple[Builder, dict[Value, Value]]:
         """A builder that holds a copy of `graph`, outputs left out, and where each of its values went."""
-        builder = cls(graph.name)
+        builder = cls(graph.name, mesh=graph.mesh)
         copies = builder.copy_arguments(graph)
         for node in graph.nodes:
             builder.copy_node(node, copies)
@@ -215,18 +239,30 @@ class Builder:
                 self._arguments[kind].append(copies[value])
         return copies
 
+    def declare(
+        self,
+        operator: Operator,
+        inputs: Iterable[Value],
+        attributes: Attributes,
+        outputs: Iterable[tuple[str, TensorType]],
+        meta: Meta,
+    ) -> Node:
+        """Adds a node as it stands: outputs by full name and type, and nothing inferred.
+
+        For nodes that were checked where they come from: copies, and texts.
+        """
+        self._check_open()
+        made = tuple([Value(self._claim(f"/{name}"), type_, self) for name, type_ in outputs])
+        node = Node(operator, tuple(inputs), attributes, made, meta)
+        self._append(node)
+        return node
+
     def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
         """A copy of `node` on the copies of its inputs; its outputs join `copies`."""
-        for value in node.outputs:
-            copies[value] = Value(self._claim(f"/{value.name}"), value.type, self)
-        copy = Node(
-            node.operator,
-            tuple([copies[value] for value in node.inputs]),
-            node.attributes,
-            tuple([copies[value] for value in node.outputs]),
-            node.meta,
-        )
-        self._append(copy)
+        outputs = [(value.name, value.type) for value in node.outputs]
+        inputs = [copies[value] for value in node.inputs]
+        copy = self.declare(node.operator, inputs, node.attributes, outputs, node.meta)
+        copies.update(zip(node.outputs, copy.outputs, strict=True))
         return copy
 
     def copy_aliases(self, graph: Graph, copies: Mapping[Value, Value]) -> None:
@@ -260,6 +296,7 @@ class Builder:
             tuple(self._outputs),
             self.nodes,
             self._aliases,
+            self.mesh,
         )
 
     def _check_open(self) -> None:

@@ -67,7 +67,7 @@ class Dim:
 
     def _print(self) -> str:
         above = [_power(n, p) for n, p in self.powers if p > 0]
-        below = [_power(n, -p) for n, p in self.powers if p < 0]
+        below = [n for n, p in self.powers if p < 0 for _ in range(-p)]
         if self.coefficient.numerator != 1 or not above:
             above.insert(0, str(self.coefficient.numerator))
         if self.coefficient.denominator != 1:

@@ -48,6 +48,8 @@ class GradientContext(NamedTuple):
                 attributes[name] = source[name]
         (signature,) = d_operator.signatures(d_operator.normalize(attributes))[:1]
         made = [o.name for o in signature.outputs if o.name in wanted]
+        if not made:
+            return [None] * len(self.inputs)
         if len(made) < len(signature.outputs):
             attributes["only"] = tuple(made)
         needed = d_operator.dependencies(signature, made)

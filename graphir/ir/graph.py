@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from graphir.errors import GraphError
 from graphir.ir.dims import Dim
+from graphir.ir.layout import Mesh
 from graphir.ir.notation import ALIASES
 from graphir.ir.operator import Attributes, Inference, Operator
 from graphir.ir.value import Value
@@ -93,9 +94,10 @@ class Graph:
     outputs     the values that a run returns unless told otherwise; nodes that none of them needs are kept
                 until `passes.prune` is asked to drop them
     aliases     further names of values: a block's own name for what enters it (`layer0/mha/X`)
+    mesh        the ranks that the values' layouts speak of; one rank until the graph is sharded
     """
 
-    __slots__ = ("__dict__", "aliases", "inputs", "name", "nodes", "outputs", "parameters", "state")
+    __slots__ = ("__dict__", "aliases", "inputs", "mesh", "name", "nodes", "outputs", "parameters", "state")
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class Graph:
         outputs: Sequence[Value],
         nodes: Sequence[Node],
         aliases: Mapping[str, Value] | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.name = name
         self.inputs = tuple(inputs)
@@ -114,6 +117,7 @@ class Graph:
         self.outputs = tuple(outputs)
         self.nodes = tuple(nodes)
         self.aliases: Mapping[str, Value] = MappingProxyType(dict(aliases or {}))
+        self.mesh = mesh or Mesh()
 
     # -- what is where --------------------------------------------------------------------------------
 
@@ -148,13 +152,26 @@ class Graph:
     @property
     def updates(self) -> dict[Value, Value]:
         """The new value of each parameter and state that the graph updates."""
-        arguments = {value: value for value in (*self.parameters, *self.state)}
-        return {old: new for node in self.nodes for old, new in node.updates if old in arguments}
+        arguments = {*self.parameters, *self.state}
+        pairs = ((self.origin(old), new) for node in self.nodes for old, new in node.updates)
+        return {old: new for old, new in pairs if old in arguments}
+
+    def origin(self, value: Value) -> Value:
+        """The value whose content `value` is: itself, or what collectives alone made it from."""
+        node = self.producers.get(value)
+        while node is not None and node.operator.relayout is not None:
+            value = node.inputs[0]
+            node = self.producers.get(value)
+        return value
 
     @cached_property
     def dims(self) -> tuple[Dim, ...]:
-        """Every distinct dim of every value, in order of appearance."""
-        return tuple(dict.fromkeys(each for value in self.values.values() for each in value.shape))
+        """Every distinct dim of every value, in order of appearance, then those that only attributes name."""
+        shapes = [value.shape for value in self.values.values()]
+        attributes = [
+            each if isinstance(each, tuple) else (each,) for node in self.nodes for each in node.attributes.values()
+        ]
+        return tuple(dict.fromkeys(each for dims in (*shapes, *attributes) for each in dims if isinstance(each, Dim)))
 
     def __getitem__(self, name: str) -> Value:
         """The value of that name or alias, the documents' own aliases (`dU_in`) included."""
@@ -185,6 +202,7 @@ class Graph:
 
         return (
             self.name,
+            self.mesh,
             typed(self.inputs),
             typed(self.parameters),
             typed(self.state),

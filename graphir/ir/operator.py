@@ -33,9 +33,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from graphir.errors import OperatorError, TypeCheckError
+from graphir.ir.assignment import infer_layouts
 from graphir.ir.attributes import Attribute, Attributes, Size
 from graphir.ir.dims import Dim, shape_text
 from graphir.ir.gradient import GradientContext, GradientRule, Lowering, Recomputation
+from graphir.ir.layout import Layout
 from graphir.ir.signature import Operand, Signature, bind_factors, check_dtypes, expand, output_shape, parse_signature
 from graphir.ir.types import TensorType
 from graphir.ir.value import Emitter, Value
@@ -58,6 +60,7 @@ __all__ = [
 Array: TypeAlias = Any
 Xp: TypeAlias = Any
 Kernel: TypeAlias = Callable[..., Any]
+Relayout: TypeAlias = Callable[[Layout, Attributes], Layout]
 
 
 class Inference(NamedTuple):
@@ -108,7 +111,9 @@ class Operator:
         linear: str = "",
         jointly_linear: bool = False,
         random: bool = False,
+        reduction: str = "sum",
         updates: Mapping[str, str] | None = None,
+        relayout: Relayout | None = None,
         no_gradient: str | None = None,
         flops: int = 0,
         examples: Sequence[Mapping[str, Any]] = ({},),
@@ -125,6 +130,10 @@ class Operator:
         #: Linear in all operands together: a pending sum passes if all of them are pending.
         self.jointly_linear = jointly_linear
         self.random = random
+        #: What an output is pending, where a factor that it lacks is split: the parts of a sum, or of a max.
+        self.reduction = reduction
+        #: Of a collective: the layout that it makes of its operand's. The content stays what it is.
+        self.relayout = relayout
         #: Output that is the new content of an input: an update returns new state, and may overwrite the old.
         self.updates = dict(updates or {})
         self.no_gradient = no_gradient
@@ -135,10 +144,13 @@ class Operator:
         self.d_operator_of: Operator | None = None
         self.gradient_rule: GradientRule | None = None
         self.lower: Lowering | None = None
+        #: As `lower`, for a node one of whose whole dims is split.
+        self.decompose: Lowering | None = None
         self.recomputations: dict[str, Recomputation] = {}
         self._depends = {output: frozenset(names.split()) for output, names in (depends or {}).items()}
         self._factors = factors
         self._signature = signature
+        self._signature_names = tuple(inspect.signature(signature).parameters) if callable(signature) else ()
         self._static: tuple[Signature, ...] | None = None
         if not callable(signature):
             texts = (signature,) if isinstance(signature, str) else tuple(signature)
@@ -226,6 +238,11 @@ class Operator:
         self.lower = rule
         return rule
 
+    def decomposition(self, rule: Lowering) -> Lowering:
+        """Declares what a node becomes where a dim that must be whole is split."""
+        self.decompose = rule
+        return rule
+
     def recomputation(self, output: str) -> Callable[[Recomputation], Recomputation]:
         """Declares how a cached output is made again from the operands, for those who would not store it."""
 
@@ -257,8 +274,7 @@ class Operator:
         found = self._static
         if found is None:
             assert callable(self._signature)
-            names = inspect.signature(self._signature).parameters
-            text = self._signature(**{name: attributes[name] for name in names})
+            text = self._signature(**{name: attributes[name] for name in self._signature_names})
             found = (parse_signature(text),)
         only = attributes.get("only")
         if only is None:
@@ -278,7 +294,7 @@ class Operator:
 
     def normalize(self, attributes: Mapping[str, Any]) -> Attributes:
         """Attributes in their declared types, defaults filled in; TypeCheckError on unknown or missing ones."""
-        unknown = set(attributes) - set(self.attributes) - {"only"}
+        unknown = set(attributes) - set(self.attributes) - {"only", "split"}
         if unknown:
             known = ", ".join(self.attributes) or "none"
             raise TypeCheckError(f"unknown attribute {', '.join(sorted(unknown))}; it has {known}")
@@ -289,6 +305,8 @@ class Operator:
             items[name] = attribute.convert(attributes.get(name, attribute.default))
         if "only" in attributes:
             items["only"] = tuple(attributes["only"])
+        if attributes.get("split"):
+            items["split"] = tuple(attributes["split"])
         return Attributes(items)
 
     def infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
@@ -309,19 +327,32 @@ class Operator:
             raise TypeCheckError(f"{given} does not fit {' or '.join(map(str, signatures))}")
         shared = check_dtypes(rule, types)
         factors = bind_factors(rule, types, self._given_factors(attributes))
+        layouts = self._infer_layouts(rule, tuple(type_.layout for type_ in types), attributes)
         outputs = tuple(
-            TensorType(self._output_dtype(o, shared, attributes), output_shape(o, factors)) for o in rule.outputs
+            TensorType(self._output_dtype(o, shared, types, attributes), output_shape(o, factors), layout)
+            for o, layout in zip(rule.outputs, layouts, strict=True)
         )
         return Inference(rule, factors, outputs)
+
+    def _infer_layouts(
+        self, rule: Signature, layouts: tuple[Layout, ...], attributes: Attributes
+    ) -> tuple[Layout, ...]:
+        if self.relayout is not None:
+            return (self.relayout(layouts[0], attributes),)
+        return infer_layouts(self, rule, layouts, attributes.get("split", ()))
 
     def _given_factors(self, attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
         if self._factors is not None:
             return self._factors(attributes)
         return {name: attributes[name] for name, attribute in self.attributes.items() if attribute.is_size}
 
-    def _output_dtype(self, operand: Operand, shared: str, attributes: Mapping[str, Any]) -> str:
+    def _output_dtype(
+        self, operand: Operand, shared: str, types: tuple[TensorType, ...], attributes: Mapping[str, Any]
+    ) -> str:
         if operand.dtype in attributes:
             return str(attributes[operand.dtype])
+        if operand.dtype == "same":
+            return types[0].dtype
         if operand.dtype == "int" or operand.indexes:
             return "int64"
         if operand.dtype in ("bool", "text"):
@@ -367,8 +398,8 @@ def operator(
 ) -> Callable[[Kernel], Operator]:
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
-    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, updates,
-    no_gradient, flops, examples. OperatorError if the declaration contradicts itself or `key` is taken.
+    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, reduction, updates,
+    relayout, no_gradient, flops, examples. OperatorError if the declaration contradicts itself or `key` is taken.
     """
 
     def declare(kernel: Kernel) -> Operator:

@@ -14,7 +14,8 @@ Notation. An operand is a name and its axes in brackets. An axis is a *factor*, 
 
 After the brackets stands the dtype: nothing for the operator's float (one for all operands that say
 nothing), `float` for any float, `int` for any integer, `in v` for an integer that indexes factor v,
-`bool`, `text`, or the name of the attribute that holds the dtype. `X...[*b]` stands for one or more
+`bool`, `text`, `any` (and `same`, of a result: the first operand's), or the name of the attribute that holds
+the dtype. `X...[*b]` stands for one or more
 operands X0, X1, … of that type. Several signatures are alternatives; the first whose ranks fit is used.
 
 A factor that only outputs have (BC's new dims, the rows of an embedding's gradient) gets its dim from an
@@ -26,7 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from graphir.errors import DimError, OperatorError, TypeCheckError
 from graphir.ir.dims import Dim, product, shape_text
@@ -76,9 +77,12 @@ class Operand:
         return f"{self.name}{dots}[{' '.join(map(str, self.axes))}] {self.dtype}".strip()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Signature:
-    """Operands and results, as declared; or, with ranks known, a *rule*: no star and no dots left."""
+    """Operands and results, as declared; or, with ranks known, a *rule*: no star and no dots left.
+
+    Compared by identity: signatures are parsed and expanded once each, and looked up far more often.
+    """
 
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
@@ -86,11 +90,31 @@ class Signature:
     def __str__(self) -> str:
         return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}".strip()
 
-    @property
+    @cached_property
     def factors(self) -> tuple[str, ...]:
         """Every factor once: the iteration space."""
         operands = (*self.inputs, *self.outputs)
         return tuple(dict.fromkeys(factor for operand in operands for factor in operand.factors))
+
+    @cached_property
+    def whole_factors(self) -> frozenset[str]:
+        """Factors that must be whole on every rank."""
+        return frozenset(axis.factors[0] for axis in self._axes if axis.whole)
+
+    @cached_property
+    def minor_factors(self) -> frozenset[str]:
+        """Factors that some composite dim has below its major one: no split reaches them."""
+        return frozenset(factor for axis in self._axes for factor in axis.factors[1:])
+
+    @cached_property
+    def output_only_factors(self) -> frozenset[str]:
+        """Factors that no input has: nothing but the node itself can say how they are split."""
+        inside = {factor for operand in self.inputs for factor in operand.factors}
+        return frozenset(self.factors) - inside
+
+    @property
+    def _axes(self) -> list[Axis]:
+        return [axis for operand in (*self.inputs, *self.outputs) for axis in operand.axes]
 
     def restrict(self, inputs: Iterable[str], outputs: Iterable[str]) -> Signature:
         """The signature with only these inputs and outputs, in the declared order."""

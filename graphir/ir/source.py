@@ -14,6 +14,9 @@ _MACHINERY = tuple(
     f"{(_PACKAGE / folder).resolve()}{os.sep}"
     for folder in ("ir", "operators", "passes", "backends", "text", "training", "cli")
 )
+#: Behind the command line stands no program of the user's, only whatever called it.
+_COMMAND_LINE = f"{(_PACKAGE / 'cli').resolve()}{os.sep}"
+_command_file: dict[str, bool] = {}
 _machinery_file: dict[str, bool] = {}
 _shown: dict[str, str] = {}
 
@@ -25,9 +28,13 @@ def user_line() -> str | None:
         file = frame.f_code.co_filename
         inside = _machinery_file.get(file)
         if inside is None:
-            inside = _machinery_file[file] = str(Path(file).resolve()).startswith(_MACHINERY)
+            resolved = str(Path(file).resolve())
+            inside = _machinery_file[file] = resolved.startswith(_MACHINERY)
+            _command_file[file] = resolved.startswith(_COMMAND_LINE)
         if not inside:
             return f"{_show(file)}:{frame.f_lineno}"
+        if _command_file[file]:
+            return None
         frame = frame.f_back
     return None
 

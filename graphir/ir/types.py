@@ -1,4 +1,4 @@
-"""Types of values: a dtype and a shape of named dims, `float32[B, S, D]`."""
+"""Types of values: a dtype, a shape of named dims, and a layout, `float32[B|dp, S, D]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from graphir.errors import TypeCheckError
-from graphir.ir.dims import Dim, DimLike, as_dim, product, shape_text
+from graphir.ir.dims import Dim, DimLike, as_dim, product
+from graphir.ir.layout import Layout, layout_text
 
 Shape: TypeAlias = tuple[Dim, ...]
 
@@ -26,23 +27,39 @@ INTEGERS = frozenset({"int32", "int64"})
 
 
 class TensorType:
-    """What is known of a value before it is computed: dtype and shape. Immutable, hashable."""
+    """What is known of a value before it is computed. Immutable, hashable.
 
-    __slots__ = ("_hash", "dtype", "shape", "text")
+    `shape` is the logical one, of the whole value; `layout` says which part of it a rank holds. A value of a
+    graph that is not sharded is replicated over no axes at all.
+    """
 
-    def __init__(self, dtype: str, shape: Iterable[DimLike] = ()) -> None:
+    __slots__ = ("_hash", "dtype", "layout", "shape", "text")
+
+    def __init__(self, dtype: str, shape: Iterable[DimLike] = (), layout: Layout | None = None) -> None:
         if dtype not in DTYPES:
             raise TypeCheckError(f"{dtype!r} is no dtype; choose from {', '.join(DTYPES)}")
         self.dtype = dtype
         self.shape: Shape = tuple(map(as_dim, shape))
-        self._hash = hash((dtype, self.shape))
+        self.layout = Layout.replicated(len(self.shape)) if layout is None else layout
+        if len(self.layout.splits) != len(self.shape):
+            raise TypeCheckError(f"layout {self.layout} is for {len(self.layout.splits)} dims, not {len(self.shape)}")
+        self._hash = hash((dtype, self.shape, self.layout))
         #: The type as written. Equal types may be spelled differently: `[D_h]` and `[D/N_H]`.
-        self.text = f"{dtype}{shape_text(self.shape)}"
+        self.text = f"{dtype}{layout_text(self.shape, self.layout)}"
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, TensorType) and self.dtype == other.dtype and self.shape == other.shape
+        return (
+            isinstance(other, TensorType)
+            and self.dtype == other.dtype
+            and self.shape == other.shape
+            and self.layout == other.layout
+        )
+
+    def with_layout(self, layout: Layout) -> TensorType:
+        """The same value, lying otherwise."""
+        return TensorType(self.dtype, self.shape, layout)
 
     def __hash__(self) -> int:
         return self._hash

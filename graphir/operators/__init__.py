@@ -1,6 +1,8 @@
 """The operator dictionary (A's tables, B 4.4): every operator beside its d-operator, a file a family."""
 
+from graphir.operators import split_vocabulary as _split_vocabulary  # noqa: F401  registers decompositions
 from graphir.operators.attention import scale_mask, softmax
+from graphir.operators.collectives import all_gather, all_reduce, all_to_all, identity, local_slice, reduce_scatter
 from graphir.operators.decode import argmax, top_k
 from graphir.operators.dropout import dropout
 from graphir.operators.elementwise import activation, add, cast, exponential, multiply, scale
@@ -17,6 +19,9 @@ __all__ = [
     "adam",
     "adamw",
     "add",
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
     "argmax",
     "broadcast",
     "cast",
@@ -28,10 +33,13 @@ __all__ = [
     "divide",
     "dropout",
     "exponential",
+    "identity",
     "layer_norm",
+    "local_slice",
     "lookup",
     "matmul",
     "multiply",
+    "reduce_scatter",
     "reduce_sum",
     "rescale",
     "reshape",

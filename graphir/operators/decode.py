@@ -47,4 +47,9 @@ def top_k(
     bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), int(seed), int(step), key)
     uniform = (bits.astype("float64") + 0.5) / 2.0**32
     score = xp.log(xp.maximum(P, xp.finfo(P.dtype).tiny)) / temperature - xp.log(-xp.log(uniform))
-    return xp.where(smallest <= P, score, -xp.inf).argmax(axis=-1)
+    above, equal = smallest < P, smallest == P
+    # Of tokens as probable as the k-th, the first ones count, as ARG takes the first of equals.
+    spare = k - above.sum(axis=-1)[..., None]
+    chosen = above | (equal & (equal.cumsum(axis=-1) <= spare))
+    # What has probability 0 has it at every temperature.
+    return xp.where(chosen & (P > 0), score, -xp.inf).argmax(axis=-1)

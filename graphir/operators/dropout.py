@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphir.errors import TypeCheckError
+from graphir.ir.assignment import write_split
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
 from graphir.ir.value import Value
 from graphir.operators.special import global_indices, random_bits
@@ -22,6 +23,8 @@ def keep_mask(
     xp: Xp, starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int], seed: int, step: int, key: int, p: float
 ) -> Array:
     """The mask m of a block, bool: True with probability 1 − p. The block of `shape` lies at `starts` in `sizes`."""
+    if p == 0:
+        return xp.broadcast_to(xp.asarray(True), tuple(shape))
     threshold = xp.uint16(min(round(p * _LEVELS), _LEVELS - 1))
     if tuple(shape) == tuple(sizes):
         # The whole tensor: consecutive elements are the two halves of one hash.
@@ -50,6 +53,7 @@ def _check_rate(p: float) -> str:
     elementwise=True,
     random=True,
     linear="X",
+    depends={"m": "seed step"},
     flops=2,
     examples=({"p": 0.25, "key": 7}, {"p": 0.0, "key": 1}),
 )
@@ -73,6 +77,8 @@ def d_dropout(xp: Xp, m: Array, dY: Array, *, p: float) -> Array:
 
 
 def _apply(X: Array, m: Array, p: float) -> Array:
+    if p == 0:
+        return X
     Y = X * X.dtype.type(1 / (1 - p))
     Y *= m
     return Y
@@ -110,5 +116,13 @@ def dropout_mask(
 
 @dropout.recomputation("m")
 def _mask_again(operands: Mapping[str, Value], attributes: Attributes, m: Value, name: str) -> Value:
-    p, key = attributes["p"], attributes["key"]
-    return dropout_mask(operands["seed"], operands["step"], p=p, key=key, dims=m.shape, name=name)
+    factors = {f"a{i}": axes for i, axes in enumerate(m.type.layout.splits)}
+    return dropout_mask(
+        operands["seed"],
+        operands["step"],
+        p=attributes["p"],
+        key=attributes["key"],
+        dims=m.shape,
+        split=write_split(factors, frozenset(factors)),
+        name=name,
+    )

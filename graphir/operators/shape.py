@@ -16,7 +16,13 @@ _B, _S, _H = dims("b s h")
 # -- T: transpose -----------------------------------------------------------------------------------------
 
 
+#: The most dims that NumPy's arrays have.
+_HIGHEST_RANK = 64
+
+
 def _letters(count: int) -> list[str]:
+    if count > _HIGHEST_RANK:
+        raise TypeCheckError(f"a value of rank {count} has no array; ranks end at {_HIGHEST_RANK}")
     return [f"a{i}" for i in range(count)]
 
 
@@ -63,6 +69,7 @@ def _pattern_signature(pattern: str) -> str:
 
 
 def _named_sizes(attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
+    _check_paired(attributes, "factors", "sizes")
     return dict(zip(attributes["factors"], attributes["sizes"], strict=True))
 
 
@@ -134,7 +141,7 @@ def concatenate(xp: Xp, X: Array, *, shape: tuple[int, ...]) -> Array:
     return X.reshape(shape)
 
 
-@concatenate.backward("dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY")
+@concatenate.backward("dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY", examples=({"h": _H},))
 def d_concatenate(xp: Xp, dY: Array, *, h: Size, shape: tuple[int, ...]) -> Array:
     """dX [B, S, N_H, D_h]: dY [B, S, D] split into heads again."""
     return dY.reshape(shape)
@@ -151,7 +158,15 @@ def _broadcast_signature(axes: tuple[int, ...], rank: int) -> str:
     return f"X[{kept}] -> Y[{' '.join(letters)}]"
 
 
+def _check_paired(attributes: Mapping[str, Any], names: str, sizes: str) -> None:
+    if len(attributes[names]) != len(attributes[sizes]):
+        raise TypeCheckError(
+            f"{names} and {sizes} go in pairs, but there are {len(attributes[names])} and {len(attributes[sizes])}"
+        )
+
+
 def _new_sizes(attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
+    _check_paired(attributes, "axes", "dims")
     return {f"a{axis}": size for axis, size in zip(attributes["axes"], attributes["dims"], strict=True)}
 
 

@@ -34,11 +34,11 @@ _MIDDLE_Q = (
 def erf(xp: Xp, x: Array) -> Array:
     """erf(x), elementwise, to the precision of x's dtype."""
     size = xp.abs(x)
-    square = x * x
-    small = x * _horner(square, _SMALL_P) / _horner(square, _SMALL_Q)
-    # Beyond 6, erf is 1 in double precision; the clip keeps both polynomials finite.
+    # Beyond 6, erf is 1 in double precision; the clip keeps all polynomials finite.
     clipped = xp.minimum(size, 6)
-    middle = 1 - xp.exp(-clipped * clipped) * _horner(clipped, _MIDDLE_P) / _horner(clipped, _MIDDLE_Q)
+    square = clipped * clipped
+    small = x * (_horner(square, _SMALL_P) / _horner(square, _SMALL_Q))
+    middle = 1 - xp.exp(-square) * (_horner(clipped, _MIDDLE_P) / _horner(clipped, _MIDDLE_Q))
     return xp.where(size <= 0.46875, small, xp.copysign(middle, x))
 
 
@@ -92,17 +92,21 @@ def random_bits(xp: Xp, counters: Array, seed: int, step: int, node: int) -> Arr
 
 
 def _hash_32(xp: Xp, x: Array, key0: int, key1: int) -> Array:
-    """A 32-bit mixer of two multiply-xorshift rounds, a key before each.
+    """A 32-bit mixer of three multiply-xorshift rounds, a key before each of the first two.
 
-    Two keys, because streams that differ in a first xor alone would be permutations of each other.
+    Two keys, because streams that differ in a first xor alone would be permutations of each other; three
+    rounds, because after two, elements whose distance is a multiple of a large power of two are correlated.
+    Constants: C. Wellons, "Prospecting for hash functions" (2018), triple32.
     """
     x = x ^ xp.uint32(key0)
-    x ^= x >> xp.uint32(16)
-    x *= xp.uint32(0x21F0AAAD)
+    x ^= x >> xp.uint32(17)
+    x *= xp.uint32(0xED5AD4BB)
     x ^= xp.uint32(key1)
+    x ^= x >> xp.uint32(11)
+    x *= xp.uint32(0xAC4C1B51)
     x ^= x >> xp.uint32(15)
-    x *= xp.uint32(0x735A2D97)
-    x ^= x >> xp.uint32(15)
+    x *= xp.uint32(0x31848BAB)
+    x ^= x >> xp.uint32(14)
     return x
 
 

@@ -44,7 +44,8 @@ def _moments(
     kind, t = dW.dtype.type, int(step) + 1
     m_new = m * kind(beta1)
     m_new += dW * kind(1 - beta1)
-    square = dW * dW
+    # An array even of rank 0, where products are bare numbers that nothing can be written into.
+    square = xp.asarray(dW * dW)
     square *= kind(1 - beta2)
     v_new = v * kind(beta2)
     v_new += square

@@ -1,0 +1,190 @@
+"""Meshes and layouts: how a value lies on the ranks of a parallel machine.
+
+Notation. A *mesh* names the axes along which ranks are counted, `Mesh(dp=2, tp=3)`: six ranks. A *layout*
+says of one value, per dim, which axes split it, and over which axes it is *pending*: each rank holds a term of
+a sum (or max, or mean) that has not been formed yet. On all other axes it is replicated.
+
+    [B|dp, S, D]                    the batch split over dp
+    [B|dp, S, D] pending sum(tp)    and each tp rank holds a term of the sum
+    [D|dp|tp, D_ff]                 D split over dp, each part split over tp
+
+The size of axis `tp` is written N_T, of `dp` N_DP, as the documents do, and N_ + the axis's name for all else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+from graphir.errors import LayoutError
+from graphir.ir.dims import RESERVED, Dim, dim, product
+
+REDUCTIONS = ("sum", "max", "mean")
+_SYMBOLS = {"tp": "N_T", "dp": "N_DP"}
+
+
+class Mesh:
+    """Named axes and their sizes, the first the slowest to change from rank to rank. Immutable, hashable."""
+
+    __slots__ = ("__dict__", "axes")
+
+    def __init__(self, axes: Mapping[str, int] | Iterable[tuple[str, int]] = (), **named: int) -> None:
+        pairs = (*dict(axes).items(), *named.items())
+        for name, size in pairs:
+            if not name.isidentifier() or name in RESERVED or name in REDUCTIONS:
+                raise LayoutError(f"{name!r} cannot name a mesh axis; use a word such as dp or tp")
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise LayoutError(f"mesh axis {name} has {size!r} ranks; it needs a positive number")
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise LayoutError(f"a mesh names each axis once: {', '.join(name for name, _ in pairs)}")
+        self.axes: tuple[tuple[str, int], ...] = pairs
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Ranks along each axis."""
+        return dict(self.axes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axes, slowest first."""
+        return tuple(name for name, _ in self.axes)
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+        return len(self.ranks)
+
+    @cached_property
+    def ranks(self) -> tuple[Mapping[str, int], ...]:
+        """Each rank's coordinates, in rank order."""
+        indices = itertools.product(*(range(size) for _, size in self.axes))
+        return tuple(dict(zip(self.names, index, strict=True)) for index in indices)
+
+    def groups(self, axes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The sets of ranks that differ along `axes` only, each ordered by those axes, the first major."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for rank, coordinates in enumerate(self.ranks):
+            others = tuple(coordinates[name] for name in self.names if name not in axes)
+            found.setdefault(others, []).append(rank)
+        order = lambda rank: tuple(self.ranks[rank][axis] for axis in axes)  # noqa: E731
+        return tuple(tuple(sorted(group, key=order)) for group in found.values())
+
+    def count(self, axes: Iterable[str]) -> int:
+        """The number of ranks along several axes together."""
+        result = 1
+        for axis in axes:
+            result *= self.sizes[axis]
+        return result
+
+    def describe(self, rank: int) -> str:
+        """`rank 4 (dp=1, tp=1)`."""
+        return f"rank {rank} ({', '.join(f'{axis}={i}' for axis, i in self.ranks[rank].items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mesh) and self.axes == other.axes
+
+    def __hash__(self) -> int:
+        return hash(self.axes)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self.axes) or "one rank"
+
+    def __repr__(self) -> str:
+        return f"Mesh({self})"
+
+
+def axis_symbol(axis: str) -> Dim:
+    """The size of a mesh axis as the documents write it: N_T for tp, N_DP for dp."""
+    return dim(_SYMBOLS.get(axis, f"N_{axis.upper()}"))
+
+
+class Layout:
+    """How one value lies on a mesh: `splits`, per dim the axes that split it, the major first; `pending`, the
+    axes over which a reduction is due, each with its kind. Immutable, hashable.
+    """
+
+    __slots__ = ("_hash", "pending", "splits")
+
+    def __init__(
+        self, splits: Iterable[Iterable[str]], pending: Mapping[str, str] | Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self.splits: tuple[tuple[str, ...], ...] = tuple(tuple(axes) for axes in splits)
+        self.pending: tuple[tuple[str, str], ...] = tuple(sorted(dict(pending).items()))
+        self._hash = hash((self.splits, self.pending))
+        axes = [*self.split_axes, *(axis for axis, _ in self.pending)]
+        for axis in axes:
+            if axes.count(axis) > 1:
+                raise LayoutError(f"mesh axis {axis} occurs twice in the layout {self}; it can do one thing only")
+        for axis, reduction in self.pending:
+            if reduction not in REDUCTIONS:
+                raise LayoutError(f"{reduction!r} over {axis} is no reduction; choose from {', '.join(REDUCTIONS)}")
+
+    @classmethod
+    def replicated(cls, rank: int) -> Layout:
+        """Every rank holds everything."""
+        return _replicated(rank)
+
+    @property
+    def split_axes(self) -> tuple[str, ...]:
+        """All axes that split some dim."""
+        return tuple(axis for axes in self.splits for axis in axes)
+
+    @property
+    def pending_axes(self) -> tuple[str, ...]:
+        """All axes over which a reduction is due."""
+        return tuple(axis for axis, _ in self.pending)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """All axes on which ranks hold different things."""
+        return frozenset((*self.split_axes, *self.pending_axes))
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every rank holds everything."""
+        return not self.pending and not any(self.splits)
+
+    def settled(self) -> Layout:
+        """The same splits, nothing pending."""
+        return Layout(self.splits) if self.pending else self
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Layout) and self.splits == other.splits and self.pending == other.pending
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self.splits)
+
+    def __str__(self) -> str:
+        return layout_text(["·"] * len(self.splits), self)
+
+    __repr__ = __str__
+
+
+_REPLICATED: dict[int, Layout] = {}
+
+
+def _replicated(rank: int) -> Layout:
+    if rank not in _REPLICATED:
+        _REPLICATED[rank] = Layout(((),) * rank)
+    return _REPLICATED[rank]
+
+
+def layout_text(shape: Iterable[object], layout: Layout) -> str:
+    """`[B|dp, S, D] pending sum(tp)`."""
+    dims = ", ".join("|".join((str(each), *axes)) for each, axes in zip(shape, layout.splits, strict=True))
+    pending = ", ".join(f"{reduction}({axis})" for axis, reduction in layout.pending)
+    return f"[{dims}]" + (f" pending {pending}" if pending else "")
+
+
+def local_shape(shape: Iterable[Dim], layout: Layout) -> tuple[Dim, ...]:
+    """One rank's block of a value, as formulas: `[B/N_DP, S, D/N_T]`."""
+    return tuple(
+        each / product(map(axis_symbol, axes)) if axes else each
+        for each, axes in zip(shape, layout.splits, strict=True)
+    )

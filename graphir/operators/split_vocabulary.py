@@ -1,0 +1,100 @@
+"""What S, dS and CE become where the dim that they run over is split (over a vocabulary, as a rule).
+
+Each needs a row's maximum and sums of it; with the row in pieces these are pending, and an AR of one number a
+row forms them: no logits are gathered. The same results under the same names, cached ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphir.ir.operator import Array, Attributes, Place, Xp, operator
+from graphir.ir.value import Value
+from graphir.operators.attention import d_softmax, softmax
+from graphir.operators.loss import IGNORE, cross_entropy
+
+_NO_GRADIENT = "it is a piece of an operator taken apart after differentiation"
+
+
+@operator("row_max", "Z[*b v] -> top[*b]", symbol="max", reduction="max", no_gradient=_NO_GRADIENT, flops=1)
+def row_max(xp: Xp, Z: Array) -> Array:
+    """top [*b] = max of Z over the last dim."""
+    return Z.max(axis=-1)
+
+
+@operator("exp_sum", "Z[*b v], top[*b] -> s[*b]", symbol="Σexp", no_gradient=_NO_GRADIENT, flops=3)
+def exp_sum(xp: Xp, Z: Array, top: Array) -> Array:
+    """s [*b] = Σ exp(Z − top) over the last dim."""
+    return xp.exp(Z - top[..., None]).sum(axis=-1)
+
+
+@operator("pick", "Z[*b v], Y[*b] in v -> z[*b]", no_gradient=_NO_GRADIENT)
+def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
+    """z [*b] = Z[Y], each row's logit at its label; 0 where the label is `ignore` or lies in another block."""
+    columns = Y - at.start("v")
+    here = (ignore != Y) & (columns >= 0) & (columns < Z.shape[-1])
+    return xp.take_along_axis(Z, (columns * here)[..., None], axis=-1)[..., 0] * here
+
+
+@operator(
+    "nll",
+    "s[*b], top[*b], z[*b], Y[*b] int -> L[*b], lse[*b]",
+    no_gradient=_NO_GRADIENT,
+    depends={"lse": "s top"},
+    flops=3,
+)
+def negative_log_likelihood(
+    xp: Xp, s: Array, top: Array, z: Array, Y: Array, *, ignore: int = IGNORE
+) -> tuple[Array, Array]:
+    """lse = log s + top, L = lse − z; L is 0 where the label is `ignore`."""
+    lse = xp.log(s) + top
+    return (lse - z) * (ignore != Y), lse
+
+
+@operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", no_gradient=_NO_GRADIENT, flops=3)
+def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
+    """P = exp(Z − top) / s."""
+    P = xp.exp(Z - top[..., None])
+    P /= s[..., None]
+    return P
+
+
+@operator("row_dot", "P[*b v], dP[*b v] -> c[*b]", symbol="Σ⊙", no_gradient=_NO_GRADIENT, flops=2)
+def row_dot(xp: Xp, P: Array, dP: Array) -> Array:
+    """c [*b] = Σ P ⊙ dP over the last dim."""
+    return xp.einsum("...v,...v->...", P, dP)
+
+
+@operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", no_gradient=_NO_GRADIENT, flops=2)
+def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
+    """dZ = P ⊙ (dP − c)."""
+    dZ = dP - c[..., None]
+    dZ *= P
+    return dZ
+
+
+@softmax.decomposition
+def _softmax_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
+    Z = operands["Z"]
+    top = row_max(Z, name=f"{names['P']}.top")
+    return {"P": normalize(Z, top, exp_sum(Z, top, name=f"{names['P']}.sum"), name=names["P"])}
+
+
+@d_softmax.decomposition
+def _d_softmax_apart(
+    operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]
+) -> dict[str, Value]:
+    P, dP = operands["P"], operands["dP"]
+    return {"dZ": center(P, dP, row_dot(P, dP, name=f"{names['dZ']}.dot"), name=names["dZ"])}
+
+
+@cross_entropy.decomposition
+def _cross_entropy_apart(
+    operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]
+) -> dict[str, Value]:
+    Z, Y, ignore = operands["Z"], operands["Y"], attributes["ignore"]
+    top = row_max(Z, name=f"{names['L']}.top")
+    s = exp_sum(Z, top, name=f"{names['L']}.sum")
+    z = pick(Z, Y, ignore=ignore, name=f"{names['L']}.pick")
+    L, lse = negative_log_likelihood.all(s, top, z, Y, ignore=ignore, names=[names["L"], names["lse"]])
+    return {"L": L, "lse": lse}

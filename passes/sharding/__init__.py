@@ -1,0 +1,14 @@
+"""Sharding: from a graph for one rank to the graph of every rank of a mesh.
+
+plans     which values lie how, by patterns of names; the ready-made ones
+given     what a plan says of one graph
+claims    who gets an axis at a node
+reshard   how a value gets from one layout to another: the one birthplace of collectives
+sharder   the walk that ties them together
+"""
+
+from graphir.passes.sharding.plans import PLANS, Plan, find_plan
+from graphir.passes.sharding.reshard import route
+from graphir.passes.sharding.sharder import shard
+
+__all__ = ["PLANS", "Plan", "find_plan", "route", "shard"]

@@ -1,0 +1,117 @@
+"""What a plan says of one graph: how arguments are stored and used, and which values are pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from graphir.errors import LayoutError
+from graphir.ir.dims import Sizes
+from graphir.ir.graph import Graph, Node
+from graphir.ir.layout import Layout, Mesh
+from graphir.ir.value import Value
+from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits
+
+
+@dataclass
+class Given:
+    """Layouts that are given, before any is inferred.
+
+    stored   of every argument, as a rank keeps it
+    used     of a parameter, as the nodes that read it want it (ZeRO-3: gathered)
+    pinned   of other values, as they are brought to right after they are made
+    """
+
+    stored: dict[Value, Layout] = field(default_factory=dict)
+    used: dict[Value, Layout] = field(default_factory=dict)
+    pinned: dict[Value, Pin] = field(default_factory=dict)
+
+    def at(self, value: Value, updated: bool) -> Layout:
+        """An argument's layout at a node: stored where it is updated, used where it is read."""
+        return self.stored[value] if updated or value not in self.used else self.used[value]
+
+
+def read_plan(graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> Given:
+    """What `plan` gives for `graph`; LayoutError if it names only what the graph lacks."""
+    return _Reader(graph, nodes, mesh, plan, sizes).read()
+
+
+class _Reader:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
+        self.graph, self.nodes, self.mesh, self.plan, self.sizes = graph, nodes, mesh, plan, sizes
+        self.names = _all_names(graph)
+        self.given = Given()
+
+    def read(self) -> Given:
+        graph, given = self.graph, self.given
+        for value in graph.inputs:
+            given.stored[value] = self._layout("inputs", value)
+        for value in graph.parameters:
+            given.stored[value] = self._layout("parameters", value)
+            given.used[value] = self._used(value)
+        self._place_state()
+        for value in self.names:
+            splits = self.plan.matches("activations", self.names[value])
+            if splits and value not in given.stored:
+                given.pinned[value] = read_pin(value, splits, self.mesh, self.sizes)
+        for node in self.nodes:
+            for old, new in node.updates:
+                given.pinned[new] = Pin.to(given.stored[old], self.mesh)
+        self._pin_gradients()
+        self._require_use("parameters", graph.parameters)
+        self._require_use("activations", given.pinned)
+        return given
+
+    def _layout(self, kind: str, value: Value) -> Layout:
+        splits = self.plan.matches(kind, self.names[value])
+        return read_splits(value, splits, self.mesh, self.sizes) if splits else value.type.layout
+
+    def _used(self, value: Value) -> Layout:
+        stored = self.given.stored[value]
+        for split in self.plan.matches("used", self.names[value]):
+            if not split.startswith("-"):
+                return read_splits(value, [split], self.mesh, self.sizes)
+            stored = Layout([tuple(axis for axis in axes if axis != split[1:]) for axes in stored.splits])
+        return stored
+
+    def _place_state(self) -> None:
+        """State lies as the parameter that is updated beside it, split further where the plan says so."""
+        owners = {old: node.updates[0][0] for node in self.nodes for old, _ in node.updates}
+        for value in self.graph.state:
+            owner = owners.get(value, value)
+            base = self.given.stored.get(owner, value.type.layout)
+            splits = self.plan.matches("state", self.names[value])
+            if splits:
+                written = ", ".join("|".join(("_", *axes)) for axes in base.splits)
+                base = read_splits(value, [f"[{written}]", *splits], self.mesh, self.sizes)
+            self.given.stored[value] = base
+
+    def _pin_gradients(self) -> None:
+        """`gradients` entries: what an update reads beside the parameter and its state lies as the parameter."""
+        for node in self.nodes:
+            for old, _ in node.updates[:1]:
+                if old in self.given.used and self.plan.matches("gradients", self.names[old]):
+                    for value in node.inputs:
+                        if value.shape == old.shape and value not in self.given.stored:
+                            self.given.pinned[value] = Pin.to(self.given.stored[old], self.mesh)
+
+    def _require_use(self, kind: str, values: Collection[Value]) -> None:
+        """A plan that speaks of nothing in the graph is a mistake; one entry that matches shows it is meant."""
+        entries = self.plan.entries(kind)
+        if entries and not any(self.plan.matches(kind, self.names[value]) for value in values):
+            patterns = ", ".join(pattern for pattern, _ in entries)
+            raise LayoutError(
+                f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such"
+            )
+        for pattern, _ in entries:
+            exact = not any(letter in pattern for letter in "*?[")
+            if exact and not any(pattern in self.names[value] for value in values):
+                raise LayoutError(f"plan {self.plan.name} names {kind} {pattern}, which graph {self.graph.name} lacks")
+
+
+def _all_names(graph: Graph) -> dict[Value, tuple[str, ...]]:
+    """Each value with its name and its aliases: what a plan's patterns are matched with."""
+    names = {value: [value.name] for value in graph.values.values()}
+    for alias, value in graph.aliases.items():
+        names[value].append(alias)
+    return {value: tuple(each) for value, each in names.items()}
