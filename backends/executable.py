@@ -16,7 +16,7 @@ from graphir.backends.communicator import SimulatedCommunicator, Traffic
 from graphir.backends.plan import Plan, Step
 from graphir.errors import GraphirError, InputError, NonFiniteError
 from graphir.ir.dims import shape_text
-from graphir.ir.graph import Node
+from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 
 #: Sees each node, for each rank in turn, with that rank's results as they are computed.
@@ -38,10 +38,11 @@ class Run(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._arrays:
             return self._arrays[name]
-        value = self._executable.graph.origin(self._executable.graph[name])
-        if value.name not in self._arrays:
+        source = self._executable.source
+        origin = source.origin(source[name]).name
+        if origin not in self._arrays:
             raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
-        return self._arrays[value.name]
+        return self._arrays[origin]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -57,12 +58,14 @@ class Run(Mapping[str, Any]):
 class Executable:
     """A planned graph. Call it with mappings from names to arrays; all arguments, no others.
 
-    `algorithm` is how simulated ranks reduce and gather: ring, direct or naive.
+    `algorithm` is how simulated ranks reduce and gather: ring, direct or naive. `source` is the graph that the
+    planned one was pruned from, if it was: it knows the names of what was not fetched.
     """
 
-    def __init__(self, plan: Plan, algorithm: str = "ring") -> None:
+    def __init__(self, plan: Plan, algorithm: str = "ring", source: Graph | None = None) -> None:
         self.plan = plan
         self.graph = plan.graph
+        self.source = source or plan.graph
         self.mesh = plan.graph.mesh
         self.algorithm = algorithm
         self._arguments = {value.name: value for value in plan.graph.arguments}

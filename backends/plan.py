@@ -49,11 +49,11 @@ class Plan:
     shapes: Mapping[Value, tuple[int, ...]]
     steps: tuple[Step, ...]
 
-    def executable(self) -> Executable:
-        """The plan, ready to run on NumPy."""
+    def executable(self, algorithm: str = "ring", source: Graph | None = None) -> Executable:
+        """The plan, ready to run on NumPy; see `Executable`."""
         from graphir.backends.executable import Executable
 
-        return Executable(self)
+        return Executable(self, algorithm, source)
 
     def peak_bytes(self) -> int:
         """The most that values hold at any time, arguments included; kernels' own temporaries are not counted."""

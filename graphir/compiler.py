@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from graphir.errors import ConfigError
+from graphir.ir.dims import dim_names, resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.verify import verify
 
@@ -22,11 +23,13 @@ def compile(
     backend: str = "numpy",
     fetch: Sequence[str] | None = None,
     store_masks: bool = False,
+    algorithm: str = "ring",
 ) -> Executable:
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
 
     Only what the fetched values need is run. Dropout masks are computed again in the backward pass unless
-    `store_masks` asks to keep them.
+    `store_masks` asks to keep them. A sharded graph runs on simulated ranks, whose collectives use `algorithm`:
+    ring, direct or naive.
     Errors: DimError if a dim has no size or does not divide, ConfigError for an unknown backend,
     VerifyError if the graph is malformed.
     """
@@ -36,7 +39,10 @@ def compile(
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
     verify(graph)
+    # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
+    complete = resolve_sizes([graph.dims], sizes)
     pruned = prune(graph, fetch)
     if not store_masks:
         pruned = recompute_masks(pruned)
-    return plan(pruned, sizes).executable()
+    known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
+    return plan(pruned, known).executable(algorithm, graph)

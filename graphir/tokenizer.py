@@ -17,6 +17,10 @@ class Tokenizer(Protocol):
     def vocabulary(self) -> int:
         """V."""
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of what the vocabulary lacks; None if it lacks nothing or has no such id."""
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`."""
 
@@ -28,9 +32,14 @@ class ByteTokenizer:
     """Every byte of the UTF-8 text is a token: V = 256, nothing to download, nothing unknown."""
 
     vocabulary = 256
+    unknown = None
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8"))
+        try:
+            # A command line's bytes that are not UTF-8 reach Python as surrogates, and become bytes again.
+            return list(text.encode("utf-8", errors="surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text cannot be written as bytes: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode("utf-8", errors="replace")
@@ -55,10 +64,20 @@ class FileTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        # Ids may have gaps, so their number is not enough.
+        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)) + 1
+
+    @property
+    def unknown(self) -> int | None:
+        token = getattr(self._tokenizer.model, "unk_token", None)
+        id = None if token is None else self._tokenizer.token_to_id(token)
+        return None if id is None else int(id)
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the package raises bare Exception, and TypeError for lone surrogates
+            raise DataError(f"the tokenizer cannot encode the text: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids)))

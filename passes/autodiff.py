@@ -19,10 +19,12 @@ from graphir.errors import DifferentiationError
 from graphir.ir.analysis import dependents, needed_nodes
 from graphir.ir.builder import Builder
 from graphir.ir.graph import BACKWARD, Graph, Node
+from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
 from graphir.ir.value import Value, join
 from graphir.operators.elementwise import add
 from graphir.operators.loss import one
+from graphir.passes.sharding.reshard import route
 
 
 def autodiff(graph: Graph, loss: str | None = None, wrt: Sequence[str] | None = None) -> Graph:
@@ -202,16 +204,32 @@ class _Autodiff:
                 parts.append(self._sum(group.name, group.arrived, at))
         own = next((group.arrived for group in groups if group.name == value.name), [])
         total = self._sum(value.name, [*own, *parts], at)
-        self.gradients[value] = total
-        return total
+        self.gradients[value] = self._settle(value, total, at)
+        return self.gradients[value]
 
     def _sum(self, name: str, parts: list[Value], at: str | None) -> Value:
         if len(parts) == 1:
             return parts[0]
         full = self.builder.free_name(_gradient_name(name))
         scope = full.rpartition("/")[0]
+        if len({part.type.layout for part in parts}) > 1:
+            layout = self.graph[name].type.layout.settled()
+            parts = [self._bring(part, layout, scope, name, at) for part in parts]
         with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why="several uses"):
             return add(*reversed(parts), name=f"/{full}")
+
+    def _settle(self, value: Value, gradient: Value, at: str | None) -> Value:
+        """In a graph that is sharded already: the gradient as its value lies, nothing pending."""
+        return self._bring(gradient, value.type.layout.settled(), value.scope, value.name, at)
+
+    def _bring(self, gradient: Value, layout: Layout, scope: str, name: str, at: str | None) -> Value:
+        """`gradient` brought to `layout` by collectives; on one rank there are none."""
+        why = f"the gradient of {name} lies as {name} does, {layout}"
+        for hop in route(gradient.type.layout, layout):
+            with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why=why):
+                full = self.builder.free_name(f"{gradient.name}.{hop.operator.key}")
+                (gradient,) = self.builder.emit(hop.operator, [gradient], hop.attributes, f"/{full}")
+        return gradient
 
     def _alias_gradients(self, value: Value) -> None:
         """A block's name for a value names its gradient, too, where nothing else does."""

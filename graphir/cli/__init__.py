@@ -1,0 +1,82 @@
+"""The command line: `graphir train`, `generate`, `ir`, `ops`.
+
+Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
+as one line on stderr, `error: …`, and exit code 2; an interrupted command exits with 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+import graphir
+from graphir.errors import GraphirError
+
+#: Where each command lives, and what it is for.
+_COMMANDS = {
+    "train": ("graphir.cli.train", "Train the documents' Transformer on text."),
+    "generate": ("graphir.cli.generate", "Continue a text with a trained model."),
+    "ir": ("graphir.cli.inspect", "Print a model as a graph, at any stage."),
+    "ops": ("graphir.cli.inspect", "List the operator dictionary."),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(graphir.__version__, prog_name="graphir")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Transformers as typed computation graphs: train one, sample from it, look inside."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0, 2 for what the user can mend, 128 + n where signal n ended it."""
+    try:
+        code = cli.main(arguments, prog_name="graphir", standalone_mode=False)
+    except click.UsageError as error:
+        usage = f"{error.ctx.get_usage()}\n" if error.ctx else ""
+        click.echo(f"{usage}error: {error.format_message()}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except GraphirError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader has seen enough; Python shall not stumble again over the same pipe when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError as error:
+        _fail(f"out of memory: {error or 'smaller sizes are needed'}")
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(2)

@@ -45,10 +45,10 @@ def needed_nodes(graph: Graph, values: Iterable[Value]) -> list[Node]:
 
 
 def dependents(graph: Graph, values: Iterable[Value]) -> set[Value]:
-    """`values` and all that is computed from them."""
+    """`values` and all whose content is computed from theirs; of a shape alone does not count."""
     found = set(values)
     for node in graph.nodes:
-        if not found.isdisjoint(node.inputs):
+        if not node.operator.shape_only and not found.isdisjoint(node.inputs):
             found.update(node.outputs)
     return found
 

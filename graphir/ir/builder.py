@@ -27,7 +27,7 @@ from graphir.ir.value import Value, join
 
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
 NAME = re.compile(r"[^\W\d][\w.]*\Z")
-_INIT = re.compile(r"(zeros|ones|normal\(([0-9.eE+-]+)\))\Z")
+_INIT = re.compile(r"(zeros|ones|normal\((\d+\.?\d*|\.\d+)(e[+-]?\d+)?\))\Z", re.IGNORECASE)
 
 
 class Builder:

@@ -49,7 +49,8 @@ class Dim:
             raise DimError(f"a dim is a positive size, not {self.coefficient}")
         self.definitions = dict(definitions or {})
         self._key = self._expand()
-        self._hash = hash(self._key)
+        # A constant equals its number, so it must hash like it.
+        self._hash = hash(self._key) if self._key[1] else hash(self._key[0])
         self._text = self._print()
 
     def _expand(self) -> tuple[Fraction, frozenset[tuple[str, int]]]:
@@ -77,7 +78,7 @@ class Dim:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if isinstance(other, int):
+        if isinstance(other, int) and other > 0 and not isinstance(other, bool):
             other = as_dim(other)
         return isinstance(other, Dim) and self._key == other._key
 
@@ -130,6 +131,9 @@ def _power(name: str, power: int) -> str:
 
 
 def _multiply(left: Dim, right: Dim, sign: int) -> Dim:
+    for name in left.definitions.keys() & right.definitions.keys():
+        if left.definitions[name] != right.definitions[name]:
+            raise DimError(f"dim {name} is both {left.definitions[name]} and {right.definitions[name]}")
     powers = dict(left.powers)
     for name, power in right.powers:
         powers[name] = powers.get(name, 0) + sign * power
@@ -162,7 +166,7 @@ def dim(name: str, definition: DimLike | None = None) -> Dim:
     if definition is None:
         return Dim([(name, 1)])
     definition = as_dim(definition)
-    if name in definition.names:
+    if name in definition.names or name in definition.definitions or name in dict(definition.powers):
         raise DimError(f"dim {name} cannot be defined by itself: {name} = {definition}")
     return Dim([(name, 1)], definitions={**definition.definitions, name: definition})
 
@@ -185,6 +189,14 @@ def product(dims: Iterable[Dim]) -> Dim:
     return result
 
 
+def dim_names(shapes: Iterable[Iterable[Dim]]) -> set[str]:
+    """All names that the dims of `shapes` are written in or defined by."""
+    names: set[str] = set()
+    for each in {each for shape in shapes for each in shape}:
+        names |= each.names.union(each.definitions, *(d.names for d in each.definitions.values()))
+    return names
+
+
 def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, int]:
     """`sizes`, checked against the dims in use and completed by the defined ones.
 
@@ -195,12 +207,13 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
     definitions: dict[str, Dim] = {}
     for each in used:
         definitions |= each.definitions
-    names = set(definitions).union(*(each.names for each in used), *(d.names for d in definitions.values()))
+    names = dim_names([used])
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise DimError(f"the size of dim {name} must be a positive int, not {size!r}")
         if name not in names:
-            raise DimError(f"no dim of this graph is called {name}; its dims are {', '.join(sorted(names))}")
+            known = ", ".join(sorted(names)) or "none"
+            raise DimError(f"no dim of this graph is called {name}; its dims are {known}")
     complete = dict(sizes)
     for name, definition in definitions.items():
         value = dim(name, definition).size(sizes)

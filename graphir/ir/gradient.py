@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from graphir.ir.assignment import read_assignment, write_split
 from graphir.ir.attributes import Attributes
 from graphir.ir.value import Value
 
@@ -52,6 +53,11 @@ class GradientContext(NamedTuple):
             return [None] * len(self.inputs)
         if len(made) < len(signature.outputs):
             attributes["only"] = tuple(made)
+        layouts = [value.type.layout for value in self.inputs]
+        if not all(layout.is_replicated for layout in layouts):
+            # What only the d-node's outputs have lies as it did in the forward node.
+            assignment = read_assignment(forward, layouts, self.attributes.get("split", ()))
+            attributes["split"] = write_split(assignment, signature.output_only_factors)
         needed = d_operator.dependencies(signature, made)
         operands = [known[o.name] for o in signature.inputs if o.name in needed]
         values = d_operator.all(*operands, names=[wanted[name] for name in made], **attributes)

@@ -111,6 +111,7 @@ class Operator:
         linear: str = "",
         jointly_linear: bool = False,
         random: bool = False,
+        shape_only: bool = False,
         reduction: str = "sum",
         updates: Mapping[str, str] | None = None,
         relayout: Relayout | None = None,
@@ -130,6 +131,8 @@ class Operator:
         #: Linear in all operands together: a pending sum passes if all of them are pending.
         self.jointly_linear = jointly_linear
         self.random = random
+        #: Whether the result follows from the operands' shapes alone, so that no gradient flows through it.
+        self.shape_only = shape_only
         #: What an output is pending, where a factor that it lacks is split: the parts of a sum, or of a max.
         self.reduction = reduction
         #: Of a collective: the layout that it makes of its operand's. The content stays what it is.
@@ -398,8 +401,9 @@ def operator(
 ) -> Callable[[Kernel], Operator]:
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
-    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, reduction, updates,
-    relayout, no_gradient, flops, examples. OperatorError if the declaration contradicts itself or `key` is taken.
+    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, reduction,
+    shape_only, updates, relayout, no_gradient, flops, examples.
+    OperatorError if the declaration contradicts itself or `key` is taken.
     """
 
     def declare(kernel: Kernel) -> Operator:

@@ -77,15 +77,20 @@ class Operand:
         return f"{self.name}{dots}[{' '.join(map(str, self.axes))}] {self.dtype}".strip()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Signature:
-    """Operands and results, as declared; or, with ranks known, a *rule*: no star and no dots left.
-
-    Compared by identity: signatures are parsed and expanded once each, and looked up far more often.
-    """
+    """Operands and results, as declared; or, with ranks known, a *rule*: no star and no dots left."""
 
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Kept, because a signature is looked up far more often than it is made.
+        return hash((self.inputs, self.outputs))
 
     def __str__(self) -> str:
         return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}".strip()

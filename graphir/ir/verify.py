@@ -25,6 +25,8 @@ def verify(graph: Graph) -> Graph:
         _define(graph, value, defined, None)
         known.add(value)
     for index, node in enumerate(graph.nodes):
+        if not node.outputs:
+            raise VerifyError(f"graph {graph.name}: node {index}, {node.operator.key}(…), has no output")
         for value in node.inputs:
             if value not in known:
                 raise VerifyError(_undefined(graph, value, node) + _around(graph, index))
@@ -50,7 +52,7 @@ def verify(graph: Graph) -> Graph:
     for alias in graph.aliases:
         if alias in defined:
             raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
-    _check_definitions(graph.dims)
+    _check_definitions(each for value in graph.values.values() for each in value.shape)
     return graph
 
 

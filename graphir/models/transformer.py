@@ -18,6 +18,7 @@ from graphir.operators import (
     activation,
     add,
     argmax,
+    average,
     broadcast,
     concatenate,
     count_valid,
@@ -26,6 +27,7 @@ from graphir.operators import (
     dropout,
     layer_norm,
     lookup,
+    mask_padding,
     matmul,
     reduce_sum,
     reshape,
@@ -39,6 +41,7 @@ from graphir.operators import (
 
 B, S, D, D_FF, N_H, V = dims("B S D D_ff N_H V")
 D_H = dim("D_h", D / N_H)
+V_PAD, N_DP = dims("V_pad N_DP")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Options:
     """What a Transformer may vary in, beside its sizes.
 
     positions   "learned" (a parameter P_theta [S, D]) or "sinusoidal"
+    mean        "tokens": the loss is the mean over all valid tokens; "replicas": the mean of the means of N_DP
+                equal parts of the batch, as data-parallel replicas that average their gradients have it (A 3.5)
+    padded      whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly
     tied        whether the output projection W_lm is Eᵀ
     qkv_bias    whether Q, K and V have biases
     final_norm  whether an LN stands before the output projection
@@ -65,6 +71,8 @@ class Options:
     dropout: float = 0.1
     causal: bool = True
     mask: str = "none"
+    mean: str = "tokens"
+    padded: bool = False
     decode: str | None = "argmax"
     k: int = 40
     temperature: float = 1.0
@@ -77,6 +85,7 @@ class Options:
             "positions": ("learned", "sinusoidal"),
             "mask": ("none", "padding", "given"),
             "decode": ("argmax", "top-k", None),
+            "mean": ("tokens", "replicas"),
             "dtype": ("float32", "float64"),
         }
         for name, allowed in choices.items():
@@ -106,6 +115,7 @@ class _Transformer:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.block = Builder("transformer", dtype=options.dtype)
+        self.V = V_PAD if options.padded else V
 
     def build(self) -> Graph:
         block, options = self.block, self.options
@@ -135,7 +145,7 @@ class _Transformer:
             T = tokenize(ids, s=S, tokenizer=options.tokenizer, name="T")
         else:
             T = block.alias("T", ids)
-        E = block.parameter("E", (V, D))
+        E = block.parameter("E", (self.V, D))
         X_tok = lookup(E, T, name="X_tok")
         if options.positions == "learned":
             P = block.alias("P", block.parameter("P_theta", (S, D)))
@@ -204,13 +214,13 @@ class _Transformer:
             A_out = self._layer_norm(X, "A_out")
         else:
             A_out = block.alias("A_out", X)
-        W_lm = transpose(E, name="W_lm") if options.tied else block.parameter("W_lm", (D, V))
+        W_lm = transpose(E, name="W_lm") if options.tied else block.parameter("W_lm", (D, self.V))
         Z_lin = matmul(A_out, W_lm, name="Z_lin")
-        Z_bias = add(Z_lin, self._bias("b_lm", V), name="Z_bias")
+        Z_bias = add(Z_lin, self._bias("b_lm", self.V), name="Z_bias")
+        if options.padded:
+            Z_bias = mask_padding(Z_bias, valid=V, name="Z_valid")
         Y = block.alias("Y", labels)
-        L_tok = cross_entropy(Z_bias, Y, name="L_tok")
-        n = count_valid(Y, dtype=options.dtype, name="n")
-        L = divide(reduce_sum(L_tok, name="L_sum"), n, name="L")
+        L = self._mean(cross_entropy(Z_bias, Y, name="L_tok"), Y)
         if options.decode is not None:
             P = softmax(Z_bias, name="P")
             if options.decode == "argmax":
@@ -218,6 +228,17 @@ class _Transformer:
             else:
                 top_k(P, self.seed, self.step, k=options.k, temperature=options.temperature, name="ids")
         return L
+
+    def _mean(self, L_tok: Value, Y: Value) -> Value:
+        """L: the mean of L_tok [B, S] over the valid tokens, or of such means over N_DP parts of the batch."""
+        dtype = self.options.dtype
+        if self.options.mean == "tokens":
+            return divide(reduce_sum(L_tok, name="L_sum"), count_valid(Y, dtype=dtype, name="n"), name="L")
+        parts, labels = (
+            reshape(each, "(r b) s -> r b s", r=N_DP, name=name) for each, name in ((L_tok, "L_parts"), (Y, "Y_parts"))
+        )
+        n = count_valid(labels, by=1, dtype=dtype, name="n")
+        return average(divide(reduce_sum(parts, (1, 2), name="L_sum"), n, name="L_replica"), name="L")
 
     # -- pieces ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from graphir.operators.dropout import dropout
 from graphir.operators.elementwise import activation, add, cast, exponential, multiply, scale
 from graphir.operators.embedding import lookup, sinusoidal_positions, tokenize
 from graphir.operators.linear import matmul
-from graphir.operators.loss import IGNORE, count_elements, count_valid, cross_entropy, divide
+from graphir.operators.loss import IGNORE, average, count_elements, count_valid, cross_entropy, divide, mask_padding
 from graphir.operators.normalization import layer_norm
 from graphir.operators.shape import broadcast, concatenate, reduce_sum, reshape, transpose
 from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
@@ -23,6 +23,7 @@ __all__ = [
     "all_reduce",
     "all_to_all",
     "argmax",
+    "average",
     "broadcast",
     "cast",
     "clip_factor",
@@ -37,6 +38,7 @@ __all__ = [
     "layer_norm",
     "local_slice",
     "lookup",
+    "mask_padding",
     "matmul",
     "multiply",
     "reduce_scatter",

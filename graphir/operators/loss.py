@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphir.ir.operator import Array, Place, Xp, operator
+from graphir.ir.dims import as_dim
+from graphir.ir.operator import Array, Place, Size, Xp, operator
 
 #: The label that counts for nothing: padding, or a target that is not to be learnt. PyTorch's value.
 IGNORE = -100
@@ -40,21 +41,28 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
     return dZ
 
 
+def _count_signature(by: int) -> str:
+    kept = " ".join(f"r{i}" for i in range(by))
+    return f"Y[{kept} *b] int -> n[{kept}] dtype"
+
+
 @operator(
     "count",
-    "Y[*b] int -> n[] dtype",
+    _count_signature,
     symbol="#",
     no_gradient="a number of labels does not depend on anything that is trained",
+    examples=({}, {"by": 1}),
 )
-def count_valid(xp: Xp, Y: Array, *, ignore: int = IGNORE, dtype: str = "float32") -> Array:
-    """n: how many labels of Y [B, S] are not `ignore`."""
-    return (ignore != Y).sum().astype(dtype)
+def count_valid(xp: Xp, Y: Array, *, ignore: int = IGNORE, by: int = 0, dtype: str = "float32") -> Array:
+    """n: how many labels of Y [B, S] are not `ignore`; for each index of the first `by` dims."""
+    return (ignore != Y).sum(axis=tuple(range(by, Y.ndim))).astype(dtype)
 
 
 @operator(
     "size",
     "X[*b] -> n[]",
     symbol="#",
+    shape_only=True,
     no_gradient="a number of elements does not depend on what they are",
 )
 def count_elements(xp: Xp, X: Array) -> Array:
@@ -62,16 +70,49 @@ def count_elements(xp: Xp, X: Array) -> Array:
     return xp.asarray(X.size, dtype=X.dtype)
 
 
-@operator("div", "X[], n[] -> Y[]", symbol="÷", linear="X", flops=1)
+@operator("div", "X[*b], n[*b] -> Y[*b]", symbol="÷", elementwise=True, linear="X", flops=1)
 def divide(xp: Xp, X: Array, n: Array) -> Array:
     """Y = X / max(n, 1): a mean over n tokens, 0 where there are none."""
     return X / xp.maximum(n, n.dtype.type(1))
 
 
-@divide.backward("dDiv", "n[], dY[] -> dX[]", symbol="d÷", linear="dY", flops=1)
+@divide.backward("dDiv", "n[*b], dY[*b] -> dX[*b]", symbol="d÷", elementwise=True, linear="dY", flops=1)
 def d_divide(xp: Xp, n: Array, dY: Array) -> Array:
     """dX = dY / max(n, 1); n counts tokens and gets no gradient."""
     return dY / xp.maximum(n, n.dtype.type(1))
+
+
+@operator("average", "X[r] -> Y[]", symbol="mean", linear="X", reduction="mean", flops=1)
+def average(xp: Xp, X: Array) -> Array:
+    """Y = Σ X / N over the N entries of X [N]; of blocks of equal size, the mean of their means."""
+    return X.mean()
+
+
+@average.backward("dAverage", "dY[] -> dX[r]", symbol="dmean", linear="dY", flops=1, examples=({"r": as_dim(3)},))
+def d_average(xp: Xp, dY: Array, *, r: Size, shape: tuple[int, ...]) -> Array:
+    """dX [N] = dY / N for each entry."""
+    return xp.broadcast_to(dY / r, shape).astype(dY.dtype)
+
+
+# -- a padded vocabulary ----------------------------------------------------------------------------------
+
+
+@operator("PAD", "Z[*b v] -> Y[*b v]", flops=1, elementwise=True, examples=({"valid": as_dim(2)},))
+def mask_padding(xp: Xp, Z: Array, *, valid: Size, at: Place) -> Array:
+    """Y [B, S, V_pad] = Z where the column is a token, −1e30 where it only pads the vocabulary (v ≥ `valid`)."""
+    return xp.where(_is_token(xp, Z, valid, at), Z, Z.dtype.type(-1e30))
+
+
+@mask_padding.backward(
+    "dPAD", "dY[*b v] -> dZ[*b v]", linear="dY", flops=1, elementwise=True, examples=({"valid": as_dim(2)},)
+)
+def d_mask_padding(xp: Xp, dY: Array, *, valid: Size, at: Place) -> Array:
+    """dZ = dY where the column is a token, 0 where it is padding."""
+    return dY * _is_token(xp, dY, valid, at)
+
+
+def _is_token(xp: Xp, Z: Array, valid: int, at: Place) -> Array:
+    return xp.arange(Z.shape[-1]) + at.start("v") < valid
 
 
 @operator("one", "-> dL[] dtype", symbol="1", no_gradient="it is a constant")

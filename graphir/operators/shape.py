@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphir.errors import TypeCheckError
+from graphir.ir.assignment import write_split
 from graphir.ir.dims import Dim, DimLike, as_dim, dims
 from graphir.ir.operator import Array, GradientContext, Size, Xp, operator
 from graphir.ir.value import Value
@@ -30,7 +31,7 @@ def _transpose_signature(perm: tuple[int, ...]) -> str:
     if sorted(perm) != list(range(len(perm))):
         raise TypeCheckError(f"perm={perm} is no permutation of {tuple(range(len(perm)))}")
     letters = _letters(len(perm))
-    return f"X[{' '.join(letters)}] -> Y[{' '.join(letters[i] for i in perm)}]"
+    return f"X[{' '.join(letters)}] any -> Y[{' '.join(letters[i] for i in perm)}] same"
 
 
 @operator(
@@ -65,7 +66,7 @@ def _pattern_signature(pattern: str) -> str:
     left, arrow, right = pattern.partition("->")
     if not arrow:
         raise TypeCheckError(f"pattern {pattern!r} has no '->': write it like 'b s (h d) -> b s h d'")
-    return f"X[{left.strip()}] -> Y[{right.strip()}]"
+    return f"X[{left.strip()}] any -> Y[{right.strip()}] same"
 
 
 def _named_sizes(attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
@@ -113,7 +114,9 @@ def reshape(X: Value, pattern: str, name: str | None = None, **sizes: DimLike) -
 
     Of a split's factors all but one need a size; the order of factors must stay as it is (T permutes).
     """
-    left, _, right = pattern.partition("->")
+    left, arrow, right = pattern.partition("->")
+    if not arrow:
+        _pattern_signature(pattern)
     order = [side.replace("(", " ").replace(")", " ").split() for side in (left, right)]
     if order[0] != order[1]:
         raise TypeCheckError(f"R keeps the order of its factors, but {pattern!r} changes it; use T for that")
@@ -225,15 +228,33 @@ def _d_broadcast(context: GradientContext) -> list[Value]:
 @sum_op.gradient
 def _d_sum(context: GradientContext) -> list[Value]:
     axes, rank = context.attributes["axes"], context.attributes["rank"]
-    dims = tuple(context.inputs[0].shape[axis] for axis in axes)
-    return [broadcast_op(context.gradient, dims=dims, axes=axes, rank=rank, name=context.names[0])]
+    (X,) = context.inputs
+    dims = tuple(X.shape[axis] for axis in axes)
+    split = _split_of_new_dims(axes, X)
+    return [broadcast_op(context.gradient, dims=dims, axes=axes, rank=rank, split=split, name=context.names[0])]
 
 
-def broadcast(X: Value, dims: Sequence[DimLike], name: str | None = None, axes: Sequence[int] | None = None) -> Value:
-    """BC_dims(X): `broadcast(b, (B, S))` makes [B, S, D] of b [D]; `axes` places the new dims elsewhere."""
+def _split_of_new_dims(axes: Sequence[int], like: Value) -> tuple[str, ...]:
+    """How BC's new dims are split if its result is to lie as `like` does."""
+    factors = {f"a{axis}": like.type.layout.splits[axis] for axis in axes}
+    return write_split(factors, frozenset(factors))
+
+
+def broadcast(
+    X: Value,
+    dims: Sequence[DimLike],
+    name: str | None = None,
+    axes: Sequence[int] | None = None,
+    like: Value | None = None,
+) -> Value:
+    """BC_dims(X): `broadcast(b, (B, S))` makes [B, S, D] of b [D]; `axes` places the new dims elsewhere.
+
+    In a graph that is sharded by hand, `like` is a value of the result's shape whose layout the new dims take.
+    """
     axes = tuple(range(len(dims))) if axes is None else tuple(axes)
     rank = X.type.rank + len(dims)
-    return broadcast_op(X, dims=tuple(map(as_dim, dims)), axes=axes, rank=rank, name=name)
+    split = () if like is None else _split_of_new_dims(axes, like)
+    return broadcast_op(X, dims=tuple(map(as_dim, dims)), axes=axes, rank=rank, split=split, name=name)
 
 
 def reduce_sum(X: Value, axes: Sequence[int] | None = None, name: str | None = None) -> Value:

@@ -47,8 +47,6 @@ class Plan:
     state: Mapping[str, str] | Entries = ()
     gradients: Mapping[str, str] | Entries = ()
     activations: Mapping[str, str] | Entries = ()
-    #: Axes whose replicas' losses are averaged, each over its own tokens (the documents' mean of means).
-    mean_of_means: tuple[str, ...] = ()
     axes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -61,8 +59,7 @@ class Plan:
         object.__setattr__(self, "axes", tuple(axes))
 
     def __add__(self, other: Plan) -> Plan:
-        means = tuple(dict.fromkeys((*self.mean_of_means, *other.mean_of_means)))
-        merged = Plan(f"{self.name}+{other.name}", mean_of_means=means)
+        merged = Plan(f"{self.name}+{other.name}")
         return replace(merged, **{kind: (*self.entries(kind), *other.entries(kind)) for kind in _KINDS})  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -70,7 +67,6 @@ class Plan:
         for kind in _KINDS:
             for pattern, split in self.entries(kind):
                 lines.append(f"  {kind:<12}{pattern:<24}{split}")
-        lines.extend(f"  mean of means over {axis}" for axis in self.mean_of_means)
         return "\n".join(lines)
 
     def entries(self, kind: str) -> Entries:
@@ -174,8 +170,6 @@ PLANS: Mapping[str, Plan] = {
         Plan("single"),
         # Each replica takes its part of the batch; gradients are summed before the update (A 3, B 7).
         Plan("data", inputs={"*": "B|dp"}),
-        # The documents' "averaged across N_DP": each replica's own mean, and their mean.
-        Plan("data-mean", inputs={"*": "B|dp"}, mean_of_means=("dp",)),
         # Columns into heads and D_ff, rows back (B 6; Shoeybi et al., 2019).
         Plan("megatron", parameters={**_ATTENTION, "*mha/W_O": _ROW, **_MLP}),
         # A 2.2: W_O by columns as well, its output gathered.

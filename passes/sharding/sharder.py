@@ -53,7 +53,7 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
     plan = find_plan(plan) if isinstance(plan, str) else plan
     if graph.mesh.axes or any(not value.type.layout.is_replicated for value in graph.values.values()):
         raise LayoutError(f"graph {graph.name} is sharded over {graph.mesh} already; shard the graph it came from")
-    unknown = [axis for axis in (*plan.axes, *plan.mean_of_means) if axis not in mesh.sizes]
+    unknown = [axis for axis in plan.axes if axis not in mesh.sizes]
     if unknown:
         raise LayoutError(f"plan {plan.name} splits over {', '.join(unknown)}, which the mesh ({mesh}) lacks")
     return _Sharder(graph, mesh, plan, sizes).run()

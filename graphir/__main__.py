@@ -1,0 +1,6 @@
+"""`python -m graphir`: the command line."""
+
+from graphir.cli import main
+
+if __name__ == "__main__":
+    main()

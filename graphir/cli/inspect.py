@@ -1,0 +1,106 @@
+"""`graphir ir` and `graphir ops`: what a model is made of, and what models can be made of."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphir.cli.options import GroupedCommand, config_options, given
+from graphir.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graphir.ir.graph import Graph
+    from graphir.ir.operator import Operator
+
+STAGES = ("forward", "autodiff", "train", "lowered")
+_MODEL = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
+_MLP = {"layers", "activation", "dtype"}
+_SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
+_OPTIMIZER = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
+_COLUMNS = {"symbol": "cyan", "key": "", "signature": "", "d-operator": "cyan", "formula": "dim"}
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model", type=click.Choice(("transformer", "mlp")))
+@click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
+@config_options(only=(*_MODEL, *_OPTIMIZER))
+@click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
+@click.pass_context
+def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
+    """Print a model as a graph, at any stage.
+
+    forward is the model with its loss, autodiff adds the gradients, train the optimizer, and lowered takes
+    composite nodes apart.
+    """
+    from graphir.text import to_text
+
+    text = to_text(_staged(model, stage, options, given(context)))
+    text = text if text.endswith("\n") else f"{text}\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return 0
+    from graphir.training.files import write_atomically
+
+    write_atomically(Path(output), lambda file: file.write(text.encode()))
+    return 0
+
+
+def _staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
+    """The model with these options, compiled as far as `stage`."""
+    from graphir import models
+    from graphir.passes import autodiff, lower, optimize
+    from graphir.training.config import TrainConfig, flag
+    from graphir.training.loop import optimizer_of
+
+    config = TrainConfig(**options).check()
+    if model == "mlp":
+        foreign = sorted(flag(name) for name in given_names & set(_MODEL) - _MLP)
+        if foreign:
+            raise ConfigError(f"an mlp has no {', '.join(foreign)}")
+        graph = models.mlp(config.layers, activation_kind=config.activation, dtype=config.dtype)
+    else:
+        graph = models.transformer(**config.model_options(), dropout=config.dropout)
+    if stage == "forward":
+        return graph
+    graph = autodiff(graph, loss="L")
+    if stage == "autodiff":
+        return graph
+    graph = optimize(graph, optimizer_of(config))
+    return graph if stage == "train" else lower(graph)
+
+
+@click.command()
+def ops() -> int:
+    """List the operator dictionary: symbol, key, signature, d-operator, formula."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from graphir.ir.operator import operators
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for heading, style in _COLUMNS.items():
+        wide = heading in ("signature", "formula")
+        table.add_column(heading, style=style, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
+    for each in operators():
+        row = (each.symbol, each.key, _signatures(each), _backward(each), each.doc.splitlines()[0])
+        table.add_row(*map(Text, row))
+    # A pipe has no width of its own; this one leaves every row on a line or two.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    return 0
+
+
+def _signatures(operator: Operator) -> str:
+    """The signature of each example of the operator, each once."""
+    found = (str(each) for example in operator.examples for each in operator.signatures(operator.normalize(example)))
+    return "\n".join(dict.fromkeys(found))
+
+
+def _backward(operator: Operator) -> str:
+    """What differentiates the operator: its d-operator, a rule in terms of others, or nothing."""
+    if operator.d_operator is not None:
+        return operator.d_operator.symbol
+    return "by rule" if operator.gradient_rule is not None else "—"

@@ -1,0 +1,91 @@
+"""`graphir train`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
+from graphir.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from graphir.training import Outcome
+
+
+@click.command(cls=GroupedCommand)
+@config_options()
+@click.option(
+    "--out",
+    cls=GroupedOption,
+    group="Output",
+    default="run",
+    show_default=True,
+    metavar="DIR",
+    help="The folder for checkpoints, metrics.jsonl and loss.png.",
+)
+@click.option(
+    "--resume",
+    cls=GroupedOption,
+    group="Output",
+    is_flag=True,
+    help="Go on from the latest checkpoint in --out, with its options; more --steps may be asked for.",
+)
+@click.option("--quiet", "-q", cls=GroupedOption, group="Output", is_flag=True, help="Show nothing but errors.")
+@click.pass_context
+def train(context: click.Context, /, out: str, resume: bool, quiet: bool, **options: Any) -> int:
+    """Train the documents' Transformer on text.
+
+    Without options, it reads Python's own reference prose for about two minutes and shows what it has learnt.
+    Ctrl-C ends it after the step at hand, with a checkpoint to go on from.
+    """
+    config = TrainConfig(**options)
+    if resume:
+        config = _resumed(Path(out), {name: options[name] for name in given(context) & set(options)})
+    config.check()
+
+    from graphir.cli.progress import report_to
+    from graphir.training import train as run
+
+    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config))
+    if outcome.signal is not None:
+        command = f"graphir train --resume --out {shlex.quote(out)}"
+        saved = f"interrupted after step {outcome.step}, saved {outcome.checkpoint}"
+        click.echo(f"{saved}; go on with\n  {command}", err=True)
+        return 128 + outcome.signal
+    if not quiet:
+        _show(outcome, config, out)
+    return 0
+
+
+def _resumed(folder: Path, given_options: dict[str, Any]) -> TrainConfig:
+    """The checkpoint's configuration, with what the user gave beside `--resume` put over it."""
+    from graphir.training import find_checkpoint, load_checkpoint
+    from graphir.training.sampling import find_tokenizer
+
+    saved = load_checkpoint(find_checkpoint(folder))
+    config = saved.config
+    if "tokenizer" not in given_options:
+        config = replace(config, tokenizer=find_tokenizer(saved))
+    known = {each.name for each in fields(TrainConfig)}
+    return replace(config, **{name: value for name, value in given_options.items() if name in known})
+
+
+def _show(outcome: Outcome, config: TrainConfig, out: str) -> None:
+    """Where everything is, and a sample of what the model writes."""
+    folder = Path(out)
+    written = [folder / "metrics.jsonl", folder / "loss.png"]
+    click.echo("wrote " + ", ".join(str(path) for path in written if path.is_file()))
+    if not config.sample:
+        return
+    from graphir.cli.generate import write_stream
+    from graphir.training import Sampler, load_checkpoint
+
+    sampler = Sampler(load_checkpoint(outcome.checkpoint), seed=config.seed)
+    prompt = "The "
+    click.echo(f"\nthe model continues {prompt!r}:\n")
+    write_stream(sampler, prompt, config.sample)
+    click.echo(f"\nmore of it: graphir generate {shlex.quote(out)} --prompt {shlex.quote(prompt)}")

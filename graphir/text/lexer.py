@@ -1,0 +1,139 @@
+"""From characters to tokens, and a cursor that walks them.
+
+A token's `kind` is `name`, `number`, `string`, `newline` or `end`, or the mark itself: `[`, `=`, `@`, ….
+A name is a path, `layer0/mha/W_Q`, and a leading slash belongs to it. `#` starts a comment. Blank lines
+count for nothing, and a line that ends in a comma goes on in the next. Lines and columns count from 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple, NoReturn
+
+from graphir.errors import ParseError
+
+#: A path in full or from its scope. Its parts are what `Builder` takes for names.
+PATH = r"/?[^\W\d][\w.]*(?:/[^\W\d][\w.]*)*"
+_TOKEN = re.compile(
+    rf"""
+    [ \t\r]* (?:
+        (?P<comment> \#[^\n]* )
+      | (?P<newline> \n )
+      | (?P<name>    {PATH} )
+      | (?P<number>  (?: [0-9]+ (?: \.[0-9]* )? | \.[0-9]+ ) (?: [eE][+-]?[0-9]+ )? )
+      | (?P<string>  "(?: [^"\\\n] | \\. )*" )
+      | (?P<mark>    [][(){{}},=~@:|*/+-] )
+      | (?P<end>     \Z )
+      | (?P<other>   . )
+    )
+    """,
+    re.VERBOSE,
+)
+#: No size, key or constant is longer, and Python itself refuses to read integers that are very long.
+_LONGEST_NUMBER = 100
+
+
+class Token(NamedTuple):
+    """A piece of text, what it is, and where it starts."""
+
+    kind: str
+    text: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        if self.kind == "newline":
+            return "the end of the line"
+        return "the end of the text" if self.kind == "end" else repr(self.text)
+
+
+def tokenize(text: str) -> list[Token]:
+    """The tokens of `text`, `end` the last; ParseError at a character that starts none."""
+    tokens: list[Token] = []
+    line, line_start = 1, 0
+    previous = "newline"
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        if kind == "comment":
+            continue
+        found = match[kind]
+        column = match.end() - len(found) - line_start + 1
+        if kind == "end":
+            break
+        if kind == "newline":
+            if previous not in ("newline", ","):
+                tokens.append(Token(kind, found, line, column))
+                previous = kind
+            line, line_start = line + 1, match.end()
+            continue
+        if kind == "other":
+            raise ParseError(_unreadable(found), line, column)
+        if kind == "number" and len(found) > _LONGEST_NUMBER:
+            raise ParseError(f"a number of {len(found)} characters; write it shorter", line, column)
+        previous = found if kind == "mark" else kind
+        tokens.append(Token(previous, found, line, column))
+    column = len(text) - line_start + 1
+    if previous != "newline":
+        tokens.append(Token("newline", "\n", line, column))
+    tokens.append(Token("end", "", line, column))
+    return tokens
+
+
+def _unreadable(character: str) -> str:
+    if character == '"':
+        return 'a string starts here and does not end on this line; close it with ", and write a line break as \\n'
+    return f"{character!r} means nothing here; outside strings there are names, numbers and [](){{}},=~@:|*/+-"
+
+
+class Cursor:
+    """A place in a text, moving forward."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = tokenize(text)
+        self._next = 1
+        self.token = self._tokens[0]
+
+    def advance(self) -> Token:
+        """The current token; the next one becomes current. At the end, it stays."""
+        token = self.token
+        if token.kind != "end":
+            self.token = self._tokens[self._next]
+            self._next += 1
+        return token
+
+    def ahead(self, count: int) -> Token:
+        """The token `count` places further on."""
+        return self._tokens[min(self._next - 1 + count, len(self._tokens) - 1)]
+
+    def accept(self, kind: str) -> bool:
+        """Whether the current token is of `kind`; if so, it is passed."""
+        if self.token.kind != kind:
+            return False
+        self.advance()
+        return True
+
+    def accept_word(self, word: str) -> bool:
+        """Whether the current token is the name `word`; if so, it is passed."""
+        if self.token.kind != "name" or self.token.text != word:
+            return False
+        self.advance()
+        return True
+
+    def expect(self, kind: str, what: str) -> Token:
+        """The current token, passed, if it is of `kind`; else ParseError: `what` was expected."""
+        if self.token.kind != kind:
+            self.fail(f"expected {what}, found {self.token}")
+        return self.advance()
+
+    def fail(self, message: str, token: Token | None = None) -> NoReturn:
+        """Raises ParseError at `token`, or at the current one."""
+        token = token or self.token
+        raise ParseError(message, token.line, token.column) from None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """`; did you mean W_Q or W_K?`, or nothing if no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,198 @@
+"""What a training run is: every choice that its numbers follow from, each declared once.
+
+A field's metadata says all that others need of it: the command line makes an option of it, `check` its limits,
+a resumed run whether it may differ. Sizes are named as in the documents: `batch` is B, `sequence` S, `width` D,
+`heads` N_H, `feed_forward` D_ff.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from graphir.errors import CheckpointError, ConfigError
+
+
+def _option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    least: float | None = None,
+    below: float | None = None,
+    positive: bool = False,
+    choices: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
+    free: bool = False,
+) -> Any:
+    """A field: `least` ≤ value < `below`, > 0 if `positive`; `free` if it may differ when a run goes on."""
+    metadata = {
+        "group": group,
+        "help": help,
+        "least": least,
+        "below": below,
+        "positive": positive,
+        "choices": choices,
+        "flags": flags,
+        "free": free,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run's choices. Errors: `check` raises ConfigError, naming the option and what it may be."""
+
+    text: tuple[str, ...] = _option(
+        (), "Text", "A file of UTF-8 text to train on, repeatable; without it, Python's reference prose.", free=True
+    )
+    tokenizer: str = _option("bytes", "Text", "'bytes' or the path of a Hugging Face tokenizer.json.", free=True)
+    validation: float = _option(
+        0.1, "Text", "Share of the text, from its end, that is kept for validation.", positive=True, below=1
+    )
+
+    layers: int = _option(2, "Model", "L, the number of layers.", least=1)
+    sequence: int = _option(64, "Model", "S, tokens a sequence.", least=1)
+    width: int = _option(128, "Model", "D, the width of the model.", least=1)
+    heads: int = _option(4, "Model", "N_H, attention heads; they divide D.", least=1)
+    feed_forward: int | None = _option(None, "Model", "D_ff, the width inside an MLP.  [default: 4 D]", least=1)
+    dropout: float = _option(0.0, "Model", "p, the share that every DO drops.", least=0, below=1)
+    activation: str = _option("relu", "Model", "GL.", choices=("gelu", "gelu_tanh", "relu", "silu"))
+    positions: str = _option("learned", "Model", "How places are told apart.", choices=("learned", "sinusoidal"))
+    tied: bool = _option(True, "Model", "Whether the output projection is Eᵀ.", flags=("--tied", "--untied"))
+    qkv_bias: bool = _option(False, "Model", "Whether Q, K and V have biases.", flags=("--qkv-bias", "--no-qkv-bias"))
+    final_norm: bool = _option(
+        True, "Model", "Whether an LN stands before the output projection.", flags=("--final-norm", "--no-final-norm")
+    )
+    dtype: str = _option("float32", "Model", "The floats of all tensors.", choices=("float32", "float64"))
+
+    steps: int = _option(2400, "Optimization", "Steps in all, those before a resumption included.", least=1, free=True)
+    batch: int = _option(16, "Optimization", "B, sequences a step.", least=1)
+    optimizer: str = _option("adamw", "Optimization", "The update.", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = _option(3e-3, "Optimization", "The schedule's peak.", positive=True)
+    schedule: str = _option(
+        "cosine", "Optimization", "How the rate goes on after the warm-up.", choices=("constant", "linear", "cosine")
+    )
+    warmup: int | None = _option(
+        None, "Optimization", "Steps of linear rise.  [default: a twentieth of the schedule]", least=0
+    )
+    schedule_steps: int | None = _option(
+        None, "Optimization", "The step at which the rate has fallen to its floor.  [default: --steps]", least=1
+    )
+    floor: float = _option(0.05, "Optimization", "The floor, as a share of the peak.", least=0, below=1)
+    weight_decay: float = _option(0.1, "Optimization", "Decay of matrices (SGD and AdamW).", least=0)
+    clip: float = _option(1.0, "Optimization", "Limit of the gradients' global norm; 0 for none.", least=0)
+    seed: int = _option(
+        0, "Optimization", "What initial parameters, data order and dropout follow from.", least=0, below=2**63
+    )
+
+    validate_every: int = _option(200, "Output", "Steps between validations; 0: only at the end.", least=0, free=True)
+    validate_batches: int = _option(
+        16, "Output", "Batches a validation, spread evenly over its text; 0: all of it.", least=0, free=True
+    )
+    checkpoint_every: int = _option(400, "Output", "Steps between checkpoints; 0: only at the end.", least=0, free=True)
+    keep: int = _option(2, "Output", "How many of the latest checkpoints to keep; 0: all.", least=0, free=True)
+    sample: int = _option(300, "Output", "Tokens of the sample shown at the end.", least=0, free=True)
+
+    # -- checks ---------------------------------------------------------------------------------------
+
+    def check(self) -> TrainConfig:
+        """The configuration itself, if every option is of its type and within its limits."""
+        for each in fields(self):
+            _check_value(each.name, getattr(self, each.name), each.default, each.metadata)
+        resolved = self.resolved()
+        if self.schedule != "constant" and resolved.warmup >= resolved.schedule_steps:  # type: ignore[operator]
+            raise ConfigError(
+                f"--warmup {resolved.warmup} leaves a {self.schedule} schedule of {resolved.schedule_steps} steps "
+                f"nothing to fall in; choose fewer than {resolved.schedule_steps}"
+            )
+        return self
+
+    def resolved(self) -> TrainConfig:
+        """With every default that follows from other options filled in: what a checkpoint keeps."""
+        total = self.schedule_steps or self.steps
+        return replace(
+            self,
+            feed_forward=self.feed_forward or 4 * self.width,
+            schedule_steps=total,
+            warmup=total // 20 if self.warmup is None else self.warmup,
+        )
+
+    # -- what follows ---------------------------------------------------------------------------------
+
+    def model_options(self) -> dict[str, Any]:
+        """The keywords of `models.transformer`, dropout and the decoding branch left out."""
+        names = ("layers", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    def sizes(self, vocabulary: int) -> dict[str, int]:
+        """The numbers of the dims B, S, D, N_H, D_ff, V."""
+        return {
+            "B": self.batch,
+            "S": self.sequence,
+            "D": self.width,
+            "N_H": self.heads,
+            "D_ff": self.feed_forward or 4 * self.width,
+            "V": vocabulary,
+        }
+
+    # -- to and from checkpoints ----------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str) -> TrainConfig:
+        """The configuration that a checkpoint holds; CheckpointError, with `where`, if it is none."""
+        known = {each.name for each in fields(cls)}
+        if not isinstance(data, Mapping) or set(data) != known:
+            raise CheckpointError(f"{where} holds no configuration of this version of graphir")
+        items: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        try:
+            return cls(**items).check()
+        except ConfigError as error:
+            raise CheckpointError(f"{where} holds an impossible configuration: {error}") from None
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """`--width 128, not 64` for each option that may not differ when a run goes on, and does."""
+        mine, theirs = self.resolved(), other.resolved()
+        return [
+            f"{flag(each.name)} {getattr(theirs, each.name)}, not {getattr(mine, each.name)}"
+            for each in fields(self)
+            if not each.metadata["free"] and getattr(mine, each.name) != getattr(theirs, each.name)
+        ]
+
+
+def flag(name: str) -> str:
+    """`--feed-forward` of `feed_forward`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_value(name: str, value: Any, default: Any, metadata: Mapping[str, Any]) -> None:
+    """ConfigError unless `value` is of the default's type and within the declared limits."""
+    option = flag(name)
+    if name == "text":
+        if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
+            raise ConfigError(f"text must be a tuple of paths, not {value!r}")
+        return
+    if value is None and default is None:
+        return
+    kind = int if default is None else type(default)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (isinstance(value, float) or whole if kind is float else whole if kind is int else type(value) is kind):
+        raise ConfigError(f"{option} must be {kind.__name__}, not {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{option} must be a finite number, not {value}")
+    if metadata["choices"] and value not in metadata["choices"]:
+        raise ConfigError(f"{option} {value!r} is none of {', '.join(metadata['choices'])}")
+    if metadata["positive"] and value <= 0:
+        raise ConfigError(f"{option} must be greater than 0, not {value}")
+    if metadata["least"] is not None and value < metadata["least"]:
+        raise ConfigError(f"{option} must be at least {metadata['least']}, not {value}")
+    if metadata["below"] is not None and value >= metadata["below"]:
+        raise ConfigError(f"{option} must be less than {metadata['below']}, not {value}")

@@ -1,0 +1,299 @@
+"""The training loop: (parameters, state, step) in, the next out, until all steps are done or a signal comes.
+
+Everything that a step computes follows from the configuration, the text and the step's number: batches and dropout
+are keyed by (seed, step), and the learning rate is a node of the graph. So a checkpoint needs parameters, optimizer
+state and the step, nothing else, to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from graphir.backends import Executable, initialize
+from graphir.compiler import compile
+from graphir.errors import CheckpointError, ConfigError, DimError, MissingDependencyError, NonFiniteError
+from graphir.ir.graph import Graph
+from graphir.models import transformer
+from graphir.passes import Optimizer, Schedule, autodiff, optimize
+from graphir.training.checkpoint import (
+    Arrays,
+    Checkpoint,
+    checkpoint_path,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    remove_old,
+    save_checkpoint,
+    select_arrays,
+    tokenizer_fingerprint,
+)
+from graphir.training.config import TrainConfig
+from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
+from graphir.training.files import make_folder, remove_leftovers, write_atomically
+from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
+
+
+class Report:
+    """What a run tells while it goes on. Nothing is shown here; whoever wants to see overrides."""
+
+    def begin(self, config: TrainConfig, corpus: Corpus, parameters: int, step: int) -> None:
+        """Before the first step: `parameters` numbers are trained, `step` steps are done already."""
+
+    def stepped(self, record: Record) -> None:
+        """After each step, with its line of the metrics."""
+
+    def saved(self, path: Path) -> None:
+        """After each checkpoint."""
+
+    def note(self, text: str) -> None:
+        """Something went otherwise than asked, but well."""
+
+    def end(self) -> None:
+        """After the last step, or an error."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: steps done, the last losses (nats a token), its last checkpoint, the signal that ended it."""
+
+    step: int
+    loss: float
+    val_loss: float | None
+    checkpoint: Path
+    signal: int | None = None
+
+
+def train(config: TrainConfig, out: str | Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
+    """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
+
+    Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`. SIGINT and SIGTERM end the run after
+    the step at hand, with a checkpoint; a second one ends it at once.
+    Errors: ConfigError for options or sizes that cannot be, or a folder that holds a run or cannot be written;
+    DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
+    NonFiniteError, with the first node at fault, for a loss that is NaN or infinite.
+    """
+    run = _Run(config.check(), Path(out), resume)
+    report = report or Report()
+    try:
+        report.begin(run.config, run.corpus, run.parameter_count, run.step)
+        return run.go(report)
+    finally:
+        report.end()
+
+
+def training_graph(config: TrainConfig) -> Graph:
+    """The whole step as one graph: forward, backward, clipping, schedule, updates."""
+    model = transformer(**config.model_options(), dropout=config.dropout, decode=None)
+    return optimize(autodiff(model), optimizer_of(config))
+
+
+def optimizer_of(config: TrainConfig) -> Optimizer:
+    """The optimizer, with its schedule, that the configuration asks for."""
+    config = config.resolved()
+    assert config.schedule_steps is not None
+    assert config.warmup is not None
+    peak = config.learning_rate
+    return Optimizer(
+        kind=config.optimizer,
+        learning_rate=Schedule(peak, config.schedule, config.warmup, config.schedule_steps, peak * config.floor),
+        # A shorter memory than the usual 0.999: short runs at a high rate do better with it.
+        beta2=0.99,
+        weight_decay=config.weight_decay,
+        # A limit of infinity changes nothing, but the norm is there to be watched.
+        clip=config.clip or math.inf,
+    )
+
+
+class _Run:
+    """A run that is ready to go: everything that can be wrong with it has been found before its folder is touched."""
+
+    def __init__(self, config: TrainConfig, folder: Path, resume: bool) -> None:
+        self.config, self.folder, self.step = config.resolved(), folder, 0
+        if not resume and list_checkpoints(folder):
+            raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or choose another --out")
+        saved = load_checkpoint(find_checkpoint(folder)) if resume else None
+        if saved is not None:
+            _require_same_options(saved, config)
+        self.corpus = load_corpus(config)
+        self.sizes = config.sizes(self.corpus.vocabulary)
+        self.tokenizer = tokenizer_fingerprint(config.tokenizer)
+        graph = training_graph(config)
+        loss = next(value.name for value in graph.outputs if value.local_name == "L")
+        updated = [value.name for value in graph.updates.values()]
+        self.executable = _compile(graph, self.sizes, config, [loss, "optimizer/lr", "optimizer/norm", *updated])
+        forward = transformer(**config.model_options(), dropout=0.0, decode=None)
+        self.forward = _compile(forward, self.sizes, config, [loss])
+        self.loss = loss
+        if saved is None:
+            self.arrays: Arrays = initialize(graph, self.sizes, config.seed)
+        else:
+            _require_same_data(saved, self.corpus, self.tokenizer)
+            self.arrays = select_arrays(saved, self.executable.plan)
+            self.step = saved.step
+        if self.step >= config.steps:
+            raise ConfigError(f"{folder} is at step {self.step} of {config.steps} already; ask for more --steps")
+        self.parameter_count = sum(self.arrays[value.name].size for value in graph.parameters)
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    def go(self, report: Report) -> Outcome:
+        make_folder(self.folder)
+        remove_leftovers(self.folder)
+        if self.config.tokenizer != "bytes":
+            self._keep_tokenizer()
+        metrics = MetricsFile(self.folder / "metrics.jsonl", self.step)
+        record: Record = {}
+        path = checkpoint_path(self.folder, self.step)
+        try:
+            with _signals() as received:
+                # At least one step, however soon the signal comes: a run always has something to show.
+                while not record or (self.step < self.config.steps and not received):
+                    record = self._advance()
+                    last = self.step == self.config.steps
+                    if last or _due(self.step, self.config.validate_every):
+                        record["val_loss"] = self._validate()
+                    metrics.append(record)
+                    report.stepped(record)
+                    if last or received or _due(self.step, self.config.checkpoint_every):
+                        metrics.sync()
+                        path = self._save()
+                        report.saved(path)
+        finally:
+            metrics.close()
+        self._draw(report)
+        return Outcome(self.step, record["loss"], record.get("val_loss"), path, received[0] if received else None)
+
+    def _advance(self) -> Record:
+        """One step: the new parameters and state, and what the metrics say of it."""
+        config, start = self.config, time.perf_counter()
+        T, Y = draw_batch(self.corpus.train, config.batch, config.sequence, config.seed, self.step)
+        inputs = {"T": T, "Y": Y, "seed": config.seed, "step": self.step}
+        with np.errstate(all="ignore"):  # what overflows is found in the results, and named
+            result = self.executable(self.arrays, inputs)
+        loss, norm = float(result[self.loss]), float(result["optimizer/norm"])
+        updated = result.updated()
+        due = self.step + 1 == config.steps or _due(self.step + 1, config.checkpoint_every)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if not finite or (due and not all(bool(np.isfinite(array).all()) for array in updated.values())):
+            self._blame(inputs, loss, norm)
+        self.arrays = updated
+        self.step += 1
+        speed = config.batch * config.sequence / (time.perf_counter() - start)
+        lr = float(result["optimizer/lr"])
+        return {"step": self.step, "loss": loss, "lr": lr, "norm": norm, "tokens_per_second": round(speed, 1)}
+
+    def _blame(self, inputs: Mapping[str, Any], loss: float, norm: float) -> None:
+        """NonFiniteError that names the first node of this step to make NaN or infinity."""
+        rate = f"lower --learning-rate (now {self.config.learning_rate:g})"
+        where = f"step {self.step + 1} gives loss {loss:g}, gradient norm {norm:g}, and was not saved"
+        try:
+            with np.errstate(all="ignore"):
+                self.executable.find_non_finite(self.arrays, inputs)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{where}: {error}; {rate}") from None
+        raise NonFiniteError(f"{where}; {rate}")
+
+    def _validate(self) -> float:
+        """The mean loss per token over the validation batches, without dropout."""
+        config, total, tokens = self.config, 0.0, 0
+        parameters = {value.name: self.arrays[value.name] for value in self.forward.graph.parameters}
+        ids, count = self.corpus.validation, config.validate_batches
+        for T, Y in validation_batches(ids, config.batch, config.sequence, count):
+            valid = int((Y >= 0).sum())
+            with np.errstate(all="ignore"):
+                result = self.forward(parameters, _inputs(T, Y))
+            total += float(result[self.loss]) * valid
+            tokens += valid
+        return total / tokens
+
+    # -- what is written ------------------------------------------------------------------------------
+
+    def _save(self) -> Path:
+        path = checkpoint_path(self.folder, self.step)
+        tokenizer = self.config.tokenizer
+        config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
+        config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
+        data = self.corpus.fingerprint
+        save_checkpoint(Checkpoint(path, config, self.sizes, self.step, data, self.tokenizer, self.arrays))
+        remove_old(self.folder, self.config.keep)
+        return path
+
+    def _keep_tokenizer(self) -> None:
+        """A copy of the tokenizer's file beside the checkpoints, which are of no use without."""
+        content = Path(self.config.tokenizer).read_bytes()
+        write_atomically(self.folder / "tokenizer.json", lambda file: file.write(content))
+
+    def _draw(self, report: Report) -> None:
+        title = f"{self.corpus.source}: {self.parameter_count:,} parameters"
+        try:
+            draw_loss(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png", title)
+        except MissingDependencyError as error:
+            report.note(str(error))
+
+
+def _inputs(T: Ids, Y: Ids) -> dict[str, Any]:
+    return {"T": T, "Y": Y, "seed": 0, "step": 0}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _compile(graph: Graph, sizes: Mapping[str, int], config: TrainConfig, fetch: list[str]) -> Executable:
+    try:
+        return compile(graph, sizes, fetch=fetch)
+    except DimError as error:
+        options = f"--width {config.width} is D, --heads {config.heads} is N_H"
+        raise ConfigError(f"these sizes make no model: {error} ({options})") from None
+
+
+def _require_same_options(saved: Checkpoint, config: TrainConfig) -> None:
+    differences = saved.config.differences(config)
+    if differences:
+        raise CheckpointError(
+            f"{saved.path} is of another configuration: {'; '.join(differences)}. "
+            "Leave these options out to go on with the checkpoint's, or choose another --out"
+        )
+
+
+def _require_same_data(saved: Checkpoint, corpus: Corpus, tokenizer: str) -> None:
+    if saved.tokenizer != tokenizer:
+        raise CheckpointError(f"{saved.path} was trained with another tokenizer; give that one's file to go on")
+    if saved.data != corpus.fingerprint:
+        raise CheckpointError(
+            f"{saved.path} was trained on another text: its fingerprint is {saved.data[:12]}, that of {corpus.source} "
+            f"{corpus.fingerprint[:12]}; give the same text to go on"
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM joins, instead of breaking in; a second one breaks in."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may say what a signal does
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    listened = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in listened}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""What all tests share: goldens, and the flag that writes them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-goldens", action="store_true", help="write tests/goldens anew from what the tests produce"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden("mlp.txt", text)` asserts that the file of that name holds `text`, or writes it when asked to."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDENS / name
+        if request.config.getoption("--update-goldens"):
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing; write it with pytest --update-goldens"
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{path.name} differs; if the change is meant, run pytest --update-goldens and read the diff"
+        )
+
+    return compare

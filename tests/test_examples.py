@@ -1,0 +1,52 @@
+"""Every example runs, says something, and warns of nothing."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@cache
+def run(path):
+    """The example's process, run once in a folder of its own, and what it left there."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(path)]
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return result, os.listdir(folder)
+
+
+def test_there_are_examples():
+    assert {"mlp_block.py", "train_tiny.py"} <= {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path):
+    result, left = run(path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert left == []
+
+
+def test_the_mlp_block_learns_and_refuses():
+    lines = run(ROOT / "examples/mlp_block.py")[0].stdout.splitlines()
+    losses = [float(line.split()[2]) for line in lines if line.startswith("L = ")]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert "refused: " in lines[-1]
+    assert "D_ff" in lines[-1]
+    assert "examples/mlp_block.py:" in lines[-1]
+
+
+def test_the_tiny_training_learns():
+    lines = run(ROOT / "examples/train_tiny.py")[0].stdout.splitlines()
+    losses = [float(line.split()[-1]) for line in lines if line.startswith("step ")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.2

@@ -1,0 +1,136 @@
+"""Packaging: what pyproject.toml lists is all there is, and what is built and installed can be imported whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import graphir
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+#: Imports every module of the graphir it finds, and prints where that is and what it found.
+IMPORT_ALL = """
+import importlib, pathlib, graphir
+root = pathlib.Path(graphir.__file__).parent
+print(root)
+for folder in (root, root / "passes", root / "backends"):
+    for file in folder.rglob("*.py"):
+        parts = file.relative_to(root.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
+        print(name)
+"""
+
+
+def modules():
+    """Every module's path inside the package `graphir`: the two links are followed, each file comes once."""
+    for folder in ("graphir", "graphir/passes", "graphir/backends"):
+        for file in (ROOT / folder).rglob("*.py"):
+            yield file.relative_to(ROOT).as_posix()
+
+
+def dotted(path):
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+# -- what is listed ---------------------------------------------------------------------------------------
+
+
+def test_every_subpackage_is_listed():
+    folders = {dotted(str(Path(path).parent)) for path in modules()}
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(folders)
+
+
+def test_every_folder_of_modules_is_a_package():
+    found = set(modules())
+    assert {f"{Path(path).parent.as_posix()}/__init__.py" for path in found} <= found
+
+
+def test_the_links_lead_to_the_two_folders():
+    for name in ("passes", "backends"):
+        assert (ROOT / "graphir" / name).is_symlink()
+        assert os.readlink(ROOT / "graphir" / name) == f"../{name}"
+        assert PROJECT["tool"]["setuptools"]["package-dir"][f"graphir.{name}"] == name
+
+
+def test_the_version_is_told_once():
+    assert PROJECT["project"]["version"] == graphir.__version__
+
+
+def test_extras_are_what_the_readme_promises():
+    assert {"viz", "fast", "mpi", "cuda12", "cuda13", "test"} <= set(PROJECT["project"]["optional-dependencies"])
+
+
+# -- what is built ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what a build reads, so that building leaves nothing behind in the real one."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("graphir", "passes", "backends"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def run(*command, **options):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | options.pop("env", {})
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder, checkout)
+    (built,) = folder.glob("graphir-*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_module_once(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert len(set(names)) == len(names)
+    packaged = {name for name in names if ".dist-info/" not in name}
+    assert packaged == {*modules(), "graphir/py.typed"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_a_wheel_can_be_imported_whole(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    where, *found = run("-c", IMPORT_ALL, cwd=tmp_path).splitlines()
+    assert Path(where) == tmp_path / "graphir"
+    assert set(found) == {dotted(path) for path in modules()}
+
+
+@pytest.mark.slow
+def test_an_editable_install_finds_the_two_folders(checkout, tmp_path):
+    # --ignore-installed: an installed graphir, editable or not, is not to be touched.
+    install = ("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--ignore-installed")
+    run(*install, "--no-warn-script-location", "--prefix", tmp_path, "--editable", checkout)
+    scheme = {"base": tmp_path, "platbase": tmp_path}
+    packages = Path(sysconfig.get_path("purelib", "posix_prefix", {key: str(path) for key, path in scheme.items()}))
+    # Its .pth file works from a site folder only, so the program makes one of it first.
+    program = f"import site, sys; sys.path.insert(0, ''); site.addsitedir({str(packages)!r})\n{IMPORT_ALL}"
+    where, *found = run("-c", program, cwd=tmp_path).splitlines()
+    assert Path(where).resolve() == (checkout / "graphir").resolve()
+    assert set(found) == {dotted(path) for path in modules()}
