@@ -14,7 +14,7 @@ from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import recompute_masks
-from graphir.passes.sharding import PLANS, Plan, find_plan, shard
+from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
 
 __all__ = [
     "PLANS",
@@ -23,6 +23,7 @@ __all__ = [
     "Plan",
     "Schedule",
     "autodiff",
+    "complete_plan",
     "find_plan",
     "lower",
     "optimize",

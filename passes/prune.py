@@ -10,8 +10,13 @@ from graphir.ir.graph import Graph
 
 
 def prune(graph: Graph, outputs: Sequence[str] | None = None) -> Graph:
-    """The graph with only the nodes that its outputs (or those named) need. Arguments stay."""
-    wanted = graph.outputs if outputs is None else tuple(graph[name] for name in outputs)
+    """The graph with only the nodes that its outputs (or those named) need. Arguments stay.
+
+    In a sharded graph the name of an output means what the collectives made of it.
+    """
+    brought = {graph.origin(value): value for value in graph.outputs}
+    named = graph.outputs if outputs is None else [graph[name] for name in outputs]
+    wanted = [brought.get(value, value) for value in named]
     builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     for node in needed_nodes(graph, wanted):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from graphir.training.config import TrainConfig, flag
+from graphir.training.config import TrainConfig, flag, kind_of
 
 _OTHERS = "Other"
 
@@ -55,7 +55,7 @@ def _option(each: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., An
         return click.option(flag(each.name), each.name, multiple=True, metavar="FILE", **keywords)
     if metadata["flags"]:
         return click.option("/".join(metadata["flags"]), each.name, default=each.default, show_default=True, **keywords)
-    kind: Any = int if each.default is None else type(each.default)
+    kind: Any = kind_of(each.name, each.default)
     if metadata["choices"]:
         kind = click.Choice(metadata["choices"])
     shown = each.default is not None

@@ -130,10 +130,10 @@ def select_arrays(checkpoint: Checkpoint, plan: Plan) -> Arrays:
         array = checkpoint.arrays.get(value.name)
         if array is None:
             raise CheckpointError(f"{checkpoint.path} lacks {value.name} {value.type}")
-        if array.shape != plan.shapes[value] or array.dtype != value.dtype:
+        shape = tuple(dim.size(plan.sizes) for dim in value.shape)
+        if array.shape != shape or array.dtype != value.dtype:
             raise CheckpointError(
-                f"{checkpoint.path}: {value.name} is {array.dtype}{list(array.shape)}, "
-                f"not {value.type} = {list(plan.shapes[value])}"
+                f"{checkpoint.path}: {value.name} is {array.dtype}{list(array.shape)}, not {value.type} = {list(shape)}"
             )
         selected[value.name] = array
     return selected

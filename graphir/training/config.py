@@ -88,6 +88,17 @@ class TrainConfig:
         0, "Optimization", "What initial parameters, data order and dropout follow from.", least=0, below=2**63
     )
 
+    dp: int = _option(1, "Parallel", "N_DP, ranks that share the batch.", least=1, free=True)
+    cp: int = _option(1, "Parallel", "Ranks that share the sequence.", least=1, free=True)
+    tp: int = _option(1, "Parallel", "N_T, ranks that share heads and D_ff.", least=1, free=True)
+    plan: str | None = _option(
+        None,
+        "Parallel",
+        "How, for example sequence, vocabulary or data+zero1; the usual plan is added for each axis left out."
+        "  [default: data, context, megatron]",
+        free=True,
+    )
+
     validate_every: int = _option(200, "Output", "Steps between validations; 0: only at the end.", least=0, free=True)
     validate_batches: int = _option(
         16, "Output", "Batches a validation, spread evenly over its text; 0: all of it.", least=0, free=True
@@ -173,6 +184,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def kind_of(name: str, default: Any) -> type:
+    """The type of an option's value; one without default is a whole number, but for the plan's name."""
+    return str if name == "plan" else int if default is None else type(default)
+
+
 def _check_value(name: str, value: Any, default: Any, metadata: Mapping[str, Any]) -> None:
     """ConfigError unless `value` is of the default's type and within the declared limits."""
     option = flag(name)
@@ -182,7 +198,7 @@ def _check_value(name: str, value: Any, default: Any, metadata: Mapping[str, Any
         return
     if value is None and default is None:
         return
-    kind = int if default is None else type(default)
+    kind = kind_of(name, default)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (isinstance(value, float) or whole if kind is float else whole if kind is int else type(value) is kind):
         raise ConfigError(f"{option} must be {kind.__name__}, not {value!r}")

@@ -23,6 +23,7 @@ import numpy as np
 from graphir.backends import Executable, initialize
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DimError, MissingDependencyError, NonFiniteError
+from graphir.ir.dims import dim_names
 from graphir.ir.graph import Graph
 from graphir.models import transformer
 from graphir.passes import Optimizer, Schedule, autodiff, optimize
@@ -42,6 +43,7 @@ from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
 from graphir.training.files import make_folder, remove_leftovers, write_atomically
 from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
+from graphir.training.parallel import Parallel
 
 
 class Report:
@@ -92,9 +94,9 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False, report:
         report.end()
 
 
-def training_graph(config: TrainConfig) -> Graph:
+def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
     """The whole step as one graph: forward, backward, clipping, schedule, updates."""
-    model = transformer(**config.model_options(), dropout=config.dropout, decode=None)
+    model = transformer(**config.model_options(), dropout=config.dropout, decode=None, padded=padded)
     return optimize(autodiff(model), optimizer_of(config))
 
 
@@ -126,24 +128,38 @@ class _Run:
         if saved is not None:
             _require_same_options(saved, config)
         self.corpus = load_corpus(config)
-        self.sizes = config.sizes(self.corpus.vocabulary)
+        self.parallel = Parallel.of(config, self.corpus.vocabulary)
+        self.sizes = config.sizes(self.corpus.vocabulary) | self.parallel.sizes
         self.tokenizer = tokenizer_fingerprint(config.tokenizer)
-        graph = training_graph(config)
+        padded = self.parallel.padded is not None
+        graph = training_graph(config, padded)
         loss = next(value.name for value in graph.outputs if value.local_name == "L")
         updated = [value.name for value in graph.updates.values()]
-        self.executable = _compile(graph, self.sizes, config, [loss, "optimizer/lr", "optimizer/norm", *updated])
-        forward = transformer(**config.model_options(), dropout=0.0, decode=None)
-        self.forward = _compile(forward, self.sizes, config, [loss])
+        fetch = [loss, "optimizer/lr", "optimizer/norm", *updated]
+        self.graph = graph
+        self.executable = self._compile(graph, fetch)
+        forward = transformer(**config.model_options(), dropout=0.0, decode=None, padded=padded)
+        self.forward = self._compile(forward, [loss])
         self.loss = loss
         if saved is None:
             self.arrays: Arrays = initialize(graph, self.sizes, config.seed)
         else:
             _require_same_data(saved, self.corpus, self.tokenizer)
+            saved = replace(saved, arrays=self.parallel.pad(graph, saved.arrays))
             self.arrays = select_arrays(saved, self.executable.plan)
             self.step = saved.step
         if self.step >= config.steps:
             raise ConfigError(f"{folder} is at step {self.step} of {config.steps} already; ask for more --steps")
         self.parameter_count = sum(self.arrays[value.name].size for value in graph.parameters)
+
+    def _compile(self, graph: Graph, fetch: list[str]) -> Executable:
+        config, sizes = self.config, self.sizes
+        try:
+            whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
+            return compile(self.parallel.shard(graph, whole), whole, fetch=fetch)
+        except DimError as error:
+            options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
+            raise ConfigError(f"these sizes make no model: {error} ({options})") from None
 
     # -- the loop -------------------------------------------------------------------------------------
 
@@ -225,7 +241,9 @@ class _Run:
         config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
         config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
         data = self.corpus.fingerprint
-        save_checkpoint(Checkpoint(path, config, self.sizes, self.step, data, self.tokenizer, self.arrays))
+        arrays = self.parallel.strip(self.graph, self.arrays)
+        sizes = config.sizes(self.corpus.vocabulary)
+        save_checkpoint(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays))
         remove_old(self.folder, self.config.keep)
         return path
 
@@ -248,14 +266,6 @@ def _inputs(T: Ids, Y: Ids) -> dict[str, Any]:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _compile(graph: Graph, sizes: Mapping[str, int], config: TrainConfig, fetch: list[str]) -> Executable:
-    try:
-        return compile(graph, sizes, fetch=fetch)
-    except DimError as error:
-        options = f"--width {config.width} is D, --heads {config.heads} is N_H"
-        raise ConfigError(f"these sizes make no model: {error} ({options})") from None
 
 
 def _require_same_options(saved: Checkpoint, config: TrainConfig) -> None:

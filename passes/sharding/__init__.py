@@ -7,8 +7,8 @@ reshard   how a value gets from one layout to another: the one birthplace of col
 sharder   the walk that ties them together
 """
 
-from graphir.passes.sharding.plans import PLANS, Plan, find_plan
+from graphir.passes.sharding.plans import PLANS, Plan, complete_plan, find_plan
 from graphir.passes.sharding.reshard import route
 from graphir.passes.sharding.sharder import shard
 
-__all__ = ["PLANS", "Plan", "find_plan", "route", "shard"]
+__all__ = ["PLANS", "Plan", "complete_plan", "find_plan", "route", "shard"]

@@ -3,7 +3,7 @@
 Notation. A plan maps glob patterns of full names (`layer*/mha/W_Q`, `*/W_Q`) to a *split*:
 
     [D, D|tp]     by position; the dims' names are checked, `_` stands for any
-    B|dp          every dim called B
+    B|dp          every dim called B; V|tp splits V_pad, too
     ?|dp          the first dim that the axis divides evenly; a tensor that has none stays whole
     -dp           for `used` and `activations`: as it lies otherwise, but not split over dp
     =             for `gradients`: as the parameter is stored
@@ -149,7 +149,8 @@ def _read(
             if all(_divides(dim, [*found[position], axis], mesh, sizes) for axis in axes):
                 return [(position, axes)]
         return []
-    return [(position, axes) for position, dim in enumerate(value.shape) if str(dim) == name]
+    names = (name, f"{name}_pad")
+    return [(position, axes) for position, dim in enumerate(value.shape) if str(dim) in names]
 
 
 def _divides(dim: Dim, axes: Sequence[str], mesh: Mesh, sizes: Sizes | None) -> bool:
@@ -211,3 +212,23 @@ def find_plan(name: str) -> Plan:
         result = PLANS[part] if result is None else result + PLANS[part]
     assert result is not None
     return replace(result, name=name)
+
+
+#: The plan that uses an axis where none is named.
+DEFAULTS: Mapping[str, str] = {"dp": "data", "cp": "context", "tp": "megatron"}
+
+
+def complete_plan(name: str | None, mesh: Mesh) -> Plan:
+    """The plan called `name`, with the usual one added for each axis of the mesh that it does not use.
+
+    `complete_plan("sequence", Mesh(dp=2, tp=3))` is data+sequence. LayoutError for an axis that nothing uses.
+    """
+    plan = find_plan(name) if name else None
+    for axis in mesh.names:
+        if plan is not None and axis in plan.axes:
+            continue
+        if axis not in DEFAULTS:
+            raise LayoutError(f"no plan uses the mesh axis {axis}; write one, or use {', '.join(DEFAULTS)}")
+        usual = find_plan(DEFAULTS[axis])
+        plan = usual if plan is None else replace(usual + plan, name=f"{usual.name}+{plan.name}")
+    return plan or find_plan("single")
