@@ -13,11 +13,12 @@ them together and loads the latter two only when called.
 """
 
 from graphir import models
-from graphir.compiler import compile
+from graphir.compiler import compile, initialize
 from graphir.errors import GraphirError
 from graphir.ir.builder import Builder
 from graphir.ir.dims import Dim, dim, dims
 from graphir.ir.graph import Graph, Meta, Node
+from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Array, Place, Size, Xp, find_operator, operator, operators
 from graphir.ir.types import TensorType
 from graphir.ir.value import Value
@@ -34,6 +35,8 @@ __all__ = [
     "Dim",
     "Graph",
     "GraphirError",
+    "Layout",
+    "Mesh",
     "Meta",
     "Node",
     "Place",
@@ -45,6 +48,7 @@ __all__ = [
     "dim",
     "dims",
     "find_operator",
+    "initialize",
     "models",
     "operator",
     "operators",

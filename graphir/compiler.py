@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphir.errors import ConfigError
 from graphir.ir.dims import dim_names, resolve_sizes
@@ -46,3 +46,10 @@ def compile(
         pruned = recompute_masks(pruned)
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
     return plan(pruned, known).executable(algorithm, graph)
+
+
+def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Any]:
+    """The first content of every parameter and state, by name: arrays as each one's `init` says, keyed by `seed`."""
+    from graphir.backends import initialize
+
+    return dict(initialize(graph, sizes, seed))
