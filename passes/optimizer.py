@@ -85,7 +85,7 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
     for target, gradient in zip(targets, gradients, strict=True):
         parameter = copies[target]
         with builder.context(scope=target.scope, phase=UPDATE, of=target.name, why=f"update of {target.name}"):
-            states = [builder.state(f"/{target.name}.{name}", target.shape, target.dtype) for name in rule.state]
+            states = [_state(builder, target, name) for name in rule.state]
             attributes = {name: getattr(optimizer, name) for name in rule.attributes}
             if rule.decay:
                 attributes["weight_decay"] = optimizer.weight_decay if optimizer.decays(parameter) else 0.0
@@ -97,10 +97,9 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
 
 def _gradient_of(graph: Graph, parameter: Value) -> Value:
     name = "/".join(part for part in (parameter.scope, f"d{parameter.local_name}") if part)
-    gradient = graph.find(name)
-    if gradient is None:
+    if name not in graph:
         raise ConfigError(f"graph {graph.name} has no gradient {name} of {parameter.name}; run autodiff first")
-    return gradient
+    return graph.result(name)
 
 
 def _learning_rate(builder: Builder, rate: float | Schedule, step: Value) -> Value:
@@ -123,3 +122,8 @@ def _clip(builder: Builder, gradients: Sequence[Value], limit: float) -> list[Va
         with builder.context(scope=gradient.scope, phase=UPDATE, why=f"gradients clipped to norm {limit}"):
             clipped.append(rescale(gradient, factor, name=f"/{gradient.name}.clipped"))
     return clipped
+
+
+def _state(builder: Builder, target: Value, name: str) -> Value:
+    """What the optimizer keeps of `target` under `name`: of its type, starting at zero, lying as it does."""
+    return builder.state(f"/{target.name}.{name}", target.shape, target.dtype, "zeros", target.type.layout)

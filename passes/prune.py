@@ -14,9 +14,7 @@ def prune(graph: Graph, outputs: Sequence[str] | None = None) -> Graph:
 
     In a sharded graph the name of an output means what the collectives made of it.
     """
-    brought = {graph.origin(value): value for value in graph.outputs}
-    named = graph.outputs if outputs is None else [graph[name] for name in outputs]
-    wanted = [brought.get(value, value) for value in named]
+    wanted = graph.outputs if outputs is None else [graph.result(name) for name in outputs]
     builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     for node in needed_nodes(graph, wanted):

@@ -164,6 +164,12 @@ class Graph:
             node = self.producers.get(value)
         return value
 
+    def result(self, name: str) -> Value:
+        """What `name` ends as: the output that collectives made of it, if there is one, else the value itself."""
+        value = self[name]
+        origin = self.origin(value)
+        return value if value in self.outputs else next((o for o in self.outputs if self.origin(o) is origin), value)
+
     @cached_property
     def dims(self) -> tuple[Dim, ...]:
         """Every distinct dim of every value, in order of appearance, then those that only attributes name."""
