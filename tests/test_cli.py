@@ -67,7 +67,7 @@ def test_help_lists_the_commands_and_their_options_in_groups(call):
         assert call(command, "--help")[0] == 0
     out = call("train", "--help")[1]
     headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Text:", "Model:", "Optimization:", "Output:", "Other:"]
+    assert headings == ["Text:", "Model:", "Optimization:", "Parallel:", "Output:", "Other:"]
 
 
 def test_no_command_shows_the_help(call):

@@ -20,20 +20,21 @@ _MODEL = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "f
 _MLP = {"layers", "activation", "dtype"}
 _SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
 _OPTIMIZER = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
+_PARALLEL = ("dp", "cp", "tp", "plan")
 _COLUMNS = {"symbol": "cyan", "key": "", "signature": "", "d-operator": "cyan", "formula": "dim"}
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Choice(("transformer", "mlp")))
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
-@config_options(only=(*_MODEL, *_OPTIMIZER))
+@config_options(only=(*_MODEL, *_OPTIMIZER, *_PARALLEL))
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
 def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
     """Print a model as a graph, at any stage.
 
     forward is the model with its loss, autodiff adds the gradients, train the optimizer, and lowered takes
-    composite nodes apart.
+    composite nodes apart. With --dp, --cp or --tp each is printed as every rank of the mesh runs it.
     """
     from graphir.text import to_text
 
@@ -51,7 +52,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
 def _staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
     from graphir import models
-    from graphir.passes import autodiff, lower, optimize
+    from graphir.passes import autodiff, complete_plan, lower, optimize, shard
     from graphir.training.config import TrainConfig, flag
     from graphir.training.loop import optimizer_of
 
@@ -63,13 +64,14 @@ def _staged(model: str, stage: str, options: dict[str, Any], given_names: set[st
         graph = models.mlp(config.layers, activation_kind=config.activation, dtype=config.dtype)
     else:
         graph = models.transformer(**config.model_options(), dropout=config.dropout)
-    if stage == "forward":
-        return graph
-    graph = autodiff(graph, loss="L")
-    if stage == "autodiff":
-        return graph
-    graph = optimize(graph, optimizer_of(config))
-    return graph if stage == "train" else lower(graph)
+    if stage != "forward":
+        graph = autodiff(graph, loss="L")
+    if stage in ("train", "lowered"):
+        graph = optimize(graph, optimizer_of(config))
+    mesh = config.mesh()
+    if mesh.axes:
+        graph = shard(graph, mesh, complete_plan(config.plan, mesh))
+    return lower(graph) if stage == "lowered" else graph
 
 
 @click.command()

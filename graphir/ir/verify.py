@@ -49,6 +49,13 @@ def verify(graph: Graph) -> Graph:
     for value in (*graph.outputs, *graph.aliases.values()):
         if value not in known:
             raise VerifyError(f"graph {graph.name}: {value.name} is an output or alias, but nothing defines it")
+    for value in graph.outputs:
+        if value.type.layout.pending:
+            over = " and ".join(value.type.layout.pending_axes)
+            raise VerifyError(
+                f"graph {graph.name}: its output {value.name} {value.type} is no result yet, but a term on each rank; "
+                f"reduce it over {over} by AR or RS"
+            )
     for alias in graph.aliases:
         if alias in defined:
             raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")

@@ -32,7 +32,8 @@ def tokenize(xp: Xp, text: Array, *, s: Size, tokenizer: str = "bytes", pad: int
 def lookup(xp: Xp, E: Array, T: Array, *, at: Place) -> Array:
     """X [B, S, D]: row T of the embedding matrix E [V, D], for each token; 0 for an id outside E's block."""
     rows, inside = _local_rows(T, E.shape[0], at)
-    X = E[rows]
+    # A copy even of a single row, which E[rows] would be a view of.
+    X = E.take(rows, axis=0)
     if inside is not None:
         X *= inside[..., None]
     return X

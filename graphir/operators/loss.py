@@ -30,7 +30,8 @@ def cross_entropy(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place
 @cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", flops=4)
 def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`."""
-    dZ = Z - lse[..., None]
+    # Rows side by side: a transposed Z gives a transposed difference, whose reshape below would be a copy.
+    dZ = xp.ascontiguousarray(Z - lse[..., None])
     xp.exp(dZ, out=dZ)
     valid = ignore != Y
     rows = dZ.reshape(-1, dZ.shape[-1])

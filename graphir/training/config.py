@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from graphir.errors import CheckpointError, ConfigError
+from graphir.ir.layout import Mesh
 
 
 def _option(
@@ -137,6 +138,11 @@ class TrainConfig:
         """The keywords of `models.transformer`, dropout and the decoding branch left out."""
         names = ("layers", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
         return {name: getattr(self, name) for name in names}
+
+    def mesh(self) -> Mesh:
+        """The ranks that --dp, --cp and --tp ask for; an axis of one rank is none."""
+        axes = {"dp": self.dp, "cp": self.cp, "tp": self.tp}
+        return Mesh({axis: count for axis, count in axes.items() if count > 1})
 
     def sizes(self, vocabulary: int) -> dict[str, int]:
         """The numbers of the dims B, S, D, N_H, D_ff, V."""

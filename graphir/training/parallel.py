@@ -37,8 +37,7 @@ class Parallel:
     @classmethod
     def of(cls, config: TrainConfig, vocabulary: int) -> Parallel:
         """What the configuration asks for; LayoutError for a plan that is unknown or does not fit the mesh."""
-        axes = {"dp": config.dp, "cp": config.cp, "tp": config.tp}
-        mesh = Mesh({axis: count for axis, count in axes.items() if count > 1})
+        mesh = config.mesh()
         return cls(mesh, complete_plan(config.plan, mesh), vocabulary)
 
     @property

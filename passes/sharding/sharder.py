@@ -24,7 +24,7 @@ from graphir.ir.assignment import Assignment, operand_splits, write_split
 from graphir.ir.builder import Builder
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Node
-from graphir.ir.layout import Layout, Mesh
+from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 from graphir.operators.elementwise import add
@@ -201,7 +201,9 @@ class _Sharder:
             pin = self.given.pinned.get(value)
             if pin is not None and new.type.layout != pin.apply(new.type.layout):
                 layout = pin.apply(new.type.layout)
-                self.home[value] = self._move(new, layout, node, f"the plan wants {value.name} as {layout}")
+                self.home[value] = self._move(
+                    new, layout, node, f"the plan wants {value.name} as {layout_text(value.shape, layout)}"
+                )
 
     def _emit_node(
         self, node: Node, inputs: Sequence[Value], assignment: Assignment, names: Sequence[str | None]
@@ -295,7 +297,7 @@ class _Sharder:
         key, copies = (layout, phase), self.copies[value]
         if key not in copies:
             source = self._nearest(value, layout, phase)
-            why = f"{node.name} = {node.operator.key}(…) reads it as {operand} {layout}"
+            why = f"{node.name} = {node.operator.key}(…) reads it as {operand} {layout_text(value.shape, layout)}"
             made = self._move(source, layout, node, why)
             if home.type.layout.pending and not layout.pending:
                 # Settled once, it is never pending again: later readers start from here.
