@@ -110,6 +110,7 @@ class Operator:
         elementwise: bool = False,
         linear: str = "",
         jointly_linear: bool = False,
+        associative: bool = False,
         random: bool = False,
         shape_only: bool = False,
         reduction: str = "sum",
@@ -130,6 +131,8 @@ class Operator:
         self.linear = frozenset(linear.split())
         #: Linear in all operands together: a pending sum passes if all of them are pending.
         self.jointly_linear = jointly_linear
+        #: Of a variadic operator: operands may be put together in groups first, as in a sum.
+        self.associative = associative
         self.random = random
         #: Whether the result follows from the operands' shapes alone, so that no gradient flows through it.
         self.shape_only = shape_only
@@ -401,7 +404,7 @@ def operator(
 ) -> Callable[[Kernel], Operator]:
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
-    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, random, reduction,
+    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, associative, random, reduction,
     shape_only, updates, relayout, no_gradient, flops, examples.
     OperatorError if the declaration contradicts itself or `key` is taken.
     """

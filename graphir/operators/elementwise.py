@@ -13,7 +13,7 @@ from graphir.operators.special import erf
 # -- +: addition ------------------------------------------------------------------------------------------
 
 
-@operator("add", "X...[*b] -> Y[*b]", symbol="+", elementwise=True, jointly_linear=True, flops=1)
+@operator("add", "X...[*b] -> Y[*b]", symbol="+", elementwise=True, jointly_linear=True, associative=True, flops=1)
 def add(xp: Xp, *X: Array) -> Array:
     """Y = X0 + X1 + …: bias addition, residuals, gradients of several uses. All of one shape; BC widens."""
     if len(X) == 1:

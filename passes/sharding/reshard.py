@@ -18,6 +18,11 @@ class Hop(NamedTuple):
     attributes: dict[str, Any]
     settles: bool
 
+    @property
+    def sends(self) -> bool:
+        """Whether anything goes from rank to rank; a slice is each rank's own affair."""
+        return self.operator is not local_slice
+
 
 def route(have: Layout, want: Layout) -> list[Hop]:
     """The collectives that turn `have` into `want`; none if they are equal.

@@ -7,7 +7,7 @@ One walk over the nodes, and nothing but factor rules and declared traits decide
   d-node), the split of a parameter that is read here, the layout wanted of the output, the first operand.
 - A value that is pending goes on as it is through what only moves or adds (T, R, C, Σ, +); before all else it is
   settled: by RS if the axis is wanted for a split, by AR if not.
-- Every collective is made by `reshard` (graphir.passes.sharding.reshard), and consumers in one phase share it.
+- Which collectives lead from one layout to another, `route` alone knows; consumers in one phase share them.
 - What has no inputs but is made to measure (BC, positions, a mask) is made anew at each layout that is asked for.
 """
 
@@ -27,7 +27,6 @@ from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
-from graphir.operators.elementwise import add
 from graphir.passes.sharding.claims import Admits, Axes, Claims, disputed
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
@@ -175,7 +174,7 @@ class _Sharder:
             for position, value in enumerate(node.outputs):
                 self.lazy[value] = node, position
             return
-        if node.operator.jointly_linear and len(node.inputs) > 1:
+        if node.operator.associative and len(node.inputs) > 1:
             node = self._sum_alike(node)
             rule = node.inference.rule
         assignment = self._claims(node, rule)
@@ -239,7 +238,7 @@ class _Sharder:
     # -- sums of unequal terms ------------------------------------------------------------------------
 
     def _sum_alike(self, node: Node) -> Node:
-        """`node`, a +, with operands that are pending alike summed first, if not all of them are."""
+        """`node`, a sum, with operands that are pending alike summed first, if not all of them are."""
         groups: dict[tuple[tuple[str, str], ...], list[Value]] = {}
         for value in node.inputs:
             pending = () if value in self.lazy else self.home[value].type.layout.pending
@@ -255,7 +254,7 @@ class _Sharder:
         """A value of the old graph's kind for the sum of `values`, which are pending alike."""
         name = self.builder.free_name(f"{node.name}.part")
         result = Value(name, node.outputs[0].type, values[0].owner)
-        part = Node(add, tuple(values), node.attributes, (result,), node.meta)
+        part = Node(node.operator, tuple(values), node.attributes, (result,), node.meta)
         self._place(part)
         return result
 
@@ -313,7 +312,7 @@ class _Sharder:
 
         def cost(copy: Value) -> int:
             try:
-                return sum(2 if hop.settles else hop.operator.key != "SLICE" for hop in route(copy.type.layout, layout))
+                return sum(2 if hop.settles else hop.sends for hop in route(copy.type.layout, layout))
             except LayoutError:
                 return 1 << 30
 
