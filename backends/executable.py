@@ -6,7 +6,7 @@ blocks, then the next; a collective moves bytes between them. Arguments and resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,22 +106,32 @@ class Executable:
         """One kernel call on one rank's blocks."""
         for slot, count, exempt in step.indices:
             self._check_indices(step, slots[slot], count, exempt)
-        keywords = step.keywords if step.places is None else {**step.keywords, "at": step.places[rank]}
-        made = step.node.operator.kernel(
-            np, *[None if slot is None else slots[slot] for slot in step.operands], **keywords
-        )
-        results = made if isinstance(made, tuple) else (made,)
+        results = self.apply(step, [None if slot is None else slots[slot] for slot in step.operands], rank)
         for position, slot in zip(step.results, step.outputs, strict=True):
             slots[slot] = results[position]
 
     def _communicate(self, step: Step, ranks: list[list[Any]]) -> Traffic:
         """One collective, for all ranks together."""
-        communicator = SimulatedCommunicator(self.mesh, self.algorithm)
-        collective = getattr(communicator, step.node.operator.kernel.__name__)
-        blocks = collective([slots[step.operands[0] or 0] for slots in ranks], **step.keywords)
+        blocks, traffic = self.exchange(step, [slots[step.operands[0] or 0] for slots in ranks])
         for slots, block in zip(ranks, blocks, strict=True):
             slots[step.outputs[0]] = block
-        return communicator.traffic
+        return traffic
+
+    # -- what a subclass may do otherwise -------------------------------------------------------------
+
+    def apply(self, step: Step, operands: Sequence[Any], rank: int) -> tuple[Any, ...]:
+        """The kernel's results on one rank's operands, in the order that the kernel returns them."""
+        keywords = step.keywords if step.places is None else {**step.keywords, "at": step.places[rank]}
+        made = step.node.operator.kernel(np, *operands, **keywords)
+        return made if isinstance(made, tuple) else (made,)
+
+    def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
+        """What a collective makes of all ranks' blocks, and what was sent."""
+        communicator = SimulatedCommunicator(self.mesh, self.algorithm)
+        collective = getattr(communicator, step.node.operator.kernel.__name__)
+        return collective(blocks, **step.keywords), communicator.traffic
+
+    # -- what is not a number -------------------------------------------------------------------------
 
     def find_non_finite(self, *arguments: Mapping[str, Any]) -> None:
         """Runs again with every node watched; NonFiniteError names the first that makes NaN or infinity."""

@@ -64,6 +64,8 @@ class Formula:
             above, below = f"({' + '.join(map(str, self.terms))})", ""
         if self.ranks is not None:
             above = f"{'' if above == '1' else f'{above} '}({self.ranks} − 1)"
+        if "/" in below:
+            below = f"({below.replace('/', '*')})"
         count = f"{above}/{below}" if below else above
         parts = [*([count] if count != "1" else []), str(self.elements), f"{self.width} bytes"]
         return " · ".join(part for part in parts if part != "1")

@@ -20,10 +20,12 @@ STOREYS = (
     ("graphir.errors",),
     ("graphir.ir", "graphir.tokenizer"),
     ("graphir.operators",),
-    ("graphir.models", "graphir.text", "graphir.passes", "graphir.backends"),
+    ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
     ("graphir.compiler",),
+    ("graphir.drawing",),
     ("graphir",),
-    ("graphir.training",),
+    ("graphir.training", "graphir.checking"),
+    ("graphir.guide",),
     ("graphir.cli",),
     ("graphir.__main__",),
 )
@@ -31,7 +33,7 @@ STOREY_OF = {room: level for level, rooms in enumerate(STOREYS) for room in room
 
 #: Kernels receive their array module as `xp`: only what runs graphs, and what is above, may import one.
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "numba", "torch", "jax"}
-WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:3] for room in rooms), "graphir.models", "graphir.text")
+WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:3] for room in rooms), "graphir.models", "graphir.text", "graphir.cost")
 WITHOUT_ARRAYS += ("graphir.passes", "graphir.compiler", "graphir")
 
 

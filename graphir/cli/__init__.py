@@ -1,4 +1,4 @@
-"""The command line: `graphir train`, `generate`, `ir`, `ops`.
+"""The command line: `graphir train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
 as one line on stderr, `error: …`, and exit code 2; an interrupted command exits with 130.
@@ -21,6 +21,10 @@ _COMMANDS = {
     "train": ("graphir.cli.train", "Train the documents' Transformer on text."),
     "generate": ("graphir.cli.generate", "Continue a text with a trained model."),
     "ir": ("graphir.cli.inspect", "Print a model as a graph, at any stage."),
+    "draw": ("graphir.cli.draw", "Draw a figure of the documents, or a model, as a picture or a page."),
+    "guide": ("graphir.cli.guide", "Write the guide to Transformers and their parallelism, as one page."),
+    "check": ("graphir.cli.check", "Compare a parallel run with the run on one rank, tensor by tensor."),
+    "why": ("graphir.cli.why", "Tell why each collective is there, and what it sends."),
     "ops": ("graphir.cli.inspect", "List the operator dictionary."),
 }
 

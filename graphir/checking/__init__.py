@@ -1,0 +1,50 @@
+"""Is a parallel run right, and where does it first depart? Parity, dumps from elsewhere, faults, and reasons.
+
+    from graphir.checking import check
+
+    report = check(single, parallel, sizes, parameters, {"T": ids, "Y": targets, "seed": 0, "step": 0})
+    print(report.text())
+
+reference  the single run in float64, and how far rounding alone may lead from it
+compare    one value against what it should be
+parity     a whole run, node by node
+report     what was found
+dump       tensors that another program left, and `names`, what they are called here
+faults     what can go wrong, done on purpose, and `campaign`, what was found of it
+why        why each collective is there
+setting    what to check when nobody hands anything in
+"""
+
+from graphir.checking.campaign import Campaign, Outcome, inject
+from graphir.checking.compare import Comparison
+from graphir.checking.dump import Dump, assign, check_dump, infer_sizes, read_dump
+from graphir.checking.faults import Fault, FaultyExecutable, faults_of
+from graphir.checking.names import Rule, read_rules
+from graphir.checking.parity import check
+from graphir.checking.report import Departure, Report
+from graphir.checking.setting import Setting, settings
+from graphir.checking.why import Explanation, explain
+
+__all__ = [
+    "Campaign",
+    "Comparison",
+    "Departure",
+    "Dump",
+    "Explanation",
+    "Fault",
+    "FaultyExecutable",
+    "Outcome",
+    "Report",
+    "Rule",
+    "Setting",
+    "assign",
+    "check",
+    "check_dump",
+    "explain",
+    "faults_of",
+    "infer_sizes",
+    "inject",
+    "read_dump",
+    "read_rules",
+    "settings",
+]

@@ -1,0 +1,73 @@
+"""Single and parallel side by side: every value of the parallel run against the run on one rank.
+
+Both run with the same arguments, one after the other; of the parallel run only the node at hand is held. Forward,
+backward and update are nodes of one graph, so nothing distinguishes them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graphir.backends import Executable, Plan, plan
+from graphir.checking.compare import Comparison, compare
+from graphir.checking.reference import Reference, make_reference
+from graphir.checking.report import Report
+from graphir.errors import ConfigError
+from graphir.ir.dims import Sizes
+from graphir.ir.graph import Graph, Node
+
+#: Makes of a plan what runs it: `Executable`, or one that does something otherwise.
+Runner: TypeAlias = Callable[[Plan], Executable]
+
+
+def check(
+    single: Graph,
+    parallel: Graph,
+    sizes: Sizes,
+    *arguments: Mapping[str, Any],
+    runner: Runner = Executable,
+    reference: Reference | None = None,
+    title: str = "",
+) -> Report:
+    """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
+
+    `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
+    executable that is put to the test, `reference` is one made before for the same graphs and arguments.
+    Errors: ConfigError if the graphs share no value; what planning and running raise.
+    """
+    if reference is None:
+        reference = make_reference(single, parallel, sizes, *arguments)
+    require_kinship(single, parallel, reference)
+    found = compare_run(runner(plan(parallel, sizes)), reference, *arguments)
+    return Report(parallel, sizes, tuple(found.values()), title)
+
+
+def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> None:
+    """ConfigError unless the graphs make values of the same names."""
+    shared = [v.name for node in parallel.nodes for v in node.outputs if v.name in reference.origin]
+    if parallel.nodes and not shared:
+        raise ConfigError(
+            f"graph {parallel.name} makes nothing that graph {single.name} makes: no two values have one name; "
+            f"check a graph against the one that it was sharded from"
+        )
+
+
+def compare_run(executable: Executable, reference: Reference, *arguments: Mapping[str, Any]) -> dict[str, Comparison]:
+    """What every node of a run makes, compared, by name, in the order of computation."""
+    found: dict[str, Comparison] = {}
+    blocks: list[tuple[Any, ...]] = []
+    mesh = executable.mesh
+
+    def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
+        blocks.append(results)
+        if len(blocks) == mesh.size:
+            for value, held in zip(node.outputs, zip(*blocks, strict=True), strict=True):
+                found[value.name] = compare(value, held, mesh, reference)
+            blocks.clear()
+
+    with np.errstate(all="ignore"):  # what is not finite is a finding, and told as one
+        executable(*arguments, watch=look)
+    return found

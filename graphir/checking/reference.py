@@ -1,0 +1,228 @@
+"""What a parallel run is measured against, and how far from it rounding alone may lead.
+
+Notation. u is the unit roundoff of a dtype, 2⁻²⁴ for float32, 2⁻⁵³ for float64. x̂ is what a run computed, x the
+float64 result of the graph on one rank.
+
+The tolerance. To first order the error of a run is a sum over its operations, x̂ − x = Σ (∂x/∂yᵢ) δᵢ, each δᵢ a
+rounding: no larger than u times the numbers that were added, times a growth g. So it is u times a number that
+belongs to the graph and its arguments, not to the dtype nor to the order of additions; a parallel run draws other
+δᵢ of the same size. That number is measured by Monte Carlo arithmetic (Parker, 1997): the graph runs in float64
+with every float yᵢ, arguments included, multiplied by 1 + ε g ξ, ξ standard normal. What cancels analytically is
+covered, because its operands are perturbed; what amplifies errors shows how much it does.
+
+The growth is g = √(n + f), n the longest sum that makes or reads the value, f the operator's operations a point:
+sums of n terms err by a multiple of √n u with probability near one (Higham and Mary, 2019), whatever their order.
+
+    spread      root mean square, over the samples, of ‖x̃ − x‖₂, and the largest |x̃ − x| of any element, per u;
+                never less than g times the value itself, lest a lucky sample of a scalar make it zero
+    tolerance   SAFETY · u · spread, for both norms; 0 for integers and booleans
+
+A rounding is at most u, its sample has the standard deviation u, and errors of two runs may differ in sign: SAFETY
+stands for the tail. Clean runs over all plans stay below a third of the tolerance.
+Kinks (ReLU at 0) and choices (ARG, TOP-k) have no derivative: where a value lies within rounding of one, a run may
+depart honestly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphir.backends import Executable, Plan, Step, plan
+from graphir.ir.attributes import Attributes
+from graphir.ir.builder import Builder
+from graphir.ir.dims import Sizes
+from graphir.ir.graph import Graph, Node
+from graphir.ir.types import FLOATS, TensorType
+from graphir.ir.value import Value
+from graphir.operators.collectives import identity
+
+Arrays = dict[str, NDArray[Any]]
+
+#: Unit roundoff, by dtype.
+ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+SAFETY = 4.0
+SAMPLES = 4
+#: The size of the perturbations: float32's own roundoff, so that what is quadratic in it is measured as it will be; in
+#: float64, whose own rounding is far below, that errs on the large side.
+_EPSILON = 2.0**-24
+
+
+def on_one_rank(graph: Graph, dtype: str | None = None) -> Graph:
+    """The same computation without a mesh: every value whole, each collective the identity; floats in `dtype`."""
+    builder = Builder(graph.name)
+    copies: dict[Value, Value] = {}
+    for value in graph.inputs:
+        copies[value] = builder.input(f"/{value.name}", value.shape, _widened(value.dtype, dtype))
+    for values, declare in ((graph.parameters, builder.parameter), (graph.state, builder.state)):
+        for value in values:
+            assert value.init is not None
+            copies[value] = declare(f"/{value.name}", value.shape, _widened(value.dtype, dtype), value.init)
+    for node in graph.nodes:
+        operator, attributes = node.operator, node.attributes
+        if operator.relayout is not None:
+            operator, attributes = identity, identity.normalize({})
+        outputs = [(v.name, TensorType(_widened(v.dtype, dtype), v.shape)) for v in node.outputs]
+        inputs = [copies[value] for value in node.inputs]
+        made = builder.declare(operator, inputs, _whole(attributes, dtype), outputs, node.meta)
+        copies.update(zip(node.outputs, made.outputs, strict=True))
+    builder.copy_aliases(graph, copies)
+    return builder.build(*(copies[value] for value in graph.outputs))
+
+
+def _widened(name: str, dtype: str | None) -> str:
+    return dtype if dtype is not None and name in FLOATS else name
+
+
+def _whole(attributes: Attributes, dtype: str | None) -> Attributes:
+    """Attributes without a split; what names a float's dtype names the other one."""
+    items = {name: value for name, value in attributes.items() if name != "split"}
+    return Attributes({name: _widened(v, dtype) if isinstance(v, str) else v for name, v in items.items()})
+
+
+def record(executable: Executable, *arguments: Mapping[str, Any]) -> Arrays:
+    """Every value of a run on one rank, arguments included, by name."""
+    found: Arrays = {}
+    for mapping in arguments:
+        for name, array in mapping.items():
+            value = executable.graph.find(name)
+            found[name if value is None else value.name] = np.asarray(array)
+
+    def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
+        for value, array in zip(node.outputs, results, strict=True):
+            found[value.name] = np.asarray(array)
+
+    executable(*arguments, watch=look)
+    return found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far rounding leads a value, per unit roundoff: in the 2-norm, and for any single element."""
+
+    norm: float = 0.0
+    element: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What to expect of every value of a parallel graph.
+
+    exact    float64 results by the parallel graph's names; from the single graph where it has the value, and
+             from the parallel graph on one rank for what only that has (parts of sums, pieces of a split node)
+    spread   how far rounding may lead, by the same names
+    origin   the single graph's name for a value, where it has one
+    """
+
+    exact: Mapping[str, NDArray[Any]]
+    spread: Mapping[str, Spread]
+    origin: Mapping[str, str]
+
+    def tolerance(self, name: str, dtype: str) -> tuple[float, float]:
+        """The largest deviation that rounding in `dtype` explains: (2-norm, any element)."""
+        if dtype not in ROUNDOFF:
+            return 0.0, 0.0
+        scale, spread = SAFETY * ROUNDOFF[dtype], self.spread[name]
+        return scale * spread.norm, scale * spread.element
+
+
+def make_reference(
+    single: Graph, parallel: Graph, sizes: Sizes, *arguments: Mapping[str, Any], samples: int = SAMPLES
+) -> Reference:
+    """Runs `single`, and `parallel` on one rank, in float64, the latter also perturbed; all with these arguments."""
+    wide = [_floats_as(mapping, "float64") for mapping in arguments]
+    alone = record(plan(on_one_rank(single, "float64"), sizes).executable(), *wide)
+    planned = plan(on_one_rank(parallel, "float64"), sizes)
+    together = record(planned.executable(), *wide)
+    origin = {}
+    for value in parallel.values.values():
+        name = parallel.origin(value).name
+        if name in alone:
+            origin[value.name] = name
+    exact = {name: alone[origin[name]] if name in origin else array for name, array in together.items()}
+    spread = _measure(planned, together, wide, samples)
+    return Reference(exact, spread, origin)
+
+
+def _floats_as(arguments: Mapping[str, Any], dtype: str) -> Arrays:
+    arrays = {name: np.asarray(array) for name, array in arguments.items()}
+    return {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+
+
+# -- Monte Carlo arithmetic -------------------------------------------------------------------------------
+
+
+class _Perturbed(Executable):
+    """Runs with every float result multiplied by 1 + ε g ξ."""
+
+    def __init__(self, plan: Plan, growth: Mapping[Value, float], generator: np.random.Generator) -> None:
+        super().__init__(plan)
+        self.growth, self.generator = growth, generator
+
+    def apply(self, step: Step, operands: Sequence[Any], rank: int) -> tuple[Any, ...]:
+        results = list(super().apply(step, operands, rank))
+        for position, value in zip(step.results, step.node.outputs, strict=True):
+            results[position] = self.perturb(value, results[position])
+        return tuple(results)
+
+    def perturb(self, value: Value, array: Any) -> Any:
+        """`array` as another rounding might have left it."""
+        if not value.type.is_float:
+            return array
+        found = np.asarray(array)
+        return found * (1 + _EPSILON * self.growth[value] * self.generator.standard_normal(found.shape))
+
+
+def _measure(planned: Plan, exact: Arrays, arguments: Sequence[Arrays], samples: int) -> dict[str, Spread]:
+    growth = _growth(planned)
+    squares, largest = dict.fromkeys(exact, 0.0), dict.fromkeys(exact, 0.0)
+    for seed in range(samples):
+        run = _Perturbed(planned, growth, np.random.default_rng(seed))
+        given = [
+            {name: run.perturb(planned.graph[name], array) for name, array in mapping.items()} for mapping in arguments
+        ]
+        for name, array in record(run, *given).items():
+            if array.dtype.kind == "f" and array.size:
+                gap = _gap(array, exact[name])
+                squares[name] += float(np.vdot(gap, gap))
+                largest[name] = max(largest[name], float(gap.max()))
+    result = {}
+    for value, each in growth.items():
+        array = exact[value.name]
+        if not value.type.is_float or not array.size:
+            result[value.name] = Spread()
+            continue
+        finite = np.where(np.isfinite(array), np.abs(array), 0)
+        norm = max((squares[value.name] / samples) ** 0.5 / _EPSILON, each * float(np.sqrt(np.vdot(finite, finite))))
+        result[value.name] = Spread(norm, max(largest[value.name] / _EPSILON, each * float(finite.max())))
+    return result
+
+
+def _gap(array: NDArray[Any], exact: NDArray[Any]) -> NDArray[Any]:
+    """|array − exact|, where the same infinity on both sides is no gap."""
+    same = (array == exact) | ~np.isfinite(exact)
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.abs(array - exact))
+
+
+def _growth(planned: Plan) -> dict[Value, float]:
+    """g of every value: √(n + f), n the longest sum among the nodes that make or read it."""
+    found: dict[Value, float] = dict.fromkeys(planned.graph.values.values(), 1.0)
+    for step in planned.steps:
+        rule, factors, _ = step.node.inference
+        sizes = {factor: dim.size(planned.sizes) for factor, dim in factors.items()}
+        longest = 1
+        for operand in rule.outputs:
+            summed = (set(rule.factors) - set(operand.factors)) | (set(operand.factors) & rule.whole_factors)
+            count = 1
+            for factor in summed:
+                count *= sizes[factor]
+            longest = max(longest, count)
+        g = float(np.sqrt(longest + step.node.operator.flops))
+        for value in (*step.node.inputs, *step.node.outputs):
+            found[value] = max(found[value], g)
+    return found

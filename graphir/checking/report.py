@@ -1,0 +1,206 @@
+"""What a check found, for people and for programs.
+
+The first value that departs, in the order of computation, is where the fault lies: all that it was computed from was
+right. So a departure is told with its operands' own deviations, the ranks it is on with the block that each holds,
+the rule that types the node, the reason a collective was inserted, and the line of the user's program.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphir.checking.compare import Comparison, block_text
+from graphir.ir.dims import Sizes, resolve_sizes
+from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The first node whose result rounding does not explain.
+
+    ranks      (rank, its coordinates and block), for each rank that departs
+    operands   what the node read, each with its own comparison, if it was compared
+    """
+
+    found: Comparison
+    operator: str
+    operands: tuple[tuple[Value, Comparison | None], ...]
+    ranks: tuple[tuple[int, str], ...]
+    split: str
+    scope: str
+    phase: str
+    rule: str
+    at: str | None
+    why: str | None
+    #: What the run was handed.
+    given: frozenset[Value]
+
+    def lines(self) -> list[str]:
+        """The departure as a paragraph, one fact a line."""
+        found, operands = self.found, ", ".join(value.name for value, _ in self.operands)
+        made = f" = {self.operator}({operands})" if self.operator else ", handed to the run"
+        lines = [f"first departure: {found.name} {found.type}{made}"]
+        lines.append(
+            f"  deviation  {number(found.deviation)} of its norm, {number(found.largest)} of its largest element; "
+            f"rounding explains {number(found.allowed[0])} and {number(found.allowed[1])}"
+        )
+        lines.extend(f"  on         {where}" for _, where in self.ranks)
+        lines.append(f"  split      {self.split}")
+        lines.append(f"  in         {self.scope or 'the top scope'}, {self.phase}")
+        if self.rule:
+            lines.append(f"  rule       {self.rule}")
+        lines.extend(f"  {label:<9}  {text}" for label, text in (("why", self.why), ("written", self.at)) if text)
+        for value, each in self.operands:
+            if each is None:
+                verdict = "as given" if value in self.given else "not compared"
+            else:
+                verdict = f"{'departs' if each.departs else 'right'}, {number(each.deviation)}"
+            lines.append(f"  operand    {value.name} {value.type}: {verdict}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every value that was compared, in the order of computation, and the first that departs."""
+
+    graph: Graph
+    sizes: Sizes
+    comparisons: tuple[Comparison, ...]
+    title: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether rounding explains all there is."""
+        return not any(each.departs for each in self.comparisons)
+
+    @property
+    def departing(self) -> tuple[Comparison, ...]:
+        """All values that depart, the first first."""
+        return tuple(each for each in self.comparisons if each.departs)
+
+    @property
+    def worst(self) -> Comparison:
+        """The value with the largest deviation in units of what is allowed it."""
+        return max(self.comparisons, key=lambda each: each.excess)
+
+    @property
+    def first(self) -> Departure | None:
+        """The first departure; None if there is none."""
+        found = next((each for each in self.comparisons if each.departs), None)
+        if found is None:
+            return None
+        graph, value = self.graph, self.graph[found.name]
+        by_name = {each.name: each for each in self.comparisons}
+        node = graph.producers.get(value)
+        sizes = resolve_sizes([graph.dims], self.sizes)
+        ranks = tuple(
+            (rank, f"{graph.mesh.describe(rank)}, block {block_text(value, graph.mesh, rank, sizes)}")
+            for rank in found.ranks
+        )
+        operands = () if node is None else tuple((v, by_name.get(v.name)) for v in node.inputs)
+        return Departure(
+            found,
+            "" if node is None else node.operator.key,
+            operands,
+            ranks,
+            _split_text(value.shape, value.type.layout),
+            value.scope if node is None else node.meta.scope,
+            "argument" if node is None else node.meta.phase,
+            "" if node is None else _rule_text(node),
+            None if node is None else node.meta.at,
+            None if node is None else node.meta.why,
+            frozenset(graph.arguments),
+        )
+
+    def blocks(self) -> dict[tuple[str, str], list[Comparison]]:
+        """The comparisons by block (`layer0/mha`) and pass, in the order of computation."""
+        found: dict[tuple[str, str], list[Comparison]] = {}
+        for each in self.comparisons:
+            node = self.graph.producers.get(self.graph[each.name])
+            key = ("arguments", "") if node is None else (node.meta.scope or "top", node.meta.phase)
+            found.setdefault(key, []).append(each)
+        return found
+
+    def summary(self) -> str:
+        """One line: how many values, the worst of them, the verdict."""
+        name = f"{self.title}: " if self.title else ""
+        worst = self.worst
+        apart = sum(not each.replicas for each in self.comparisons)
+        copies = f"; {apart} differ between replicas in their bits" if apart else ""
+        if self.ok:
+            return (
+                f"{name}{len(self.comparisons)} values agree; the worst, {worst.name}, departs by "
+                f"{number(worst.deviation)}, {number(worst.excess)} of what rounding explains{copies}"
+            )
+        return f"{name}{len(self.departing)} of {len(self.comparisons)} values depart{copies}"
+
+    def text(self) -> str:
+        """The summary, and the first departure if there is one."""
+        first = self.first
+        return "\n".join([self.summary(), *(first.lines() if first else ()), *self.notes])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON; an infinite deviation is written as null."""
+        first = self.first
+        return {
+            "title": self.title,
+            "ok": self.ok,
+            "mesh": dict(self.graph.mesh.sizes),
+            "notes": list(self.notes),
+            "first": None if first is None else _departure_dict(first),
+            "values": [_comparison_dict(each) for each in self.comparisons],
+        }
+
+
+def _departure_dict(first: Departure) -> dict[str, Any]:
+    return {
+        **_comparison_dict(first.found),
+        "operator": first.operator,
+        "operands": [
+            {"name": value.name, "type": str(value.type)} if each is None else _comparison_dict(each)
+            for value, each in first.operands
+        ],
+        "blocks": [{"rank": rank, "where": where} for rank, where in first.ranks],
+        "split": first.split,
+        "scope": first.scope,
+        "phase": first.phase,
+        "rule": first.rule,
+        "at": first.at,
+        "why": first.why,
+    }
+
+
+def _comparison_dict(each: Comparison) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "origin": each.origin,
+        "type": each.type,
+        "deviation": _finite(each.deviation),
+        "largest": _finite(each.largest),
+        "allowed": list(each.allowed),
+        "ranks": list(each.ranks),
+        "replicas": each.replicas,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _rule_text(node: Node) -> str:
+    return f"{node.operator.key}  {node.inference.rule}"
+
+
+def _split_text(shape: Any, layout: Any) -> str:
+    parts = [f"{each} over {' and '.join(axes)}" for each, axes in zip(shape, layout.splits, strict=True) if axes]
+    parts.extend(f"a pending {kind} over {axis}" for axis, kind in layout.pending)
+    return ", ".join(parts) or "nothing: replicated"
+
+
+def number(value: float) -> str:
+    """`3.1e-07`, `0`, `inf`."""
+    return f"{value:.1e}" if value else "0"

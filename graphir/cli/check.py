@@ -1,0 +1,267 @@
+"""`graphir check`: exit code 0 if rounding explains every deviation, 1 if not, 2 for what the user can mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphir.cli.options import GroupedCommand, GroupedOption
+from graphir.errors import ConfigError, GraphirError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphir.checking import Campaign, Outcome, Report, Setting
+
+#: Options that say a size, the dim it is the size of, and what it is.
+_SIZES = {
+    "batch": ("B", "sequences a step"),
+    "sequence": ("S", "tokens a sequence"),
+    "width": ("D", "the width of the model"),
+    "heads": ("N_H", "attention heads"),
+    "feed_forward": ("D_ff", "the width inside an MLP"),
+    "vocabulary": ("V", "tokens in the vocabulary"),
+}
+_AXES = {"dp": "N_DP, ranks that share the batch.", "cp": "Ranks that share the sequence.", "tp": "N_T, ranks a layer."}
+#: The mesh where no axis is named.
+_USUAL = {"dp": 2, "tp": 3}
+_MODEL = ("dtype", "activation", "positions", "tied", "qkv_bias", "final_norm", "dropout", "optimizer", "seed")
+
+
+def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds the options from which `setting_of` makes a setting."""
+    options: list[tuple[str, str, dict[str, Any]]] = [
+        ("Parallel", f"--{axis}", {"type": click.IntRange(1), "help": text}) for axis, text in _AXES.items()
+    ]
+    options += [
+        ("Parallel", "--plan", {"help": "A plan, or a sum such as data+megatron; the usual one for axes left out."}),
+        ("Model", "--layers", {"type": click.IntRange(1), "default": 2, "help": "L, the number of layers."}),
+    ]
+    options += [
+        ("Model", f"--{name.replace('_', '-')}", {"type": click.IntRange(1), "help": f"{dim}, {text}."})
+        for name, (dim, text) in _SIZES.items()
+    ]
+    choices = {
+        "--dtype": (("float32", "float64"), "The floats of all tensors."),
+        "--activation": (("gelu", "gelu_tanh", "relu", "silu"), "GL."),
+        "--positions": (("learned", "sinusoidal"), "How places are told apart."),
+        "--optimizer": (("none", "sgd", "adam", "adamw"), "The update; none: forward and backward only."),
+    }
+    defaults = {"--activation": "gelu_tanh", "--optimizer": "adamw"}
+    options += [
+        ("Model", flag, {"type": click.Choice(words), "default": defaults.get(flag, words[0]), "help": text})
+        for flag, (words, text) in choices.items()
+    ]
+    options += [
+        ("Model", "--tied/--untied", {"default": True, "help": "Whether the output projection is Eᵀ."}),
+        ("Model", "--qkv-bias/--no-qkv-bias", {"default": True, "help": "Whether Q, K and V have biases."}),
+        ("Model", "--final-norm/--no-final-norm", {"default": True, "help": "An LN before the output projection."}),
+        ("Model", "--dropout", {"type": click.FloatRange(0, 1, max_open=True), "help": "p.  [default: 0.1]"}),
+        ("Model", "--seed", {"type": click.IntRange(0), "default": 0, "help": "Keys parameters, batch and masks."}),
+    ]
+    for group, flag, keywords in reversed(options):
+        shown = keywords.get("default") is not None
+        function = click.option(flag, cls=GroupedOption, group=group, show_default=shown, **keywords)(function)
+    return function
+
+
+def setting_of(options: dict[str, Any]) -> Setting:
+    """The setting that the options of `setting_options` ask for."""
+    from graphir.checking import Setting
+    from graphir.ir.layout import Mesh
+
+    named = {axis: options[axis] for axis in _AXES if options[axis] is not None}
+    mesh = Mesh(named or _USUAL)
+    sizes = {dim: options[name] for name, (dim, _) in _SIZES.items() if options[name] is not None}
+    chosen = {name: options[name] for name in _MODEL if options[name] is not None}
+    return Setting(options["layers"], options["plan"], mesh, sizes=sizes, **chosen)
+
+
+@click.command(cls=GroupedCommand)
+@setting_options
+@click.option("--inject", is_flag=True, help="Put faults in, one after the other, and count who finds them.")
+@click.option("--dump", "folder", metavar="DIR", help="Check the tensors in DIR, a file a rank, instead of a run.")
+@click.option("--map", "rules", metavar="FILE", help="What the names in the dump are called here, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, **options: Any) -> int:
+    """Compare a parallel run with the run on one rank, tensor by tensor.
+
+    Forward, backward and update of the documents' Transformer run on simulated ranks, and every tensor is put
+    together and compared with the single run's. What departs by more than rounding explains is told, the first node
+    in the order of computation with its ranks, its rule and its line. --plan all checks every ready-made plan.
+
+    --dump takes the tensors of another program: rank0.safetensors (or .npz), rank1…, each with that rank's blocks by
+    name; parameters, T and Y included.
+    """
+    if inject and folder is not None:
+        raise click.UsageError("--inject puts faults into runs of its own; it has no use for --dump")
+    if rules is not None and folder is None:
+        raise click.UsageError("--map says what the names in a dump are called; give --dump, too")
+    setting = setting_of(options)
+    if inject:
+        return _inject(setting, as_json)
+    if folder is not None:
+        report = _check_dump(setting, options, Path(folder), None if rules is None else Path(rules))
+        return _show([report], as_json)
+    return _show(_check_runs(setting), as_json)
+
+
+def _check_runs(setting: Setting) -> list[Report | str]:
+    """A report for each plan; for one of many that does not fit, why."""
+    from graphir.checking import check, settings
+
+    found: list[Report | str] = []
+    several = list(settings(setting))
+    for each in several:
+        single = each.single()
+        try:
+            parallel = each.parallel(single)
+            found.append(check(single, parallel, each.complete_sizes(), each.arguments(single), title=each.title))
+        except GraphirError as error:
+            if len(several) == 1:
+                raise
+            found.append(f"{each.title}: does not fit: {error}")
+    return found
+
+
+def _check_dump(setting: Setting, options: dict[str, Any], folder: Path, rules: Path | None) -> Report:
+    from graphir.checking import assign, check_dump, infer_sizes, read_dump, read_rules
+
+    if options["dropout"]:
+        raise ConfigError("masks of another program cannot be drawn here; dump a run without dropout")
+    setting = replace(setting, dropout=0.0, optimizer="none")
+    dump = read_dump(folder, setting.mesh)
+    mapping = () if rules is None else read_rules(rules)
+    single = setting.single()
+    # The layouts say what sizes the blocks speak of; the sizes may in turn say which dim a plan splits.
+    parallel = setting.parallel(single)
+    sizes = infer_sizes(assign(dump, parallel, mapping), parallel, setting.sizes or {})
+    if "N_H" not in sizes:
+        raise ConfigError("the number of heads N_H follows from no tensor; give --heads")
+    setting = replace(setting, sizes=sizes)
+    parallel = setting.parallel(single)
+    return check_dump(single, parallel, sizes, assign(dump, parallel, mapping), f"{folder} under {setting.title}")
+
+
+# -- what is shown ----------------------------------------------------------------------------------------
+
+
+def console() -> Console:
+    """Where tables go; a pipe has no width of its own, this one leaves every row on a line or two."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _show(found: Iterable[Report | str], as_json: bool) -> int:
+    from graphir.checking import Report
+
+    results = list(found)
+    reports = [each for each in results if isinstance(each, Report)]
+    skipped = [each for each in results if isinstance(each, str)]
+    good = all(each.ok for each in reports)
+    if as_json:
+        data = {"ok": good, "reports": [each.as_dict() for each in reports], "skipped": skipped}
+        click.echo(json.dumps(data, ensure_ascii=False, indent=1))
+        return 0 if good else 1
+    out = console()
+    if len(reports) == 1:
+        _print_blocks(out, reports[0])
+    for each in reports:
+        out.print(each.text(), markup=False, soft_wrap=True, style="" if each.ok else "bold red")
+    for text in skipped:
+        out.print(text, markup=False, soft_wrap=True, style="dim")
+    return 0 if good else 1
+
+
+def _print_blocks(out: Console, report: Report) -> None:
+    """A line for each block and pass: how many values, and the one that is nearest to its limit or beyond."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from graphir.checking.report import number
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("block", "pass", "values", "departing", "worst", "deviation", "element", "of rounding", "replicas"):
+        table.add_column(heading, justify="left" if heading in ("block", "pass", "worst") else "right", overflow="fold")
+    for (block, phase), values in report.blocks().items():
+        worst = max(values, key=lambda each: each.excess)
+        apart = sum(not each.replicas for each in values)
+        cells = (
+            block,
+            phase,
+            str(len(values)),
+            str(sum(each.departs for each in values)),
+            worst.name,
+            number(worst.deviation),
+            number(worst.largest),
+            f"{worst.excess:.0%}" if worst.excess < 1e3 else f"{worst.excess:.0e} x",
+            "same bits" if not apart else f"{apart} differ",
+        )
+        table.add_row(*map(Text, cells), style="red" if worst.departs else None)
+    out.print(table)
+
+
+# -- faults -----------------------------------------------------------------------------------------------
+
+
+def _inject(setting: Setting, as_json: bool) -> int:
+    from graphir.checking import Campaign, faults_of, inject, settings
+
+    good, data = True, []
+    out = console()
+    for each in settings(setting):
+        single = each.single()
+        parallel = each.parallel(single)
+        faults = list(faults_of(parallel))
+        arguments = each.arguments(single)
+        outcomes = inject(single, parallel, each.complete_sizes(), arguments, faults=faults)
+        campaign = Campaign(tuple(_tracked(outcomes, len(faults), each.title)))
+        good &= campaign.ok
+        if as_json:
+            data.append({"title": each.title, "faults": [outcome.as_dict() for outcome in campaign.outcomes]})
+        else:
+            _print_campaign(out, each.title, campaign)
+    if as_json:
+        click.echo(json.dumps({"ok": good, "campaigns": data}, ensure_ascii=False, indent=1))
+    return 0 if good else 1
+
+
+def _tracked(outcomes: Iterator[Outcome], count: int, title: str) -> Iterable[Outcome]:
+    from rich.console import Console
+    from rich.progress import track
+
+    error = Console(stderr=True)
+    return track(outcomes, title, total=count, console=error, transient=True, disable=not error.is_terminal)
+
+
+def _print_campaign(out: Console, title: str, campaign: Campaign) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = ("injected", "type check", "parity check", "located", "type check alone", "harmless", "missed")
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    table.add_column("fault")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    rows = campaign.counts()
+    for kind, counts in rows:
+        table.add_row(Text(kind), *(str(counts.get(column, 0)) for column in columns))
+    table.add_row("all", *(str(sum(counts.get(column, 0) for _, counts in rows)) for column in columns), style="bold")
+    out.print(table)
+    for outcome in campaign.outcomes:
+        if outcome in campaign.missed:
+            seen = f"first departure {outcome.found.name}" if outcome.found else "no departure"
+            out.print(f"missed: {outcome.fault}: {seen}", markup=False, soft_wrap=True, style="bold red")
+        elif outcome.harmless:
+            told = "the type check alone finds" if outcome.typed else "harmless:"
+            out.print(f"{told} {outcome.fault}: {outcome.harmless}", markup=False, soft_wrap=True, style="dim")
+    caught, missed = sum(outcome.located for outcome in campaign.outcomes), len(campaign.missed)
+    text = f"{len(campaign.outcomes)} faults, {caught} found where they are, with every rank affected; {missed} missed"
+    out.print(text, markup=False, soft_wrap=True)
