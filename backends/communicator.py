@@ -11,7 +11,7 @@ All ranks of a group end with the same bits, whatever the algorithm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
+from graphir.ir.operator import Operator
 
 ALGORITHMS = ("ring", "direct", "naive")
 Block: TypeAlias = NDArray[Any]
@@ -64,6 +65,12 @@ class SimulatedCommunicator:
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(f"algorithm {self.algorithm!r} is unknown; choose from {', '.join(ALGORITHMS)}")
         self.traffic = Traffic.none(self.mesh.size)
+
+    def run(self, operator: Operator, blocks: Sequence[Block], attributes: Mapping[str, Any]) -> list[Block]:
+        """The collective that `operator` declares, on all ranks' blocks."""
+        assert operator.collective is not None
+        result: list[Block] = getattr(self, operator.collective)(blocks, **attributes)
+        return result
 
     # -- the collectives ------------------------------------------------------------------------------
 

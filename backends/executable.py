@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphir.backends.blocks import join_blocks, split_blocks
-from graphir.backends.communicator import SimulatedCommunicator, Traffic
+from graphir.backends.communicator import ALGORITHMS, SimulatedCommunicator, Traffic
 from graphir.backends.plan import Plan, Step
-from graphir.errors import GraphirError, InputError, NonFiniteError
+from graphir.errors import ConfigError, InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
@@ -50,6 +50,11 @@ class Run(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._arrays)
 
+    def __contains__(self, name: object) -> bool:
+        source = self._executable.source
+        value = source.find(name) if isinstance(name, str) else None
+        return value is not None and source.origin(value).name in self._arrays
+
     def updated(self) -> dict[str, Any]:
         """The new parameters and state, by the names of the old: what the next step starts from."""
         return {old.name: self._arrays[new.name] for old, new in self._executable.graph.updates.items()}
@@ -67,7 +72,11 @@ class Executable:
         self.graph = plan.graph
         self.source = source or plan.graph
         self.mesh = plan.graph.mesh
+        if algorithm not in ALGORITHMS:
+            raise ConfigError(f"algorithm {algorithm!r} is unknown; choose from {', '.join(ALGORITHMS)}")
         self.algorithm = algorithm
+        #: Steps whose kernel has been seen to keep to its signature.
+        self._seen: set[Step] = set()
         self._arguments = {value.name: value for value in plan.graph.arguments}
 
     def __call__(self, *arguments: Mapping[str, Any], watch: Watch | None = None) -> Run:
@@ -107,8 +116,27 @@ class Executable:
         for slot, count, exempt in step.indices:
             self._check_indices(step, slots[slot], count, exempt)
         results = self.apply(step, [None if slot is None else slots[slot] for slot in step.operands], rank)
+        if step not in self._seen:
+            self._check_results(step, results)
         for position, slot in zip(step.results, step.outputs, strict=True):
             slots[slot] = results[position]
+
+    def _check_results(self, step: Step, results: tuple[Any, ...]) -> None:
+        """Holds a kernel to its signature, the first time it runs: a wrong dtype would go unnoticed for long."""
+        for position, value in zip(step.results, step.node.outputs, strict=True):
+            made: Any = results[position] if position < len(results) else None
+            shape = self.plan.shapes[value]
+            if np.shape(made) != shape or getattr(made, "dtype", None) != value.dtype:
+                found = (
+                    "nothing"
+                    if made is None
+                    else f"{getattr(made, 'dtype', type(made).__name__)}{list(np.shape(made))}"
+                )
+                raise OperatorError(
+                    f"the kernel of {step.node.operator.key} made {found} for {value.name}, which its signature makes "
+                    f"{value.type} = {value.dtype}{list(shape)}"
+                )
+        self._seen.add(step)
 
     def _communicate(self, step: Step, ranks: list[list[Any]]) -> Traffic:
         """One collective, for all ranks together."""
@@ -122,14 +150,19 @@ class Executable:
     def apply(self, step: Step, operands: Sequence[Any], rank: int) -> tuple[Any, ...]:
         """The kernel's results on one rank's operands, in the order that the kernel returns them."""
         keywords = step.keywords if step.places is None else {**step.keywords, "at": step.places[rank]}
-        made = step.node.operator.kernel(np, *operands, **keywords)
+        try:
+            made = step.node.operator.kernel(np, *operands, **keywords)
+        except ValueError as error:
+            if "read-only" in str(error):
+                why = "writes into an operand; kernels return new arrays"
+                raise OperatorError(f"the kernel of {step.node.operator.key} {why}") from error
+            raise
         return made if isinstance(made, tuple) else (made,)
 
     def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
         """What a collective makes of all ranks' blocks, and what was sent."""
         communicator = SimulatedCommunicator(self.mesh, self.algorithm)
-        collective = getattr(communicator, step.node.operator.kernel.__name__)
-        return collective(blocks, **step.keywords), communicator.traffic
+        return communicator.run(step.node.operator, blocks, step.keywords), communicator.traffic
 
     # -- what is not a number -------------------------------------------------------------------------
 
@@ -158,6 +191,8 @@ class Executable:
     def _check(self, arguments: tuple[Mapping[str, Any], ...]) -> dict[Value, Any]:
         given: dict[Value, Any] = {}
         for mapping in arguments:
+            if not isinstance(mapping, Mapping):
+                raise InputError(f"arguments are mappings from names to arrays, not {type(mapping).__name__}")
             for name, array in mapping.items():
                 value = self._arguments.get(name) or self.graph.find(name)
                 if value is None or value.name not in self._arguments:
@@ -177,10 +212,18 @@ class Executable:
         if value.dtype == "text":
             result = np.asarray(array, dtype=object)
         else:
-            found = np.asarray(array)
+            try:
+                found = np.asarray(array)
+            except ValueError as error:
+                raise InputError(f"{value.name} {value.type} is no array: {error}") from None
             if found.dtype != value.dtype and not _converts(found, value.dtype):
                 raise InputError(f"{value.name} must be {value.dtype}, not {found.dtype}; convert it on purpose")
             result = found.astype(value.dtype, copy=False)
+            if found.ndim == 0 and found.dtype.kind in "iu" and result != found:
+                raise InputError(f"{value.name} = {found} does not fit into {value.dtype}")
+            # A kernel that writes into what it is given would change the caller's array.
+            result = result.view()
+            result.flags.writeable = False
         shape = tuple(dim.size(self.plan.sizes) for dim in value.shape)
         if result.shape != shape:
             raise InputError(
@@ -226,4 +269,4 @@ def _non_finite(array: Any) -> str:
     return "NaN" if bool(np.isnan(array).any()) else "infinity"
 
 
-__all__ = ["Executable", "GraphirError", "Run", "Watch"]
+__all__ = ["Executable", "Run", "Watch"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graphir.backends.executable import Executable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One kernel call: which slots it reads (None for an operand the node does not have), which it fills.
 
@@ -138,7 +138,7 @@ def _step(
     else:
         operands = tuple(slots[by_name[name]] if name in by_name else None for name in operator.operands)
     bound = {factor: dim.size(sizes) for factor, dim in factors.items()}
-    exempt = node.attributes.get("ignore")
+    exempt = None if operator.exempt is None else node.attributes[operator.exempt]
     indices = tuple((slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None)
     return Step(
         node,

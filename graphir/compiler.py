@@ -38,6 +38,7 @@ def compile(
 
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    fetch = [fetch] if isinstance(fetch, str) else fetch
     verify(graph)
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
     complete = resolve_sizes([graph.dims], sizes)

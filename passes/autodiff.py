@@ -22,7 +22,7 @@ from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
 from graphir.ir.value import Value, join
-from graphir.operators.elementwise import add
+from graphir.operators.elementwise import add, zeros
 from graphir.operators.loss import one
 from graphir.passes.sharding.reshard import route
 
@@ -36,6 +36,7 @@ def autodiff(graph: Graph, loss: str | None = None, wrt: Sequence[str] | None = 
     path from the loss to what stands in the way.
     """
     root = _find_loss(graph, loss)
+    wrt = [wrt] if isinstance(wrt, str) else wrt
     targets = list(graph.parameters) if wrt is None else [graph[name] for name in wrt]
     for target in targets:
         if not target.type.is_float:
@@ -60,11 +61,16 @@ def _find_loss(graph: Graph, name: str | None) -> Value:
 
 @dataclass
 class _Group:
-    """The contributions to a value's gradient that come through one block, and the gradient's full name."""
+    """The contributions to a value's gradient that come through one block.
+
+    `name` is what the block calls the value; the value's own name stands for all that no block claims.
+    `inner` are the groups of blocks inside this one.
+    """
 
     name: str
     expected: int = 0
     arrived: list[Value] = field(default_factory=list)
+    inner: list[_Group] = field(default_factory=list)
 
 
 class _Autodiff:
@@ -77,9 +83,12 @@ class _Autodiff:
         self.contributing = self._contributing_uses()
         self.groups: dict[Value, dict[str, _Group]] = {}
         self.gradients: dict[Value, Value] = {}
+        #: What flows back through each block, by the block's name for the value.
+        self.through: dict[str, Value] = {}
         self.builder, self.copies = Builder.extending(graph)
 
     def run(self) -> Graph:
+        self._check_names()
         if self.loss not in self.active:
             raise DifferentiationError(self._unreachable(self.targets))
         with self.builder.context(scope=self.loss.scope, phase=BACKWARD):
@@ -96,6 +105,19 @@ class _Autodiff:
         return self.builder.build(
             *(self.copies[value] for value in outputs), *(self.gradients[target] for target in self.targets)
         )
+
+    def _check_names(self) -> None:
+        """The gradient of a target must get the target's name with a d, so nothing else may bear it."""
+        if not self.targets:
+            why = "wrt names nothing" if self.graph.parameters else "it has no parameters; name inputs by wrt=[…]"
+            raise DifferentiationError(f"there is nothing to differentiate graph {self.graph.name} for: {why}")
+        for target in self.targets:
+            name = _gradient_name(target.name)
+            if name in self.graph.values or name in self.graph.aliases:
+                raise DifferentiationError(
+                    f"the gradient of {target.name} is called {name}, but graph {self.graph.name} has a value of that "
+                    f"name already; rename one of them, or leave {target.name} out of wrt"
+                )
 
     # -- which uses of a value contribute to its gradient ---------------------------------------------
 
@@ -122,28 +144,28 @@ class _Autodiff:
         return uses
 
     def _groups_of(self, value: Value) -> dict[str, _Group]:
-        """The value's groups by name; made when the first contribution arrives."""
+        """The value's groups by name, the whole one under the value's own; made when the first part arrives."""
         if value not in self.groups:
-            groups: dict[str, _Group] = {}
+            names = list(
+                dict.fromkeys(self._block_name(value, node.meta.scope) for node, _ in self.contributing[value])
+            )
+            groups = {value.name: _Group(value.name)}
+            for name in sorted(names, key=lambda name: name.count("/")):
+                if name != value.name:
+                    groups[name] = _Group(name)
+            for name, group in groups.items():
+                if name != value.name:
+                    outside = _block(name).rpartition("/")[0]
+                    groups.get(self._block_name(value, outside), groups[value.name]).inner.append(group)
             for node, _ in self.contributing[value]:
-                name = self._block_name(value, node)
-                groups.setdefault(name, _Group(name)).expected += 1
-            if len(groups) == 1:
-                # One block only: its part is the whole, and the alias names the same gradient.
-                (group,) = groups.values()
-                group.name = value.name
-                groups = dict.fromkeys(groups, group)
+                groups[self._block_name(value, node.meta.scope)].expected += 1
             self.groups[value] = groups
         return self.groups[value]
 
-    def _block_name(self, value: Value, node: Node) -> str:
-        """What the innermost block around `node` calls `value`: an alias, or the value's own name."""
-        scope = node.meta.scope
-        for alias in self.aliases_of.get(value, ()):
-            block = alias.rpartition("/")[0]
-            if block and (scope == block or scope.startswith(f"{block}/")):
-                return alias
-        return value.name
+    def _block_name(self, value: Value, scope: str) -> str:
+        """What the innermost block around `scope` calls `value`: an alias, or the value's own name."""
+        around = [alias for alias in self.aliases_of.get(value, ()) if _inside(scope, _block(alias))]
+        return max(around, key=lambda alias: len(_block(alias)), default=value.name)
 
     # -- the backward walk ----------------------------------------------------------------------------
 
@@ -171,49 +193,73 @@ class _Autodiff:
         copy = tuple([self.copies[value] for value in node.inputs])
         outputs = tuple([self.copies[value] for value in node.outputs])
         with self.builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at):
+            gradients = self._complete(node, outputs, gradients)
             made = node.operator.differentiate(
                 GradientContext(node.operator, copy, outputs, node.attributes, gradients, tuple(names))
             )
+        if len(made) != len(node.inputs):
+            why = f"its rule returns {len(made)} gradients for {len(node.inputs)} operands"
+            raise DifferentiationError(self._blocked(node, why))
         for position in wanted:
-            contribution = made[position]
+            value, contribution, operand = node.inputs[position], made[position], rule.inputs[position].name
             if contribution is None:
-                operand = rule.inputs[position].name
                 raise DifferentiationError(self._blocked(node, f"it declares no gradient for its operand {operand}"))
-            groups[position][self._block_name(node.inputs[position], node)].arrived.append(contribution)
+            if (contribution.shape, contribution.dtype) != (value.shape, value.dtype):
+                why = f"the gradient of its operand {operand} is {contribution.type}, but {value.name} is {value.type}"
+                raise DifferentiationError(self._blocked(node, why))
+            groups[position][self._block_name(value, node.meta.scope)].arrived.append(contribution)
+
+    def _complete(
+        self, node: Node, outputs: tuple[Value, ...], gradients: tuple[Value | None, ...]
+    ) -> tuple[Value | None, ...]:
+        """Zeros for the outputs that the loss does not depend on, where it does on others of the same node."""
+        auxiliary = node.operator.auxiliary
+        return tuple(
+            zeros(output, name=f"/{self.builder.free_name(_gradient_name(output.name))}")
+            if gradient is None and output.type.is_float and operand.name not in auxiliary
+            else gradient
+            for output, gradient, operand in zip(outputs, gradients, node.inference.rule.outputs, strict=True)
+        )
 
     def _contribution_name(self, node: Node, position: int, groups: dict[str, _Group]) -> str:
+        """The gradient's name where a block has one use of the value only, else that and what the use makes."""
         value = node.inputs[position]
-        group = groups[self._block_name(value, node)]
+        group = groups[self._block_name(value, node.meta.scope)]
+        alone = group.expected == 1 and not group.inner
+        if alone and all(each is group or not each.expected for each in groups.values()):
+            # The only use there is: its part is the whole, and a block's name for it becomes an alias.
+            return self.builder.free_name(_gradient_name(value.name))
         name = _gradient_name(group.name)
-        alone = group.expected == 1 and (group.name != value.name or len(groups) == 1)
-        if not alone:
-            name = f"{name}.{node.outputs[0].local_name}"
-        return self.builder.free_name(name)
+        return self.builder.free_name(name if alone else f"{name}.{node.outputs[0].local_name}")
 
     def _gradient(self, value: Value) -> Value | None:
         """The gradient of `value`, its contributions summed; None if none arrived."""
-        if value in self.gradients:
-            return self.gradients[value]
-        groups = [group for group in self.groups.get(value, {}).values() if group.arrived]
-        if not groups:
-            return None
-        at = next((node.meta.at for node, _ in self.contributing[value]), None)
-        parts: list[Value] = []
-        for group in groups:
-            if group.name != value.name:
-                parts.append(self._sum(group.name, group.arrived, at))
-        own = next((group.arrived for group in groups if group.name == value.name), [])
-        total = self._sum(value.name, [*own, *parts], at)
-        self.gradients[value] = self._settle(value, total, at)
+        if value not in self.gradients:
+            groups = self.groups.get(value)
+            at = next((node.meta.at for node, _ in self.contributing[value]), None)
+            total = self._total(value, groups[value.name], at) if groups else None
+            if total is None:
+                return None
+            self.gradients[value] = self._settle(value, total, at)
         return self.gradients[value]
 
-    def _sum(self, name: str, parts: list[Value], at: str | None) -> Value:
+    def _total(self, value: Value, group: _Group, at: str | None) -> Value | None:
+        """What flows back through a block: its own contributions and those of the blocks inside."""
+        inner = [self._total(value, each, at) for each in group.inner]
+        parts = [*group.arrived, *(part for part in inner if part is not None)]
+        if not parts:
+            return None
+        total = self._sum(value, group.name, parts, at)
+        self.through[group.name] = total
+        return total
+
+    def _sum(self, value: Value, name: str, parts: list[Value], at: str | None) -> Value:
         if len(parts) == 1:
             return parts[0]
         full = self.builder.free_name(_gradient_name(name))
         scope = full.rpartition("/")[0]
         if len({part.type.layout for part in parts}) > 1:
-            layout = self.graph[name].type.layout.settled()
+            layout = value.type.layout.settled()
             parts = [self._bring(part, layout, scope, name, at) for part in parts]
         with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why="several uses"):
             return add(*reversed(parts), name=f"/{full}")
@@ -232,14 +278,16 @@ class _Autodiff:
         return gradient
 
     def _alias_gradients(self, value: Value) -> None:
-        """A block's name for a value names its gradient, too, where nothing else does."""
+        """A block's name for a value names what flows back through the block; one at the top, the gradient."""
         gradient = self.gradients.get(value)
         if gradient is None:
             return
-        for name in (*self.aliases_of.get(value, ()), value.name):
+        self.through[value.name] = gradient
+        for name in (value.name, *self.aliases_of.get(value, ())):
+            through = self.through.get(name) if _block(name) or name == value.name else gradient
             alias = _gradient_name(name)
-            if alias == self.builder.free_name(alias):
-                self.builder.alias(f"/{alias}", gradient)
+            if through is not None and alias == self.builder.free_name(alias):
+                self.builder.alias(f"/{alias}", through)
 
     # -- what stands in the way -----------------------------------------------------------------------
 
@@ -283,3 +331,12 @@ class _Autodiff:
 def _gradient_name(name: str) -> str:
     scope, _, local = name.rpartition("/")
     return join(scope, f"d{local}")
+
+
+def _block(name: str) -> str:
+    """The block that a full name lies in."""
+    return name.rpartition("/")[0]
+
+
+def _inside(scope: str, block: str) -> bool:
+    return bool(block) and (scope == block or scope.startswith(f"{block}/"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,24 @@ class Optimizer:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     clip: float | None = None
+
     #: Which parameters decay. The usual choice spares vectors: biases and the scales of normalizations.
     decays: Callable[[Value], bool] = lambda parameter: parameter.type.rank > 1
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        limits = {
+            "learning_rate": (rate, isinstance(rate, Schedule) or 0 < rate < math.inf, "positive"),
+            "momentum": (self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
+            "beta1": (self.beta1, 0 <= self.beta1 < 1, "in [0, 1)"),
+            "beta2": (self.beta2, 0 <= self.beta2 < 1, "in [0, 1)"),
+            "epsilon": (self.epsilon, 0 < self.epsilon < math.inf, "positive"),
+            "weight_decay": (self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or positive"),
+            "clip": (self.clip, self.clip is None or self.clip > 0, "positive, or None"),
+        }
+        for name, (value, fine, needed) in limits.items():
+            if not fine:
+                raise ConfigError(f"{name}={value} of the optimizer must be {needed}")
 
 
 @dataclass(frozen=True)
@@ -97,9 +114,13 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
 
 def _gradient_of(graph: Graph, parameter: Value) -> Value:
     name = "/".join(part for part in (parameter.scope, f"d{parameter.local_name}") if part)
-    if name not in graph:
-        raise ConfigError(f"graph {graph.name} has no gradient {name} of {parameter.name}; run autodiff first")
-    return graph.result(name)
+    gradient = graph.result(name) if name in graph else None
+    if gradient is None or gradient in graph.arguments or gradient.type.shape != parameter.type.shape:
+        raise ConfigError(
+            f"graph {graph.name} has no gradient {name} of {parameter.name}; differentiate it by autodiff, "
+            f"or name the parameters to be updated by parameters=[…]"
+        )
+    return gradient
 
 
 def _learning_rate(builder: Builder, rate: float | Schedule, step: Value) -> Value:

@@ -192,7 +192,7 @@ class _Writer:
                 mean = value
                 if value.type.rank:
                     labels = self.input("label", value.shape, "int64")
-                    mean = gi.divide(gi.reduce_sum(value), gi.count_valid(labels, dtype=value.dtype))
+                    mean = gi.divide_by_count(gi.reduce_sum(value), gi.count_valid(labels, dtype=value.dtype))
                 means.append(mean if mean.dtype == self.builder.dtype else gi.cast(mean, to=self.builder.dtype))
             L = gi.add(*means, name="L")
         return self.builder.build(L)

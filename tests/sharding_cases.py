@@ -45,8 +45,11 @@ def kind(name: str) -> str:
     return "gradient" if local.startswith("d") else "parameter"
 
 
-def deviations(parallel: Mapping[str, Any], single: Mapping[str, Any]) -> dict[str, float]:
-    """By name, ‖parallel − single‖ / ‖single‖; of a tensor that is all rounding, over the largest of its kind."""
+def deviations(parallel: Mapping[str, Any], single: Mapping[str, Any], zero: float = ZERO) -> dict[str, float]:
+    """By name, ‖parallel − single‖ / ‖single‖; of a tensor that is all rounding, over the largest of its kind.
+
+    All rounding is what is smaller than `zero` times the largest.
+    """
     assert set(parallel) == set(single), set(parallel) ^ set(single)
     largest: dict[str, float] = {}
     for name, array in single.items():
@@ -56,7 +59,7 @@ def deviations(parallel: Mapping[str, Any], single: Mapping[str, Any]) -> dict[s
         assert parallel[name].shape == np.shape(array), name
         scale, most = norm(array), largest[kind(name)]
         difference = norm(np.asarray(parallel[name], np.float64) - np.asarray(array, np.float64))
-        found[name] = difference / (scale if scale > ZERO * most else most or 1.0)
+        found[name] = difference / (scale if scale > zero * most else most or 1.0)
     return found
 
 
@@ -73,13 +76,16 @@ class Case:
     dropout: float = 0.1
     positions: str = "learned"
     qkv_bias: bool = False
+    mean: str = "tokens"
+    padded: bool = False
     layers: int = 1
     dtype: str = "float64"
 
     def __str__(self) -> str:
         mesh = "·".join(f"{axis}{size}" for axis, size in self.mesh)
         words = [self.plan, mesh, "tied" if self.tied else "untied", "dropout" if self.dropout else "no dropout"]
-        return " ".join([*words, self.positions, *(["qkv_bias"] if self.qkv_bias else [])])
+        words += [self.positions, *(["qkv_bias"] if self.qkv_bias else []), *(["padded"] if self.padded else [])]
+        return " ".join([*words, *(["mean of means"] if self.mean == "replicas" else [])])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -93,27 +99,36 @@ class Case:
             "D": 2 * heads,
             "N_H": heads,
             "D_ff": 3 * heads,
-            "V": 6 * tp if tp > 1 else 10,
+            **({"V": 6 * tp - 5, "V_pad": 6 * tp} if self.padded else {"V": 6 * tp}),
+            **({"N_DP": dp} if self.mean == "replicas" else {}),
         }
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What the Transformer is built with."""
+        names = ("layers", "tied", "dropout", "positions", "qkv_bias", "mean", "padded", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def alone(self) -> Case:
+        """The same on one rank, in sizes that are still those of the mesh."""
+        return replace(self, plan="single")
 
 
 @lru_cache(maxsize=64)
-def training_step(
-    layers: int, tied: bool, dropout: float, positions: str, qkv_bias: bool, dtype: str = "float64"
-) -> Graph:
+def _training_step(**options: object) -> Graph:
     """A Transformer's whole step: loss, gradients, clipping (which bites), AdamW.
 
     ε is large beside the gradients' rounding: where a gradient is zero but for rounding, Adam would make of each
     bit of it a step of size lr, in one run one way, in another the other.
     """
-    options = {"tied": tied, "dropout": dropout, "positions": positions, "qkv_bias": qkv_bias, "dtype": dtype}
-    model = gi.models.transformer(layers, decode=None, **options)
+    model = gi.models.transformer(decode=None, **options)
     return optimize(autodiff(model), Optimizer("adamw", learning_rate=1e-2, epsilon=1e-3, clip=0.1))
 
 
 def step_of(case: Case) -> Graph:
     """The unsharded training step of a case."""
-    return training_step(case.layers, case.tied, case.dropout, case.positions, case.qkv_bias, case.dtype)
+    return _training_step(**case.options)
 
 
 def sharded_step_of(case: Case) -> Graph:
@@ -164,7 +179,7 @@ def single(case: Case) -> list[dict[str, Any]]:
 def worst(case: Case, *, algorithm: str = "ring") -> tuple[float, str]:
     """The largest deviation of any tensor in any step of the parallel run of `case`, and which tensor it is."""
     steps = train(sharded_step_of(case), case, algorithm=algorithm, origin=step_of(case))
-    reference = single(replace(case, plan="single"))
+    reference = single(case.alone)
     found = (
         (deviation, f"{name} in step {i}")
         for i, (mine, theirs) in enumerate(zip(steps, reference, strict=True))

@@ -16,8 +16,7 @@ from graphir.ir.graph import BACKWARD, FORWARD
 from graphir.operators import IGNORE
 from graphir.operators.linear import d_matmul
 from graphir.passes import autodiff, lower, prune, run_passes
-from tests.registry_cases import distance, same_bits
-from tests.registry_checks import check_directional
+from graphir.testing import check_directional, distance, same_bits
 
 SIZES = {"B": 2, "S": 3, "D": 6, "D_ff": 5, "N_H": 2, "V": 7}
 

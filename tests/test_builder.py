@@ -215,7 +215,7 @@ def misfits():
         (
             lambda v: gi.dropout(v.X, v.seed, v.seed, p=1.0),
             "DO(X float32[B, S, D], seed int64[], seed int64[])",
-            "p=1.0 is no dropout rate; it lies in [0, 1)",
+            "p=1.0 is no dropout rate; it lies between 0 and 0.99",
         ),
         (
             lambda v: gi.top_k(v.X, v.seed, v.seed, k=0),
@@ -225,7 +225,7 @@ def misfits():
         (
             lambda v: gi.top_k(v.X, v.seed, v.seed, k=1, temperature=-1.0),
             "TOPk(X float32[B, S, D], seed int64[], seed int64[])",
-            "temperature=-1.0 is negative; 0 means the most probable token",
+            "temperature=-1.0 must be 0 or positive; 0 means the most probable token",
         ),
         (
             lambda v: gi.schedule(v.seed, peak=1.0, kind="step"),

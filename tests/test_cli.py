@@ -275,7 +275,7 @@ def test_a_prompt_longer_than_the_window(call, trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperature", -1], "temperature=-1.0 is negative; 0 means the most probable token"),
+        (["--temperature", -1], "temperature=-1.0 must be 0 or positive; 0 means the most probable token"),
         (["--top-k", 0], "k=0 leaves no token to choose from"),
         (["--tokens", -1], "--tokens must be at least 0, not -1"),
         (["--seed", -1], "--seed must be from 0 to 2^63 - 1, not -1"),

@@ -71,7 +71,7 @@ def test_a_rate_of_zero_is_the_identity() -> None:
 
 @pytest.mark.parametrize("p", [1.0, -0.1, 1.5])
 def test_a_rate_outside_is_refused(p: float) -> None:
-    with pytest.raises(gi.GraphirError, match=r"is no dropout rate; it lies in \[0, 1\)"):
+    with pytest.raises(gi.GraphirError, match=r"is no dropout rate; it lies between 0 and 0.99"):
         run_dropout((3,), p, np.zeros(3))
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.passes import autodiff
+from graphir.testing import distance
 from tests.fixtures.variants import SIZES, STEPS, VARIANTS, Variant, fixture_path, masks_of
-from tests.registry_cases import distance
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 

@@ -181,7 +181,7 @@ MISTAKES = [
         37,
         "DO(head/Q float32[B, N_H, S, D_h], seed int64[], step int64[]): attribute key is missing",
     ),
-    ("{p=0.1, key=1}", "{p=1.5, key=1}", 23, 37, "p=1.5 is no dropout rate; it lies in [0, 1)"),
+    ("{p=0.1, key=1}", "{p=1.5, key=1}", 23, 37, "p=1.5 is no dropout rate; it lies between 0 and 0.99"),
     ("{p=0.1, key=1}", '{p="0.1", key=1}', 23, 37, "attribute p must be float, not '0.1'"),
     ("{p=0.1, key=1}", "{p=0.1 key=1}", 23, 64, "expected a comma or } after an attribute, found 'key'"),
     (

@@ -160,8 +160,7 @@ class FaultyExecutable(Executable):
         """The step's collective with keywords changed."""
         communicator = SimulatedCommunicator(self.mesh, self.algorithm)
         keywords: Mapping[str, Any] = {**step.keywords, **changes}
-        result: list[Any] = getattr(communicator, step.node.operator.kernel.__name__)(blocks, **keywords)
-        return result
+        return communicator.run(step.node.operator, blocks, keywords)
 
 
 def _drop(run: FaultyExecutable, step: Step, blocks: list[Any]) -> list[Any]:

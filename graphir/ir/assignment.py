@@ -43,6 +43,8 @@ def read_assignment(rule: Signature, layouts: Sequence[Layout], split: Sequence[
     unknown = set(found) - rule.output_only_factors
     if unknown:
         raise TypeCheckError(f"split names {', '.join(sorted(unknown))}, which inputs have or nothing has")
+    for factor in found.keys() & rule.whole_factors:
+        raise TypeCheckError(f"{factor} must be whole, but the attribute split lays it over {_axes(found[factor])}")
     for operand, layout in zip(rule.inputs, layouts, strict=True):
         for axis, axes in zip(operand.axes, layout.splits, strict=True):
             for position, factor in enumerate(axis.factors):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Number, Real
 from typing import Any, get_args, get_origin
 
 from graphir.errors import TypeCheckError
@@ -65,9 +66,14 @@ class Attribute:
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
+    if kind is not bool and isinstance(value, Number) and not isinstance(value, (bool, int, float)):
+        # An array library's own number, np.float32(0.5) or np.int64(3).
+        value = int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
     if kind is Size and (isinstance(value, Dim) or (isinstance(value, int) and not isinstance(value, bool))):
         return as_dim(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            raise TypeCheckError(f"attribute {name} must be a number, not NaN")
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value

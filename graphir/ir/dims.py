@@ -5,7 +5,8 @@ width, `V` vocabulary. A dim is a product of powers of names and a rational numb
 `4*D`, `3`. A name may be *defined* by another dim (`D_h = D/N_H`); two dims are equal when their
 products are equal after definitions are filled in, so `N_H*D_h == D` holds without any number.
 
-Sizes are bound late: `dim.size({"D": 384, "N_H": 6})`.
+Sizes are bound late: `dim.size({"D": 384, "N_H": 6})`. A number is whatever Python takes for an index, NumPy's
+integers included, but no bool.
 """
 
 from __future__ import annotations
@@ -14,28 +15,34 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import TypeAlias
+from operator import index
+from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 from graphir.errors import DimError
 
-Sizes: TypeAlias = Mapping[str, int]
-DimLike: TypeAlias = "Dim | int"
+Sizes: TypeAlias = Mapping[str, SupportsIndex]
+DimLike: TypeAlias = "Dim | SupportsIndex"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 #: Words that a text means otherwise, so no dim may be called so.
 RESERVED = frozenset({"true", "false", "none", "inf", "nan"})
+#: How many definitions may build on each other. The documents need two; what reads or writes a dim follows them
+#: by recursion.
+DEEPEST = 64
 
 
 class Dim:
     """A named size, or a product or quotient of named sizes. Immutable, hashable."""
 
-    __slots__ = ("_hash", "_key", "_text", "coefficient", "definitions", "powers")
+    __slots__ = ("_hash", "_key", "_text", "coefficient", "definitions", "depth", "powers")
 
     coefficient: Fraction
     #: The dim as written: (name, power), in the order of first appearance.
     powers: tuple[tuple[str, int], ...]
     #: What the names in `powers` are defined as, transitively, if they are.
     definitions: dict[str, Dim]
+    #: How many definitions stand one behind the other: 0 of `D`, 1 of `D_h = D/N_H`.
+    depth: int
 
     def __init__(
         self,
@@ -48,6 +55,10 @@ class Dim:
         if self.coefficient <= 0:
             raise DimError(f"a dim is a positive size, not {self.coefficient}")
         self.definitions = dict(definitions or {})
+        self.depth = 0
+        if self.definitions:
+            used = [self.definitions[name] for name, _ in self.powers if name in self.definitions]
+            self.depth = max((1 + each.depth for each in used), default=0)
         self._key = self._expand()
         # A constant equals its number, so it must hash like it.
         self._hash = hash(self._key) if self._key[1] else hash(self._key[0])
@@ -78,9 +89,10 @@ class Dim:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if isinstance(other, int) and other > 0 and not isinstance(other, bool):
-            other = as_dim(other)
-        return isinstance(other, Dim) and self._key == other._key
+        if isinstance(other, Dim):
+            return self._key == other._key
+        number = whole(other)
+        return number is not None and number > 0 and self._key == _constant(number)._key
 
     def __hash__(self) -> int:
         return self._hash
@@ -105,6 +117,21 @@ class Dim:
     def __rtruediv__(self, other: DimLike) -> Dim:
         return as_dim(other) / self
 
+    def __add__(self, other: object) -> NoReturn:
+        _refuse_sum(self, "+", other)
+
+    def __radd__(self, other: object) -> NoReturn:
+        _refuse_sum(other, "+", self)
+
+    def __sub__(self, other: object) -> NoReturn:
+        _refuse_sum(self, "-", other)
+
+    def __rsub__(self, other: object) -> NoReturn:
+        _refuse_sum(other, "-", self)
+
+    def __floordiv__(self, other: object) -> NoReturn:
+        raise DimError(f"{self} // {other}: dims divide exactly, by /; sizes that do not divide are refused when bound")
+
     @property
     def names(self) -> frozenset[str]:
         """The names whose sizes this dim's size follows from, definitions filled in."""
@@ -117,7 +144,7 @@ class Dim:
         for name, power in powers:
             if name not in sizes:
                 raise DimError(f"dim {self} has no size: {name} is not given; add {name}=… to the sizes")
-            value *= Fraction(sizes[name]) ** power
+            value *= Fraction(index(sizes[name])) ** power
         if value.denominator != 1:
             bound = ", ".join(f"{name}={sizes[name]}" for name in sorted(self.names))
             definition = self.definitions.get(self._text)
@@ -128,6 +155,14 @@ class Dim:
 
 def _power(name: str, power: int) -> str:
     return "*".join([name] * power)
+
+
+def _refuse_sum(left: object, sign: str, right: object) -> NoReturn:
+    what = "sum" if sign == "+" else "difference"
+    raise DimError(
+        f"{left} {sign} {right}: dims multiply and divide only; give the {what} a name of its own, by gi.dim, and bind "
+        "its size with the others"
+    )
 
 
 def _multiply(left: Dim, right: Dim, sign: int) -> Dim:
@@ -150,29 +185,47 @@ def _constant(value: int) -> Dim:
     return Dim((), value)
 
 
+def whole(value: Any) -> int | None:
+    """`value` as an int if it is a whole number of any library's; None for all else, a bool included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
+
+
 def as_dim(value: DimLike) -> Dim:
     """`value` itself if it is a dim, the constant dim if it is a positive number."""
     if isinstance(value, Dim):
         return value
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = whole(value)
+    if number is None:
         raise DimError(f"a dim is a Dim or a positive int, not {value!r}")
-    return _constant(value)
+    return _constant(number)
 
 
 def dim(name: str, definition: DimLike | None = None) -> Dim:
     """The dim called `name`; with a definition, `dim("D_h", D / N_H)`, it equals what defines it."""
-    if not _NAME.match(name) or name in RESERVED:
+    if not isinstance(name, str) or not _NAME.match(name) or name in RESERVED:
         raise DimError(f"{name!r} cannot name a dim: a letter, then letters, digits and _ (not {sorted(RESERVED)})")
     if definition is None:
         return Dim([(name, 1)])
     definition = as_dim(definition)
     if name in definition.names or name in definition.definitions or name in dict(definition.powers):
         raise DimError(f"dim {name} cannot be defined by itself: {name} = {definition}")
+    if definition.depth >= DEEPEST:
+        raise DimError(
+            f"dim {name} = {definition} is the last of {definition.depth + 1} definitions that build on each other; "
+            f"at most {DEEPEST} may: define it by names that are nearer to the first"
+        )
     return Dim([(name, 1)], definitions={**definition.definitions, name: definition})
 
 
 def dims(names: str) -> tuple[Dim, ...]:
     """`B, S, D = dims("B S D")`."""
+    if not isinstance(names, str):
+        raise DimError(f'dims takes names in one string, as in dims("B S D"), not {names!r}')
     return tuple(dim(name) for name in names.split())
 
 
@@ -200,7 +253,7 @@ def dim_names(shapes: Iterable[Iterable[Dim]]) -> set[str]:
 def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, int]:
     """`sizes`, checked against the dims in use and completed by the defined ones.
 
-    DimError if a size is not a positive int, a dim in use has none, a given one contradicts its definition
+    DimError if a size is not a positive whole number, a dim in use has none, a given one contradicts its definition
     (`D_h=64` where `D/N_H` is 32), or a name belongs to no dim.
     """
     used = {each for shape in shapes for each in shape}
@@ -208,16 +261,18 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
     for each in used:
         definitions |= each.definitions
     names = dim_names([used])
+    complete: dict[str, int] = {}
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        number = whole(size)
+        if number is None or number < 1:
             raise DimError(f"the size of dim {name} must be a positive int, not {size!r}")
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
             raise DimError(f"no dim of this graph is called {name}; its dims are {known}")
-    complete = dict(sizes)
+        complete[name] = number
     for name, definition in definitions.items():
         value = dim(name, definition).size(sizes)
-        if sizes.get(name, value) != value:
+        if complete.get(name, value) != value:
             raise DimError(f"{name}={sizes[name]} contradicts {name} = {definition}, which is {value}")
         complete[name] = value
     for each in used:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from graphir.ir.assignment import read_assignment, write_split
 from graphir.ir.attributes import Attributes
+from graphir.ir.signature import Signature, expand
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
@@ -47,22 +49,45 @@ class GradientContext(NamedTuple):
             source = self.attributes if name in self.attributes else inference.factors
             if name not in attributes and name in source:
                 attributes[name] = source[name]
-        (signature,) = d_operator.signatures(d_operator.normalize(attributes))[:1]
-        made = [o.name for o in signature.outputs if o.name in wanted]
-        if not made:
+        fitting = self._fitting(d_operator, attributes, known, frozenset(wanted))
+        if fitting is None:
             return [None] * len(self.inputs)
-        if len(made) < len(signature.outputs):
+        signature, partial = fitting
+        made = [o.name for o in signature.outputs]
+        if partial:
             attributes["only"] = tuple(made)
         layouts = [value.type.layout for value in self.inputs]
         if not all(layout.is_replicated for layout in layouts):
             # What only the d-node's outputs have lies as it did in the forward node.
             assignment = read_assignment(forward, layouts, self.attributes.get("split", ()))
             attributes["split"] = write_split(assignment, signature.output_only_factors)
-        needed = d_operator.dependencies(signature, made)
-        operands = [known[o.name] for o in signature.inputs if o.name in needed]
-        values = d_operator.all(*operands, names=[wanted[name] for name in made], **attributes)
+        operands = [known[o.name] for o in signature.inputs]
+        values = d_operator.all(*operands, names=[wanted.get(name) for name in made], **attributes)
         found = dict(zip(made, values, strict=True))
         return [found.get(f"d{o.name}") for o in forward.inputs]
+
+    def _fitting(
+        self, d_operator: Operator, attributes: Mapping[str, Any], known: Mapping[str, Value], wanted: frozenset[str]
+    ) -> tuple[Signature, bool] | None:
+        """The first signature of the d-operator whose operands are there and whose ranks fit, cut to what is wanted,
+        and whether anything was cut off; None if none makes what is wanted."""
+
+        def count(name: str) -> int:
+            return next(i for i in itertools.count() if f"{name.removeprefix('d')}{i}" not in known)
+
+        for declared in d_operator.signatures(d_operator.normalize(attributes)):
+            signature = declared.unroll(count)
+            made = [o.name for o in signature.outputs if o.name in wanted]
+            if not made:
+                continue
+            if any(o.variadic for o in declared.outputs):  # all of X0, X1, … are made, or none
+                made = [o.name for o in signature.outputs]
+            part = signature.restrict(d_operator.dependencies(signature, made), made)
+            if all(o.name in known for o in part.inputs):
+                ranks = tuple(known[o.name].type.rank for o in part.inputs)
+                if expand(part, ranks) is not None:
+                    return part, len(made) < len(signature.outputs)
+        return None
 
 
 GradientRule: TypeAlias = Callable[[GradientContext], Sequence[Value | None]]

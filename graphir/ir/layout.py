@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from graphir.errors import LayoutError
-from graphir.ir.dims import RESERVED, Dim, dim, product
+from graphir.ir.dims import RESERVED, Dim, dim, product, whole
 
 REDUCTIONS = ("sum", "max", "mean")
 _SYMBOLS = {"tp": "N_T", "dp": "N_DP"}
@@ -31,14 +31,17 @@ class Mesh:
 
     def __init__(self, axes: Mapping[str, int] | Iterable[tuple[str, int]] = (), **named: int) -> None:
         pairs = (*dict(axes).items(), *named.items())
+        checked: list[tuple[str, int]] = []
         for name, size in pairs:
             if not name.isidentifier() or name in RESERVED or name in REDUCTIONS:
                 raise LayoutError(f"{name!r} cannot name a mesh axis; use a word such as dp or tp")
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            count = whole(size)
+            if count is None or count < 1:
                 raise LayoutError(f"mesh axis {name} has {size!r} ranks; it needs a positive number")
+            checked.append((name, count))
         if len({name for name, _ in pairs}) < len(pairs):
             raise LayoutError(f"a mesh names each axis once: {', '.join(name for name, _ in pairs)}")
-        self.axes: tuple[tuple[str, int], ...] = pairs
+        self.axes: tuple[tuple[str, int], ...] = tuple(checked)
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
@@ -77,6 +80,16 @@ class Mesh:
             result *= self.sizes[axis]
         return result
 
+    def require_axes(self, layout: Layout) -> None:
+        """LayoutError if `layout` speaks of axes that are none of this mesh's."""
+        missing = [axis for axis in (*layout.split_axes, *layout.pending_axes) if axis not in self.sizes]
+        if missing:
+            needed = ", ".join(f"{axis}=…" for axis in missing)
+            raise LayoutError(
+                f"its layout is over {' and '.join(missing)}, but the graph's mesh is {self}; "
+                f"give the graph a mesh with {needed}, or lay the value out otherwise"
+            )
+
     def describe(self, rank: int) -> str:
         """`rank 4 (dp=1, tp=1)`."""
         return f"rank {rank} ({', '.join(f'{axis}={i}' for axis, i in self.ranks[rank].items())})"
@@ -104,13 +117,15 @@ class Layout:
     axes over which a reduction is due, each with its kind. Immutable, hashable.
     """
 
-    __slots__ = ("_hash", "pending", "splits")
+    __slots__ = ("_hash", "pending", "split_axes", "splits")
 
     def __init__(
         self, splits: Iterable[Iterable[str]], pending: Mapping[str, str] | Iterable[tuple[str, str]] = ()
     ) -> None:
         self.splits: tuple[tuple[str, ...], ...] = tuple(tuple(axes) for axes in splits)
         self.pending: tuple[tuple[str, str], ...] = tuple(sorted(dict(pending).items()))
+        #: All axes that split some dim.
+        self.split_axes: tuple[str, ...] = tuple(axis for axes in self.splits for axis in axes)
         self._hash = hash((self.splits, self.pending))
         axes = [*self.split_axes, *(axis for axis, _ in self.pending)]
         for axis in axes:
@@ -124,11 +139,6 @@ class Layout:
     def replicated(cls, rank: int) -> Layout:
         """Every rank holds everything."""
         return _replicated(rank)
-
-    @property
-    def split_axes(self) -> tuple[str, ...]:
-        """All axes that split some dim."""
-        return tuple(axis for axes in self.splits for axis in axes)
 
     @property
     def pending_axes(self) -> tuple[str, ...]:

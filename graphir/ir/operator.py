@@ -30,11 +30,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, get_type_hints
+from typing import Any, NamedTuple, TypeAlias
 
 from graphir.errors import OperatorError, TypeCheckError
 from graphir.ir.assignment import infer_layouts
-from graphir.ir.attributes import Attribute, Attributes, Size
+from graphir.ir.attributes import Attributes, Size
+from graphir.ir.declaration import check_backward, check_signatures, read_kernel
 from graphir.ir.dims import Dim, shape_text
 from graphir.ir.gradient import GradientContext, GradientRule, Lowering, Recomputation
 from graphir.ir.layout import Layout
@@ -91,9 +92,6 @@ class Place:
         raise KeyError(operand)
 
 
-_KEYWORDS = frozenset({"shape", "at", "only"})
-
-
 class Operator:
     """A declared operator. Calling it on values adds a node, type-checked at once, and returns its output."""
 
@@ -116,6 +114,8 @@ class Operator:
         reduction: str = "sum",
         updates: Mapping[str, str] | None = None,
         relayout: Relayout | None = None,
+        collective: str | None = None,
+        exempt: str | None = None,
         no_gradient: str | None = None,
         flops: int = 0,
         examples: Sequence[Mapping[str, Any]] = ({},),
@@ -140,6 +140,10 @@ class Operator:
         self.reduction = reduction
         #: Of a collective: the layout that it makes of its operand's. The content stays what it is.
         self.relayout = relayout
+        #: Of a collective: the communicator's method that carries it out.
+        self.collective = collective
+        #: The attribute that holds an integer which is no index, where operands index a factor: an ignored label.
+        self.exempt = exempt
         #: Output that is the new content of an input: an update returns new state, and may overwrite the old.
         self.updates = dict(updates or {})
         self.no_gradient = no_gradient
@@ -162,48 +166,16 @@ class Operator:
             texts = (signature,) if isinstance(signature, str) else tuple(signature)
             self._static = tuple(map(parse_signature, texts))
         self._inferences: dict[tuple[object, ...], Inference] = {}
-        self._read_kernel()
-
-    # -- the declaration ------------------------------------------------------------------------------
-
-    def _read_kernel(self) -> None:
-        """Attributes and operand names from the kernel's parameters, checked against the signature."""
-        if self.random and "key" not in inspect.signature(self.kernel).parameters:
-            raise OperatorError(f"operator {self.key} is random: its kernel must take the attribute key: int")
-        if not self.doc:
-            raise OperatorError(f"operator {self.key}: its kernel has no docstring; state the formula there")
-        parameters = list(inspect.signature(self.kernel).parameters.values())
-        # Annotations may be strings that name things the kernel's module does not import at run time.
-        hints = get_type_hints(self.kernel)
-        positional = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY][1:]
-        keywords = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        declared = read_kernel(key, kernel, random)
         #: The operands a kernel is handed, in order; empty for a variadic kernel, which takes what comes.
-        self.variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in positional)
-        self.operands = () if self.variadic else tuple(p.name for p in positional)
-        self.keywords = frozenset(p.name for p in keywords) & _KEYWORDS
-        self.attributes = {
-            p.name: Attribute(p.name, hints.get(p.name), p.default) for p in keywords if p.name not in _KEYWORDS
-        }
-        for attribute in self.attributes.values():
-            if attribute.annotation is None:
-                raise OperatorError(f"operator {self.key}: attribute {attribute.name} has no annotation")
-        for signature in self._static or ():
-            names = tuple(o.name for o in signature.inputs)
-            if not self.variadic and not set(names) <= set(self.operands):
-                raise OperatorError(
-                    f"operator {self.key}: its signature takes ({', '.join(names)}), "
-                    f"its kernel ({', '.join(self.operands)})"
-                )
-            self._check_traits(signature)
-
-    def _check_traits(self, signature: Signature) -> None:
-        inputs, outputs = {o.name for o in signature.inputs}, {o.name for o in signature.outputs}
+        self.operands, self.variadic = declared.operands, declared.variadic
+        self.attributes, self.keywords = declared.attributes, declared.keywords
         named_inputs = self.linear.union(self.updates.values(), *self._depends.values())
         named_outputs = self.auxiliary.union(self.updates, self._depends)
-        if any(o.variadic for o in signature.inputs):
-            return
-        for name in (named_inputs - inputs) | (named_outputs - outputs):
-            raise OperatorError(f"operator {self.key}: a trait names {name}, which its signature {signature} lacks")
+        if self._static is not None:
+            check_signatures(key, self._static, declared, named_inputs, named_outputs)
+
+    # -- the declaration ------------------------------------------------------------------------------
 
     def backward(
         self, key: str, signature: str | Sequence[str] | Callable[..., str], **traits: Any
@@ -216,23 +188,10 @@ class Operator:
             d_operator.d_operator_of = self
             self.d_operator = d_operator
             for own, theirs in zip(self._static or (), d_operator._static or (), strict=False):
-                self._check_backward(own, theirs)
+                check_backward(self.key, own, theirs)
             return d_operator
 
         return declare
-
-    def _check_backward(self, forward: Signature, backward: Signature) -> None:
-        inputs, outputs = [o.name for o in forward.inputs], [o.name for o in forward.outputs]
-        known = {*inputs, *outputs, *(f"d{name}" for name in outputs)}
-        for operand in backward.inputs:
-            if operand.name not in known:
-                raise OperatorError(
-                    f"d-operator of {self.key}: its operand {operand.name} is no input, output or gradient of "
-                    f"{self.key}, which has {', '.join(sorted(known))}"
-                )
-        for result in backward.outputs:
-            if result.name[1:] not in inputs:
-                raise OperatorError(f"d-operator of {self.key}: its result {result.name} is no d of an input")
 
     def gradient(self, rule: GradientRule) -> GradientRule:
         """Declares a gradient made of other operators."""
@@ -405,7 +364,7 @@ def operator(
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
     Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, associative, random, reduction,
-    shape_only, updates, relayout, no_gradient, flops, examples.
+    shape_only, updates, relayout, collective, exempt, no_gradient, flops, examples.
     OperatorError if the declaration contradicts itself or `key` is taken.
     """
 

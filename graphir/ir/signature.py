@@ -25,13 +25,16 @@ attribute of the same name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from graphir.errors import DimError, OperatorError, TypeCheckError
 from graphir.ir.dims import Dim, product, shape_text
 from graphir.ir.types import FLOATS, INTEGERS, TensorType
+
+#: What may stand behind an operand's brackets, beside `in v` and the name of an attribute.
+DTYPE_WORDS = frozenset({"", "float", "int", "bool", "text", "any", "same"})
 
 _OPERAND = re.compile(
     r"\s*(?P<name>[A-Za-z_][\w.]*?)(?P<variadic>\.\.\.)?\[(?P<axes>[^\]]*)\]\s*(?P<dtype>(in\s+\w+|\w+)?)\s*\Z"
@@ -121,6 +124,14 @@ class Signature:
     def _axes(self) -> list[Axis]:
         return [axis for operand in (*self.inputs, *self.outputs) for axis in operand.axes]
 
+    def unroll(self, count: Callable[[str], int]) -> Signature:
+        """The signature with variadic operands spelled out, X0, X1, …, `count` of each name."""
+
+        def spread(operands: Sequence[Operand]) -> tuple[Operand, ...]:
+            return tuple(e for o in operands for e in (_unroll(o, count(o.name)) if o.variadic else [o]))
+
+        return Signature(spread(self.inputs), spread(self.outputs))
+
     def restrict(self, inputs: Iterable[str], outputs: Iterable[str]) -> Signature:
         """The signature with only these inputs and outputs, in the declared order."""
         keep_in, keep_out = frozenset(inputs), frozenset(outputs)
@@ -142,6 +153,8 @@ def parse_signature(text: str) -> Signature:
         raise OperatorError(f"signature {text!r} names {', '.join(sorted(twice))} twice")
     if not signature.outputs:
         raise OperatorError(f"signature {text!r} has no result")
+    if sum(operand.variadic for operand in signature.inputs) > 1:
+        raise OperatorError(f"signature {text!r} has more than one variadic operand")
     return signature
 
 

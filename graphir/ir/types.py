@@ -39,7 +39,7 @@ class TensorType:
         if dtype not in DTYPES:
             raise TypeCheckError(f"{dtype!r} is no dtype; choose from {', '.join(DTYPES)}")
         self.dtype = dtype
-        self.shape: Shape = tuple(map(as_dim, shape))
+        self.shape: Shape = tuple(map(as_dim, _require_several(shape)))
         self.layout = Layout.replicated(len(self.shape)) if layout is None else layout
         if len(self.layout.splits) != len(self.shape):
             raise TypeCheckError(f"layout {self.layout} is for {len(self.layout.splits)} dims, not {len(self.shape)}")
@@ -56,10 +56,6 @@ class TensorType:
             and self.shape == other.shape
             and self.layout == other.layout
         )
-
-    def with_layout(self, layout: Layout) -> TensorType:
-        """The same value, lying otherwise."""
-        return TensorType(self.dtype, self.shape, layout)
 
     def __hash__(self) -> int:
         return self._hash
@@ -83,3 +79,10 @@ class TensorType:
     def elements(self) -> Dim:
         """The number of elements, as a formula."""
         return product(self.shape)
+
+
+def _require_several(shape: Iterable[DimLike]) -> Iterable[DimLike]:
+    """`shape` itself, unless it is one dim, whose comma was forgotten, or a text."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; of one dim it is written ({shape},)")
+    return shape

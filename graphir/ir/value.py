@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from graphir.errors import TypeCheckError
 from graphir.ir.types import Shape, TensorType
 
 if TYPE_CHECKING:
@@ -68,3 +69,10 @@ def join(scope: str, name: str) -> str:
     if name.startswith("/"):
         return name[1:]
     return f"{scope}/{name}" if scope else name
+
+
+def require_value(value: object) -> Value:
+    """`value` itself if it is one; TypeCheckError, with what to do, if it is an array or anything else."""
+    if not isinstance(value, Value):
+        raise TypeCheckError(f"{value!r} is no graph value; make it an input of the graph")
+    return value

@@ -49,6 +49,17 @@ def verify(graph: Graph) -> Graph:
     for value in (*graph.outputs, *graph.aliases.values()):
         if value not in known:
             raise VerifyError(f"graph {graph.name}: {value.name} is an output or alias, but nothing defines it")
+    if graph.mesh.axes:
+        _check_returned(graph)
+    for alias in graph.aliases:
+        if alias in defined:
+            raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
+    _check_definitions(each for value in graph.values.values() for each in value.shape)
+    return graph
+
+
+def _check_returned(graph: Graph) -> None:
+    """Of a sharded graph: outputs are results, not terms of them, and new content lies as the old does."""
     for value in graph.outputs:
         if value.type.layout.pending:
             over = " and ".join(value.type.layout.pending_axes)
@@ -56,11 +67,14 @@ def verify(graph: Graph) -> Graph:
                 f"graph {graph.name}: its output {value.name} {value.type} is no result yet, but a term on each rank; "
                 f"reduce it over {over} by AR or RS"
             )
-    for alias in graph.aliases:
-        if alias in defined:
-            raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
-    _check_definitions(each for value in graph.values.values() for each in value.shape)
-    return graph
+    returned = {graph.origin(value): value for value in graph.outputs}
+    for old, new in graph.updates.items():
+        held = returned.get(new)
+        if held is not None and held.type.layout != old.type.layout:
+            raise VerifyError(
+                f"graph {graph.name}: its output {held.name} {held.type} is the new content of {old.name} "
+                f"{old.type}, but does not lie as that does; the next step could not start from it"
+            )
 
 
 def _define(graph: Graph, value: Value, defined: set[str], index: int | None) -> None:

@@ -13,7 +13,7 @@ from graphir.operators import (
     add,
     broadcast,
     count_elements,
-    divide,
+    divide_by_count,
     matmul,
     multiply,
     reduce_sum,
@@ -47,7 +47,7 @@ def mlp(
     with block.scope("loss"):
         error = add(X, scale(target, by=-1.0, name="minus_target"), name="error")
         total = reduce_sum(multiply(error, error, name="squared"), name="total")
-        L = divide(total, count_elements(target, name="n"), name="L")
+        L = divide_by_count(total, count_elements(target, name="n"), name="L")
     block.alias("Y", X)
     block.alias("L", L)
     return block.build(L, X)

@@ -23,7 +23,7 @@ from graphir.operators import (
     concatenate,
     count_valid,
     cross_entropy,
-    divide,
+    divide_by_count,
     dropout,
     layer_norm,
     lookup,
@@ -34,6 +34,7 @@ from graphir.operators import (
     scale_mask,
     sinusoidal_positions,
     softmax,
+    token_ids,
     tokenize,
     top_k,
     transpose,
@@ -144,7 +145,7 @@ class _Transformer:
             block.alias("text", ids)
             T = tokenize(ids, s=S, tokenizer=options.tokenizer, name="T")
         else:
-            T = block.alias("T", ids)
+            T = self._checked(block.alias("T", ids))
         E = block.parameter("E", (self.V, D))
         X_tok = lookup(E, T, name="X_tok")
         if options.positions == "learned":
@@ -219,7 +220,7 @@ class _Transformer:
         Z_bias = add(Z_lin, self._bias("b_lm", self.V), name="Z_bias")
         if options.padded:
             Z_bias = mask_padding(Z_bias, valid=V, name="Z_valid")
-        Y = block.alias("Y", labels)
+        Y = self._checked(block.alias("Y", labels))
         L = self._mean(cross_entropy(Z_bias, Y, name="L_tok"), Y)
         if options.decode is not None:
             P = softmax(Z_bias, name="P")
@@ -233,14 +234,18 @@ class _Transformer:
         """L: the mean of L_tok [B, S] over the valid tokens, or of such means over N_DP parts of the batch."""
         dtype = self.options.dtype
         if self.options.mean == "tokens":
-            return divide(reduce_sum(L_tok, name="L_sum"), count_valid(Y, dtype=dtype, name="n"), name="L")
+            return divide_by_count(reduce_sum(L_tok, name="L_sum"), count_valid(Y, dtype=dtype, name="n"), name="L")
         parts, labels = (
             reshape(each, "(r b) s -> r b s", r=N_DP, name=name) for each, name in ((L_tok, "L_parts"), (Y, "Y_parts"))
         )
         n = count_valid(labels, by=1, dtype=dtype, name="n")
-        return average(divide(reduce_sum(parts, (1, 2), name="L_sum"), n, name="L_replica"), name="L")
+        return average(divide_by_count(reduce_sum(parts, (1, 2), name="L_sum"), n, name="L_replica"), name="L")
 
     # -- pieces ---------------------------------------------------------------------------------------
+
+    def _checked(self, ids: Value) -> Value:
+        """`ids`; of a padded vocabulary, held to V tokens, which the padded tables would not do."""
+        return token_ids(ids, v=V, name="ids_of_V") if self.options.padded else ids
 
     def _layer_norm(self, X: Value, name: str) -> Value:
         gamma = self.block.parameter("gamma", (D,), init="ones")

@@ -8,7 +8,16 @@ from graphir.operators.dropout import dropout
 from graphir.operators.elementwise import activation, add, cast, exponential, multiply, scale
 from graphir.operators.embedding import lookup, sinusoidal_positions, tokenize
 from graphir.operators.linear import matmul
-from graphir.operators.loss import IGNORE, average, count_elements, count_valid, cross_entropy, divide, mask_padding
+from graphir.operators.loss import (
+    IGNORE,
+    average,
+    count_elements,
+    count_valid,
+    cross_entropy,
+    divide_by_count,
+    mask_padding,
+    token_ids,
+)
 from graphir.operators.normalization import layer_norm
 from graphir.operators.shape import broadcast, concatenate, reduce_sum, reshape, transpose
 from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
@@ -31,7 +40,7 @@ __all__ = [
     "count_elements",
     "count_valid",
     "cross_entropy",
-    "divide",
+    "divide_by_count",
     "dropout",
     "exponential",
     "identity",
@@ -52,6 +61,7 @@ __all__ = [
     "sinusoidal_positions",
     "softmax",
     "square_sum",
+    "token_ids",
     "tokenize",
     "top_k",
     "transpose",

@@ -7,13 +7,12 @@ import math
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.operators.special import MASKED
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
 
 MASKS = ("none", "given", "padding")
 _MASK_OPERAND = {"none": "", "given": ", keep[q k] bool", "padding": ", keep[b k] bool"}
-#: What takes the place of a masked score: its exponential is 0, and a row of nothing else stays finite.
-_MASKED = -1e30
 
 
 def _mask_operand(mask: str) -> str:
@@ -68,7 +67,7 @@ def scale_mask(
     """
     Z = A * A.dtype.type(1 / math.sqrt(width))
     allowed = _allowed(xp, keep, causal, mask, shape, at)
-    return Z if allowed is None else xp.where(allowed, Z, Z.dtype.type(_MASKED))
+    return Z if allowed is None else xp.where(allowed, Z, Z.dtype.type(MASKED))
 
 
 def _d_scale_mask_signature(mask: str) -> str:

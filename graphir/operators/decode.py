@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Place, Xp, operator
 from graphir.operators.special import global_indices, random_bits
@@ -18,8 +20,8 @@ def argmax(xp: Xp, P: Array) -> Array:
 def _top_k_signature(k: int, temperature: float) -> str:
     if k < 1:
         raise TypeCheckError(f"k={k} leaves no token to choose from; k counts from 1")
-    if temperature < 0:
-        raise TypeCheckError(f"temperature={temperature} is negative; 0 means the most probable token")
+    if not 0 <= temperature < math.inf:
+        raise TypeCheckError(f"temperature={temperature} must be 0 or positive; 0 means the most probable token")
     return "P[*b v!], seed[] int, step[] int -> ids[*b] int"
 
 

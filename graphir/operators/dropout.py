@@ -17,6 +17,7 @@ from graphir.operators.special import global_indices, random_bits
 
 #: A draw has 16 bits, two to a hash: rates are rounded to multiples of 2⁻¹⁶.
 _LEVELS = 1 << 16
+_MOST = 0.99
 
 
 def keep_mask(
@@ -41,8 +42,9 @@ def keep_mask(
 
 
 def _check_rate(p: float) -> str:
-    if not 0 <= p < 1:
-        raise TypeCheckError(f"p={p} is no dropout rate; it lies in [0, 1)")
+    # A rate is rounded to a multiple of 2⁻¹⁶; above this limit that would show in the mean.
+    if not 0 <= p <= _MOST:
+        raise TypeCheckError(f"p={p} is no dropout rate; it lies between 0 and {_MOST}")
     return "X[*b], seed[] int, step[] int -> Y[*b], m[*b] bool"
 
 

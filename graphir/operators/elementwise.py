@@ -86,6 +86,14 @@ def d_exponential(xp: Xp, Y: Array, dY: Array) -> Array:
     return Y * dY
 
 
+@operator(
+    "zeros", "X[*b] -> Y[*b]", symbol="0", elementwise=True, shape_only=True, no_gradient="zeros depend on nothing"
+)
+def zeros(xp: Xp, X: Array) -> Array:
+    """Y: zeros of the shape of X; the gradient of an output that the loss does not depend on."""
+    return xp.zeros_like(X)
+
+
 # -- cast -------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from graphir.tokenizer import load_tokenizer
 
 @operator(
     "Tokenizer",
-    "text[b] text -> T[b s] int",
+    "text[b] text -> T[b s!] int",
     no_gradient="token ids are integers",
     examples=({"s": as_dim(8)},),
 )

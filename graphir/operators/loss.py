@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from graphir.errors import InputError
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.operators.special import MASKED
 
 #: The label that counts for nothing: padding, or a target that is not to be learnt. PyTorch's value.
 IGNORE = -100
@@ -13,6 +15,7 @@ IGNORE = -100
     "CE",
     "Z[*b v!], Y[*b] in v -> L[*b], lse[*b]",
     auxiliary="lse",
+    exempt="ignore",
     flops=5,
 )
 def cross_entropy(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> tuple[Array, Array]:
@@ -27,7 +30,7 @@ def cross_entropy(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place
     return (lse - picked) * valid, lse
 
 
-@cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", flops=4)
+@cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", exempt="ignore", flops=4)
 def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`."""
     # Rows side by side: a transposed Z gives a transposed difference, whose reshape below would be a copy.
@@ -72,12 +75,12 @@ def count_elements(xp: Xp, X: Array) -> Array:
 
 
 @operator("div", "X[*b], n[*b] -> Y[*b]", symbol="÷", elementwise=True, linear="X", flops=1)
-def divide(xp: Xp, X: Array, n: Array) -> Array:
+def divide_by_count(xp: Xp, X: Array, n: Array) -> Array:
     """Y = X / max(n, 1): a mean over n tokens, 0 where there are none."""
     return X / xp.maximum(n, n.dtype.type(1))
 
 
-@divide.backward("dDiv", "n[*b], dY[*b] -> dX[*b]", symbol="d÷", elementwise=True, linear="dY", flops=1)
+@divide_by_count.backward("dDiv", "n[*b], dY[*b] -> dX[*b]", symbol="d÷", elementwise=True, linear="dY", flops=1)
 def d_divide(xp: Xp, n: Array, dY: Array) -> Array:
     """dX = dY / max(n, 1); n counts tokens and gets no gradient."""
     return dY / xp.maximum(n, n.dtype.type(1))
@@ -98,10 +101,27 @@ def d_average(xp: Xp, dY: Array, *, r: Size, shape: tuple[int, ...]) -> Array:
 # -- a padded vocabulary ----------------------------------------------------------------------------------
 
 
+@operator(
+    "ids",
+    "T[*b] in v -> Y[*b] int",
+    symbol="ids",
+    exempt="ignore",
+    no_gradient="token ids are integers",
+    examples=({"v": as_dim(5)},),
+)
+def token_ids(xp: Xp, T: Array, *, v: Size, ignore: int = IGNORE) -> Array:
+    """Y [B, S] = T: ids of V tokens, or `ignore`, and no others, where a padded table would take more."""
+    return T
+
+
 @operator("PAD", "Z[*b v] -> Y[*b v]", flops=1, elementwise=True, examples=({"valid": as_dim(2)},))
 def mask_padding(xp: Xp, Z: Array, *, valid: Size, at: Place) -> Array:
     """Y [B, S, V_pad] = Z where the column is a token, −1e30 where it only pads the vocabulary (v ≥ `valid`)."""
-    return xp.where(_is_token(xp, Z, valid, at), Z, Z.dtype.type(-1e30))
+    if valid > at.sizes["v"]:
+        raise InputError(
+            f"a vocabulary of {valid} tokens does not fit into {at.sizes['v']} rows; V_pad must be at least V"
+        )
+    return xp.where(_is_token(xp, Z, valid, at), Z, Z.dtype.type(MASKED))
 
 
 @mask_padding.backward(

@@ -9,7 +9,7 @@ from graphir.errors import TypeCheckError
 from graphir.ir.assignment import write_split
 from graphir.ir.dims import Dim, DimLike, as_dim, dims
 from graphir.ir.operator import Array, GradientContext, Size, Xp, operator
-from graphir.ir.value import Value
+from graphir.ir.value import Value, require_value
 
 _B, _S, _H = dims("b s h")
 
@@ -54,6 +54,7 @@ def _d_transpose(context: GradientContext) -> list[Value]:
 
 def transpose(X: Value, perm: Sequence[int] | None = None, name: str | None = None) -> Value:
     """T: the dims of X in the order `perm`; without it, the last two swapped, as in Kᵀ [B, N_H, D_h, S]."""
+    require_value(X)
     if perm is None:
         perm = (*range(X.type.rank - 2), X.type.rank - 1, X.type.rank - 2)
     return transpose_op(X, perm=tuple(perm), name=name)
@@ -62,10 +63,17 @@ def transpose(X: Value, perm: Sequence[int] | None = None, name: str | None = No
 # -- R: reshape -------------------------------------------------------------------------------------------
 
 
+def _order(side: str) -> list[str]:
+    """The factors of one side of a pattern, in order."""
+    return side.replace("(", " ").replace(")", " ").split()
+
+
 def _pattern_signature(pattern: str) -> str:
     left, arrow, right = pattern.partition("->")
     if not arrow:
         raise TypeCheckError(f"pattern {pattern!r} has no '->': write it like 'b s (h d) -> b s h d'")
+    if _order(left) != _order(right):
+        raise TypeCheckError(f"R keeps the order of its factors, but {pattern!r} changes it; use T for that")
     return f"X[{left.strip()}] any -> Y[{right.strip()}] same"
 
 
@@ -114,15 +122,12 @@ def reshape(X: Value, pattern: str, name: str | None = None, **sizes: DimLike) -
 
     Of a split's factors all but one need a size; the order of factors must stay as it is (T permutes).
     """
-    left, arrow, right = pattern.partition("->")
-    if not arrow:
-        _pattern_signature(pattern)
-    order = [side.replace("(", " ").replace(")", " ").split() for side in (left, right)]
-    if order[0] != order[1]:
-        raise TypeCheckError(f"R keeps the order of its factors, but {pattern!r} changes it; use T for that")
+    _pattern_signature(pattern)
+    left = pattern.partition("->")[0]
+    factors = _order(left)
     inside = [part.split(")")[0].split() for part in left.split("(")[1:]]
     split = {factor for group in inside for factor in group}
-    unknown = set(sizes) - set(order[0])
+    unknown = set(sizes) - set(factors)
     if unknown:
         raise TypeCheckError(f"{', '.join(sorted(unknown))} is no factor of {pattern!r}")
     kept = {factor: as_dim(size) for factor, size in sizes.items() if factor in split}
@@ -251,14 +256,19 @@ def broadcast(
 
     In a graph that is sharded by hand, `like` is a value of the result's shape whose layout the new dims take.
     """
+    if isinstance(dims, Dim | int | str):
+        raise TypeCheckError(f"the new dims must be a tuple, (B, S) or (B,), not {dims!r}")
     axes = tuple(range(len(dims))) if axes is None else tuple(axes)
-    rank = X.type.rank + len(dims)
+    rank = require_value(X).type.rank + len(dims)
     split = () if like is None else _split_of_new_dims(axes, like)
     return broadcast_op(X, dims=tuple(map(as_dim, dims)), axes=axes, rank=rank, split=split, name=name)
 
 
-def reduce_sum(X: Value, axes: Sequence[int] | None = None, name: str | None = None) -> Value:
-    """Σ of X over the dims at `axes`; over all of them without it."""
-    rank = X.type.rank
-    axes = tuple(range(rank)) if axes is None else tuple(axis % rank for axis in axes)
-    return sum_op(X, axes=axes, rank=rank, name=name)
+def reduce_sum(X: Value, axes: Sequence[int] | int | None = None, name: str | None = None) -> Value:
+    """Σ of X over the dims at `axes`, negative ones counted from the end; over all of them without it."""
+    rank = require_value(X).type.rank
+    axes = range(rank) if axes is None else (axes,) if isinstance(axes, int) else axes
+    outside = [axis for axis in axes if not -rank <= axis < rank]
+    if outside:
+        raise TypeCheckError(f"X is {X.type}, so it has no dim at {', '.join(map(str, outside))}")
+    return sum_op(X, axes=tuple(axis % rank for axis in axes), rank=rank, name=name)

@@ -7,6 +7,9 @@ from typing import Any
 
 from graphir.ir.operator import Array, Xp
 
+#: What takes the place of a masked score: its exponential is 0, and a row of nothing else stays finite.
+MASKED = -1e30
+
 # -- erf --------------------------------------------------------------------------------------------------
 
 # Rational approximations of W. J. Cody, "Rational Chebyshev approximations for the error function",

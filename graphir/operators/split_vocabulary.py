@@ -28,7 +28,7 @@ def exp_sum(xp: Xp, Z: Array, top: Array) -> Array:
     return xp.exp(Z - top[..., None]).sum(axis=-1)
 
 
-@operator("pick", "Z[*b v], Y[*b] in v -> z[*b]", no_gradient=_NO_GRADIENT)
+@operator("pick", "Z[*b v], Y[*b] in v -> z[*b]", exempt="ignore", no_gradient=_NO_GRADIENT)
 def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """z [*b] = Z[Y], each row's logit at its label; 0 where the label is `ignore` or lies in another block."""
     columns = Y - at.start("v")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
 from graphir.ir.graph import Node
@@ -35,18 +35,38 @@ class Claims:
             self.result[factor] = mine
             self.owner.update(dict.fromkeys(mine, factor))
 
-    def operand(self, operand: Operand, layout: Layout, admits: Admits | None = None) -> None:
-        """Claims for an operand's factors the axes that `layout` splits its dims over."""
+    def operand(
+        self, operand: Operand, layout: Layout, admits: Admits | None = None, along: Collection[tuple[str, str]] = ()
+    ) -> None:
+        """Claims for an operand's factors the axes that `layout` splits its dims over, as far as `admits` lets it.
+
+        A dim that gets any takes `along` what splits it already: (factor, axis).
+        """
+        if not layout.split_axes:
+            return
         for axis, axes in zip(operand.axes, layout.splits, strict=True):
             if axis.factors and axes:
-                self.factor(axis.factors[0], [each for each in axes if admits is None or admits(axis.factors[0], each)])
+                factor = axis.factors[0]
+                mine = [each for each in axes if admits is None or admits(factor, each)]
+                if mine and along:
+                    mine = [each for each in axes if each in mine or (factor, each) in along]
+                self.factor(factor, mine)
 
 
-def disputed(operands: Iterable[tuple[Operand, Layout]]) -> frozenset[tuple[str, str]]:
-    """(factor, axis) where operands split different factors over the same axis."""
-    seen: dict[str, set[str]] = {}
-    for operand, layout in operands:
-        for axis, axes in zip(operand.axes, layout.splits, strict=True):
-            for each in axes:
-                seen.setdefault(each, set()).add(axis.factors[0])
-    return frozenset((factor, axis) for axis, factors in seen.items() if len(factors) > 1 for factor in factors)
+def held(operands: Iterable[tuple[Operand, Layout]]) -> frozenset[tuple[str, str]]:
+    """(factor, axis) where some operand splits the factor over the axis."""
+    return frozenset(
+        (axis.factors[0], each)
+        for operand, layout in operands
+        if layout.split_axes
+        for axis, axes in zip(operand.axes, layout.splits, strict=True)
+        for each in axes
+    )
+
+
+def disputed(splits: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Those (factor, axis) whose axis splits another factor, too."""
+    factors: dict[str, set[str]] = {}
+    for factor, axis in splits:
+        factors.setdefault(axis, set()).add(factor)
+    return frozenset((factor, axis) for axis, found in factors.items() if len(found) > 1 for factor in found)

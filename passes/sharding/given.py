@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from graphir.errors import LayoutError
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.value import Value
-from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits
+from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits, speaks_of
 
 
 @dataclass
@@ -58,7 +59,9 @@ class _Reader:
             for old, new in node.updates:
                 given.pinned[new] = Pin.to(given.stored[old], self.mesh)
         self._pin_gradients()
+        self._require_use("inputs", graph.inputs)
         self._require_use("parameters", graph.parameters)
+        self._require_use("used", graph.parameters)
         self._require_use("activations", given.pinned)
         return given
 
@@ -88,6 +91,12 @@ class _Reader:
 
     def _pin_gradients(self) -> None:
         """`gradients` entries: what an update reads beside the parameter and its state lies as the parameter."""
+        for pattern, split in self.plan.entries("gradients"):
+            if split != "=":
+                raise LayoutError(
+                    f"plan {self.plan.name} wants {split} of gradients {pattern}; of gradients it can only say =, "
+                    f"as the parameter is stored"
+                )
         for node in self.nodes:
             for old, _ in node.updates[:1]:
                 if old in self.given.used and self.plan.matches("gradients", self.names[old]):
@@ -103,10 +112,16 @@ class _Reader:
             raise LayoutError(
                 f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such"
             )
-        for pattern, _ in entries:
+        for pattern, split in entries:
+            found = [value for value in values if any(fnmatchcase(name, pattern) for name in self.names[value])]
             exact = not any(letter in pattern for letter in "*?[")
-            if exact and not any(pattern in self.names[value] for value in values):
+            if exact and not found:
                 raise LayoutError(f"plan {self.plan.name} names {kind} {pattern}, which graph {self.graph.name} lacks")
+            if found and not any(speaks_of(split, value) for value in found):
+                raise LayoutError(
+                    f"plan {self.plan.name} wants {split} of {kind} {pattern}, but none has that dim: "
+                    f"{found[0].name} is {found[0].type}"
+                )
 
 
 def _all_names(graph: Graph) -> dict[Value, tuple[str, ...]]:

@@ -137,20 +137,35 @@ def _read(
         result = []
         for position, part in enumerate(parts):
             name, *axes = part.split("|")
+            if not name or not all(axes):
+                raise _malformed(split, value)
             if name not in ("_", str(value.shape[position])):
                 raise LayoutError(f"split {split} says {name}, but {value.name} is {value.type}")
             result.append((position, axes))
         return result
     name, *axes = text.split("|")
-    if not axes or not all(axes):
-        raise LayoutError(f"split {split!r} of {value.name} is not of the form [D, D|tp], B|dp or ?|dp")
+    if not name or not axes or not all(axes):
+        raise _malformed(split, value)
     if name == "?":
         for position, dim in enumerate(value.shape):
-            if all(_divides(dim, [*found[position], axis], mesh, sizes) for axis in axes):
+            if _divides(dim, [*found[position], *axes], mesh, sizes):
                 return [(position, axes)]
         return []
-    names = (name, f"{name}_pad")
-    return [(position, axes) for position, dim in enumerate(value.shape) if str(dim) in names]
+    return [(position, axes) for position in _dims_called(name, value)]
+
+
+def speaks_of(split: str, value: Value) -> bool:
+    """Whether `value` has the dim that a split such as `V|tp` names; the other forms name none, or check it."""
+    name, *axes = split.strip().split("|")
+    return name.startswith(("[", "?")) or not axes or bool(_dims_called(name, value))
+
+
+def _dims_called(name: str, value: Value) -> list[int]:
+    return [position for position, dim in enumerate(value.shape) if str(dim) in (name, f"{name}_pad")]
+
+
+def _malformed(split: str, value: Value) -> LayoutError:
+    return LayoutError(f"split {split!r} of {value.name} is not of the form [D, D|tp], B|dp or ?|dp")
 
 
 def _divides(dim: Dim, axes: Sequence[str], mesh: Mesh, sizes: Sizes | None) -> bool:

@@ -27,7 +27,7 @@ from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
-from graphir.passes.sharding.claims import Admits, Axes, Claims, disputed
+from graphir.passes.sharding.claims import Admits, Axes, Claims, disputed, held
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
 from graphir.passes.sharding.reshard import Hop, route
@@ -151,17 +151,19 @@ class _Sharder:
         # 3. What is wanted says where a pending axis goes, and decides between operands that disagree.
         due = {axis for _, _, layout in lying for axis in layout.pending_axes}
         pending = due - {axis for axis, _ in self._passed(node)}
-        torn = disputed([(operand, layout) for operand, _, layout in lying])
+        splits = held((operand, layout) for operand, _, layout in lying)
+        torn = disputed(splits)
         for operand, layout in results:
-            claims.operand(operand, layout, lambda factor, axis: axis in pending or (factor, axis) in torn)
+            claims.operand(operand, layout, lambda factor, axis: axis in pending or (factor, axis) in torn, splits)
         for operand, value, layout in lying:
             if pending and value in self.wanted:
-                claims.operand(operand, self.wanted[value], _only(pending.intersection(layout.pending_axes)))
+                claims.operand(operand, self.wanted[value], _only(pending.intersection(layout.pending_axes)), splits)
         # 4. The operands as they lie, in order.
         for operand, _, layout in lying:
             claims.operand(operand, layout)
-        # 5. Factors that only outputs have, as wanted, over axes that are still free.
-        fresh = rule.output_only_factors
+        # 5. Factors that only outputs have, or operands made to measure, as wanted, over axes that are still free.
+        bound = {factor for operand, value in operands if value not in self.lazy for factor in operand.factors}
+        fresh = frozenset(rule.factors) - bound
         for operand, layout in results:
             claims.operand(operand, layout, lambda factor, axis: factor in fresh)
         return claims.result
@@ -331,7 +333,8 @@ class _Sharder:
         layout = value.type.layout
         if hop.settles:
             axes = hop.attributes.get("axes") or (hop.attributes["axis"],)
-            why = f"{value.name} is a pending sum over {' and '.join(axes)}; {why}"
+            kind = dict(layout.pending)[axes[0]]
+            why = f"{value.name} is a pending {kind} over {' and '.join(axes)}; {why}"
         name = self.builder.free_name(f"{value.name}.{hop.operator.key}")
         meta = owner.meta
         of = meta.of if meta.phase != FORWARD else None
@@ -366,10 +369,11 @@ class _Sharder:
 
     def _finish(self, value: Value) -> Value:
         """An output: nothing pending, and pinned as promised."""
-        if value in self.lazy:
+        if value not in self.home:
             return self._make(value, self.wanted.get(value, value.type.layout), FORWARD)
-        home = self.home[value]
-        layout = home.type.layout.settled()
+        # Of what is made to measure, the first copy bears the name that the caller asks for.
+        home, pin = self.home[value], self.given.pinned.get(value)
+        layout = home.type.layout.settled() if pin is None else pin.apply(home.type.layout)
         if home.type.layout == layout:
             return home
         node = self.graph.producers[value]
