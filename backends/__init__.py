@@ -5,6 +5,6 @@ if __name__ == "backends":
 
 from graphir.backends.executable import Executable, Run
 from graphir.backends.initialize import initialize
-from graphir.backends.plan import Plan, Step, plan
+from graphir.backends.plan import ExecutionPlan, Step, plan
 
-__all__ = ["Executable", "Plan", "Run", "Step", "initialize", "plan"]
+__all__ = ["Executable", "ExecutionPlan", "Run", "Step", "initialize", "plan"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import ALGORITHMS, SimulatedCommunicator, Traffic
-from graphir.backends.plan import Plan, Step
+from graphir.backends.plan import ExecutionPlan, Step
 from graphir.errors import ConfigError, InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
@@ -67,7 +67,7 @@ class Executable:
     planned one was pruned from, if it was: it knows the names of what was not fetched.
     """
 
-    def __init__(self, plan: Plan, algorithm: str = "ring", source: Graph | None = None) -> None:
+    def __init__(self, plan: ExecutionPlan, algorithm: str = "ring", source: Graph | None = None) -> None:
         self.plan = plan
         self.graph = plan.graph
         self.source = source or plan.graph

@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExecutionPlan:
     """Everything about a run that follows from graph and sizes. `shapes` are those of one rank's blocks."""
 
     graph: Graph
@@ -73,7 +73,7 @@ class Plan:
         return count
 
 
-def plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
+def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
     """Plans `graph` under `sizes` (dim names to numbers; defined dims follow).
 
     DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
@@ -88,7 +88,7 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
     steps = tuple(
         _step(node, graph.mesh, slots, shapes, complete, dead) for node, dead in zip(nodes, dying, strict=True)
     )
-    return Plan(graph, complete, slots, shapes, steps)
+    return ExecutionPlan(graph, complete, slots, shapes, steps)
 
 
 def _local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int, ...]:

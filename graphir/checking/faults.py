@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends import Executable, Plan, Step
+from graphir.backends import Executable, ExecutionPlan, Step
 from graphir.backends.communicator import SimulatedCommunicator, Traffic
 from graphir.cost import axes_of
 from graphir.errors import GraphirError
@@ -134,7 +134,7 @@ def _emit_fault(builder: Builder, fault: Fault, inputs: Sequence[Value], names: 
 class FaultyExecutable(Executable):
     """Runs a right program, with one collective, or one dropout node's seed, wrong."""
 
-    def __init__(self, plan: Plan, fault: Fault) -> None:
+    def __init__(self, plan: ExecutionPlan, fault: Fault) -> None:
         super().__init__(plan)
         self.fault = fault
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphir.backends import Executable, Plan, plan
+from graphir.backends import Executable, ExecutionPlan, plan
 from graphir.checking.compare import Comparison, compare
 from graphir.checking.reference import Reference, make_reference
 from graphir.checking.report import Report
@@ -20,7 +20,7 @@ from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
 
 #: Makes of a plan what runs it: `Executable`, or one that does something otherwise.
-Runner: TypeAlias = Callable[[Plan], Executable]
+Runner: TypeAlias = Callable[[ExecutionPlan], Executable]
 
 
 def check(

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.backends import Executable, Plan, Step, plan
+from graphir.backends import Executable, ExecutionPlan, Step, plan
 from graphir.ir.attributes import Attributes
 from graphir.ir.builder import Builder
 from graphir.ir.dims import Sizes
@@ -159,7 +159,7 @@ def _floats_as(arguments: Mapping[str, Any], dtype: str) -> Arrays:
 class _Perturbed(Executable):
     """Runs with every float result multiplied by 1 + ε g ξ."""
 
-    def __init__(self, plan: Plan, growth: Mapping[Value, float], generator: np.random.Generator) -> None:
+    def __init__(self, plan: ExecutionPlan, growth: Mapping[Value, float], generator: np.random.Generator) -> None:
         super().__init__(plan)
         self.growth, self.generator = growth, generator
 
@@ -177,7 +177,7 @@ class _Perturbed(Executable):
         return found * (1 + _EPSILON * self.growth[value] * self.generator.standard_normal(found.shape))
 
 
-def _measure(planned: Plan, exact: Arrays, arguments: Sequence[Arrays], samples: int) -> dict[str, Spread]:
+def _measure(planned: ExecutionPlan, exact: Arrays, arguments: Sequence[Arrays], samples: int) -> dict[str, Spread]:
     growth = _growth(planned)
     squares, largest = dict.fromkeys(exact, 0.0), dict.fromkeys(exact, 0.0)
     for seed in range(samples):
@@ -209,7 +209,7 @@ def _gap(array: NDArray[Any], exact: NDArray[Any]) -> NDArray[Any]:
         return np.where(same, 0.0, np.abs(array - exact))
 
 
-def _growth(planned: Plan) -> dict[Value, float]:
+def _growth(planned: ExecutionPlan) -> dict[Value, float]:
     """g of every value: √(n + f), n the longest sum among the nodes that make or read it."""
     found: dict[Value, float] = dict.fromkeys(planned.graph.values.values(), 1.0)
     for step in planned.steps:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.backends import Plan
+from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
 from graphir.training.config import TrainConfig
 from graphir.training.files import write_atomically
@@ -123,7 +123,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, config, sizes, step, data, tokenizer, arrays)
 
 
-def select_arrays(checkpoint: Checkpoint, plan: Plan) -> Arrays:
+def select_arrays(checkpoint: Checkpoint, plan: ExecutionPlan) -> Arrays:
     """The checkpoint's arrays for the plan's parameters and state; CheckpointError, with named dims, on a misfit."""
     selected: Arrays = {}
     for value in (*plan.graph.parameters, *plan.graph.state):

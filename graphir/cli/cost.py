@@ -1,0 +1,120 @@
+"""`graphir cost`: what a step of a model costs, per rank, as formulas and as numbers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphir.cli.options import GroupedCommand, GroupedOption, config_options
+
+if TYPE_CHECKING:
+    from graphir.cost import Polynomial
+    from graphir.ir.graph import Graph
+
+_OPTIONS = (
+    *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
+    *("tied", "qkv_bias", "final_norm", "dtype", "optimizer", "clip", "dp", "cp", "tp", "plan"),
+)
+_PHASES = ("forward", "backward", "update")
+_SHOWN = 8
+
+
+@click.command(cls=GroupedCommand)
+@config_options(only=_OPTIONS)
+@click.option("--vocabulary", cls=GroupedOption, group="Model", type=int, default=256, show_default=True, help="V.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def cost(vocabulary: int, as_json: bool, **options: Any) -> int:
+    """Work out what a training step costs: parameters, FLOPs, memory and bytes sent, of one rank.
+
+    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs.
+    """
+    from graphir.cost import count_elements, count_flops, mesh_sizes, node_flops, peak_memory
+    from graphir.training.config import TrainConfig
+    from graphir.training.loop import training_graph
+    from graphir.training.parallel import Parallel
+
+    config = TrainConfig(**options).check()
+    parallel = Parallel.of(config, vocabulary)
+    sizes = config.sizes(vocabulary) | parallel.sizes
+    graph = parallel.shard(training_graph(config, parallel.padded is not None), sizes)
+    complete = mesh_sizes(graph, sizes)
+    rows: dict[str, Polynomial] = {
+        "parameters": count_elements(graph.parameters),
+        "optimizer state": count_elements(graph.state),
+        **{f"FLOPs, {phase}": count_flops(graph, phase) for phase in _PHASES},
+    }
+    by_operator: Counter[str] = Counter()
+    for node in graph.nodes:
+        by_operator[node.operator.key] += int(node_flops(node).number(complete))
+    peak = peak_memory(graph, sizes)
+    sent = _sent(graph, complete)
+    if as_json:
+        found: dict[str, Any] = {
+            "mesh": str(graph.mesh),
+            "sizes": complete,
+            **{name: {"formula": str(each), "number": int(each.number(complete))} for name, each in rows.items()},
+            "FLOPs by operator": dict(by_operator.most_common()),
+            "peak bytes": peak.bytes,
+            "peak at": peak.node.name if peak.node else None,
+            "bytes sent": {kind: float(amount) for kind, amount in sent.items()},
+        }
+        click.echo(json.dumps(found, indent=2))
+        return 0
+    _print(graph, rows, by_operator, sent, complete)
+    where = f" at {peak.node.name}" if peak.node else ""
+    click.echo(f"\nmemory of values at most {_bytes(peak.bytes)}{where}; the largest then:")
+    for value, size in peak.values[:_SHOWN]:
+        click.echo(f"  {_bytes(size):>10}  {value.name} {value.type}")
+    return 0
+
+
+def _sent(graph: Graph, sizes: dict[str, int]) -> dict[str, Fraction]:
+    """Bytes that one rank sends in a step, ring algorithm, by collective and axes."""
+    from graphir.cost import axes_of, collective_cost
+
+    found: dict[str, Fraction] = {}
+    for node in graph.nodes:
+        if node.operator.relayout is not None:
+            amount = collective_cost(node, graph.mesh).each.number(sizes)
+            if amount:
+                kind = f"{node.operator.key} over {' and '.join(axes_of(node))}, {node.meta.phase}"
+                found[kind] = found.get(kind, Fraction(0)) + amount
+    return found
+
+
+def _print(
+    graph: Graph,
+    rows: dict[str, Polynomial],
+    by_operator: Counter[str],
+    sent: dict[str, Fraction],
+    sizes: dict[str, int],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    of = f"one of {graph.mesh.size} ranks ({graph.mesh})" if graph.mesh.axes else "one rank"
+    table = Table(title=f"a training step on {of}", box=None, title_justify="left", pad_edge=False)
+    for name, justify in (("", "left"), ("number", "right"), ("formula", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for name, each in rows.items():
+        table.add_row(name, f"{int(each.number(sizes)):,}", str(each))
+    console.print(table)
+    total = sum(by_operator.values())
+    listed = ", ".join(f"{key} {count / total:.1%}" for key, count in by_operator.most_common(_SHOWN))
+    console.print(f"\nFLOPs by operator: {listed}", highlight=False)
+    for kind, amount in sent.items():
+        console.print(f"sends {_bytes(amount):>10}  {kind}", highlight=False)
+
+
+def _bytes(count: Fraction | int) -> str:
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"

@@ -1,0 +1,32 @@
+"""What a graph costs, as formulas in its dims first and numbers second: parameters, FLOPs, memory, communication.
+
+Everything is counted from the graph itself: FLOPs from each operator's iteration space, memory from lifetimes,
+bytes between ranks from the collectives. Of a sharded graph all of it is one rank's.
+"""
+
+from graphir.cost.communication import (
+    ALGORITHMS,
+    CollectiveCost,
+    Formula,
+    axes_of,
+    collective_cost,
+    mesh_sizes,
+)
+from graphir.cost.compute import count_elements, count_flops, node_flops
+from graphir.cost.memory import Peak, peak_memory
+from graphir.cost.polynomial import Polynomial
+
+__all__ = [
+    "ALGORITHMS",
+    "CollectiveCost",
+    "Formula",
+    "Peak",
+    "Polynomial",
+    "axes_of",
+    "collective_cost",
+    "count_elements",
+    "count_flops",
+    "mesh_sizes",
+    "node_flops",
+    "peak_memory",
+]

@@ -1,0 +1,53 @@
+"""Elements and floating-point operations, counted from types and iteration spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+
+from graphir.cost.polynomial import Polynomial
+from graphir.ir.assignment import read_assignment
+from graphir.ir.dims import Dim, product
+from graphir.ir.graph import Graph, Node
+from graphir.ir.layout import axis_symbol, local_shape
+from graphir.ir.value import Value
+
+
+def count_elements(values: Iterable[Value]) -> Polynomial:
+    """The elements that one rank holds of `values`: of a graph's parameters, its size."""
+    return Polynomial((product(local_shape(value.shape, value.type.layout)), 1) for value in values)
+
+
+def node_flops(node: Node) -> Polynomial:
+    """What one rank computes at `node`: the operator's FLOPs a point, times the points of its iteration space.
+
+    A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted.
+    """
+    operator = node.operator
+    if not operator.flops or operator.relayout is not None:
+        return Polynomial()
+    inference = node.inference
+    layouts = [value.type.layout for value in node.inputs]
+    assignment = read_assignment(inference.rule, layouts, node.attributes.get("split", ()))
+    rule = inference.rule
+    # Rows that indices scatter into are not visited one by one: an embedding's gradient adds B S rows, not V.
+    scattered = rule.output_only_factors & {operand.indexes for operand in rule.inputs}
+    points = product(_local(inference.factors[f], assignment.get(f, ())) for f in rule.factors if f not in scattered)
+    share = Fraction(1)
+    if "only" in node.attributes:
+        full = operator.signatures({**node.attributes, "only": None})[0]
+        share = Fraction(len(node.outputs), len(full.outputs))
+    return Polynomial([(points, operator.flops * share)])
+
+
+def _local(dim: Dim, axes: Iterable[str]) -> Dim:
+    return dim / product(map(axis_symbol, axes))
+
+
+def count_flops(graph: Graph, phase: str | None = None) -> Polynomial:
+    """The FLOPs of one run on one rank; of the nodes of one phase (forward, backward, update), if given."""
+    total: list[tuple[Dim, Fraction]] = []
+    for node in graph.nodes:
+        if phase is None or node.meta.phase == phase:
+            total.extend(node_flops(node).terms.items())
+    return Polynomial(total)
