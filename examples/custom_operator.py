@@ -60,7 +60,7 @@ def model(normalized: bool = True) -> gi.Graph:
     Y = gi.matmul(H, block.parameter("W", (D, D_out)), name="Y")
     error = gi.add(Y, gi.scale(target, by=-1.0), name="error")
     total = gi.reduce_sum(gi.multiply(error, error), name="total")
-    return block.build(gi.divide(total, gi.count_elements(target), name="L"))
+    return block.build(gi.divide_by_count(total, gi.count_elements(target), name="L"))
 
 
 def train(graph: gi.Graph, steps: int) -> list[float]:

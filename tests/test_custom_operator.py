@@ -11,7 +11,7 @@ import pytest
 import graphir as gi
 from graphir.ir import operator as language
 from graphir.passes import autodiff, lower, optimize, run_passes
-from tests.registry_checks import check_operator
+from graphir.testing import check_operator
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "custom_operator.py"

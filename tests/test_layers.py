@@ -24,7 +24,7 @@ STOREYS = (
     ("graphir.compiler",),
     ("graphir.drawing",),
     ("graphir",),
-    ("graphir.training", "graphir.checking"),
+    ("graphir.training", "graphir.checking", "graphir.testing"),
     ("graphir.guide",),
     ("graphir.cli",),
     ("graphir.__main__",),

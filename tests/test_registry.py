@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir import testing as checks
 from graphir.ir.operator import Operator
 from graphir.passes import autodiff
-from tests import registry_checks as checks
-from tests.registry_cases import Case, cases
+from graphir.testing import Case, cases
 
 #: The dictionary itself; what other tests or programs register in the same process is theirs to check.
 DICTIONARY = [each for each in gi.operators() if each.kernel.__module__.startswith("graphir.operators.")]
@@ -87,44 +87,186 @@ def _moody(xp, X):  # type: ignore[no-untyped-def]
     return X + np.random.default_rng().random()
 
 
-def _half(xp, X, dY, *, only: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
-    return X * dY
-
-
 def _square(xp, X):  # type: ignore[no-untyped-def]
     return X * X
+
+
+def _largest(xp, X):  # type: ignore[no-untyped-def]
+    return X.max(axis=-1)
+
+
+def _centered(xp, X):  # type: ignore[no-untyped-def]
+    return X - X.mean(axis=-1, keepdims=True)
+
+
+def _rows(xp, X):  # type: ignore[no-untyped-def]
+    return X + xp.arange(X.shape[0])[:, None]
+
+
+def _first_twice(xp, *X):  # type: ignore[no-untyped-def]
+    return X[0] + sum(X)
+
+
+def _impossible(xp, X):  # type: ignore[no-untyped-def]
+    return X @ X[None, None]
 
 
 @pytest.mark.parametrize(
     ("check", "operator", "complaint"),
     [
-        (checks.check_types, _broken("X[*b] -> Y[*b]", _narrow), "is inferred as float64"),
-        (checks.check_types, _broken("X[a b] -> Y[b a]", _shifted), "its kernel made"),
-        (checks.check_inputs_unchanged, _broken("X[*b] -> Y[*b]", _in_place), "changed its operand X"),
+        (checks.check_types, _broken("X[*b] -> Y[*b]", _narrow), r"made float32\[.*its signature makes float64"),
+        (checks.check_types, _broken("X[a b] -> Y[b a]", _shifted), r"made float64\[3, 2\] .* = float64\[2, 3\]"),
+        (checks.check_types, _broken("X[m k] -> Y[m k]", _impossible), "a kernel failed, ValueError: matmul"),
+        (checks.check_inputs_unchanged, _broken("X[*b] -> Y[*b]", _in_place), "broken writes into an operand"),
         (checks.check_same_again, _broken("X[*b] -> Y[*b]", _moody), "differs when computed again"),
         (checks.check_elementwise, _broken("X[*b] -> Y[*b]", _reversed, elementwise=True), "other elements"),
+        (checks.check_elementwise, _broken("X[m k] -> Y[m]", _largest, elementwise=True), r"its shapes are \[\("),
         (checks.check_linear, _broken("X[*b] -> Y[*b]", _shifted, linear="X"), "not linear in X"),
         (checks.check_depends, _broken("X[*b], W[*b] -> Y[*b]", _both, depends={"Y": "X"}), "depends on W"),
+        (checks.check_shape_only, _broken("X[*b] -> Y[*b]", _shifted, shape_only=True), "more than the shapes"),
+        (
+            checks.check_associative,
+            _broken("X...[*b] -> Y[*b]", _first_twice, associative=True),
+            "is another when X0 and X1 are put together first",
+        ),
+        (
+            checks.check_updates,
+            _broken("X[m k] -> Y[m]", _largest, updates={"Y": "X"}),
+            r"float64\[n_m\] is to replace X float64\[n_m, n_k\]",
+        ),
+        # A maximum is no sum, a mean needs its whole row, a row's number where the block lies.
+        (
+            checks.check_blocks,
+            _broken("X[m k] -> Y[m]", _largest),
+            "k split over . ranks: Y is not what one rank makes",
+        ),
+        (checks.check_blocks, _broken("X[m k] -> Y[m k]", _centered), "k split over . ranks: Y is not what"),
+        (checks.check_blocks, _broken("X[m k] -> Y[m k]", _rows), "m split over . ranks: Y is not what"),
     ],
     ids=_key,
 )
 def test_a_check_refuses_a_broken_promise(check: Callable[..., None], operator: Operator, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
-        all(check(case) is None for case in cases(operator))
+        all(check(case) is None for case in cases(operator, count=6))
+
+
+def test_the_same_kernels_under_declarations_that_they_keep() -> None:
+    for operator in (
+        _broken("X[m k] -> Y[m]", _largest, reduction="max"),
+        _broken("X[m k!] -> Y[m k!]", _centered),
+        _broken("X[m! k] -> Y[m! k]", _rows),
+    ):
+        for case in cases(operator, count=6):
+            checks.check_blocks(case)
+
+
+def test_a_dim_that_must_be_whole_is_not_split_even_where_only_results_have_it() -> None:
+    text = gi.Builder("text", mesh=gi.Mesh(r=2))
+    with pytest.raises(gi.GraphirError, match="s must be whole, but the attribute split lays it over r"):
+        gi.tokenize(text.input("text", (2,), "text"), s=8, split=("s|r",))
+
+
+def _differentiable(signature: str, kernel: Callable[..., object], backward: str, d_kernel: Callable[..., object]):  # type: ignore[no-untyped-def]
+    f, d = _broken(signature, kernel, no_gradient=None), _broken(backward, d_kernel)
+    f.d_operator, d.d_operator_of = d, f
+    return f
+
+
+def _half(xp, X, dY):  # type: ignore[no-untyped-def]
+    return X * dY
+
+
+def _clipped(xp, X):  # type: ignore[no-untyped-def]
+    return xp.where(X > 0, X, -1e30)
+
+
+def _leak(xp, dY):  # type: ignore[no-untyped-def]
+    return dY * 1
+
+
+def _no_leak(xp, X, dY):  # type: ignore[no-untyped-def]
+    return dY * (X > 0)
+
+
+def _root(xp, X):  # type: ignore[no-untyped-def]
+    return xp.sqrt(xp.where(X > 0, X, xp.inf))
+
+
+def _sum_and_product(xp, X, W):  # type: ignore[no-untyped-def]
+    return X + W, X * W
+
+
+def _d_sum_and_product(xp, X, W, dS, dP):  # type: ignore[no-untyped-def]
+    return dS + W * dP, dS + X * dP
+
+
+def _d_sum_unless_alone(xp, X, W, dS, dP):  # type: ignore[no-untyped-def]
+    # Right where both gradients arrive, or dS alone: what takes an output that nobody uses for one in use.
+    dS = dS if dS.any() else dS + 1
+    return dS + W * dP, dS + X * dP
 
 
 def test_a_wrong_gradient_is_refused() -> None:
-    square = _broken("X[*b] -> Y[*b]", _square, no_gradient=None)
-    half = _broken("X[*b], dY[*b] -> dX[*b]", _half)
-    square.d_operator, half.d_operator_of = half, square
+    half = _differentiable("X[*b] -> Y[*b]", _square, "X[*b], dY[*b] -> dX[*b]", _half)
+    with pytest.raises(AssertionError, match=r"a loss of Y: the gradient along .* finite differences are off by"):
+        checks.check_gradient(next(cases(half)))
+
+
+def test_a_gradient_that_leaks_through_a_mask_is_refused() -> None:
+    tight = _differentiable("X[*b] -> Y[*b]", _clipped, "X[*b], dY[*b] -> dX[*b]", _no_leak)
+    leaky = _differentiable("X[*b] -> Y[*b]", _clipped, "dY[*b] -> dX[*b]", _leak)
+    masked = [case for case in cases(tight, count=6) if (case.arrays["X"] < 0).any()]
+    assert len(masked) > 2
+    for case in masked:
+        checks.check_gradient(case)
+    for case in cases(leaky, count=6):
+        if (case.arrays["X"] < 0).any():
+            with pytest.raises(AssertionError, match="finite differences are off by"):
+                checks.check_gradient(case)
+
+
+def test_a_loss_may_depend_on_one_output_of_two() -> None:
+    forward = "X[*b], W[*b] -> S[*b], P[*b]", _sum_and_product
+    backward = "X[*b], W[*b], dS[*b], dP[*b] -> dX[*b], dW[*b]"
+    right = _differentiable(*forward, backward, _d_sum_and_product)
+    wrong = _differentiable(*forward, backward, _d_sum_unless_alone)
+    for case in cases(right):
+        checks.check_gradient(case)
+    with pytest.raises(AssertionError, match=r"a loss of P: .* finite differences are off by"):
+        all(checks.check_gradient(case) is None for case in cases(wrong))
+
+
+def test_an_operand_is_drawn_from_where_the_operator_is_defined() -> None:
+    half_root = _differentiable("X[*b] -> Y[*b]", _root, "X[*b], dY[*b] -> dX[*b]", _half)
+    with pytest.raises(AssertionError, match=r"Y holds NaN or infinity, .* draw operands from .* \(domains=…\)"):
+        all(checks.check_gradient(case) is None for case in cases(half_root, count=6))
     with pytest.raises(AssertionError, match="finite differences are off by"):
-        checks.check_gradient(next(cases(square)))
+        checks.check_gradient(next(cases(half_root, domains={"X": checks.positive})))
+
+
+@pytest.mark.parametrize(
+    ("traits", "complaint"),
+    [
+        ({"symbol": " "}, "broken has no symbol to be drawn with"),
+        ({"examples": ()}, "broken has no example, so nothing would be checked"),
+        ({"no_gradient": None}, "broken declares no gradient: give it a d-operator"),
+        ({}, "no operator is called 'broken'"),
+    ],
+)
+def test_a_declaration_with_a_hole_is_refused(traits: dict[str, object], complaint: str) -> None:
+    with pytest.raises((AssertionError, gi.GraphirError), match=complaint):
+        checks.check_operator(_broken("X[*b] -> Y[*b]", _shifted, **traits))
+
+
+def test_a_docstring_names_what_is_computed() -> None:
+    with pytest.raises(AssertionError, match="broken: its docstring names none of its outputs Q, R"):
+        checks.check_declaration(_broken("X[*b] -> Q[*b], R[*b]", _shifted))
 
 
 def test_an_operand_without_gradient_is_refused_in_words() -> None:
     block = gi.Builder("mean", dtype="float64")
     X, n = block.input("X"), block.input("n")
-    graph = block.build(gi.divide(X, n, name="Y"))
+    graph = block.build(gi.divide_by_count(X, n, name="Y"))
     with pytest.raises(gi.GraphirError, match=r"Y = div\(…\) .* declares no gradient for its operand n"):
         autodiff(graph, wrt=["n"])
 

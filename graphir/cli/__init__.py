@@ -25,6 +25,7 @@ _COMMANDS = {
     "guide": ("graphir.cli.guide", "Write the guide to Transformers and their parallelism, as one page."),
     "check": ("graphir.cli.check", "Compare a parallel run with the run on one rank, tensor by tensor."),
     "why": ("graphir.cli.why", "Tell why each collective is there, and what it sends."),
+    "cost": ("graphir.cli.cost", "Work out what a training step costs: parameters, FLOPs, memory, bytes sent."),
     "ops": ("graphir.cli.inspect", "List the operator dictionary."),
 }
 

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from graphir.ir.operator import Operator
 
 STAGES = ("forward", "autodiff", "train", "lowered")
-_MODEL = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
+MODEL_OPTIONS = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
 _MLP = {"layers", "activation", "dtype"}
 _SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
-_OPTIMIZER = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
-_PARALLEL = ("dp", "cp", "tp", "plan")
+OPTIMIZER_OPTIONS = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
+PARALLEL_OPTIONS = ("dp", "cp", "tp", "plan")
 _COLUMNS = {"symbol": "cyan", "key": "", "signature": "", "d-operator": "cyan", "formula": "dim"}
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Choice(("transformer", "mlp")))
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
-@config_options(only=(*_MODEL, *_OPTIMIZER, *_PARALLEL))
+@config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
 def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
@@ -38,7 +38,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
     """
     from graphir.text import to_text
 
-    text = to_text(_staged(model, stage, options, given(context)))
+    text = to_text(staged(model, stage, options, given(context)))
     text = text if text.endswith("\n") else f"{text}\n"
     if output is None:
         click.echo(text, nl=False)
@@ -49,7 +49,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
     return 0
 
 
-def _staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
+def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
     from graphir import models
     from graphir.passes import autodiff, complete_plan, lower, optimize, shard
@@ -58,7 +58,7 @@ def _staged(model: str, stage: str, options: dict[str, Any], given_names: set[st
 
     config = TrainConfig(**options).check()
     if model == "mlp":
-        foreign = sorted(flag(name) for name in given_names & set(_MODEL) - _MLP)
+        foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - _MLP)
         if foreign:
             raise ConfigError(f"an mlp has no {', '.join(foreign)}")
         graph = models.mlp(config.layers, activation_kind=config.activation, dtype=config.dtype)

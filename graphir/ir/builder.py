@@ -11,23 +11,24 @@ mlp = block.build(Z)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from graphir.errors import GraphError, OperatorError, TypeCheckError
+from graphir.errors import GraphError, GraphirError, LayoutError, OperatorError, TypeCheckError
 from graphir.ir.dims import DimLike
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Attributes, Operator
 from graphir.ir.source import user_line
-from graphir.ir.types import TensorType
+from graphir.ir.types import FLOATS, TensorType
 from graphir.ir.value import Value, join
 
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
 NAME = re.compile(r"[^\W\d][\w.]*\Z")
-_INIT = re.compile(r"(zeros|ones|normal\((\d+\.?\d*|\.\d+)(e[+-]?\d+)?\))\Z", re.IGNORECASE)
+_INIT = re.compile(r"(?:zeros|ones|normal\(((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\))\Z", re.ASCII)
 
 
 class Builder:
@@ -35,7 +36,7 @@ class Builder:
 
     def __init__(self, name: str = "graph", dtype: str = "float32", mesh: Mesh | None = None) -> None:
         """`dtype` is what parameters and float inputs are unless they say otherwise."""
-        if not NAME.match(name):
+        if not isinstance(name, str) or not NAME.match(name):
             raise GraphError(f"{name!r} cannot name a graph: letters, digits, _ and . only")
         self.name = name
         self.dtype = dtype
@@ -70,7 +71,7 @@ class Builder:
         init: str = "normal(0.02)",
         layout: Layout | None = None,
     ) -> Value:
-        """A trained tensor; `init` is `normal(σ)`, `zeros` or `ones`."""
+        """A trained tensor of floats; `init` is `normal(σ)`, `zeros` or `ones`."""
         return self._argument("parameter", name, shape, dtype, init, layout)
 
     def state(
@@ -94,9 +95,19 @@ class Builder:
         layout: Layout | None,
     ) -> Value:
         self._check_open()
-        if init is not None and not _INIT.match(init):
-            raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
-        value = Value(self._claim(name), TensorType(dtype or self.dtype, shape, layout), self, init)
+        full = self._free(name)
+        try:
+            type_ = TensorType(dtype or self.dtype, shape, layout)
+            self.mesh.require_axes(type_.layout)
+        except GraphirError as error:
+            raise type(error)(f"{kind} {name}: {error}") from None
+        if kind == "parameter" and not type_.is_float:
+            floats = ", ".join(sorted(FLOATS))
+            raise TypeCheckError(f"parameter {name} is {type_}, but what is trained is a float ({floats}); make it an input")
+        if kind != "input":
+            _check_init(name, init)
+        value = Value(full, type_, self, init)
+        self._taken.add(full)
         self._arguments[kind].append(value)
         return value
 
@@ -113,7 +124,8 @@ class Builder:
 
         `names` are local to the current scope, or full with a leading slash; what is left unnamed is
         called after its first output and role (`X_norm.mean`), or after the operator.
-        Errors: TypeCheckError, with the operands' shapes and the user's line.
+        Errors: TypeCheckError or LayoutError, with the operands' shapes and the user's line; GraphError for a
+        name that cannot be. The builder is then as it was.
         """
         self._check_open()
         operator.require_complete()
@@ -130,51 +142,56 @@ class Builder:
         try:
             checked = attributes if isinstance(attributes, Attributes) else operator.normalize(attributes or {})
             inference = operator.infer(types, checked)
-        except (TypeCheckError, OperatorError) as error:
+            for type_ in inference.types:
+                self.mesh.require_axes(type_.layout)
+        except (TypeCheckError, LayoutError, OperatorError) as error:
             operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
             scope = f" in {self._scope}" if self._scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
         wanted = [names] if names is None or isinstance(names, str) else list(names)
-        outputs: list[Value] = []
-        for position, type_ in enumerate(inference.types):
+        full: list[str] = []
+        for position, each in enumerate(inference.rule.outputs):
             name = wanted[position] if position < len(wanted) else None
             if name is None:
-                role = inference.rule.outputs[position].name
-                base = f"/{outputs[0].name}.{role}" if outputs else operator.key
-                full = self._fresh(join(self._scope, base), numbered=not outputs)
+                base = f"/{full[0]}.{each.name}" if full else operator.key
+                full.append(self._fresh(join(self._scope, base), full))
             else:
-                full = self._claim(name)
-            outputs.append(Value(full, type_, self))
+                full.append(self._free(name, full))
+        outputs = tuple([Value(*pair, self) for pair in zip(full, inference.types, strict=True)])
         meta = Meta(self._scope, self._phase, at, self._of, self._why)
-        self._append(Node(operator, tuple(inputs), checked, tuple(outputs), meta))
-        return tuple(outputs)
+        self._append(Node(operator, tuple(inputs), checked, outputs, meta))
+        return outputs
 
     def _append(self, node: Node) -> None:
         self.nodes.append(node)
+        self._taken.update([value.name for value in node.outputs])
         if node.operator.random:
             self._last_key = max(self._last_key, node.attributes["key"])
 
     # -- names ----------------------------------------------------------------------------------------
 
-    def _claim(self, name: str) -> str:
+    # Names are taken when what bears them is there, so that what was refused can be tried again.
+
+    def _free(self, name: str, siblings: Sequence[str] = ()) -> str:
+        """`name` in full; GraphError if it is no name, or a value or one of its siblings-to-be has it."""
+        if not isinstance(name, str):
+            raise GraphError(f"{name!r} cannot name a value: a name is a string, such as 'X'")
         full = join(self._scope, name)
         if not all(NAME.match(part) for part in full.split("/")):
             raise GraphError(f"{full!r} cannot name a value: letters, digits, _ and . between slashes")
-        if full in self._taken:
+        if full in self._taken or full in siblings:
             raise GraphError(f"graph {self.name} has a value called {full} already; give this one another name")
-        self._taken.add(full)
         return full
 
-    def _fresh(self, base: str, numbered: bool = False) -> str:
-        """`base` itself if it is free, else with a number."""
-        candidate = base
-        while numbered or candidate in self._taken:
-            count = self._counters.get(base, 0)
-            self._counters[base] = count + 1
-            candidate = f"{base}{count}"
-            numbered = candidate in self._taken
-        self._taken.add(candidate)
-        return candidate
+    def _fresh(self, base: str, siblings: Sequence[str]) -> str:
+        """A name for what has none: `base`, with a number for a node's first output and where it is taken."""
+        if siblings and base not in self._taken and base not in siblings:
+            return base
+        count = self._counters.get(base, 0)
+        while f"{base}{count}" in self._taken or f"{base}{count}" in siblings:
+            count += 1
+        self._counters[base] = count
+        return f"{base}{count}"
 
     def free_name(self, base: str) -> str:
         """A full name that nothing has yet, made from the full name `base`; to hand to `emit`."""
@@ -186,13 +203,20 @@ class Builder:
 
     def alias(self, name: str, value: Value) -> Value:
         """A further name, local to the scope, for `value`: what a block calls what enters it."""
-        self._aliases[self._claim(name)] = value
+        self._check_open()
+        full = self._free(name)
+        if not isinstance(value, Value):
+            raise GraphError(f"alias {full}: {value!r} is no graph value")
+        if value.owner is not self:
+            raise GraphError(f"alias {full}: {value.name} belongs to another graph")
+        self._taken.add(full)
+        self._aliases[full] = value
         return value
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Names and nodes made inside belong to the block `name`."""
-        if not all(NAME.match(part) for part in name.split("/")):
+        if not isinstance(name, str) or not all(NAME.match(part) for part in name.split("/")):
             raise GraphError(f"{name!r} cannot name a scope: letters, digits, _ and . between slashes")
         with self.context(scope=join(self._scope, name)):
             yield
@@ -235,7 +259,9 @@ class Builder:
         copies: dict[Value, Value] = {}
         for kind, values in (("input", graph.inputs), ("parameter", graph.parameters), ("state", graph.state)):
             for value in values:
-                copies[value] = Value(self._claim(f"/{value.name}"), value.type, self, value.init)
+                full = self._free(f"/{value.name}")
+                copies[value] = Value(full, value.type, self, value.init)
+                self._taken.add(full)
                 self._arguments[kind].append(copies[value])
         return copies
 
@@ -252,8 +278,10 @@ class Builder:
         For nodes that were checked where they come from: copies, and texts.
         """
         self._check_open()
-        made = tuple([Value(self._claim(f"/{name}"), type_, self) for name, type_ in outputs])
-        node = Node(operator, tuple(inputs), attributes, made, meta)
+        made: list[Value] = []
+        for name, type_ in outputs:
+            made.append(Value(self._free(f"/{name}", [value.name for value in made]), type_, self))
+        node = Node(operator, tuple(inputs), attributes, tuple(made), meta)
         self._append(node)
         return node
 
@@ -278,6 +306,7 @@ class Builder:
 
     def output(self, *values: Value) -> None:
         """Marks values as outputs of the graph."""
+        self._check_open()
         for value in values:
             if not isinstance(value, Value) or value.owner is not self:
                 raise GraphError(f"output {value!r} is no value of graph {self.name}")
@@ -285,7 +314,6 @@ class Builder:
 
     def build(self, *outputs: Value) -> Graph:
         """The immutable graph; `outputs` join those marked before. The builder takes nothing more."""
-        self._check_open()
         self.output(*outputs)
         self._built = True
         return Graph(
@@ -302,6 +330,14 @@ class Builder:
     def _check_open(self) -> None:
         if self._built:
             raise GraphError(f"graph {self.name} has been built and is immutable; start a new Builder")
+
+
+def _check_init(name: str, init: str | None) -> None:
+    match = _INIT.match(init) if isinstance(init, str) else None
+    if match is None:
+        raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
+    if match[1] is not None and not math.isfinite(float(match[1])):
+        raise GraphError(f"{name}: init {init!r} has a σ beyond all floats; give a finite one")
 
 
 def _at(at: str | None) -> str:

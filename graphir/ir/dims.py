@@ -20,7 +20,7 @@ from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 from graphir.errors import DimError
 
-Sizes: TypeAlias = Mapping[str, SupportsIndex]
+Sizes: TypeAlias = Mapping[str, int]
 DimLike: TypeAlias = "Dim | SupportsIndex"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
@@ -136,6 +136,11 @@ class Dim:
     def names(self) -> frozenset[str]:
         """The names whose sizes this dim's size follows from, definitions filled in."""
         return frozenset(name for name, _ in self._key[1])
+
+    @property
+    def expanded(self) -> tuple[Fraction, tuple[tuple[str, int], ...]]:
+        """The coefficient and the powers of names, in alphabetical order, definitions filled in."""
+        return self._key[0], tuple(sorted(self._key[1]))
 
     def size(self, sizes: Sizes) -> int:
         """The dim's number under `sizes`; DimError if a name is unbound or the result is not whole."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from graphir.errors import GraphError
 from graphir.ir.dims import Dim
+from graphir.ir.frozen import Frozen, fix
 from graphir.ir.layout import Mesh
 from graphir.ir.notation import ALIASES
 from graphir.ir.operator import Attributes, Inference, Operator
@@ -39,10 +40,16 @@ class Meta:
     why: str | None = None
 
 
-class Node:
+class Node(Frozen):
     """One application of an operator. Immutable."""
 
     __slots__ = ("attributes", "inputs", "meta", "operator", "outputs")
+
+    operator: Operator
+    inputs: tuple[Value, ...]
+    attributes: Attributes
+    outputs: tuple[Value, ...]
+    meta: Meta
 
     def __init__(
         self,
@@ -52,14 +59,14 @@ class Node:
         outputs: tuple[Value, ...],
         meta: Meta,
     ) -> None:
-        self.operator = operator
-        self.inputs = inputs
-        self.attributes = attributes
-        self.outputs = outputs
-        self.meta = meta
+        fix(self, "operator", operator)
+        fix(self, "inputs", inputs)
+        fix(self, "attributes", attributes)
+        fix(self, "outputs", outputs)
+        fix(self, "meta", meta)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """A node is called after its first output."""
         return self.outputs[0].name
 
@@ -85,7 +92,7 @@ class Node:
         return f"{outputs} = {self.operator.key}({', '.join(value.name for value in self.inputs)})"
 
 
-class Graph:
+class Graph(Frozen):
     """A program: what goes in, what comes out, and the nodes between.
 
     inputs      data of a run: token ids, targets, seed, step
@@ -99,6 +106,15 @@ class Graph:
 
     __slots__ = ("__dict__", "aliases", "inputs", "mesh", "name", "nodes", "outputs", "parameters", "state")
 
+    name: str
+    inputs: tuple[Value, ...]
+    parameters: tuple[Value, ...]
+    state: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    aliases: Mapping[str, Value]
+    mesh: Mesh
+
     def __init__(
         self,
         name: str,
@@ -110,14 +126,14 @@ class Graph:
         aliases: Mapping[str, Value] | None = None,
         mesh: Mesh | None = None,
     ) -> None:
-        self.name = name
-        self.inputs = tuple(inputs)
-        self.parameters = tuple(parameters)
-        self.state = tuple(state)
-        self.outputs = tuple(outputs)
-        self.nodes = tuple(nodes)
-        self.aliases: Mapping[str, Value] = MappingProxyType(dict(aliases or {}))
-        self.mesh = mesh or Mesh()
+        fix(self, "name", name)
+        fix(self, "inputs", tuple(inputs))
+        fix(self, "parameters", tuple(parameters))
+        fix(self, "state", tuple(state))
+        fix(self, "outputs", tuple(outputs))
+        fix(self, "nodes", tuple(nodes))
+        fix(self, "aliases", MappingProxyType(dict(aliases or {})))
+        fix(self, "mesh", mesh or Mesh())
 
     # -- what is where --------------------------------------------------------------------------------
 

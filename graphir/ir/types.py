@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import Dim, DimLike, as_dim, product
@@ -81,7 +81,7 @@ class TensorType:
         return product(self.shape)
 
 
-def _require_several(shape: Iterable[DimLike]) -> Iterable[DimLike]:
+def _require_several(shape: Any) -> Iterable[DimLike]:
     """`shape` itself, unless it is one dim, whose comma was forgotten, or a text."""
     if isinstance(shape, str) or not isinstance(shape, Iterable):
         raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; of one dim it is written ({shape},)")

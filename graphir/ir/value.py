@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from graphir.errors import TypeCheckError
+from graphir.ir.frozen import Frozen, fix
+from graphir.ir.source import user_line
 from graphir.ir.types import Shape, TensorType
 
 if TYPE_CHECKING:
@@ -25,7 +27,20 @@ class Emitter(Protocol):
         """Adds a node and returns its outputs."""
 
 
-class Value:
+def _refused(sign: str, function: str, reflected: bool = False) -> Callable[[Value, object], NoReturn]:
+    """What Python's `sign` between values does: it tells the function that is meant."""
+
+    def refuse(self: Value, other: object) -> NoReturn:
+        first, second = (other, self) if reflected else (self, other)
+        spelled = f" {sign} ".join(each.name if isinstance(each, Value) else repr(each) for each in (first, second))
+        line = user_line()
+        at = f" at {line}" if line else ""
+        raise TypeCheckError(f"{spelled}{at}: values take no Python signs; use {function}")
+
+    return refuse
+
+
+class Value(Frozen):
     """An edge: what a node produces, or a graph takes in. Its identity is its name, `layer3/mha/W_Q`.
 
     `init` says how a parameter or a state starts (`normal(0.02)`, `zeros`, `ones`); None for all else.
@@ -34,11 +49,16 @@ class Value:
 
     __slots__ = ("init", "name", "owner", "type")
 
+    name: str
+    type: TensorType
+    owner: Emitter
+    init: str | None
+
     def __init__(self, name: str, type: TensorType, owner: Emitter, init: str | None = None) -> None:
-        self.name = name
-        self.type = type
-        self.owner = owner
-        self.init = init
+        fix(self, "name", name)
+        fix(self, "type", type)
+        fix(self, "owner", owner)
+        fix(self, "init", init)
 
     @property
     def scope(self) -> str:
@@ -59,6 +79,15 @@ class Value:
     def dtype(self) -> str:
         """The type's dtype."""
         return self.type.dtype
+
+    __add__ = _refused("+", "gi.add")
+    __radd__ = _refused("+", "gi.add", reflected=True)
+    __sub__ = _refused("-", "gi.add with gi.scale(…, by=-1.0)")
+    __rsub__ = _refused("-", "gi.add with gi.scale(…, by=-1.0)", reflected=True)
+    __mul__ = _refused("*", "gi.multiply, or gi.scale for a number")
+    __rmul__ = _refused("*", "gi.multiply, or gi.scale for a number", reflected=True)
+    __truediv__ = _refused("/", "gi.scale for a number, or gi.divide_by_count")
+    __matmul__ = _refused("@", "gi.matmul")
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphir.errors import GraphirError, TypeCheckError, VerifyError
+from graphir.errors import GraphirError, LayoutError, TypeCheckError, VerifyError
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
@@ -23,6 +23,7 @@ def verify(graph: Graph) -> Graph:
     known: set[Value] = set()
     for value in graph.arguments:
         _define(graph, value, defined, None)
+        _check_axes(graph, value, None)
         known.add(value)
     for index, node in enumerate(graph.nodes):
         if not node.outputs:
@@ -45,6 +46,7 @@ def verify(graph: Graph) -> Graph:
             )
         for value in node.outputs:
             _define(graph, value, defined, index)
+            _check_axes(graph, value, index)
         known.update(node.outputs)
     for value in (*graph.outputs, *graph.aliases.values()):
         if value not in known:
@@ -82,6 +84,15 @@ def _define(graph: Graph, value: Value, defined: set[str], index: int | None) ->
         around = "" if index is None else _around(graph, index)
         raise VerifyError(f"graph {graph.name} defines {value.name} twice{around}")
     defined.add(value.name)
+
+
+def _check_axes(graph: Graph, value: Value, index: int | None) -> None:
+    """A layout speaks of the axes of the graph's mesh alone."""
+    try:
+        graph.mesh.require_axes(value.type.layout)
+    except LayoutError as error:
+        around = "" if index is None else _around(graph, index)
+        raise VerifyError(f"graph {graph.name}: {value.name} {value.type}: {error}{around}") from None
 
 
 def _undefined(graph: Graph, value: Value, node: Node) -> str:

@@ -1,4 +1,4 @@
-"""Graphs of one node with random shapes and content: what the generic tests over the registry run on.
+"""Graphs of one node with random shapes and content: what the checks of an operator run on.
 
 A *case* is one application of an operator, its operands the graph's inputs, each named as in the signature;
 sizes 1 to 5, `*b` of rank 0 to 2, `X...` of 1 to 3 operands.
@@ -7,83 +7,121 @@ sizes 1 to 5, `*b` of rank 0 to 2, `X...` of 1 to 3 operands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 import graphir as gi
+from graphir.errors import GraphirError, OperatorError
 from graphir.ir.dims import product
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
-from graphir.operators import IGNORE
 
-Array = NDArray[Any]
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
+Array: TypeAlias = NDArray[Any]
+#: Content of a shape: `draw(rng, (2, 3))` is an array [2, 3] of floats.
+Draw: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
-def _positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Numbers from 0.1 to 1: probabilities, squares, what a logarithm or a root is taken of."""
     return rng.uniform(0.1, 1.0, shape)
 
 
-def _away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Normal, but no closer to 0 than 0.05: relu has a kink there, which finite differences must not cross."""
     x = rng.standard_normal(shape)
     return x + np.copysign(0.05, x)
 
 
-#: Operands that cannot be any float: probabilities, squares.
+#: Operands of the dictionary that cannot be any float.
 DOMAINS: Mapping[tuple[str, str], Draw] = {
-    ("TOPk", "P"): _positive,
-    ("clip", "n"): _positive,
-    ("Adam", "v"): _positive,
-    ("AdamW", "v"): _positive,
-    ("nll", "s"): _positive,
+    ("TOPk", "P"): positive,
+    ("clip", "n"): positive,
+    ("Adam", "v"): positive,
+    ("AdamW", "v"): positive,
+    ("nll", "s"): positive,
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One node of `operator`: `graph` with its operands as inputs, and `arrays` to run it on."""
+    """One node of `operator`: `graph` with its operands as inputs, `arrays` to run it on, `domains` to draw others."""
 
     operator: Operator
     graph: gi.Graph
     sizes: Mapping[str, int]
     arrays: Mapping[str, Array]
+    domains: Mapping[str, Draw] = field(default_factory=dict)
 
     @property
     def node(self) -> gi.Node:
+        """The one node."""
         return self.graph.nodes[0]
 
     @property
     def rule(self) -> Signature:
+        """The node's rule: the operator's signature for these ranks."""
         return self.node.inference.rule
 
     def run(self, **changed: Array) -> dict[str, Array]:
-        """The kernel's results by the names of the signature, with some operands changed."""
-        results = gi.compile(self.graph, self.sizes)({**self.arrays, **changed})
+        """The kernel's results by the names of the signature, with some operands changed.
+
+        AssertionError if the kernel fails.
+        """
+        results = run(self.graph, self.sizes, {**self.arrays, **changed}, str(self))
         return {o.name: results[value.name] for o, value in zip(self.rule.outputs, self.node.outputs, strict=True)}
 
     def redraw(self, name: str, seed: int) -> Array:
         """Other content for the operand `name`, with the same shape, dtype and domain."""
         operand = next(o for o in self.rule.inputs if o.name == name)
         rng = np.random.default_rng([seed, 7])
-        return _draw_array(self.operator, operand, self.graph[name], self.node, self.sizes, rng)
+        return _draw_array(operand, self.graph[name], self.node, self.sizes, self.domains, rng)
 
     def __str__(self) -> str:
-        return f"{self.node!r} with {dict(self.sizes)}, {dict(self.node.attributes)}"
+        attributes = f", {dict(self.node.attributes)}" if self.node.attributes else ""
+        return f"{self.node!r} with {dict(self.sizes)}{attributes}"
+
+
+def require(holds: bool, complaint: str) -> None:
+    """AssertionError unless it holds: an `assert` that stays under `python -O`, and reads the same in any runner."""
+    if not holds:
+        raise AssertionError(complaint)
+
+
+def run(graph: gi.Graph, sizes: Mapping[str, int], arrays: Mapping[str, Any], what: str, **options: Any) -> Any:
+    """The results of `graph`, `options` to `gi.compile`; AssertionError, naming `what`, if a kernel fails."""
+    executable = gi.compile(graph, sizes, **options)
+    try:
+        return executable(arrays)
+    except OperatorError as error:
+        raise AssertionError(f"{what}: {error}") from error
+    except GraphirError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"{what}: a kernel failed, {type(error).__name__}: {error}") from error
 
 
 # -- drawing ----------------------------------------------------------------------------------------------
 
 
-def cases(operator: Operator, dtype: str = "float64", count: int = 3, seed: int = 0) -> Iterator[Case]:
-    """`count` cases for each example of the operator and each alternative of its signature."""
+def cases(
+    operator: Operator,
+    dtype: str = "float64",
+    count: int = 3,
+    seed: int = 0,
+    domains: Mapping[str, Draw] | None = None,
+) -> Iterator[Case]:
+    """`count` cases for each example of the operator and each alternative of its signature.
+
+    `domains` says by an operand's name how its floats are drawn, where not any float will do.
+    """
     for index, example in enumerate(operator.examples):
         for form in range(len(operator.signatures(operator.normalize(example)))):
             for repeat in range(count):
-                yield draw_case(operator, example, form, dtype, np.random.default_rng([seed, index, form, repeat]))
+                rng = np.random.default_rng([seed, index, form, repeat])
+                yield draw_case(operator, example, form, dtype, rng, domains)
 
 
 def draw_case(
@@ -92,6 +130,7 @@ def draw_case(
     form: int,
     dtype: str,
     rng: np.random.Generator,
+    domains: Mapping[str, Draw] | None = None,
 ) -> Case:
     """A case with random sizes and content; `attributes` may restrict the outputs (`only`)."""
     normal = operator.normalize(attributes)
@@ -103,7 +142,8 @@ def draw_case(
         starred = rank if fixed < len(operand.axes) else 0
         ranks.extend([fixed + starred] * (spare if operand.variadic else 1))
     rule = expand(declared, tuple(ranks))
-    assert rule is not None, f"{declared} does not expand to ranks {ranks}"
+    if rule is None:
+        raise OperatorError(f"operator {operator.key}: {declared} does not expand to operands of ranks {ranks}")
 
     factors = dict(operator._given_factors(normal))
     for factor in rule.factors:
@@ -119,11 +159,12 @@ def draw_case(
     numbers = {name: int(rng.integers(1, 6)) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
+    known = {name: draw for (key, name), draw in DOMAINS.items() if key == operator.key} | dict(domains or {})
     arrays = {
-        value.name: _draw_array(operator, operand, value, graph.nodes[0], sizes, rng)
+        value.name: _draw_array(operand, value, graph.nodes[0], sizes, known, rng)
         for operand, value in zip(rule.inputs, values, strict=True)
     }
-    return Case(operator, graph, sizes, arrays)
+    return Case(operator, graph, sizes, arrays, known)
 
 
 def _size_attributes(node: gi.Node) -> list[gi.Dim]:
@@ -137,18 +178,18 @@ def _dtype(operand: Operand, dtype: str) -> str:
 
 
 def _draw_array(
-    operator: Operator,
     operand: Operand,
     value: gi.Value,
     node: gi.Node,
     sizes: Mapping[str, int],
+    domains: Mapping[str, Draw],
     rng: np.random.Generator,
 ) -> Array:
     shape = tuple(each.size(sizes) for each in value.shape)
     if operand.indexes:
         ids = rng.integers(0, node.inference.factors[operand.indexes].size(sizes), shape)
-        if "ignore" in node.attributes:
-            ids = np.where(rng.random(shape) < 0.2, IGNORE, ids)
+        if node.operator.exempt is not None:
+            ids = np.where(rng.random(shape) < 0.2, node.attributes[node.operator.exempt], ids)
         return np.asarray(ids)
     if value.dtype == "int64":
         return np.asarray(rng.integers(0, 9, shape))
@@ -156,8 +197,7 @@ def _draw_array(
         return np.asarray(rng.random(shape) < 0.6)
     if value.dtype == "text":
         return np.array(["".join(rng.choice(list("aé×z ")) for _ in range(5)) for _ in range(shape[0])], object)
-    draw = DOMAINS.get((operator.key, operand.name), _away_from_zero)
-    return np.asarray(draw(rng, shape)).astype(value.dtype)
+    return np.asarray(domains.get(operand.name, away_from_zero)(rng, shape)).astype(value.dtype)
 
 
 # -- comparing --------------------------------------------------------------------------------------------
@@ -166,7 +206,9 @@ def _draw_array(
 def same_bits(left: Any, right: Any) -> bool:
     """Whether two arrays agree in dtype, shape and every bit, so that NaN equals itself and 0 is not −0."""
     left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
-    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    if left.dtype == object:
+        return left.shape == right.shape and bool(np.all(left == right))
+    return bool(left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
 
 
 def distance(left: Any, right: Any) -> float:

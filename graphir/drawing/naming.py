@@ -1,0 +1,151 @@
+"""What a graph's values and nodes are called in a picture, and what they are to whom reads them."""
+
+from __future__ import annotations
+
+from graphir.drawing.labels import broadcast_label, shape_label, typeset
+from graphir.drawing.picture import Details, Label, Run
+from graphir.drawing.view import View
+from graphir.ir.dims import Dim, as_dim, product
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
+from graphir.ir.layout import local_shape
+from graphir.ir.types import DTYPES
+from graphir.ir.value import Value, join
+
+
+def is_sign(symbol: str) -> bool:
+    """Whether a symbol is a mathematical sign, drawn in a circle: •, +, Σ, but no letter."""
+    return len(symbol) == 1 and not (symbol.isascii() and symbol.isalpha())
+
+
+def is_fork(node: Node) -> bool:
+    """Whether a node only hands its gradient on under several names, as the backward of + does."""
+    forward = node.operator.d_operator_of
+    return forward is not None and forward.jointly_linear
+
+
+def is_broadcast(node: Node) -> bool:
+    """Whether a node repeats its one operand along dims that the operand lacks."""
+    rule = node.inference.rule
+    return len(node.inputs) == 1 and bool(rule.output_only_factors and node.operator.linear)
+
+
+class Naming:
+    """Names, shapes and roles of one graph's values under one view."""
+
+    def __init__(self, graph: Graph, view: View) -> None:
+        self.graph, self.view = graph, view
+        self.parameters = frozenset(graph.parameters)
+        #: The block's own names of what enters it.
+        self.aliases: dict[tuple[str, Value], str] = {}
+        for alias, value in graph.aliases.items():
+            scope, _, local = alias.rpartition("/")
+            self.aliases.setdefault((scope, value), local)
+        #: Equal dims are written one way: D_h, not D/N_H.
+        self._spelling = {each: each for each in reversed(graph.dims) if len(each.powers) == 1}
+        self._gradient_names = {join(p.scope, f"d{p.local_name}") for p in graph.parameters}
+
+    # -- what a value is ------------------------------------------------------------------------------
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that makes it; None of an argument."""
+        return self.graph.producers.get(value)
+
+    def of_parameter(self, value: Value) -> bool:
+        """Whether it is a parameter's gradient, or one use's part of it."""
+        name = self.graph.origin(value).name
+        scope, _, local = name.rpartition("/")
+        return join(scope, local.partition(".")[0]) in self._gradient_names
+
+    def is_auxiliary(self, value: Value) -> bool:
+        """Whether it is a statistic or a mask that only the d-node reads."""
+        node = self.producer(value)
+        if node is None or not node.operator.auxiliary:
+            return False
+        rule = node.inference.rule
+        return any(
+            o.name in node.operator.auxiliary and v is value for o, v in zip(rule.outputs, node.outputs, strict=True)
+        )
+
+    def role(self, value: Value, reader: Node | None) -> str:
+        """forward, gradient, cached, parameter or collective: what `value` is to the node that reads it."""
+        made = self.producer(value)
+        phase = made.meta.phase if made else FORWARD
+        if reader is not None and reader.operator.relayout is not None:
+            return "collective"
+        if reader is not None and reader.meta.phase == BACKWARD and phase == FORWARD:
+            return "cached"
+        if value in self.parameters or phase == UPDATE:
+            return "parameter"
+        return "gradient" if phase == BACKWARD else "forward"
+
+    # -- what it is called ----------------------------------------------------------------------------
+
+    def label(self, value: Value, scope: str | None = None) -> Label:
+        """The value as the block `scope` calls it, typeset; after a collective, as before it."""
+        origin = self.graph.origin(value)
+        made = self.producer(origin)
+        if made is not None and origin.local_name.startswith(made.operator.key) and self.is_unnamed(origin, made):
+            inner = self.label(made.inputs[0], scope)
+            transposed = "perm" in made.attributes
+            return (*inner, Run("T", "sup")) if transposed else inner
+        name = self.aliases.get((scope or "", origin), origin.local_name)
+        gradient = made is not None and made.meta.phase == BACKWARD
+        parameter = origin in self.parameters or (gradient and self.of_parameter(origin))
+        return typeset(name, gradient=gradient, parameter=parameter)
+
+    def is_unnamed(self, value: Value, made: Node) -> bool:
+        """Whether a value bears its operator's name and a number, since nobody gave it one."""
+        return len(made.inputs) == 1 and value.local_name[len(made.operator.key) :].isdigit()
+
+    def broadcast(self, node: Node, scope: str | None = None) -> Label:
+        """BC with its dims around what it repeats."""
+        return broadcast_label(node.attributes["dims"], self.label(node.inputs[0], scope))
+
+    def shape(self, value: Value) -> tuple[str, Label]:
+        """The value's shape as text and typeset: a rank's own, or the logical one; what is pending is "partial"."""
+        dims = local_shape(value.shape, value.type.layout) if self.view.local else value.shape
+        dims = tuple(self._spelling.get(each, each) for each in dims)
+        note = "partial" if self.view.local and value.type.layout.pending else ""
+        text = f"[{', '.join(map(str, dims))}]" + (f" {note}" if note else "")
+        return text, shape_label(dims, note) if value.dtype != "text" else ()
+
+    def bytes(self, value: Value) -> str:
+        """The bytes that a rank holds of it, as a formula."""
+        size: Dim = product(local_shape(value.shape, value.type.layout)) * as_dim(max(1, DTYPES[value.dtype]))
+        return "" if value.dtype == "text" else str(size)
+
+    # -- nodes ----------------------------------------------------------------------------------------
+
+    def node_label(self, node: Node) -> Label:
+        """The operator's symbol; Σ and BC with the dims that they sum over or make."""
+        symbol = node.operator.symbol
+        if is_broadcast(node):
+            return (Run(symbol), *_subscript(node.attributes.get("dims", ())))
+        axes = node.attributes.get("axes", ())
+        if axes and is_sign(symbol) and all(isinstance(axis, int) for axis in axes):
+            return (Run(symbol), *_subscript(tuple(node.inputs[0].shape[axis] for axis in axes)))
+        if node.operator.relayout is not None and len(self.graph.mesh.axes) > 1:
+            return (Run(symbol), Run(",".join(collective_axes(node)), "sub"))
+        return (Run(symbol),)
+
+    def details(self, node: Node) -> Details:
+        """What a reader may ask of the node."""
+        return Details(
+            types=tuple(f"{value.name} {value.type}" for value in node.outputs),
+            formula=node.operator.doc.split("\n\n")[0].replace("\n", " "),
+            at=node.meta.at or "",
+            why=node.meta.why or "",
+            of=(node.meta.of or "") if node.meta.phase == BACKWARD else "",
+        )
+
+
+def _subscript(dims: tuple[Dim, ...]) -> Label:
+    return (Run(",".join(map(str, dims)).replace("_", ""), "sub"),) if dims else ()
+
+
+def collective_axes(node: Node) -> tuple[str, ...]:
+    """The mesh axes along which ranks meet in a collective; none for a local slice, which sends nothing."""
+    if node.operator.relayout is None:
+        return ()
+    attributes = node.attributes
+    return tuple(attributes["axes"]) if "axes" in attributes else (attributes["axis"],)

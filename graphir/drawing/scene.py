@@ -1,0 +1,303 @@
+"""From a graph and a view to a picture: between the vertices the edges, and ports where values cross the border.
+
+What several nodes read leaves its source as one edge and forks. A parameter or a cached value from outside waits in a
+port at its reader's side; what a block takes in and gives out stands above and below.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from graphir.drawing.arrange import THETA_GRADIENT, arrange
+from graphir.drawing.naming import is_broadcast
+from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode
+from graphir.drawing.vertices import Vertices
+from graphir.drawing.view import View, matches
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
+from graphir.ir.value import Value
+
+_INT = frozenset({"int32", "int64"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A drawn vertex reads `value`, which is `base` under another name; `through` is the BC between them."""
+
+    target: str
+    reader: Node
+    value: Value
+    base: Value
+    through: Node | None
+
+
+def draw(graph: Graph, view: View, name: str = "figure") -> Picture:
+    """The picture of `graph` under `view`."""
+    return _Scene(graph, view).picture(name)
+
+
+class _Scene(Vertices):
+    def __init__(self, graph: Graph, view: View) -> None:
+        super().__init__(graph, view)
+        self.edges: list[PictureEdge] = []
+        #: By reader and side: the edges of what waits there, and what is written of it.
+        self.shelves: defaultdict[tuple[str, str], list[PictureEdge]] = defaultdict(list)
+        self.shelf_lines: defaultdict[tuple[str, str], list[tuple[Label, Label]]] = defaultdict(list)
+        #: Vertices that lie in a row, in this order.
+        self.rows: list[tuple[str, ...]] = []
+
+    def picture(self, name: str) -> Picture:
+        """The finished picture."""
+        self.make_vertices()
+        self._connect()
+        self._leave()
+        self._make_shelves()
+        return arrange(self, self.edges, self.rows, name)
+
+    # -- what reads what ------------------------------------------------------------------------------
+
+    def _uses(self) -> Iterable[_Use]:
+        for node, vertex in self.vertex_of.items():
+            found: dict[tuple[Value, Value], _Use] = {}
+            for member in self.repeats.alike(node):
+                for value in member.inputs:
+                    resolved = self.resolve(value, member)
+                    if resolved is None:
+                        continue
+                    base, through = resolved
+                    if member is not node and self.naming.producer(base) is None:
+                        continue  # another layer's own parameter
+                    if not self._is_hidden(value, base, node):
+                        found.setdefault(
+                            (base, base if member is not node else value), _Use(vertex, node, value, base, through)
+                        )
+            yield from found.values()
+
+    def _is_hidden(self, value: Value, base: Value, reader: Node) -> bool:
+        view = self.view
+        if matches(value.name, view.hide) or matches(base.name, view.hide):
+            return True
+        if view.full:
+            return False
+        if reader.operator.random and base.type.rank == 0 and base.dtype in _INT:
+            return True
+        role = self.naming.role(base, reader)
+        if role == "cached" and view.cached == "no":
+            return True
+        if role == "parameter" or reader.meta.phase == UPDATE:
+            return view.parameters != "all"
+        return view.parameters == "no" and self.naming.of_parameter(base)
+
+    def _connect(self) -> None:
+        flows: dict[tuple[str, Value], list[_Use]] = {}
+        uses = list(self._uses())
+        entering = {use.base for use in uses if self.naming.role(use.base, use.reader) not in ("parameter", "cached")}
+        for use in uses:
+            made = self.naming.producer(use.base)
+            source = self.vertex_of.get(made, "") if made is not None else ""
+            if source == use.target:
+                continue
+            role = self.naming.role(use.base, use.reader)
+            waits = not source and use.base not in entering and self._goes_on_shelf(use)
+            if waits or (role == "cached" and self.view.cached == "ports"):
+                self._shelve(use)
+            else:
+                flows.setdefault((source, use.base), []).append(use)
+        for (source, base), uses in flows.items():
+            distinct = list({use.target: use for use in reversed(uses)}.values())[::-1]
+            self._flow(source or self._inflow(base, distinct), base, distinct, not source)
+
+    def _goes_on_shelf(self, use: _Use) -> bool:
+        """Whether a value from elsewhere waits at its reader's side; in a row of nodes it enters as all others do."""
+        return self.view.direction == "TB" and self.naming.role(use.base, use.reader) in ("parameter", "cached")
+
+    def _inflow(self, base: Value, uses: list[_Use], reader: str = "") -> str:
+        """A port for what enters from elsewhere."""
+        vertex = f"in {base.name}{reader}"
+        scope = uses[0].reader.meta.scope
+        line, shape = self._port_line(base, scope)
+        self.vertices[vertex] = PictureNode(vertex, (line,), "port", (shape,), scope=base.scope, role="inflow")
+        return vertex
+
+    def _port_line(self, value: Value, scope: str) -> tuple[Label, Label]:
+        """What a port says of a value: its name and its shape."""
+        return self.naming.label(value, scope), self.naming.shape(value)[1]
+
+    def _flow(self, source: str, base: Value, uses: list[_Use], from_port: bool) -> None:
+        """Edges from one value's source to all who read it, by way of a fork if there are several."""
+        named = [use for use in uses if self._own_name(use)]
+        cached = [use for use in uses if self.naming.role(use.base, use.reader) == "cached"]
+        across = [] if self.view.mirror and not from_port else cached
+        trunk = [use for use in uses if use not in across]
+        for use in across:
+            self.edges.append(self._edge(source, use.target, use.base, use, label=not from_port))
+        if len(trunk) > 1 and not (from_port and named):
+            fork = f"fork {base.name}"
+            self.vertices[fork] = PictureNode(fork, (), "junction", scope=base.scope, phase=self._phase(base))
+            first = self._edge(source, fork, base, trunk[0], label=not from_port, weight=4)
+            self.edges.append(replace(first, role=self.naming.role(base, None), of_parameter=False))
+            siblings = tuple(use.target for use in trunk if self._is_sibling(use, trunk[0]))
+            if len(siblings) > 1:
+                self.rows.append(siblings)
+            for use in trunk:
+                # The main way goes on straight; what ends in a parameter's gradient turns off.
+                turns_off = all(self.naming.of_parameter(value) for value in use.reader.outputs)
+                weight = 1 if turns_off or use in cached else 8
+                self.edges.append(self._edge(fork, use.target, self._said(use), use, label=use in named, weight=weight))
+        else:
+            for use in trunk:
+                shown = not from_port or use in named
+                weight = 1 if self.naming.of_parameter(base) else 4
+                self.edges.append(self._edge(source, use.target, self._said(use), use, label=shown, weight=weight))
+
+    def _said(self, use: _Use) -> Value:
+        """The value that an edge is for: a block reads what was made, whatever it calls it inside."""
+        return use.base if self.vertices[use.target].kind == "block" else use.value
+
+    def _is_sibling(self, use: _Use, first: _Use) -> bool:
+        """Whether two readers are of one kind, and lie in a row: the three products of X_norm."""
+        own, other = use.reader, first.reader
+        same = own.operator is other.operator and own.meta.scope == other.meta.scope
+        return same and self.vertices[use.target].kind != "block"
+
+    def _own_name(self, use: _Use) -> bool:
+        """Whether the reader's name for a value says more than its source's."""
+        if (
+            use.value is use.base
+            or self.vertices[use.target].kind == "block"
+            or self.graph.origin(use.value) is self.graph.origin(use.base)
+        ):
+            return False
+        if use.through is not None:
+            return True
+        forward = self.graph.find(_without_d(use.value))
+        made = self.naming.producer(forward) if forward is not None else None
+        return not (made is not None and is_broadcast(made))
+
+    def _edge(
+        self, source: str, target: str, value: Value, use: _Use, *, label: bool, weight: int = 1, row: int | None = None
+    ) -> PictureEdge:
+        naming = self.naming
+        drawn = use.base if use.through is not None else value
+        text, shape = naming.shape(use.through.outputs[0] if use.through is not None else value)
+        scope = use.reader.meta.scope
+        name: Label = ()
+        if label:
+            name = naming.broadcast(use.through, scope) if use.through is not None else naming.label(value, scope)
+        return PictureEdge(
+            source, target, self.graph.origin(drawn).name, naming.role(use.base, use.reader), name, text,
+            shape if label else (), naming.of_parameter(value), row, naming.bytes(drawn), weight,
+        )  # fmt: skip
+
+    def _phase(self, value: Value) -> str:
+        made = self.naming.producer(value)
+        return made.meta.phase if made is not None else FORWARD
+
+    # -- ports ----------------------------------------------------------------------------------------
+
+    def _shelve(self, use: _Use) -> None:
+        """The value waits in a port beside its reader, one line of several."""
+        if self.view.direction == "LR":
+            port = self._inflow(use.base, [use], f" for {use.target}")
+            self.edges.append(self._edge(port, use.target, use.value, use, label=False))
+            return
+        key = (use.target, "left")
+        lines = self.shelf_lines[key]
+        edge = self._edge("", use.target, use.value, use, label=use.through is not None, row=len(lines))
+        lines.append(self._port_line(use.base, use.reader.meta.scope))
+        if use.through is not None:
+            edge = replace(edge, shape_label=())
+        self.shelves[key].append(edge)
+
+    def _leave(self) -> None:
+        """Ports for what leaves the picture: read elsewhere in its phase, returned, or read by nobody."""
+        for node in self.chosen:
+            for value in node.outputs:
+                if not self._leaves(value):
+                    continue
+                source = self.made_at(value)
+                if source:
+                    self._out(value, source, node)
+
+    def _leaves(self, value: Value) -> bool:
+        view = self.view
+        node = self.graph.producers[value]
+        if self.naming.is_auxiliary(value) or matches(value.name, view.hide):
+            return False
+        if node.meta.phase == UPDATE and view.parameters != "all":
+            return False
+        if self.naming.of_parameter(value) and view.parameters == "no":
+            return False
+        if is_broadcast(node) and node in self.elided:
+            return False
+        if node.meta.phase == UPDATE:
+            return node.updates != () and value is node.outputs[0]
+        readers = [
+            reader
+            for member in self.repeats.alike(node)
+            for reader, _ in self.graph.uses[member.outputs[node.outputs.index(value)]]
+            if not self.repeats.loops(member, reader)
+        ]
+        if any(
+            self.repeats.represent(reader) in self.chosen
+            for reader in readers
+            if reader.meta.phase != BACKWARD or node.meta.phase == BACKWARD
+        ):
+            return any(
+                reader.meta.phase == node.meta.phase and self.repeats.represent(reader) not in self.chosen
+                for reader in readers
+            )
+        same = [reader for reader in readers if reader.meta.phase in (node.meta.phase, UPDATE)]
+        return bool(same) or not readers or value in self.graph.outputs
+
+    def _out(self, value: Value, source: str, node: Node) -> None:
+        naming = self.naming
+        text, _ = naming.shape(value)
+        role = naming.role(value, None)
+        of_parameter = naming.of_parameter(value)
+        edge = PictureEdge(
+            source, f"out {value.name}", naming.graph.origin(value).name, role, (), text, (), of_parameter,
+            None, naming.bytes(value), 1 if of_parameter else 4,
+        )  # fmt: skip
+        line = self._port_line(value, node.meta.scope)
+        if (of_parameter or node.meta.phase == UPDATE) and self.view.direction == "TB":
+            key = (source, "right")
+            if self._is_joint(source):
+                # Many gradients in one place: one line says so.
+                line = (THETA_GRADIENT, ())
+                for position, old in enumerate(self.shelves[key]):
+                    self.shelves[key][position] = replace(
+                        old, tensor=f"{old.tensor}, {edge.tensor}", shape="", bytes=""
+                    )
+                    return
+            self.shelves[key].append(replace(edge, row=len(self.shelf_lines[key])))
+            self.shelf_lines[key].append(line)
+        else:
+            self.vertices[edge.target] = PictureNode(
+                edge.target, line[:1], "port", line[1:], scope=value.scope, phase=node.meta.phase, role="outflow"
+            )
+            self.edges.append(edge)
+
+    def _is_joint(self, vertex: str) -> bool:
+        """Whether a vertex stands for several nodes."""
+        return len(self.vertices[vertex].details.types) > 1 and vertex not in self.graph.values
+
+    def _make_shelves(self) -> None:
+        for (vertex, side), edges in self.shelves.items():
+            shelf = f"{vertex} {'<' if side == 'left' else '>'}"
+            role = edges[0].role
+            phase = self.vertices[vertex].phase
+            self.vertices[shelf] = PictureNode(
+                shelf, tuple(line for line, _ in self.shelf_lines[vertex, side]), "port",
+                tuple(shape for _, shape in self.shelf_lines[vertex, side]), scope=self.vertices[vertex].scope,
+                phase=phase, role=role, beside=(vertex, side),
+            )  # fmt: skip
+            for edge in edges:
+                ends = (shelf, vertex) if side == "left" else (vertex, shelf)
+                self.edges.append(replace(edge, source=ends[0], target=ends[1]))
+
+
+def _without_d(value: Value) -> str:
+    scope, slash, local = value.name.rpartition("/")
+    return f"{scope}{slash}{local.removeprefix('d')}"

@@ -1,0 +1,45 @@
+"""Ready-made views of any graph: overall, forward, backward, full, a figure's, or a scope of the graph's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from graphir.drawing.figures import FIGURES, FigureConfig
+from graphir.drawing.figures.single import APART, BLOCKS
+from graphir.drawing.view import View
+from graphir.errors import ConfigError
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph
+
+
+def find_view(graph: Graph, view: str | View) -> View:
+    """`view` itself, or the view of that name for `graph`.
+
+    overall              blocks and layers folded, forward and backward
+    forward, backward    every node of one pass, repeated layers once
+    full                 every node and edge, nothing folded or left out
+    mha-backward, …      as the figure of that id
+    layer0/mha           every node of a scope
+    Errors: ConfigError if there is no such view and no such scope.
+    """
+    if isinstance(view, View):
+        return view
+    if view in FIGURES:
+        return FIGURES[view].view(FigureConfig())
+    every = (FORWARD, BACKWARD, UPDATE)
+    named = {
+        "overall": View(
+            graph.name, folds=BLOCKS, apart=APART, detailed=False, cached="no", parameters="no", mirror=True
+        ),
+        "forward": View(graph.name, phases=(FORWARD,)),
+        "backward": View(graph.name, phases=(BACKWARD,)),
+        "full": View(graph.name, phases=every, full=True, expand=tuple(range(len(graph.nodes)))),
+    }
+    if view in named:
+        return named[view]
+    scopes = {node.meta.scope for node in graph.nodes}
+    if any(scope == view or scope.startswith(f"{view}/") for scope in scopes):
+        return replace(named["forward"], title=view, scopes=(view,), phases=every)
+    shown = ", ".join(sorted(scope for scope in scopes if scope)[:6])
+    raise ConfigError(
+        f"graph {graph.name} has no view called {view!r}; choose {', '.join(named)}, a figure's id, or a scope: {shown}"
+    )

@@ -1,0 +1,209 @@
+"""The guide, put together: prose from `text/`, figures and tables from graphs, proofs and costs from runs.
+
+It is one HTML file that loads nothing, runs no script and may be printed: a content security policy admits only its
+own style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+
+from graphir.drawing import FigureConfig, dot, figure
+from graphir.drawing.fonts import font_faces
+from graphir.drawing.render import render
+from graphir.drawing.svg import inline_svg, parse_svg
+from graphir.guide.communication import communication
+from graphir.guide.config import GuideConfig
+from graphir.guide.markup import Directive, Heading, headings, inline, to_html
+from graphir.guide.proof import proof_html, prove
+from graphir.guide.tables import dictionary, operations, table, tensors
+from graphir.ir.graph import Graph
+from graphir.models import transformer
+from graphir.passes import autodiff, lower
+
+TITLE = "Transformers, in parallel"
+SECTIONS = (
+    "1-basics",
+    "2-transformers",
+    "3-gradients",
+    "4-notation",
+    "5-single-node",
+    "6-tensor-parallelism",
+    "7-data-parallelism",
+    "8-hybrid",
+    "9-summary",
+)
+#: The plan that each proof runs, by the name that the text gives it.
+_PROOFS: Mapping[str, str] = {
+    "tp": "megatron",
+    "column": "column",
+    "sequence": "sequence",
+    "dp": "data",
+    "zero3": "zero3",
+    "dp+tp": "data+megatron",
+}
+#: The scope of each block, and the dims of its tensors.
+_SCOPES: Mapping[str, str] = {
+    "embedding": "embedding",
+    "mha": "layer0/mha",
+    "mlp": "layer0/mlp",
+    "output": "output",
+}
+_DIMS = (
+    ("B", "sequences in a batch"),
+    ("S", "tokens in a sequence"),
+    ("D", "width of the residual stream"),
+    ("D_ff", "width inside the feed-forward block"),
+    ("N_H", "attention heads"),
+    ("D_h", "width of a head"),
+    ("V", "tokens in the vocabulary"),
+    ("N_DP", "replicas, ranks along dp"),
+    ("N_T", "ranks that share a replica, along tp"),
+)
+
+
+#: Letters that a page may need beside those in its source: a browser sets the letters of formulas from their own place.
+_LETTERS = "".join(map(chr, (*range(0x20, 0x7F), *range(0x1D434, 0x1D468), 0x210E, *range(0x1D6E2, 0x1D71C))))
+#: A drawing wider than its column is not made smaller than this share of its size, but scrolled: type stays readable.
+_LEAST_SCALE = 0.6
+
+
+def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lambda step: None) -> str:
+    """The whole guide for a model and mesh, as HTML; `report` hears of each section, figure and proof.
+
+    Errors: ConfigError or DimError if the configuration contradicts itself (heads that tp does not divide),
+    MissingDependencyError if nothing can draw SVG.
+    """
+    config = (config or GuideConfig()).check()
+    directives = _Directives(config, report).table
+    texts = [section_text(name) for name in SECTIONS]
+    body = []
+    for name, text in zip(SECTIONS, texts, strict=True):
+        report(f"section {name}")
+        body.append(to_html(text, directives, config.words))
+    contents = [heading for text in texts for heading in headings(text)]
+    return _html(config, contents, body)
+
+
+def section_text(name: str) -> str:
+    """The prose of a section, in the notation of `graphir.guide.markup`."""
+    return files("graphir.guide").joinpath("text", f"{name}.txt").read_text(encoding="utf-8")
+
+
+class _Directives:
+    """What the text's directives are replaced by, for one configuration."""
+
+    def __init__(self, config: GuideConfig, report: Callable[[str], None]) -> None:
+        self.config, self.report = config, report
+        self.count = 0
+        self.figures = FigureConfig(layers=config.layers, heads=config.heads, dp=config.dp, tp=config.tp)
+        self.table: Mapping[str, Directive] = {
+            "figure": self.figure,
+            "operations": lambda block: _wide(operations(_graphs(), _SCOPES[block])),
+            "tensors": lambda block: _wide(tensors(_graphs()[0], _SCOPES[block])),
+            "dictionary": lambda: _wide(dictionary()),
+            "dims": self.dims,
+            "communication": lambda name: communication(config, _PROOFS[name]),
+            "proof": self.proof,
+        }
+
+    def figure(self, id: str) -> str:
+        """A figure of the documents, as inline SVG with its caption."""
+        self.report(f"figure {id}")
+        self.count += 1
+        picture = figure(id, self.figures)
+        root = parse_svg(render(dot(picture), "svg"))
+        width = float(root.get("width", "0").removesuffix("pt"))
+        drawing = inline_svg(root, f"f{self.count}")
+        caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {inline(picture.caption)}"
+        return (
+            f'<figure id="figure-{escape(id)}"><div class="drawing" style="--least: {_LEAST_SCALE * width:.0f}pt">'
+            f"{drawing}</div>"
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+
+    def proof(self, name: str) -> str:
+        """A run on one rank and on many, compared now."""
+        self.report(f"proof {name}")
+        return proof_html(prove(self.config, _PROOFS[name]))
+
+    def dims(self) -> str:
+        """The dims' names, with this guide's numbers."""
+        config = self.config
+        numbers = {**config.sizes, "D_h": config.width // config.heads, "N_DP": config.dp, "N_T": config.tp}
+        rows = ((inline(f"${_subscripted(name)}$"), escape(text), f"{numbers[name]:,}") for name, text in _DIMS)
+        return _wide(table(("Name", "What it counts", "Here"), rows, "dims"))
+
+
+def _subscripted(name: str) -> str:
+    head, sign, tail = name.partition("_")
+    return f"{head}_{{\\text{{{tail}}}}}" if sign else head
+
+
+def _wide(content: str) -> str:
+    return f'<div class="wide">{content}</div>'
+
+
+@lru_cache(maxsize=1)
+def _graphs() -> tuple[Graph, ...]:
+    """What the tables describe: a layer of the model from raw text on, its gradients, and these taken apart."""
+    graph = autodiff(transformer(layers=1, text=True), loss="L")
+    return graph, lower(graph), transformer(layers=1, decode="top-k")
+
+
+# -- HTML -------------------------------------------------------------------------------------------------
+
+
+def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str]) -> str:
+    sizes = ", ".join(f"{name} = {size:,}" for name, size in config.sizes.items())
+    made_for = (
+        f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
+        "figure, table and number in it comes from graphs that were checked and run while it was made."
+    )
+    style = files("graphir.guide").joinpath("style.css").read_text(encoding="utf-8")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+    text = "\n".join(body)
+    faces = font_faces(text + made_for + TITLE + _LETTERS)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{TITLE}</title>
+<style>
+{faces}
+{style}</style>
+</head>
+<body>
+<nav aria-label="Contents"><div><strong>{TITLE}</strong>{_contents(contents)}</div></nav>
+<main>
+<header><h1>{TITLE}</h1>
+<p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p></header>
+{text}
+<footer>{escape(made_for)}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _contents(contents: Iterable[Heading]) -> str:
+    """The contents: sections, and the subsections of each."""
+    made: list[tuple[Heading, list[Heading]]] = []
+    for heading in contents:
+        if heading.depth == 1:
+            made.append((heading, []))
+        elif heading.depth == 2:
+            made[-1][1].append(heading)
+    items = "".join(
+        f"<li>{_link(section)}<ol>{''.join(f'<li>{_link(s)}</li>' for s in below)}</ol></li>" for section, below in made
+    )
+    return f"<ol>{items}</ol>"
+
+
+def _link(heading: Heading) -> str:
+    return f'<a href="#{heading.anchor}"><span class="number">{heading.number}</span>{escape(heading.title)}</a>'
