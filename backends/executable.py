@@ -78,6 +78,8 @@ class Executable:
         #: Steps whose kernel has been seen to keep to its signature.
         self._seen: set[Step] = set()
         self._arguments = {value.name: value for value in plan.graph.arguments}
+        #: Whole shapes, as the caller hands arguments in.
+        self._shapes = {v: tuple(dim.size(plan.sizes) for dim in v.shape) for v in plan.graph.arguments}
 
     def __call__(self, *arguments: Mapping[str, Any], watch: Watch | None = None) -> Run:
         """Runs the graph: `run(parameters, state, {"T": ids, "Y": targets, "seed": 0, "step": 3})`.
@@ -224,7 +226,7 @@ class Executable:
             # A kernel that writes into what it is given would change the caller's array.
             result = result.view()
             result.flags.writeable = False
-        shape = tuple(dim.size(self.plan.sizes) for dim in value.shape)
+        shape = self._shapes[value]
         if result.shape != shape:
             raise InputError(
                 f"{value.name} must be {shape_text(value.shape)} = {list(shape)}, not {list(result.shape)}"
