@@ -1,4 +1,4 @@
-"""An operator of one's own, in one declaration: RMS norm, typed, differentiated, run and trained like any other.
+"""An operator of one's own, in one declaration: RMS norm, typed, checked, differentiated and trained like any other.
 
     python examples/custom_operator.py
 
@@ -13,6 +13,7 @@ import numpy as np
 import graphir as gi
 from graphir.backends import initialize
 from graphir.passes import Optimizer, autodiff, optimize
+from graphir.testing import check_operator
 
 # -- the declaration: types and costs by the signature, the formula by the kernel, the gradient beside it --
 
@@ -48,6 +49,15 @@ def d_rms_norm(
     return dX, dgamma
 
 
+# -- is it what it says? -----------------------------------------------------------------------------------
+
+
+def check() -> None:
+    """Types, gradient, traits, blocks on several ranks: AssertionError if the kernels do not keep a promise."""
+    for each in (rms_norm, d_rms_norm):
+        check_operator(each)
+
+
 # -- a model that uses it ----------------------------------------------------------------------------------
 
 
@@ -81,7 +91,8 @@ def train(graph: gi.Graph, steps: int) -> list[float]:
 
 
 def main(steps: int = 400) -> None:
-    """Prints the differentiated graph, and how the loss falls with the RMS norm and without."""
+    """Checks the operator; prints the differentiated graph, and how the loss falls with the RMS norm and without."""
+    check()
     print(gi.to_text(autodiff(model())))
     curves = {"X • W": train(model(normalized=False), steps), "RMS(X) • W": train(model(), steps)}
     print(f"\n{'step':>6}{''.join(f'{name:>14}' for name in curves)}")

@@ -1,6 +1,7 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
-`autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what no output needs,
+`autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what no output needs, `share` computes once what
+is computed twice,
 `recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart, `shard` rewrites
 the graph for the ranks of a mesh.
 """
@@ -15,6 +16,7 @@ from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import recompute_masks
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
+from graphir.passes.share import share
 
 __all__ = [
     "PLANS",
@@ -31,4 +33,5 @@ __all__ = [
     "recompute_masks",
     "run_passes",
     "shard",
+    "share",
 ]

@@ -1,4 +1,4 @@
-"""Taking composite nodes apart: dMatmul into T and •, as A's backward figures draw it."""
+"""Taking composite nodes apart, as A's figures draw them: dMatmul into T and •, CE into S → P → CE."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ def lower(graph: Graph) -> Graph:
             continue
         rule = node.inference.rule
         operands = {o.name: copies[value] for o, value in zip(rule.inputs, node.inputs, strict=True)}
-        names = {o.name: f"/{value.name}" for o, value in zip(rule.outputs, node.outputs, strict=True)}
+        # A result that nobody reads (CE's log-sum-exp in a forward graph) need not be made.
+        read = [bool(graph.uses[value]) or value in graph.outputs for value in node.outputs]
+        results = [(o.name, value) for o, value, kept in zip(rule.outputs, node.outputs, read, strict=True) if kept]
+        names = {name: f"/{value.name}" for name, value in results}
         meta, why = node.meta, f"{node.operator.key} taken apart"
         with builder.context(scope=meta.scope, phase=meta.phase, of=meta.of, at=meta.at, why=why):
             made = node.operator.lower(operands, node.attributes, names)
-        for operand, value in zip(rule.outputs, node.outputs, strict=True):
-            copies[value] = made[operand.name]
+        for name, value in results:
+            copies[value] = made[name]
     builder.copy_aliases(graph, copies)
     return builder.build(*(copies[value] for value in graph.outputs))

@@ -65,7 +65,7 @@ def test_each_gradient_of_a_transformer_alone(options: dict[str, object]) -> Non
 @pytest.mark.parametrize("layers", [1, 3])
 def test_gradients_of_an_mlp_in_parameters_and_input(kind: str, layers: int) -> None:
     sizes = {"B": 3, "D_in": 4, "D_out": 2} | {f"D_{i}": 3 + i for i in range(1, layers)}
-    graph = gi.models.mlp(layers, activation_kind=kind, dtype="float64")
+    graph = gi.models.mlp(layers, activation=kind, dtype="float64")
     names = [*(value.name for value in graph.parameters), "X"]
     check_directional(graph, sizes, arguments(graph, sizes), names, f"mlp {kind}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,6 +30,66 @@ def example():
 @pytest.mark.parametrize("key", ["RMS", "dRMS"])
 def test_a_users_operator_passes_the_checks_of_the_dictionary(example, key):
     check_operator(gi.find_operator(key), count=10)
+
+
+def test_the_example_checks_itself_by_one_call(example):
+    assert example["check"]() is None
+
+
+#: What a user may get wrong in the two kernels, and what is said of it.
+SLIPS = {
+    "the mean's own gradient forgotten": (
+        "dX = r[..., None] * (g - normal * (g * normal).mean(axis=-1)[..., None])",
+        "dX = r[..., None] * g",
+        r"RMS\(X, gamma\) .*, a loss of H: the gradient along .* finite differences are off by",
+    ),
+    "a dtype that grows": (
+        "X.dtype.type(epsilon)",
+        "np.float64(epsilon)",
+        "the kernel of RMS made float64.*, which its signature makes float32",
+    ),
+    "a dim that must be whole is not declared so": (
+        '"X[*b d!], gamma[d!] -> H[*b d!], r[*b]"',
+        '"X[*b d], gamma[d] -> H[*b d], r[*b]"',
+        "d split over . ranks: H is not what one rank makes",
+    ),
+    "an operand overwritten": (
+        "return X * r[..., None] * gamma, r",
+        "X *= r[..., None]\n    return X * gamma, r",
+        "the kernel of RMS writes into an operand",
+    ),
+    "a result that is no longer a mere statistic": (
+        'auxiliary="r"',
+        'auxiliary=""',
+        r"a loss of H and r: .* finite differences are off by",
+    ),
+    "a trait that does not hold": ("flops=4", 'flops=4, linear="X"', "H is not linear in X: off by"),
+    "a dependence denied": (
+        '{"dgamma": "X r dH"}',
+        '{"dgamma": "X dH"}',
+        r"dRMS0 .* = dRMS\(X, dH\) with .*'only': .'dgamma',.*: a kernel failed, TypeError",
+    ),
+    "a dependence forgotten": (
+        '{"dgamma": "X r dH"}',
+        '{"dX": "X r dH", "dgamma": "X r dH"}',
+        "dRMS: by its depends no output depends on gamma; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_told_in_the_operators_own_names(monkeypatch, slip):
+    right, wrong, complaint = SLIPS[slip]
+    program = EXAMPLE.read_text(encoding="utf-8")
+    assert program.count(right) == 1
+    monkeypatch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
+    for key in ("RMS", "dRMS"):
+        language._REGISTRY.pop(key, None)
+    module = ModuleType("slip")
+    monkeypatch.setitem(sys.modules, "slip", module)
+    exec(compile(program.replace(right, wrong), str(EXAMPLE), "exec"), module.__dict__)
+    with pytest.raises(AssertionError, match=complaint):
+        module.check()
 
 
 def test_all_passes_and_the_text_take_it(example):

@@ -7,13 +7,14 @@ import pickle
 import re
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.errors import DimError
-from graphir.ir.dims import RESERVED, as_dim, product, resolve_sizes, shape_text
+from graphir.ir.dims import DEEPEST, RESERVED, as_dim, product, resolve_sizes, shape_text
 
 B, S, D, N_H = gi.dims("B S D N_H")
 D_h = gi.dim("D_h", D / N_H)
@@ -173,6 +174,19 @@ def test_a_defined_size_may_be_given_where_it_agrees():
     assert resolve_sizes([[D_h]], {"D": 8, "N_H": 2, "D_h": 4})["D_h"] == 4
 
 
+def test_numpys_integers_are_sizes_and_dims():
+    given = {"B": np.int64(2), "D": np.uint8(8), "N_H": np.int32(2), "D_h": np.int16(4)}
+    complete = resolve_sizes([[B, D_h]], given)
+    assert complete == {"B": 2, "D": 8, "N_H": 2, "D_h": 4}
+    assert {type(size) for size in complete.values()} == {int}
+    assert type(D_h.size(given)) is int
+    assert as_dim(np.int64(3)) is as_dim(3)
+    assert as_dim(3) == np.int64(3) != as_dim(4)
+    assert str(np.int64(3) * D / np.int64(2)) == "3*D/2"
+    with pytest.raises(DimError, match=r"^D_h=3 contradicts D_h = D/N_H, which is 4$"):
+        resolve_sizes([[D_h]], {"D": 8, "N_H": 2, "D_h": np.int64(3)})
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -219,10 +233,59 @@ def test_a_dim_is_not_defined_by_itself():
         (-3, "a dim is a positive size, not -3"),
         (2.5, "a dim is a Dim or a positive int, not 2.5"),
         (True, "a dim is a Dim or a positive int, not True"),
-        ("D", "a dim is a Dim or a positive int, not 'D'"),
+        (np.True_, f"a dim is a Dim or a positive int, not {np.True_!r}"),
+        ("D", "a dim is a Dim or a positive int, not 'D'; a name becomes one by gi.dim('D')"),
     ],
 )
 def test_only_positive_ints_become_dims(value, message):
     with pytest.raises(DimError) as caught:
         as_dim(value)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: D + 1, "D + 1: dims multiply and divide only; give the sum a name of its own"),
+        (lambda: 1 + D, "1 + D: dims multiply and divide only; give the sum a name of its own"),
+        (lambda: D - N_H, "D - N_H: dims multiply and divide only; give the difference a name of its own"),
+        (lambda: 9 - D, "9 - D: dims multiply and divide only; give the difference a name of its own"),
+    ],
+)
+def test_dims_have_no_sums(attempt, message):
+    with pytest.raises(DimError) as caught:
+        attempt()
+    assert str(caught.value) == f"{message}, by gi.dim, and bind its size with the others"
+
+
+def test_dims_are_not_rounded():
+    with pytest.raises(DimError) as caught:
+        D // 2
+    assert str(caught.value) == ("D // 2: dims divide exactly, by /; sizes that do not divide are refused when bound")
+
+
+def test_names_come_in_one_string():
+    with pytest.raises(DimError) as caught:
+        gi.dims(["B", "S"])
+    assert str(caught.value) == "dims takes names in one string, as in dims(\"B S D\"), not ['B', 'S']"
+    with pytest.raises(DimError, match=r"^3 cannot name a dim: a letter"):
+        gi.dim(3)
+
+
+def test_definitions_build_on_each_other_only_so_far():
+    last = D
+    for i in range(DEEPEST):
+        last = gi.dim(f"D{i}", 2 * last)
+    assert last.depth == DEEPEST
+    assert last == 2**DEEPEST * D
+    block = gi.Builder("deep")
+    block.input("X", (last,))
+    graph = block.build()
+    assert gi.parse(gi.to_text(graph)) == graph
+    with pytest.raises(DimError) as caught:
+        gi.dim("over", last / D)
+    assert str(caught.value) == (
+        f"dim over = {last}/D is the last of 65 definitions that build on each other; at most 64 may: "
+        "define it by names that are nearer to the first"
+    )
+    assert (D * gi.dim("other", D / N_H)).depth == 1

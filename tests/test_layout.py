@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import graphir as gi
@@ -40,6 +41,7 @@ def test_a_mesh_is_a_value() -> None:
     assert Mesh(dp=2, tp=3) == Mesh({"dp": 2, "tp": 3}) == Mesh([("dp", 2), ("tp", 3)])
     assert hash(Mesh(dp=2)) == hash(Mesh({"dp": 2}))
     assert Mesh(dp=2, tp=3) != Mesh(tp=3, dp=2)
+    assert Mesh(dp=np.int64(2)) == Mesh(dp=2)
     assert Mesh().size == 1
     assert str(Mesh()) == "one rank"
 

@@ -40,6 +40,14 @@ def modules():
             yield file.relative_to(ROOT).as_posix()
 
 
+def data_files():
+    """Every file that is no module and that a module reads: the type marker, assets, prose."""
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        for pattern in patterns:
+            yield from (file.relative_to(ROOT).as_posix() for file in folder.glob(pattern))
+
+
 def dotted(path):
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
@@ -62,6 +70,11 @@ def test_the_links_lead_to_the_two_folders():
         assert (ROOT / "graphir" / name).is_symlink()
         assert os.readlink(ROOT / "graphir" / name) == f"../{name}"
         assert PROJECT["tool"]["setuptools"]["package-dir"][f"graphir.{name}"] == name
+
+
+def test_every_file_that_is_no_module_is_listed():
+    others = {file for file in (ROOT / "graphir").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert {file.relative_to(ROOT).as_posix() for file in others} == set(data_files())
 
 
 def test_the_version_is_told_once():
@@ -109,7 +122,7 @@ def test_a_wheel_holds_every_module_once(wheel):
         names = archive.namelist()
     assert len(set(names)) == len(names)
     packaged = {name for name in names if ".dist-info/" not in name}
-    assert packaged == {*modules(), "graphir/py.typed"}
+    assert packaged == {*modules(), *data_files()}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +14,10 @@ import pytest
 import graphir as gi
 from graphir import testing as checks
 from graphir.ir.operator import Operator
+from graphir.operators.dropout import keep_mask
+from graphir.operators.special import random_bits
 from graphir.passes import autodiff
-from graphir.testing import Case, cases
+from graphir.testing import Case, cases, same_bits
 
 #: The dictionary itself; what other tests or programs register in the same process is theirs to check.
 DICTIONARY = [each for each in gi.operators() if each.kernel.__module__.startswith("graphir.operators.")]
@@ -50,6 +56,30 @@ def test_inferred_types_are_what_the_kernel_returns(operator: Operator, dtype: s
 def test_what_is_declared_holds(operator: Operator, check: Callable[[Case], None]) -> None:
     for case in cases(operator, "float64", count=6):
         check(case)
+
+
+@pytest.mark.parametrize("operator", [each for each in DRAWN if checks.CHECKS[checks.check_only](each)], ids=_key)
+def test_a_gradient_is_not_declared_to_need_what_it_does_not_read(operator: Operator) -> None:
+    # Else a forward value is kept, and split and moved, for a gradient that could do without it.
+    declared, seen = set(), set()
+    for case in cases(operator, count=6):
+        before = case.run()
+        for output, operand in itertools.product(case.rule.outputs, case.rule.inputs):
+            if operand.name in operator.dependencies(case.rule, [output.name]):
+                declared.add((output.name, operand.name))
+                after = case.run(**{operand.name: case.redraw(operand.name, 1)})
+                if not same_bits(after[output.name], before[output.name]):
+                    seen.add((output.name, operand.name))
+    assert declared == seen
+
+
+def test_the_gradient_of_a_cast_comes_back_in_the_dtype_of_its_operand() -> None:
+    block = gi.Builder("cast")
+    X = block.input("X", (3,), "float32")
+    wide = gi.cast(X, to="float64")
+    joint = autodiff(block.build(gi.reduce_sum(gi.multiply(wide, wide), name="L")), wrt=["X"])
+    dX = gi.compile(joint, {})({"X": np.arange(3, dtype="float32")})["dX"]
+    assert same_bits(dX, np.asarray([0, 2, 4], "float32"))
 
 
 # -- the checks themselves: each refuses an operator that breaks its promise ------------------------------
@@ -263,6 +293,36 @@ def test_a_docstring_names_what_is_computed() -> None:
         checks.check_declaration(_broken("X[*b] -> Q[*b], R[*b]", _shifted))
 
 
+def test_a_gradient_that_fits_no_operand_is_refused() -> None:
+    # Its d-operator wants a dY of one dim more than Y has.
+    steep = _differentiable("X[*b] -> Y[*b]", _square, "X[*b], dY[*b r] -> dX[*b r]", _half)
+    with pytest.raises(AssertionError, match="declares a gradient, but has none for any operand"):
+        checks.check_gradient(next(cases(steep)))
+
+
+def test_a_case_was_written_where_it_was_asked_for() -> None:
+    case = next(cases(_broken("X[*b] -> Y[*b]", _square)))
+    assert str(case.node.meta.at).startswith("tests/test_registry.py:")
+
+
+def test_no_test_runner_is_needed_and_no_optimization_silences_a_check() -> None:
+    program = (
+        "import sys, graphir as gi\n"
+        "from graphir.testing import check_operator\n"
+        "def same(xp, X):\n"
+        "    'Y = 1.'\n"
+        "    return X / X\n"
+        "check_operator(gi.operator('same', 'X[*b] -> Y[*b]', linear='X', no_gradient='it is constant')(same))"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, timeout=60)
+    assert re.match(r"AssertionError: same0 .* = same\(X\) with .*: Y is not linear in X", done.stderr.splitlines()[-1])
+    program = "import sys, graphir.testing; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "numpy" in loaded
+    assert not loaded & {"pytest", "_pytest", "hypothesis", "unittest", "networkx", "click", "rich", "safetensors"}
+
+
 def test_an_operand_without_gradient_is_refused_in_words() -> None:
     block = gi.Builder("mean", dtype="float64")
     X, n = block.input("X"), block.input("n")
@@ -279,3 +339,25 @@ def test_dims_that_only_attributes_name_are_sized() -> None:
     assert np.array_equal(Z, np.full((1, 3, 3), 3.0))
     with pytest.raises(gi.GraphirError, match="D_h is not given"):
         gi.compile(graph, {})
+
+
+# -- what no check of one declaration can know ------------------------------------------------------------
+
+
+def test_a_short_text_is_filled_up_with_the_padding_asked_for() -> None:
+    block = gi.Builder("text")
+    graph = block.build(gi.tokenize(block.input("text", (2,), "text"), s=4, pad=9, name="T"))
+    T = gi.compile(graph, {})({"text": np.asarray(["ab", "abcdef"], object)})["T"]
+    assert T.tolist() == [[97, 98, 9, 9], [97, 98, 99, 100]]
+
+
+def test_a_key_draws_the_same_for_good() -> None:
+    # A resumed run draws the masks of the run it continues, whatever version began it: the hash may not change.
+    counters = np.asarray([0, 1, 2, 3, 2**32, 2**40 + 5])
+    expected = [160273374, 2046695160, 2270467776, 3473185086, 2968787285, 1256535917]
+    assert random_bits(np, counters, seed=1, step=2, node=3).tolist() == expected
+    mask = keep_mask(np, (0,), (16,), (16,), seed=1, step=2, key=3, p=0.5)
+    assert mask.astype(int).tolist() == [1, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1]
+    # A half of the hash is kept from the rate times 2¹⁶ on.
+    halves = random_bits(np, np.arange(1 << 16), seed=1, step=2, node=3).view(np.uint16)
+    assert np.array_equal(keep_mask(np, (0,), halves.shape, halves.shape, 1, 2, 3, 0.25), halves >= 0.25 * 2**16)

@@ -173,6 +173,23 @@ def test_a_dim_defined_twice():
     assert complaint(plain) == "dim D_h is both D/N_H and undefined"
 
 
+@pytest.mark.parametrize("mesh", [None, gi.Mesh(tp=2)])
+def test_a_layout_over_an_axis_that_the_mesh_lacks(mesh):
+    lying = Value("X", gi.TensorType("float32", (B, D), gi.Layout([("dp",), ()])), X.owner)
+    said = (
+        f"its layout is over dp, but the graph's mesh is {mesh or 'one rank'}; give the graph a mesh with dp=…, "
+        "or lay the value out otherwise"
+    )
+    assert complaint(gi.Graph("broken", (lying,), (), (), (), (), mesh=mesh)) == (
+        f"graph broken: X float32[B|dp, D]: {said}"
+    )
+    P = Value("P", lying.type, X.owner)
+    sliced = node("SLICE", (X,), P, dim=0, axis="dp")
+    broken = gi.Graph("broken", (X,), (), (), (), (sliced,), mesh=mesh)
+    assert complaint(broken).startswith(f"graph broken: P float32[B|dp, D]: {said}\n")
+    gi.verify(gi.Graph("whole", (lying,), (), (), (), (), mesh=gi.Mesh(dp=2)))
+
+
 # -- every node is checked --------------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
         foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - _MLP)
         if foreign:
             raise ConfigError(f"an mlp has no {', '.join(foreign)}")
-        graph = models.mlp(config.layers, activation_kind=config.activation, dtype=config.dtype)
+        graph = models.mlp(config.layers, activation=config.activation, dtype=config.dtype)
     else:
         graph = models.transformer(**config.model_options(), dropout=config.dropout)
     if stage != "forward":

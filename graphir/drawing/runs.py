@@ -54,7 +54,7 @@ def _join(group: ElementTree.Element, line: list[ElementTree.Element], center: f
         return
     first = line[0]
     joined = ElementTree.Element(first.tag, {name: first.get(name, "") for name in ("text-anchor", "x", "y")})
-    joined.set("xml:space", "preserve")
+    joined.set("{http://www.w3.org/XML/1998/namespace}space", "preserve")
     if center is not None:
         joined.set("text-anchor", "middle")
         joined.set("x", f"{center:.2f}")

@@ -66,13 +66,18 @@ class _Scene(Vertices):
                     if resolved is None:
                         continue
                     base, through = resolved
-                    if member is not node and self.naming.producer(base) is None:
-                        continue  # another layer's own parameter
+                    if member is not node and (self._is_layers_own(base) or any(base is known for known, _ in found)):
+                        continue
                     if not self._is_hidden(value, base, node):
                         found.setdefault(
                             (base, base if member is not node else value), _Use(vertex, node, value, base, through)
                         )
             yield from found.values()
+
+    def _is_layers_own(self, value: Value) -> bool:
+        """Whether what another layer reads is its own affair: its parameter, or made in a part that is not drawn."""
+        made = self.naming.producer(value)
+        return made is None or (made in self.repeats.layer and made not in self.chosen)
 
     def _is_hidden(self, value: Value, base: Value, reader: Node) -> bool:
         view = self.view
@@ -134,11 +139,13 @@ class _Scene(Vertices):
             self.edges.append(self._edge(source, use.target, use.base, use, label=not from_port))
         if len(trunk) > 1 and not (from_port and named):
             fork = f"fork {base.name}"
-            self.vertices[fork] = PictureNode(fork, (), "junction", scope=base.scope, phase=self._phase(base))
+            self.vertices[fork] = PictureNode(
+                fork, (), "junction", scope=self.vertices[source].scope, phase=self._phase(base)
+            )
             first = self._edge(source, fork, base, trunk[0], label=not from_port, weight=4)
             self.edges.append(replace(first, role=self.naming.role(base, None), of_parameter=False))
             siblings = tuple(use.target for use in trunk if self._is_sibling(use, trunk[0]))
-            if len(siblings) > 1:
+            if len(siblings) > 2 and base.type.rank:
                 self.rows.append(siblings)
             for use in trunk:
                 # The main way goes on straight; what ends in a parameter's gradient turns off.

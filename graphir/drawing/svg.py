@@ -18,14 +18,11 @@ _SPACE = "{http://www.w3.org/XML/1998/namespace}space"
 
 _ELEMENT_NAMES = "svg g path polygon polyline ellipse circle rect line text tspan title defs"
 _ATTRIBUTE_NAMES = """
-    id class width height viewBox preserveAspectRatio transform points d cx cy rx ry r x y x1 y1 x2 y2
+    id class width height viewBox preserveAspectRatio transform points d cx cy rx ry r x y dx dy x1 y1 x2 y2
     fill fill-opacity stroke stroke-width stroke-dasharray stroke-linecap stroke-linejoin stroke-opacity opacity
     text-anchor font-family font-size font-weight font-style text-decoration baseline-shift textLength lengthAdjust
 """
 _ELEMENTS, _ATTRIBUTES = frozenset(_ELEMENT_NAMES.split()), frozenset(_ATTRIBUTE_NAMES.split())
-#: Of its own size, how far a lowered or raised text stands from the line: down is positive.
-_SHIFTS = {"sub": 0.28, "super": -0.5}
-_TILDE, _SPACE_WIDTH = "\u0303", 0.25
 #: `url(…)` could fetch something, and a backslash could spell it otherwise; a drawing's values need neither.
 _UNSAFE = re.compile(r"url\s*\(|javascript:|expression\s*\(|\\", re.IGNORECASE)
 #: What XML 1.0 cannot hold, escaped or not.
@@ -56,38 +53,15 @@ def parse_svg(source: bytes | str) -> ElementTree.Element:
     return _clean(root)
 
 
-def sanitize_svg(source: bytes | str, *, combining: bool = False) -> bytes:
-    """A whole SVG file with nothing in it but a drawing, its type set (`set_type`). Errors as in `parse_svg`."""
-    root = parse_svg(source)
-    set_type(root, combining=combining)
-    return write_svg(root)
-
-
-def set_type(root: ElementTree.Element, *, combining: bool) -> None:
-    """Puts subscripts, superscripts and tildes where type has them, in place.
-
-    Graphviz marks a raised or lowered text by an attribute that viewers honour inside of other text only, so it
-    becomes a shift of the text itself. With `combining`, the layout took a combining tilde to be as wide as a space
-    (a quarter of an em in Times); what follows it on its line moves back by that.
-    """
-    for group in root.iter():
-        back: dict[str, float] = {}
-        for text in group:
-            if _local(text.tag) != "text":
-                continue
-            line, size = text.get("y", "0"), float(text.get("font-size", "14"))
-            if back.get(line) and text.get("text-anchor") == "start":
-                text.set("x", f"{float(text.get('x', '0')) - back[line]:.2f}")
-            shift = _SHIFTS.get(text.attrib.pop("baseline-shift", ""), 0.0)
-            if shift:
-                text.set("y", f"{float(line) + shift * size:.2f}")
-            if combining:
-                back[line] = back.get(line, 0.0) + _SPACE_WIDTH * size * (text.text or "").count(_TILDE)
+def sanitize_svg(source: bytes | str) -> bytes:
+    """A whole SVG file with nothing in it but a drawing. Errors as in `parse_svg`."""
+    return write_svg(parse_svg(source))
 
 
 def write_svg(root: ElementTree.Element) -> bytes:
     """The element as a file: UTF-8, with an XML declaration."""
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="utf-8") + b"\n"
+    drawing: str = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{drawing}\n'.encode()
 
 
 def inline_svg(root: ElementTree.Element, prefix: str, *, titles: bool = True) -> str:

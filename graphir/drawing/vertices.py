@@ -182,6 +182,8 @@ class Vertices:
             if reader is not None and self.repeats.loops(node, reader):
                 return None
             drawn = self.repeats.represent(node)
+            if drawn not in self.chosen:
+                return value, through
             if drawn not in self.elided:
                 return drawn.outputs[node.outputs.index(value)], through
             if is_broadcast(drawn):

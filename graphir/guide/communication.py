@@ -5,15 +5,14 @@ Found in the sharded graph, costed by `graphir.cost`, with the reason that the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from html import escape
 
-from graphir.cost import Formula, collective_cost, mesh_sizes
+from graphir.cost import collective_cost, mesh_sizes
 from graphir.drawing.labels import shape_label, to_html, typeset
 from graphir.guide.config import GuideConfig
-from graphir.guide.tables import table
+from graphir.guide.tables import set_names, table
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, local_shape
 from graphir.models import transformer
@@ -28,8 +27,6 @@ _COLUMNS = (
     "Ring",
     "Naive, at the root",
 )
-#: A dim: a capital, and perhaps a subscript.
-_NAME = re.compile(r"([A-Z])(?:_([A-Za-z]+))?")
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -75,7 +72,7 @@ def _row(node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[str, ...]:
         f"{to_html(typeset(name.split('.')[0], gradient=gradient))} <small>{escape(block)}</small>",
         to_html(shape_label(local_shape(value.shape, value.type.layout))),
         f'<span class="operator"{reason}>{escape(kind)}</span>',
-        _formula(ring.each),
+        set_names(str(ring.each)),
         _amount(ring.each.number(sizes)),
         _amount(naive.each.number(sizes)),
     )
@@ -84,12 +81,6 @@ def _row(node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[str, ...]:
 def _sent(nodes: Iterable[Node], mesh: Mesh, sizes: Mapping[str, int]) -> Fraction:
     """Bytes that one rank sends for all of `nodes`, in rings."""
     return sum((collective_cost(node, mesh).each.number(sizes) for node in nodes), Fraction(0))
-
-
-def _formula(formula: Formula) -> str:
-    # The formula's own text writes names as they are typed; the page sets each with its subscript.
-    text = escape(str(formula)).replace("*", "\u2009")
-    return _NAME.sub(lambda found: f"<i>{found[1]}</i>" + (f"<sub>{found[2]}</sub>" if found[2] else ""), text)
 
 
 def _amount(count: Fraction) -> str:

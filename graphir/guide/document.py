@@ -18,8 +18,8 @@ from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.guide.communication import communication
 from graphir.guide.config import GuideConfig
 from graphir.guide.markup import Directive, Heading, headings, inline, to_html
-from graphir.guide.proof import proof_html, prove
-from graphir.guide.tables import dictionary, operations, table, tensors
+from graphir.guide.proof import Proof, proof_html, prove
+from graphir.guide.tables import dictionary, operations, set_names, table, tensors
 from graphir.ir.graph import Graph
 from graphir.models import transformer
 from graphir.passes import autodiff, lower
@@ -45,6 +45,17 @@ _PROOFS: Mapping[str, str] = {
     "zero3": "zero3",
     "dp+tp": "data+megatron",
 }
+#: For figures of a parallel run, by the beginning of their ids, the most specific first: the proof, and what of it.
+_OF_FIGURES = (
+    ("tp-mha-forward-column", "column", "*/mha/*"),
+    ("tp-mha", "tp", "*/mha/*"),
+    ("tp-mlp", "tp", "*/mlp/*"),
+    ("tp", "tp", "*"),
+    ("dp-tp", "dp+tp", "*"),
+    ("dp-mha", "dp", "*/mha/*"),
+    ("dp-mlp", "dp", "*/mlp/*"),
+    ("dp", "dp", "*"),
+)
 #: The scope of each block, and the dims of its tensors.
 _SCOPES: Mapping[str, str] = {
     "embedding": "embedding",
@@ -68,7 +79,7 @@ _DIMS = (
 #: Letters that a page may need beside those in its source: a browser sets the letters of formulas from their own place.
 _LETTERS = "".join(map(chr, (*range(0x20, 0x7F), *range(0x1D434, 0x1D468), 0x210E, *range(0x1D6E2, 0x1D71C))))
 #: A drawing wider than its column is not made smaller than this share of its size, but scrolled: type stays readable.
-_LEAST_SCALE = 0.6
+_LEAST_SCALE = 0.45
 
 
 def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lambda step: None) -> str:
@@ -99,6 +110,7 @@ class _Directives:
     def __init__(self, config: GuideConfig, report: Callable[[str], None]) -> None:
         self.config, self.report = config, report
         self.count = 0
+        self.proofs: dict[str, Proof] = {}
         self.figures = FigureConfig(layers=config.layers, heads=config.heads, dp=config.dp, tp=config.tp)
         self.table: Mapping[str, Directive] = {
             "figure": self.figure,
@@ -118,17 +130,26 @@ class _Directives:
         root = parse_svg(render(dot(picture), "svg"))
         width = float(root.get("width", "0").removesuffix("pt"))
         drawing = inline_svg(root, f"f{self.count}")
-        caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {inline(picture.caption)}"
+        caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {set_names(picture.caption)}"
         return (
             f'<figure id="figure-{escape(id)}"><div class="drawing" style="--least: {_LEAST_SCALE * width:.0f}pt">'
             f"{drawing}</div>"
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<figcaption>{caption}</figcaption></figure>{self.proof_of(id)}"
         )
 
-    def proof(self, name: str) -> str:
-        """A run on one rank and on many, compared now."""
-        self.report(f"proof {name}")
-        return proof_html(prove(self.config, _PROOFS[name]))
+    def proof_of(self, figure: str) -> str:
+        """The proof that belongs below a figure; nothing below one of a single machine."""
+        for start, name, pattern in _OF_FIGURES:
+            if figure.startswith(f"{start}-") or figure == start:
+                return self.proof(name, pattern)
+        return ""
+
+    def proof(self, name: str, pattern: str = "*") -> str:
+        """What of a run on one rank and one on many, compared now, speaks of the tensors that fit `pattern`."""
+        if name not in self.proofs:
+            self.report(f"proof {name}")
+            self.proofs[name] = prove(self.config, _PROOFS[name])
+        return proof_html(self.proofs[name].of(pattern))
 
     def dims(self) -> str:
         """The dims' names, with this guide's numbers."""

@@ -90,6 +90,8 @@ _OPERATOR_NAMES: Mapping[str, str] = {
 }
 #: Statistics and masks, by the name that their operator's signature gives them.
 _STATISTICS: Mapping[str, str] = {"m": "Mask", "mean": "Mean", "rstd": "Inverse deviation", "lse": "Log-sum-exp"}
+#: A name with a subscript, or a dim of one letter.
+_NAME = re.compile(r"\b(d?[A-Z]{1,2})_([A-Za-z]+)\b|\b([BSDVN])\b")
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -101,6 +103,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> s
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+
+
+def set_names(text: str) -> str:
+    """Plain text as HTML, with the dims and tensors in it set: N_T with a subscript, single capitals italic."""
+    return _NAME.sub(_set_name, escape(text, quote=False).replace("*", "\u2009"))
+
+
+def _set_name(found: re.Match[str]) -> str:
+    letters, script, dim = found.groups()
+    return f"<i>{letters}</i><sub>{script}</sub>" if script else f"<i>{dim}</i>"
 
 
 # -- operators --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Attributes, Operator
 from graphir.ir.source import user_line
-from graphir.ir.types import FLOATS, TensorType
+from graphir.ir.types import TensorType
 from graphir.ir.value import Value, join
 
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
@@ -102,8 +102,7 @@ class Builder:
         except GraphirError as error:
             raise type(error)(f"{kind} {name}: {error}") from None
         if kind == "parameter" and not type_.is_float:
-            floats = ", ".join(sorted(FLOATS))
-            raise TypeCheckError(f"parameter {name} is {type_}, but what is trained is a float ({floats}); make it an input")
+            raise TypeCheckError(f"parameter {name} is {type_}, but only floats are trained; make it an input")
         if kind != "input":
             _check_init(name, init)
         value = Value(full, type_, self, init)
@@ -148,7 +147,7 @@ class Builder:
             operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
             scope = f" in {self._scope}" if self._scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
-        wanted = [names] if names is None or isinstance(names, str) else list(names)
+        wanted = list(names) if isinstance(names, list | tuple) else [names]
         full: list[str] = []
         for position, each in enumerate(inference.rule.outputs):
             name = wanted[position] if position < len(wanted) else None
@@ -157,16 +156,25 @@ class Builder:
                 full.append(self._fresh(join(self._scope, base), full))
             else:
                 full.append(self._free(name, full))
-        outputs = tuple([Value(*pair, self) for pair in zip(full, inference.types, strict=True)])
         meta = Meta(self._scope, self._phase, at, self._of, self._why)
-        self._append(Node(operator, tuple(inputs), checked, outputs, meta))
-        return outputs
+        return self._append(operator, tuple(inputs), checked, full, inference.types, meta).outputs
 
-    def _append(self, node: Node) -> None:
+    def _append(
+        self,
+        operator: Operator,
+        inputs: tuple[Value, ...],
+        attributes: Attributes,
+        names: Sequence[str],
+        types: Sequence[TensorType],
+        meta: Meta,
+    ) -> Node:
+        outputs = tuple([Value(name, type_, self) for name, type_ in zip(names, types, strict=True)])
+        node = Node(operator, inputs, attributes, outputs, meta)
+        self._taken.update(names)
         self.nodes.append(node)
-        self._taken.update([value.name for value in node.outputs])
         if node.operator.random:
             self._last_key = max(self._last_key, node.attributes["key"])
+        return node
 
     # -- names ----------------------------------------------------------------------------------------
 
@@ -278,12 +286,12 @@ class Builder:
         For nodes that were checked where they come from: copies, and texts.
         """
         self._check_open()
-        made: list[Value] = []
+        full: list[str] = []
+        types: list[TensorType] = []
         for name, type_ in outputs:
-            made.append(Value(self._free(f"/{name}", [value.name for value in made]), type_, self))
-        node = Node(operator, tuple(inputs), attributes, tuple(made), meta)
-        self._append(node)
-        return node
+            full.append(self._free(f"/{name}", full))
+            types.append(type_)
+        return self._append(operator, tuple(inputs), attributes, full, types, meta)
 
     def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
         """A copy of `node` on the copies of its inputs; its outputs join `copies`."""

@@ -206,7 +206,8 @@ def as_dim(value: DimLike) -> Dim:
         return value
     number = whole(value)
     if number is None:
-        raise DimError(f"a dim is a Dim or a positive int, not {value!r}")
+        hint = f"; a name becomes one by gi.dim({value!r})" if isinstance(value, str) else ""
+        raise DimError(f"a dim is a Dim or a positive int, not {value!r}{hint}")
     return _constant(number)
 
 

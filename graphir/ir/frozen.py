@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from graphir.errors import GraphError
 
@@ -22,6 +22,14 @@ class Frozen:
 
     def __delattr__(self, attribute: str) -> NoReturn:
         self._refuse(attribute)
+
+    # What cannot change is its own copy.
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def _refuse(self, attribute: str) -> NoReturn:
         kind = type(self).__name__.lower()

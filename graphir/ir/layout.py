@@ -82,6 +82,8 @@ class Mesh:
 
     def require_axes(self, layout: Layout) -> None:
         """LayoutError if `layout` speaks of axes that are none of this mesh's."""
+        if not layout.split_axes and not layout.pending:
+            return
         missing = [axis for axis in (*layout.split_axes, *layout.pending_axes) if axis not in self.sizes]
         if missing:
             needed = ", ".join(f"{axis}=…" for axis in missing)

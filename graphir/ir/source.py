@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 #: programs in the public language, and a node of a ready-made model is best explained by the model's line.
 _MACHINERY = tuple(
     f"{(_PACKAGE / folder).resolve()}{os.sep}"
-    for folder in ("ir", "operators", "passes", "backends", "text", "training", "checking", "cli")
+    for folder in ("ir", "operators", "passes", "backends", "text", "training", "checking", "testing", "cli")
 )
 #: Behind the command line stands no program of the user's, only whatever called it.
 _COMMAND_LINE = f"{(_PACKAGE / 'cli').resolve()}{os.sep}"

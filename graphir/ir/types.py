@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import Dim, DimLike, as_dim, product
@@ -39,7 +39,11 @@ class TensorType:
         if dtype not in DTYPES:
             raise TypeCheckError(f"{dtype!r} is no dtype; choose from {', '.join(DTYPES)}")
         self.dtype = dtype
-        self.shape: Shape = tuple(map(as_dim, _require_several(shape)))
+        try:
+            self.shape: Shape = tuple(map(as_dim, shape))
+        except TypeError:
+            # A comma was forgotten: (D) is D.
+            raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; with one dim it is ({shape},)") from None
         self.layout = Layout.replicated(len(self.shape)) if layout is None else layout
         if len(self.layout.splits) != len(self.shape):
             raise TypeCheckError(f"layout {self.layout} is for {len(self.layout.splits)} dims, not {len(self.shape)}")
@@ -79,10 +83,3 @@ class TensorType:
     def elements(self) -> Dim:
         """The number of elements, as a formula."""
         return product(self.shape)
-
-
-def _require_several(shape: Any) -> Iterable[DimLike]:
-    """`shape` itself, unless it is one dim, whose comma was forgotten, or a text."""
-    if isinstance(shape, str) or not isinstance(shape, Iterable):
-        raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; of one dim it is written ({shape},)")
-    return shape

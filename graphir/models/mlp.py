@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
-from graphir.ir.dims import Dim, DimLike, dim
+from graphir.ir.dims import Dim, DimLike, dim, whole
 from graphir.ir.graph import Graph
+from graphir.ir.types import FLOATS
 from graphir.ir.value import Value
+from graphir.operators import activation as activate
 from graphir.operators import (
-    activation,
     add,
     broadcast,
     count_elements,
@@ -19,12 +21,13 @@ from graphir.operators import (
     reduce_sum,
     scale,
 )
+from graphir.operators.elementwise import KINDS
 
 
 def mlp(
     layers: int = 2,
     *,
-    activation_kind: str = "relu",
+    activation: str = "relu",
     widths: Sequence[DimLike] | None = None,
     dtype: str = "float32",
 ) -> Graph:
@@ -32,18 +35,30 @@ def mlp(
 
     `layers` linear layers of widths D_in, D_1, …, D_out (or `widths`, layers + 1 dims).
     L = Σ (Y − Target)² / (B · D_out).
+    Errors: ConfigError, with the option's name, for a value that it cannot have.
     """
-    names = ["D_in", *(f"D_{i}" for i in range(1, layers)), "D_out"]
+    count = whole(layers)
+    if count is None or count < 1:
+        raise ConfigError(f"layers={layers!r} is no whole number of at least 1")
+    if activation not in KINDS:
+        raise ConfigError(f"activation={activation!r} is none of {', '.join(map(repr, KINDS))}")
+    if dtype not in FLOATS:
+        raise ConfigError(f"dtype={dtype!r} is none of {', '.join(map(repr, sorted(FLOATS)))}")
+    names = ["D_in", *(f"D_{i}" for i in range(1, count)), "D_out"]
     sizes = list(widths) if widths is not None else [dim(name) for name in names]
+    if len(sizes) != count + 1:
+        raise ConfigError(
+            f"widths={tuple(sizes)} are {len(sizes)} dims, but {count} layers have {count + 1}: {', '.join(names)}"
+        )
     B: Dim = dim("B")
     block = Builder("mlp", dtype=dtype)
     X = block.input("X", (B, sizes[0]))
     target = block.input("Target", (B, sizes[-1]))
-    for i in range(layers):
+    for i in range(count):
         with block.scope(f"layer{i}"):
             X = _linear(block, X, B, sizes[i], sizes[i + 1])
-            if i + 1 < layers:
-                X = activation(X, kind=activation_kind, name="A")
+            if i + 1 < count:
+                X = activate(X, kind=activation, name="A")
     with block.scope("loss"):
         error = add(X, scale(target, by=-1.0, name="minus_target"), name="error")
         total = reduce_sum(multiply(error, error, name="squared"), name="total")

@@ -7,11 +7,13 @@ between R and T, stand names of our own (`Q_lin`, `Z_up_lin`), since the documen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NoReturn
 
 from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
-from graphir.ir.dims import Dim, dim, dims
+from graphir.ir.dims import Dim, dim, dims, whole
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.operators import (
@@ -39,16 +41,31 @@ from graphir.operators import (
     top_k,
     transpose,
 )
+from graphir.operators.elementwise import KINDS
 
 B, S, D, D_FF, N_H, V = dims("B S D D_ff N_H V")
 D_H = dim("D_h", D / N_H)
 V_PAD, N_DP = dims("V_pad N_DP")
+
+#: Options that are one of several words.
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "positions": ("learned", "sinusoidal"),
+    "activation": KINDS,
+    "mask": ("none", "padding", "given"),
+    "decode": ("argmax", "top-k", None),
+    "mean": ("tokens", "replicas"),
+    "dtype": ("float32", "float64"),
+}
+_SWITCHES = ("tied", "qkv_bias", "final_norm", "causal", "padded", "text")
+#: Options that are numbers: the least and the most they can be. DO's masks do not resolve rates above 0.99.
+_LIMITS = {"dropout": (0.0, 0.99), "temperature": (0.0, math.inf)}
 
 
 @dataclass(frozen=True)
 class Options:
     """What a Transformer may vary in, beside its sizes.
 
+    layers      L, at least 1
     positions   "learned" (a parameter P_theta [S, D]) or "sinusoidal"
     mean        "tokens": the loss is the mean over all valid tokens; "replicas": the mean of the means of N_DP
                 equal parts of the batch, as data-parallel replicas that average their gradients have it (A 3.5)
@@ -57,10 +74,17 @@ class Options:
     qkv_bias    whether Q, K and V have biases
     final_norm  whether an LN stands before the output projection
     activation  GL: "gelu", "gelu_tanh", "relu" or "silu"
-    dropout     rate p of every DO; 0 leaves DO out of the program's effect, not out of the graph
+    dropout     rate p of every DO, from 0 to 0.99; 0 leaves DO out of the program's effect, not out of the graph
+    causal      whether a place sees only itself and what stands before it
     mask        "none", "padding" (an input `keep` [B, S]) or "given" (an input `keep` [S, S]), beside causal
     decode      the decoding branch: "argmax", "top-k" or None
+    k           of top-k decoding: how many of the most probable tokens may be drawn, at least 1
+    temperature of top-k decoding: what the logits are divided by; 0 always draws the most probable token
     text        whether the graph starts from `text` [B] by a Tokenizer instead of from ids
+    tokenizer   which one: "bytes", or the path of a Hugging Face tokenizer.json
+    dtype       of parameters and activations: "float32" or "float64"
+
+    Errors: ConfigError, with the option's name, for a value that it cannot have.
     """
 
     layers: int = 2
@@ -82,19 +106,27 @@ class Options:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        choices = {
-            "positions": ("learned", "sinusoidal"),
-            "mask": ("none", "padding", "given"),
-            "decode": ("argmax", "top-k", None),
-            "mean": ("tokens", "replicas"),
-            "dtype": ("float32", "float64"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                self._refuse(name, f"is none of {', '.join(map(repr, allowed))}")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "is neither True nor False")
+        for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
-        if self.layers < 1:
-            raise ConfigError(f"layers={self.layers}: a Transformer has at least one layer")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or not least <= value <= most:
+                limit = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+                self._refuse(name, f"is no number {limit}")
+        for name in ("layers", "k"):
+            count = whole(getattr(self, name))
+            if count is None or count < 1:
+                self._refuse(name, "is no whole number of at least 1")
+        if not isinstance(self.tokenizer, str):
+            self._refuse("tokenizer", "is neither 'bytes' nor the path of a tokenizer.json")
+
+    def _refuse(self, name: str, reason: str) -> NoReturn:
+        raise ConfigError(f"{name}={getattr(self, name)!r} {reason}")
 
 
 def transformer(layers: int = 2, **options: object) -> Graph:
@@ -103,7 +135,7 @@ def transformer(layers: int = 2, **options: object) -> Graph:
     Inputs: T [B, S] token ids and Y [B, S] targets (int64; label −100 counts for nothing), seed and step
     (int64 scalars that dropout is keyed by); `text` [B] in place of T, `keep` with a mask, as `Options` say.
     Output: L, the mean loss over the valid tokens. Dims: D_h = D/N_H.
-    Errors: ConfigError for an option that is unknown or out of range.
+    Errors: ConfigError for an option that is unknown, of a wrong kind or out of range.
     """
     unknown = set(options) - set(Options.__dataclass_fields__)
     if unknown:
@@ -220,15 +252,14 @@ class _Transformer:
         Z_bias = add(Z_lin, self._bias("b_lm", self.V), name="Z_bias")
         if options.padded:
             Z_bias = mask_padding(Z_bias, valid=V, name="Z_valid")
-        Y = self._checked(block.alias("Y", labels))
-        L = self._mean(cross_entropy(Z_bias, Y, name="L_tok"), Y)
         if options.decode is not None:
             P = softmax(Z_bias, name="P")
             if options.decode == "argmax":
                 argmax(P, name="ids")
             else:
-                top_k(P, self.seed, self.step, k=options.k, temperature=options.temperature, name="ids")
-        return L
+                top_k(P, self.seed, self.step, k=int(options.k), temperature=options.temperature, name="ids")
+        Y = self._checked(block.alias("Y", labels))
+        return self._mean(cross_entropy(Z_bias, Y, name="L_tok"), Y)
 
     def _mean(self, L_tok: Value, Y: Value) -> Value:
         """L: the mean of L_tok [B, S] over the valid tokens, or of such means over N_DP parts of the batch."""

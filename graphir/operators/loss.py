@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphir.errors import InputError
 from graphir.ir.dims import as_dim
-from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
+from graphir.ir.value import Value
+from graphir.operators.attention import softmax
 from graphir.operators.special import MASKED
 
 #: The label that counts for nothing: padding, or a target that is not to be learnt. PyTorch's value.
@@ -43,6 +47,50 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
     rows[here, columns[here]] -= 1
     dZ *= (dL * valid)[..., None]
     return dZ
+
+
+# -- CE on probabilities: what CE becomes when it is taken apart, as A 1.5 draws it ------------------------
+
+
+@operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", flops=1)
+def cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
+    """L [B, S] = −log P[Y] per token; 0 where Y is `ignore`. P is S's result; CE, from logits, loses no digits."""
+    valid = ignore != Y
+    picked = xp.take_along_axis(P, (Y * valid)[..., None], axis=-1)[..., 0]
+    return -xp.log(xp.where(valid, picked, P.dtype.type(1)))
+
+
+@cross_entropy_of_probabilities.backward("dCEP", "P[*b v!], Y[*b] in v, dL[*b] -> dP[*b v!]", exempt="ignore", flops=1)
+def d_cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, dL: Array, *, ignore: int = IGNORE) -> Array:
+    """dP = −onehot(Y) dL / P; 0 where Y is `ignore`."""
+    valid = ignore != Y
+    index = (Y * valid)[..., None]
+    dP = xp.zeros(P.shape, dtype=P.dtype)
+    slope = -(dL * valid)[..., None] / xp.take_along_axis(P, index, axis=-1)
+    xp.put_along_axis(dP, index, slope, axis=-1)
+    return dP
+
+
+@operator("LSE", "Z[*b v!] -> lse[*b]", no_gradient="it is cached for dCE only", flops=4)
+def log_sum_exp(xp: Xp, Z: Array) -> Array:
+    """lse [B, S] = log Σ exp(Z) over the vocabulary."""
+    top = Z.max(axis=-1)
+    return xp.log(xp.exp(Z - top[..., None]).sum(axis=-1)) + top
+
+
+@cross_entropy.lowering
+def _take_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
+    """S → P → CE, as the documents' figure of the loss has it, and lse where dCE needs it."""
+    Z, Y, made = operands["Z"], operands["Y"], dict[str, Value]()
+    if "L" in names:
+        P = softmax(Z, name=f"{names['L']}.P")
+        made["L"] = cross_entropy_of_probabilities(P, Y, ignore=attributes["ignore"], name=names["L"])
+    if "lse" in names:
+        made["lse"] = log_sum_exp(Z, name=names["lse"])
+    return made
+
+
+# -- means ------------------------------------------------------------------------------------------------
 
 
 def _count_signature(by: int) -> str:

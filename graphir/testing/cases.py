@@ -1,7 +1,7 @@
 """Graphs of one node with random shapes and content: what the checks of an operator run on.
 
 A *case* is one application of an operator, its operands the graph's inputs, each named as in the signature;
-sizes 1 to 5, `*b` of rank 0 to 2, `X...` of 1 to 3 operands.
+sizes 1 to 5, `*b` of rank 0 to 2, `X...` of 1 to 4 operands.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 #: Operands of the dictionary that cannot be any float.
 DOMAINS: Mapping[tuple[str, str], Draw] = {
     ("TOPk", "P"): positive,
+    ("CEP", "P"): positive,
+    ("dCEP", "P"): positive,
     ("clip", "n"): positive,
     ("Adam", "v"): positive,
     ("AdamW", "v"): positive,
@@ -135,7 +137,7 @@ def draw_case(
     """A case with random sizes and content; `attributes` may restrict the outputs (`only`)."""
     normal = operator.normalize(attributes)
     declared = operator.signatures(normal)[form]
-    rank, spare = int(rng.integers(0, 3)), int(rng.integers(1, 4))
+    rank, spare = int(rng.integers(0, 3)), int(rng.integers(1, 5))
     ranks: list[int] = []
     for operand in declared.inputs:
         fixed = sum(not axis.star for axis in operand.axes)

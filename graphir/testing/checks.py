@@ -61,12 +61,20 @@ def check_declaration(operator: Operator) -> None:
                 any(name in operator.doc for name in named),
                 f"{key}: its docstring names none of its outputs {', '.join(sorted(named))}; state the formula there",
             )
+            inputs = {o.name for o in signature.inputs}
+            idle = inputs - operator.dependencies(signature, [o.name for o in signature.outputs])
+            require(
+                not idle,
+                f"{key}: by its depends no output depends on {', '.join(sorted(idle))}; "
+                f"take that out of the signature, or say which output does",
+            )
     require(gi.find_operator(key) is operator, f"{key} is not what the registry finds under its key")
     if operator.d_operator is not None:
         require(
             operator.d_operator.d_operator_of is operator,
             f"{key} and its d-operator {operator.d_operator.key} are not linked; declare it by @{key}.backward",
         )
+        check_declaration(operator.d_operator)
 
 
 # -- a case -----------------------------------------------------------------------------------------------

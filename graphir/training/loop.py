@@ -45,6 +45,8 @@ from graphir.training.files import make_folder, remove_leftovers, write_atomical
 from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
 from graphir.training.parallel import Parallel
 
+_METRICS, _TOKENIZER = "metrics.jsonl", "tokenizer.json"
+
 
 class Report:
     """What a run tells while it goes on. Nothing is shown here; whoever wants to see overrides."""
@@ -79,7 +81,8 @@ class Outcome:
 def train(config: TrainConfig, out: str | Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
     """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
 
-    Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`. SIGINT and SIGTERM end the run after
+    Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
+    checkpoint, nothing. SIGINT and SIGTERM end the run after
     the step at hand, with a checkpoint; a second one ends it at once.
     Errors: ConfigError for options or sizes that cannot be, or a folder that holds a run or cannot be written;
     DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
@@ -87,11 +90,13 @@ def train(config: TrainConfig, out: str | Path, *, resume: bool = False, report:
     """
     run = _Run(config.check(), Path(out), resume)
     report = report or Report()
+    run.prepare_folder()
     try:
         report.begin(run.config, run.corpus, run.parameter_count, run.step)
         return run.go(report)
     finally:
         report.end()
+        run.leave_folder()
 
 
 def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
@@ -122,6 +127,8 @@ class _Run:
 
     def __init__(self, config: TrainConfig, folder: Path, resume: bool) -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
+        #: What the run has put into the folder beside checkpoints.
+        self.written: list[Path] = []
         if not resume and list_checkpoints(folder):
             raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or choose another --out")
         saved = load_checkpoint(find_checkpoint(folder)) if resume else None
@@ -161,14 +168,26 @@ class _Run:
             options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
             raise ConfigError(f"these sizes make no model: {error} ({options})") from None
 
+    # -- the folder -----------------------------------------------------------------------------------
+
+    def prepare_folder(self) -> None:
+        """The folder as a run needs it; ConfigError, before anything is said of the run, if it cannot be written."""
+        make_folder(self.folder)
+        remove_leftovers(self.folder)
+
+    def leave_folder(self) -> None:
+        """Of a run that no checkpoint is left of, nothing is left: its metrics would tell of what cannot go on."""
+        if not list_checkpoints(self.folder):
+            for path in self.written:
+                path.unlink(missing_ok=True)
+
     # -- the loop -------------------------------------------------------------------------------------
 
     def go(self, report: Report) -> Outcome:
-        make_folder(self.folder)
-        remove_leftovers(self.folder)
         if self.config.tokenizer != "bytes":
             self._keep_tokenizer()
-        metrics = MetricsFile(self.folder / "metrics.jsonl", self.step)
+        self.written.append(self.folder / _METRICS)
+        metrics = MetricsFile(self.folder / _METRICS, self.step)
         record: Record = {}
         path = checkpoint_path(self.folder, self.step)
         try:
@@ -249,13 +268,15 @@ class _Run:
 
     def _keep_tokenizer(self) -> None:
         """A copy of the tokenizer's file beside the checkpoints, which are of no use without."""
-        content = Path(self.config.tokenizer).read_bytes()
-        write_atomically(self.folder / "tokenizer.json", lambda file: file.write(content))
+        content, path = Path(self.config.tokenizer).read_bytes(), self.folder / _TOKENIZER
+        if not path.exists():  # else it may be the user's own
+            self.written.append(path)
+        write_atomically(path, lambda file: file.write(content))
 
     def _draw(self, report: Report) -> None:
         title = f"{self.corpus.source}: {self.parameter_count:,} parameters"
         try:
-            draw_loss(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png", title)
+            draw_loss(read_metrics(self.folder / _METRICS), self.folder / "loss.png", title)
         except MissingDependencyError as error:
             report.note(str(error))
 

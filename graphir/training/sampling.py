@@ -7,6 +7,7 @@ so that a short text costs a short run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,19 @@ class Sampler:
     """Draws tokens from a checkpoint's model, the same ones for the same seed.
 
     Temperature 0 always takes the most probable token, and `top_k` the k most probable into account.
-    Errors: TypeCheckError for a temperature or k out of range, CheckpointError if the checkpoint's tensors are not
-    its model's, or its tokenizer is not to be found.
+    Errors: ConfigError for a temperature, k or seed out of range, CheckpointError if the checkpoint's tensors are
+    not its model's, or its tokenizer is not to be found.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, temperature: float = 0.8, top_k: int = 40, seed: int = 0) -> None:
         config = checkpoint.config
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ConfigError(
+                f"--temperature must be a finite number of at least 0, not {temperature}; "
+                "0 always takes the most probable token"
+            )
+        if top_k < 1:
+            raise ConfigError(f"--top-k must be at least 1, not {top_k}; 1 always takes the most probable token")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
         choice: dict[str, Any] = {"decode": "top-k", "k": top_k, "temperature": temperature}

@@ -23,6 +23,14 @@ def forward(config: FigureConfig) -> Graph:
 
 
 @lru_cache(maxsize=16)
+def forward_apart(config: FigureConfig) -> Graph:
+    """The forward pass with CE as S → P → CE; loss and decoding share their P."""
+    from graphir.passes import lower, share
+
+    return share(lower(forward(config)))
+
+
+@lru_cache(maxsize=16)
 def trained(config: FigureConfig) -> Graph:
     """Forward and backward pass on one node; products taken apart if the configuration asks for it."""
     from graphir.passes import autodiff, lower

@@ -32,16 +32,19 @@ def _cost(scope: str, phase: str, *, weights_only: bool = False) -> Costs:
     """A sentence on what the collectives of a scope cost, by the naive and the ring algorithm, from the graph."""
 
     def sentence(graph: Graph, config: FigureConfig) -> str:
-        parts = []
+        alike: dict[tuple[str, str, str], list[str]] = {}
         for node in collectives(graph, scope, phase):
             if weights_only and node.inputs[0].type.rank < 2:
                 continue
             naive, ring = (collective_cost(node, graph.mesh, algorithm) for algorithm in ("naive", "ring"))
-            name = graph.origin(node.outputs[0]).local_name
-            parts.append(
-                f"{node.operator.key} of {name}: naive {naive.group} bytes by way of a root, ring {ring.each} a node"
-            )
-        return "; ".join(parts) + "." if parts else ""
+            key = (node.operator.key, str(naive.group), str(ring.each))
+            alike.setdefault(key, []).append(graph.origin(node.outputs[0]).local_name)
+        parts = [
+            f"{operator} of {', '.join(names)}{' (each)' if len(names) > 1 else ''}: naive {naive} in all, "
+            f"ring {ring} from every node"
+            for (operator, naive, ring), names in alike.items()
+        ]
+        return "; ".join(parts) + "."
 
     return sentence
 
@@ -73,7 +76,7 @@ def _dp(id: str, title: str, where: str, caption: str, scope: str, phase: str) -
 
 
 _HEADS = "Each GPU has N_HN = N_H/N_T heads. "
-_ALL_REDUCE = "Naive counts what passes the root of a reduce-then-broadcast, ring what each node sends. "
+_ALL_REDUCE = "Naive counts what passes the root of a reduce-then-broadcast, ring what each node sends."
 
 TENSOR = (
     Figure(
@@ -106,12 +109,12 @@ TENSOR = (
     _tp(
         "tp-mlp-forward", "Feed-forward network, forward (node i)", "A 2.4, B 6.3.1",
         "W_up is split by columns, W_down by rows; GL and DO need nothing from other nodes. The documents' costs are "
-        "naive 2 (N_T − 1) × [B, S, D] and ring 2 (N_T − 1)/N_T × [B, S, D]. ",
+        "naive 2 (N_T − 1) × [B, S, D] and ring 2 (N_T − 1)/N_T × [B, S, D].",
         "layer0/mlp", FORWARD,
     ),
     _tp(
         "tp-mlp-backward", "Feed-forward network, backward (node i)", "A 2.5, B 6.3.2",
-        "dH is a sum over nodes, since W_up is split by columns. Weight gradients stay where their weights are. ",
+        "dH is a sum over nodes, since W_up is split by columns. Weight gradients stay where their weights are.",
         "layer0/mlp", BACKWARD,
     ),
 )  # fmt: skip
@@ -140,7 +143,7 @@ DATA = (
         "dp-mlp-backward", "Feed-forward network, backward (one replica)", "A 3.5, B 7.3",
         "Gradients of parameters, in red, pass an AR before the optimizer. W_up and W_down have 2DD_ff elements "
         "together. A counts (N_DP − 1) · 2DD_ff: what a node sends in a direct exchange; B 2 (N_DP − 1) · 2DD_ff: "
-        "what passes the root of a reduce-then-broadcast; a ring sends 2 (N_DP − 1)/N_DP · 2DD_ff a node. ",
+        "what passes the root of a reduce-then-broadcast; a ring sends 2 (N_DP − 1)/N_DP · 2DD_ff a node.",
         "layer0/mlp", BACKWARD,
     ),
     Figure(

@@ -124,9 +124,9 @@ FIGURES = (
     ),
     Figure(
         "loss-forward", "Logits, loss and decoding", "A 1.5.1, B 5.5.1",
-        "W_lm is Eᵀ if tied. CE reads the logits: −log P[Y] = lse − Z[Y], with S inside, so that training need not "
-        "store P; decoding has its own S. The loss is the mean over the valid tokens.",
-        graphs.forward,
+        "W_lm is Eᵀ if tied. S makes P of the logits, for the loss (CE) and for decoding alike. The loss is the mean "
+        "over the valid tokens. CE is drawn taken apart; what trains is −log P[Y] = lse − Z[Y], without P.",
+        graphs.forward_apart,
         lambda config: block("Logits, loss and decoding", "output", FORWARD, config),
     ),
     Figure(
