@@ -185,7 +185,9 @@ def test_a_folder_with_a_run_or_none_at_all(call, trained, text):
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     common = ["train", "--text", text, *MODEL, "--out"]
     assert "holds a run already; go on with it by --resume" in refuses(call, *common, trained)
-    assert "cannot write to the folder" in refuses(call, *common, text)
+    code, out, err = call(*common, text)
+    assert (code, out) == (2, "")
+    assert err == f"error: cannot write to the folder {text}: File exists; choose another\n"
     message = refuses(call, "train", "--resume", "--steps", 9, "--width", 32, "--heads", 4, "--out", trained)
     assert "another configuration: --width 32, not 16; --heads 4, not 2. Leave these options out" in message
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
@@ -214,7 +216,14 @@ def test_a_loss_that_is_no_number(call, text, tmp_path):
     assert "is the first value to hold" in message
     assert "float32[B" in message
     assert "written at graphir/models/transformer.py:" in message
-    assert not list_checkpoints(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_more_than_the_memory_holds(call, text, tmp_path):
+    sizes = ["--layers=1", "--width", 10**12, "--heads=1", "--validation=0.2", "--sequence=16"]
+    message = refuses(call, "train", "--text", text, *sizes, "--out", tmp_path / "run")
+    assert message.startswith("error: out of memory: Unable to allocate ")
+    assert not (tmp_path / "run").exists()
 
 
 def interrupt_when_started(folder, *arguments):
@@ -275,8 +284,13 @@ def test_a_prompt_longer_than_the_window(call, trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperature", -1], "temperature=-1.0 must be 0 or positive; 0 means the most probable token"),
-        (["--top-k", 0], "k=0 leaves no token to choose from"),
+        (
+            ["--temperature", -1],
+            "--temperature must be a finite number of at least 0, not -1.0; 0 always takes the most probable token",
+        ),
+        (["--temperature", "nan"], "--temperature must be a finite number of at least 0, not nan"),
+        (["--temperature", "inf"], "--temperature must be a finite number of at least 0, not inf"),
+        (["--top-k", 0], "--top-k must be at least 1, not 0; 1 always takes the most probable token"),
         (["--tokens", -1], "--tokens must be at least 0, not -1"),
         (["--seed", -1], "--seed must be from 0 to 2^63 - 1, not -1"),
         (["--prompt", ""], "the prompt '' has no token that the model knows"),

@@ -283,9 +283,9 @@ def test_definitions_build_on_each_other_only_so_far():
     graph = block.build()
     assert gi.parse(gi.to_text(graph)) == graph
     with pytest.raises(DimError) as caught:
-        gi.dim("over", last / D)
+        gi.dim("over", last * N_H)
     assert str(caught.value) == (
-        f"dim over = {last}/D is the last of 65 definitions that build on each other; at most 64 may: "
+        "dim over = D63*N_H is the last of 65 definitions that build on each other; at most 64 may: "
         "define it by names that are nearer to the first"
     )
     assert (D * gi.dim("other", D / N_H)).depth == 1

@@ -68,8 +68,8 @@ def test_the_limits_themselves_are_taken():
     [
         ({"layers": 0}, "layers=0 is no whole number of at least 1"),
         ({"layers": "2"}, "layers='2' is no whole number of at least 1"),
-        ({"layers": 3, "widths": (4, 5)}, "widths=(4, 5) are 2 dims, but 3 layers have 4: D_in, D_1, D_2, D_out"),
-        ({"layers": 1, "widths": (4, 5, 6)}, "widths=(4, 5, 6) are 3 dims, but 1 layers have 2: D_in, D_out"),
+        ({"layers": 3, "widths": (4, 5)}, "widths=(4, 5) are 2 dims, but layers=3 needs 4: D_in, D_1, D_2, D_out"),
+        ({"layers": 1, "widths": (4, 5, 6)}, "widths=(4, 5, 6) are 3 dims, but layers=1 needs 2: D_in, D_out"),
         ({"activation": "tanh"}, "activation='tanh' is none of 'gelu', 'gelu_tanh', 'relu', 'silu'"),
         ({"dtype": "int64"}, "dtype='int64' is none of 'bfloat16', 'float16', 'float32', 'float64'"),
     ],

@@ -82,6 +82,38 @@ def test_the_gradient_of_a_cast_comes_back_in_the_dtype_of_its_operand() -> None
     assert same_bits(dX, np.asarray([0, 2, 4], "float32"))
 
 
+#: What terms of a sum may pass through before they are added: it decides where every reduction stands. What moves
+#: elements, products in each factor, a mean, and the backward of these; of the rest nothing, dLN and dGL included.
+LINEAR = {
+    **dict.fromkeys(("T", "R", "C", "BC", "sum", "average", "scale", "cast", "rescale", "identity", "DO", "div"), "X"),
+    **dict.fromkeys(("AR", "AG", "RS", "A2A", "SLICE"), "X"),
+    **dict.fromkeys(("matmul", "mul"), "X W"),
+    **dict.fromkeys(("dC", "dAddB", "dDO", "dDiv", "dAverage", "dPAD"), "dY"),
+    "lookup": "E",
+    "dLookup": "dX",
+    "dSM": "dZ",
+    "dS": "dP",
+}
+
+
+def test_what_passes_terms_of_a_sum_on() -> None:
+    assert {each.key: each.linear for each in DICTIONARY if each.linear} == {
+        key: frozenset(names.split()) for key, names in LINEAR.items()
+    }
+    assert [each.key for each in DICTIONARY if each.jointly_linear] == ["add"]
+    assert [each.key for each in DICTIONARY if each.associative] == ["add"]
+
+
+def test_the_mask_of_what_is_a_term_of_a_sum_is_no_term() -> None:
+    block = gi.Builder("dropped", mesh=gi.Mesh(r=2))
+    X = block.input("X", (2, 4), layout=gi.Layout([(), ("r",)]))
+    W = block.input("W", (4, 2), layout=gi.Layout([("r",), ()]))
+    seed, step = block.input("seed", dtype="int64"), block.input("step", dtype="int64")
+    Y, m = gi.dropout.all(gi.matmul(X, W), seed, step, p=0.5, key=1)
+    assert Y.type.layout.pending == (("r", "sum"),)
+    assert m.type.layout.is_replicated
+
+
 # -- the checks themselves: each refuses an operator that breaks its promise ------------------------------
 
 

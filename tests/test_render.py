@@ -146,6 +146,27 @@ def test_dot_that_is_none_is_refused_with_the_renderer_s_reason():
         render("digraph { a -> ", "svg")
 
 
+@needs_svg
+def test_where_curves_find_no_way_edges_are_straight(monkeypatch):
+    tried = []
+
+    def run(program, source, format, *options):
+        tried.append(source)
+        if "splines=true" in source:
+            raise ConfigError("in routesplines, Pshortestpath failed")
+        return b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>'
+
+    known = rendering.shutil.which
+    monkeypatch.setattr(
+        rendering.shutil, "which", lambda name, path=None: None if name == "dot" else known(name, path=path)
+    )
+    if rendering._find_pure() is None:
+        pytest.skip("graphviz-pure is not installed")
+    monkeypatch.setattr(rendering, "_run", run)
+    assert b"path" in render("digraph { graph [splines=true] }", "svg")
+    assert tried == ["digraph { graph [splines=true] }", "digraph { graph [splines=line] }"]
+
+
 def test_looking_for_fonts_loads_no_plotting_library():
     program = "import sys; from graphir.drawing.render import font_folder; font_folder(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -7,9 +7,12 @@ import re
 import numpy as np
 import pytest
 
+from graphir import compile
 from graphir.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from graphir.training import TrainConfig, load_checkpoint, train
+from graphir.models import transformer
+from graphir.training import Report, TrainConfig, load_checkpoint, train
 from graphir.training.checkpoint import list_checkpoints
+from graphir.training.data import load_corpus, validation_batches
 from graphir.training.metrics import MetricsFile, read_metrics
 
 SMALL = TrainConfig(
@@ -96,6 +99,48 @@ def test_validation_leaves_the_run_as_it_is(small, tmp_path):
     assert once.loss == never.loss
 
 
+def test_the_validation_loss_is_the_mean_over_tokens_without_dropout(small, tmp_path):
+    # 26 windows in batches of 5: the last batch has one only, of letters never seen, and weighs less than the others.
+    text = tmp_path / "odd.txt"
+    usual = "the cat sat on the mat, and the rat sat on the cat. " * 40
+    text.write_text(usual[:-16] + "Q" * 16)
+    config = dataclasses.replace(small, text=(str(text),), batch=5, dropout=0.5, validate_batches=0)
+    outcome = train(config, tmp_path / "run")
+    saved = load_checkpoint(outcome.checkpoint)
+    corpus = load_corpus(config)
+
+    def losses(dropout):
+        """For each batch the sum of its valid tokens' losses, and their number."""
+        graph = transformer(**config.model_options(), dropout=dropout, decode=None)
+        model = compile(graph, {**saved.sizes}, fetch=["output/L_tok"])
+        parameters = {value.name: saved.arrays[value.name] for value in graph.parameters}
+        for T, Y in validation_batches(corpus.validation, config.batch, config.sequence, 0):
+            result = model(parameters, {"T": T, "Y": Y, "seed": 0, "step": 0})
+            yield float(result["output/L_tok"][Y >= 0].sum(dtype=np.float64)), int((Y >= 0).sum())
+
+    def mean(pairs):
+        return sum(total for total, _ in pairs) / sum(count for _, count in pairs)
+
+    plain, dropped = list(losses(0.0)), list(losses(0.5))
+    assert outcome.val_loss == pytest.approx(mean(plain), rel=1e-6)
+    # Both other ways to do it would be seen.
+    equally = np.mean([total / count for total, count in plain])
+    for other in (mean(dropped), equally):
+        assert abs(other / mean(plain) - 1) > 1e-4
+
+
+def test_the_second_moment_forgets_within_a_hundred_steps(small, tmp_path):
+    """β₁ = 0.9 and β₂ = 0.99: after one step from zero, m = 0.1 g and v = 0.01 g², so v = m²."""
+    outcome = train(dataclasses.replace(small, steps=1, schedule="constant", warmup=0), tmp_path / "run")
+    arrays = load_checkpoint(outcome.checkpoint).arrays
+    moments = [name.removesuffix(".m") for name in arrays if name.endswith(".m")]
+    assert "layer0/mlp/W_up" in moments
+    for name in moments:
+        m, v = (arrays[f"{name}.{moment}"].astype(np.float64) for moment in "mv")
+        np.testing.assert_allclose(v, m**2, rtol=1e-4, atol=1e-30, err_msg=name)
+    assert np.abs(arrays["layer0/mlp/W_up.m"]).max() > 0
+
+
 def test_the_run_depends_on_its_seed(small, tmp_path):
     losses = {train(dataclasses.replace(small, seed=seed), tmp_path / str(seed)).loss for seed in (1, 2)}
     assert len(losses) == 2
@@ -119,17 +164,36 @@ def test_a_loss_that_is_no_number_names_the_node_and_saves_nothing_of_it(small, 
     )
     with pytest.raises(NonFiniteError, match=message):
         train(config, tmp_path / "run")
-    for record in read_metrics(tmp_path / "run/metrics.jsonl"):
-        assert np.isfinite([record["loss"], record["norm"]]).all()
-    for _, path in list_checkpoints(tmp_path / "run"):
-        for array in load_checkpoint(path).arrays.values():
-            assert np.isfinite(array).all()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_that_fails_after_a_checkpoint_keeps_its_metrics(small, tmp_path):
+    train(dataclasses.replace(small, steps=4, schedule_steps=8), tmp_path / "run")
+    wild = dataclasses.replace(small, dropout=0.2, schedule_steps=8)
+
+    class Spoiling(Report):
+        def stepped(self, record):
+            if record["step"] == 6:
+                raise NonFiniteError("spoilt")
+
+    with pytest.raises(NonFiniteError, match=r"^spoilt$"):
+        train(wild, tmp_path / "run", resume=True, report=Spoiling())
+    assert [record["step"] for record in read_metrics(tmp_path / "run/metrics.jsonl")] == list(range(1, 7))
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [4]
+
+
+def test_a_failed_run_leaves_the_users_own_files(small, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    with pytest.raises(NonFiniteError):
+        train(dataclasses.replace(small, learning_rate=1e30, warmup=0, clip=0.0), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_again(small, tmp_path):
     with pytest.raises(NonFiniteError):
         train(dataclasses.replace(small, learning_rate=1e30, warmup=0, clip=0.0), tmp_path / "run")
-    assert not list_checkpoints(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
     train(small, tmp_path / "run")
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 8
 
@@ -196,8 +260,13 @@ def test_nothing_to_resume(small, tmp_path):
 
 def test_a_folder_that_cannot_be(small, tmp_path):
     (tmp_path / "file").write_text("")
+
+    class Silent(Report):
+        def begin(self, *arguments):
+            pytest.fail("told of a run that cannot be")
+
     with pytest.raises(ConfigError, match=r"cannot write to the folder .*file/run: Not a directory; choose another"):
-        train(small, tmp_path / "file/run")
+        train(small, tmp_path / "file/run", report=Silent())
 
 
 def test_a_bad_text_leaves_no_folder(small, tmp_path):

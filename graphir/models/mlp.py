@@ -48,7 +48,7 @@ def mlp(
     sizes = list(widths) if widths is not None else [dim(name) for name in names]
     if len(sizes) != count + 1:
         raise ConfigError(
-            f"widths={tuple(sizes)} are {len(sizes)} dims, but {count} layers have {count + 1}: {', '.join(names)}"
+            f"widths={tuple(sizes)} are {len(sizes)} dims, but layers={count} needs {count + 1}: {', '.join(names)}"
         )
     B: Dim = dim("B")
     block = Builder("mlp", dtype=dtype)
