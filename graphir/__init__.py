@@ -29,6 +29,17 @@ from graphir.text import parse, to_text
 
 __version__ = "0.1.0"
 
+
+def to_dot(graph: Graph, view: str = "overall") -> str:
+    """The graph, at any stage, as a DOT source: `overall`, or a block's `mha-forward`, `mlp-backward`, ….
+
+    Errors: ConfigError if no view is called so.
+    """
+    from graphir.drawing import to_dot
+
+    return to_dot(graph, view)
+
+
 __all__ = [
     "Array",
     "Builder",
@@ -53,6 +64,7 @@ __all__ = [
     "operator",
     "operators",
     "parse",
+    "to_dot",
     "to_text",
     "verify",
     *_operator_names,
