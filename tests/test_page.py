@@ -258,7 +258,7 @@ def test_a_whole_model_is_unfolded_searched_and_folded_again(tmp_path):
         ["eval", PANEL],
         ["click", "#about button"],
         ["eval", SHOWN],
-        ["fill", "#search", "layer7/mha/dW_Q"],
+        ["fill", "#search", "layer7/mha/dZ"],
         ["press", "#search", "Enter"],
         ["eval", SHOWN],
         ["eval", PANEL],
@@ -274,7 +274,7 @@ def test_a_whole_model_is_unfolded_searched_and_folded_again(tmp_path):
     assert (start, opened, closed) == ("folded", "layer0:mha", "layer0")
     assert "Fold mha" in panel
     assert searched == "layer7:mha"
-    assert "layer7/mha/dW_Q" in told
+    assert "layer7/mha/dZ" in told
     assert 0 < box["x"] < 1500
     assert 0 < box["y"] < 950
     assert (selected, again) == ("layer11:mlp", "folded")

@@ -147,7 +147,7 @@ class Builder:
             operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
             scope = f" in {self._scope}" if self._scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
-        wanted = list(names) if isinstance(names, list | tuple) else [names]
+        wanted: Sequence[Any] = names if isinstance(names, list | tuple) else [names]
         full: list[str] = []
         for position, each in enumerate(inference.rule.outputs):
             name = wanted[position] if position < len(wanted) else None
