@@ -41,7 +41,7 @@ class _Writer:
         self.picture = picture
         self.nodes = {node.id: node for node in picture.nodes}
         self.index = {node.id: position for position, node in enumerate(picture.nodes)}
-        self.digraph = graphviz.Digraph(picture.name)
+        self.digraph = graphviz.Digraph(graphviz.nohtml(picture.name))
 
     def write(self) -> graphviz.Digraph:
         """The finished graph."""
