@@ -28,6 +28,7 @@ from graphir.ir.value import Value, join
 
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
 NAME = re.compile(r"[^\W\d][\w.]*\Z")
+_PATH = re.compile(r"[^\W\d][\w.]*(?:/[^\W\d][\w.]*)*\Z")
 _INIT = re.compile(r"(?:zeros|ones|normal\(((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\))\Z", re.ASCII)
 
 
@@ -185,7 +186,7 @@ class Builder:
         if not isinstance(name, str):
             raise GraphError(f"{name!r} cannot name a value: a name is a string, such as 'X'")
         full = join(self._scope, name)
-        if not all(NAME.match(part) for part in full.split("/")):
+        if not _PATH.match(full):
             raise GraphError(f"{full!r} cannot name a value: letters, digits, _ and . between slashes")
         if full in self._taken or full in siblings:
             raise GraphError(f"graph {self.name} has a value called {full} already; give this one another name")
@@ -224,7 +225,7 @@ class Builder:
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Names and nodes made inside belong to the block `name`."""
-        if not isinstance(name, str) or not all(NAME.match(part) for part in name.split("/")):
+        if not isinstance(name, str) or not _PATH.match(name):
             raise GraphError(f"{name!r} cannot name a scope: letters, digits, _ and . between slashes")
         with self.context(scope=join(self._scope, name)):
             yield

@@ -1,0 +1,134 @@
+"""Slips that beginners make at a builder: each is refused at once, in the user's terms, and can be tried again."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.errors import DimError, GraphError, LayoutError, TypeCheckError
+from graphir.operators.collectives import local_slice
+
+B, S, D = gi.dims("B S D")
+
+
+def this_line(offset=0):
+    """How graphir writes the caller's line, `offset` lines on."""
+    caller = inspect.currentframe().f_back
+    path = Path(__file__).resolve()
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown.as_posix()}:{caller.f_lineno + offset}"
+
+
+@pytest.fixture
+def block():
+    return gi.Builder("block")
+
+
+@pytest.fixture
+def X(block):
+    return block.input("X", (B, S, D))
+
+
+@pytest.mark.parametrize("init", ["normal(1)", "normal(.5)", "normal(1e-2)", "normal(1E-2)", "zeros", "ones"])
+def test_inits_that_are_taken_start_a_tensor(init):
+    block = gi.Builder()
+    block.parameter("W", (B,), init=init)
+    assert np.isfinite(gi.initialize(block.build(), {"B": 3})["W"]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda b: b.input("Z", D),
+            TypeCheckError,
+            "input Z: a shape is a tuple of dims, not D; with one dim it is (D,)",
+        ),
+        (
+            lambda b: b.input("Z", ("B",)),
+            DimError,
+            "input Z: a dim is a Dim or a positive int, not 'B'; a name becomes one by gi.dim('B')",
+        ),
+        (
+            lambda b: b.parameter("Z", (B,), "int64"),
+            TypeCheckError,
+            "parameter Z is int64[B], but only floats are trained; make it an input",
+        ),
+        (
+            lambda b: b.parameter("Z", (B,), "text"),
+            TypeCheckError,
+            "parameter Z is text[B], but only floats are trained; make it an input",
+        ),
+        *(
+            (
+                lambda b, kind=kind: getattr(b, kind)("Z", (B,), layout=gi.Layout([("dp",)])),
+                LayoutError,
+                f"{kind} Z: its layout is over dp, but the graph's mesh is tp=2; give the graph a mesh with dp=…, "
+                "or lay the value out otherwise",
+            )
+            for kind in ("input", "parameter", "state")
+        ),
+    ],
+)
+def test_what_no_argument_can_be(make, error, message):
+    block = gi.Builder("block", mesh=gi.Mesh(tp=2))
+    with pytest.raises(error) as caught:
+        make(block)
+    assert str(caught.value) == message
+    block.input("Z", (B,))  # the name is still free
+    gi.verify(block.build())
+
+
+def test_a_node_may_not_lie_on_an_axis_that_the_mesh_lacks(block, X):
+    with pytest.raises(LayoutError) as caught:
+        local_slice(X, dim=0, axis="tp", name="part")
+    assert str(caught.value) == (
+        f"SLICE(X float32[B, S, D]) at {this_line(-2)}: its layout is over tp, but the graph's mesh is one rank; "
+        "give the graph a mesh with tp=…, or lay the value out otherwise"
+    )
+
+
+def test_what_was_refused_can_be_tried_again(block, X):
+    gamma, beta = block.parameter("gamma", (D,)), block.parameter("beta", (D,))
+    with pytest.raises(GraphError, match="graph block has a value called X already"):
+        gi.layer_norm.all(X, gamma, beta, names=["H", "X"])
+    with pytest.raises(GraphError, match="graph block has a value called H already"):
+        gi.layer_norm.all(X, gamma, beta, names=["H", "H"])
+    with pytest.raises(GraphError, match="graph block has a value called X already"):
+        gi.layer_norm.all(X, gamma, beta, names=[None, "X"])
+    with pytest.raises(TypeCheckError, match="k is D in X"):
+        gi.matmul(X, X, name="H")
+    assert block.nodes == []
+    names = [value.name for value in gi.layer_norm.all(X, gamma, beta)]
+    assert names == ["LN0", "LN0.mean", "LN0.rstd"]
+    assert gi.layer_norm(X, gamma, beta, name="H").name == "H"
+    with pytest.raises(GraphError):
+        block.alias("Z", 3)
+    block.alias("Z", X)
+
+
+@pytest.mark.parametrize(
+    ("apply", "spelled", "use"),
+    [
+        (lambda X: X + X, "X + X", "gi.add"),
+        (lambda X: 1 + X, "1 + X", "gi.add"),
+        (lambda X: X - X, "X - X", "gi.add with gi.scale(…, by=-1.0)"),
+        (lambda X: 1 - X, "1 - X", "gi.add with gi.scale(…, by=-1.0)"),
+        (lambda X: X * X, "X * X", "gi.multiply, or gi.scale for a number"),
+        (lambda X: 2.0 * X, "2.0 * X", "gi.multiply, or gi.scale for a number"),
+        (lambda X: X / 2, "X / 2", "gi.scale for a number, or gi.divide_by_count"),
+        (lambda X: X @ X, "X @ X", "gi.matmul"),
+    ],
+)
+def test_values_take_no_signs(block, X, apply, spelled, use):
+    with pytest.raises(TypeCheckError) as caught:
+        apply(X)
+    file, line = this_line().rpartition(":")[0], apply.__code__.co_firstlineno
+    assert str(caught.value) == f"{spelled} at {file}:{line}: values take no Python signs; use {use}"
+    for name in re.findall(r"gi\.(\w+)", use):
+        assert hasattr(gi, name)
