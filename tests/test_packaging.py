@@ -143,9 +143,9 @@ def test_an_editable_install_finds_the_two_folders(checkout, tmp_path):
     scheme = {"base": tmp_path, "platbase": tmp_path}
     packages = Path(sysconfig.get_path("purelib", "posix_prefix", {key: str(path) for key, path in scheme.items()}))
     # Its .pth file works from a site folder only, so the program makes one of it first.
-    # An editable install that the tests themselves run from would answer first, and under the same module's name.
+    # An editable install that the tests themselves run from would answer first, with a finder of the same name.
     program = (
-        "import site, sys; sys.path.insert(0, '')\n"
+        f"import site, sys; sys.path[:0] = ['', {str(packages)!r}]\n"
         "for name in [name for name in sys.modules if name.startswith('__editable__')]: del sys.modules[name]\n"
         "sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, '__module__', '').startswith('__editable__')]\n"
         f"site.addsitedir({str(packages)!r})\n{IMPORT_ALL}"
