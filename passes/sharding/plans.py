@@ -238,12 +238,10 @@ def complete_plan(name: str | None, mesh: Mesh) -> Plan:
 
     `complete_plan("sequence", Mesh(dp=2, tp=3))` is data+sequence. LayoutError for an axis that nothing uses.
     """
-    plan = find_plan(name) if name else None
-    for axis in mesh.names:
-        if plan is not None and axis in plan.axes:
-            continue
+    used = find_plan(name).axes if name else ()
+    unused = [axis for axis in mesh.names if axis not in used]
+    for axis in unused:
         if axis not in DEFAULTS:
             raise LayoutError(f"no plan uses the mesh axis {axis}; write one, or use {', '.join(DEFAULTS)}")
-        usual = find_plan(DEFAULTS[axis])
-        plan = usual if plan is None else replace(usual + plan, name=f"{usual.name}+{plan.name}")
-    return plan or find_plan("single")
+    names = [*(DEFAULTS[axis] for axis in unused), *([name] if name else [])]
+    return find_plan("+".join(names) or "single")
