@@ -132,3 +132,14 @@ def test_values_take_no_signs(block, X, apply, spelled, use):
     assert str(caught.value) == f"{spelled} at {file}:{line}: values take no Python signs; use {use}"
     for name in re.findall(r"gi\.(\w+)", use):
         assert hasattr(gi, name)
+
+
+def test_dims_that_contradict_each_other_in_a_product_are_told_with_the_operands():
+    """D_h means D/N_H in one operand and D/4 in the other; a composite dim would multiply them."""
+    D, N_H, S = gi.dims("D N_H S")
+    block = gi.Builder("heads")
+    X = block.input("X", (S, gi.dim("D_h", D / N_H), gi.dim("D_h", D / 4)))
+    with pytest.raises(
+        DimError, match=r"R\(X float32\[S, D_h, D_h\]\) at .*:\d+: dim D_h is both"
+    ):
+        gi.reshape(X, "s a b -> s (a b)")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from graphir.errors import GraphError, GraphirError, LayoutError, OperatorError, TypeCheckError
+from graphir.errors import DimError, GraphError, GraphirError, LayoutError, OperatorError, TypeCheckError
 from graphir.ir.dims import DimLike
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh
@@ -144,7 +144,7 @@ class Builder:
             inference = operator.infer(types, checked)
             for type_ in inference.types:
                 self.mesh.require_axes(type_.layout)
-        except (TypeCheckError, LayoutError, OperatorError) as error:
+        except (TypeCheckError, DimError, LayoutError, OperatorError) as error:
             operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
             scope = f" in {self._scope}" if self._scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
