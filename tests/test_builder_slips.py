@@ -139,7 +139,5 @@ def test_dims_that_contradict_each_other_in_a_product_are_told_with_the_operands
     D, N_H, S = gi.dims("D N_H S")
     block = gi.Builder("heads")
     X = block.input("X", (S, gi.dim("D_h", D / N_H), gi.dim("D_h", D / 4)))
-    with pytest.raises(
-        DimError, match=r"R\(X float32\[S, D_h, D_h\]\) at .*:\d+: dim D_h is both"
-    ):
+    with pytest.raises(DimError, match=r"R\(X float32\[S, D_h, D_h\]\) at .*:\d+: dim D_h is both"):
         gi.reshape(X, "s a b -> s (a b)")

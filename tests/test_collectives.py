@@ -53,9 +53,7 @@ def sequence_parallel() -> gi.Graph:
     b = block.parameter("b", (D,))
     whole = gi.all_gather(X, dim=1, axis="tp")
     A = gi.activation(gi.matmul(whole, block.parameter("W_up", (D, F), layout=layout("- tp"))), kind="gelu_tanh")
-    Z = gi.reduce_scatter(
-        gi.matmul(A, block.parameter("W_down", (F, D), layout=layout("tp -"))), dim=1, axis="tp"
-    )
+    Z = gi.reduce_scatter(gi.matmul(A, block.parameter("W_down", (F, D), layout=layout("tp -"))), dim=1, axis="tp")
     return loss_of(block, gi.add(Z, gi.broadcast(b, (B, S), like=Z)))
 
 

@@ -52,9 +52,7 @@ ZOO: dict[str, Callable[[], gi.Graph]] = {
     "given": lambda: gi.models.transformer(layers=1, mask="given", decode=None, dtype="float64"),
     "text": lambda: gi.models.transformer(layers=1, text=True, temperature=0.5, decode="top-k"),
     "mlp": lambda: gi.models.mlp(layers=3),
-    "mlp float64": lambda: gi.models.mlp(
-        layers=1, activation="gelu", widths=(4, gi.dim("D_out")), dtype="float64"
-    ),
+    "mlp float64": lambda: gi.models.mlp(layers=1, activation="gelu", widths=(4, gi.dim("D_out")), dtype="float64"),
 }
 
 
