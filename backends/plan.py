@@ -13,7 +13,6 @@ from graphir.ir.dims import Dim, resolve_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
-from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
@@ -54,23 +53,6 @@ class ExecutionPlan:
         from graphir.backends.executable import Executable
 
         return Executable(self, algorithm, source)
-
-    def peak_bytes(self) -> int:
-        """The most that values hold at any time, arguments included; kernels' own temporaries are not counted."""
-        held = {slot: self._bytes(value) for value, slot in self.slots.items()}
-        live = sum(held[self.slots[value]] for value in self.graph.arguments)
-        peak = live
-        for step in self.steps:
-            live += sum(held[slot] for slot in step.outputs)
-            peak = max(peak, live)
-            live -= sum(held[slot] for slot in step.dying)
-        return peak
-
-    def _bytes(self, value: Value) -> int:
-        count = DTYPES[value.dtype]
-        for size in self.shapes[value]:
-            count *= size
-        return count
 
 
 def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:

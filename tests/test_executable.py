@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.backends import initialize, plan
+from graphir.backends import initialize
+from graphir.cost import peak_memory
 from graphir.errors import ConfigError, DimError, GraphError, InputError, NonFiniteError
 from graphir.passes import Optimizer, autodiff, optimize
 
@@ -245,7 +246,7 @@ def test_an_output_that_nobody_reads_dies_at_once():
 
 
 def test_peak_bytes_is_the_arguments_and_two_links_of_the_chain():
-    assert [plan(chain(n), {"B": 2, "S": 3}).peak_bytes() for n in (1, 2, 9)] == [2 * 24, 3 * 24, 3 * 24]
+    assert [peak_memory(chain(n), {"B": 2, "S": 3}).bytes for n in (1, 2, 9)] == [2 * 24, 3 * 24, 3 * 24]
 
 
 def test_recomputed_masks_are_not_held_from_forward_to_backward():
