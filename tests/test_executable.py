@@ -245,7 +245,7 @@ def test_an_output_that_nobody_reads_dies_at_once():
     assert statistics[-1] == [False, False]
 
 
-def test_peak_bytes_is_the_arguments_and_two_links_of_the_chain():
+def test_the_peak_is_the_arguments_and_two_links_of_the_chain():
     assert [peak_memory(chain(n), {"B": 2, "S": 3}).bytes for n in (1, 2, 9)] == [2 * 24, 3 * 24, 3 * 24]
 
 
@@ -255,7 +255,7 @@ def test_recomputed_masks_are_not_held_from_forward_to_backward():
     held = {}
     for store in (True, False):
         run = gi.compile(joint, SIZES, store_masks=store)
-        held[store] = run.plan.peak_bytes()
+        held[store] = peak_memory(run.graph, SIZES).bytes
         run(arguments, a_batch())
     masks = sum(
         np.prod([dim.size({**SIZES, "D_h": 2}) for dim in value.shape])
