@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,7 @@ def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[st
     `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
     """
     complete = resolve_sizes([graph.dims], sizes)
-    return dict(_initial(value, complete, seed) for value in _initialized(graph))
-
-
-def _initialized(graph: Graph) -> Iterable[Value]:
-    return (*graph.parameters, *graph.state)
+    return dict(_initial(value, complete, seed) for value in (*graph.parameters, *graph.state))
 
 
 def _initial(value: Value, sizes: Mapping[str, int], seed: int) -> tuple[str, NDArray[np.generic]]:

@@ -21,7 +21,7 @@ from graphir.ir.builder import Builder
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
-from graphir.ir.value import Value, join
+from graphir.ir.value import Value, gradient_name
 from graphir.operators.elementwise import add, zeros
 from graphir.operators.loss import one
 from graphir.passes.sharding.reshard import route
@@ -92,7 +92,7 @@ class _Autodiff:
         if self.loss not in self.active:
             raise DifferentiationError(self._unreachable(self.targets))
         with self.builder.context(scope=self.loss.scope, phase=BACKWARD):
-            name = self.builder.free_name(_gradient_name(self.loss.name))
+            name = self.builder.free_name(gradient_name(self.loss.name))
             self.gradients[self.loss] = one(builder=self.builder, name=f"/{name}", dtype=self.loss.dtype)
         for node in reversed(self.graph.nodes):
             self._visit(node)
@@ -112,7 +112,7 @@ class _Autodiff:
             why = "wrt names nothing" if self.graph.parameters else "it has no parameters; name inputs by wrt=[…]"
             raise DifferentiationError(f"there is nothing to differentiate graph {self.graph.name} for: {why}")
         for target in self.targets:
-            name = _gradient_name(target.name)
+            name = gradient_name(target.name)
             if name in self.graph.values or name in self.graph.aliases:
                 raise DifferentiationError(
                     f"the gradient of {target.name} is called {name}, but graph {self.graph.name} has a value of that "
@@ -215,7 +215,7 @@ class _Autodiff:
         """Zeros for the outputs that the loss does not depend on, where it does on others of the same node."""
         auxiliary = node.operator.auxiliary
         return tuple(
-            zeros(output, name=f"/{self.builder.free_name(_gradient_name(output.name))}")
+            zeros(output, name=f"/{self.builder.free_name(gradient_name(output.name))}")
             if gradient is None and output.type.is_float and operand.name not in auxiliary
             else gradient
             for output, gradient, operand in zip(outputs, gradients, node.inference.rule.outputs, strict=True)
@@ -228,8 +228,8 @@ class _Autodiff:
         alone = group.expected == 1 and not group.inner
         if alone and all(each is group or not each.expected for each in groups.values()):
             # The only use there is: its part is the whole, and a block's name for it becomes an alias.
-            return self.builder.free_name(_gradient_name(value.name))
-        name = _gradient_name(group.name)
+            return self.builder.free_name(gradient_name(value.name))
+        name = gradient_name(group.name)
         return self.builder.free_name(name if alone else f"{name}.{node.outputs[0].local_name}")
 
     def _gradient(self, value: Value) -> Value | None:
@@ -256,7 +256,7 @@ class _Autodiff:
     def _sum(self, value: Value, name: str, parts: list[Value], at: str | None) -> Value:
         if len(parts) == 1:
             return parts[0]
-        full = self.builder.free_name(_gradient_name(name))
+        full = self.builder.free_name(gradient_name(name))
         scope = full.rpartition("/")[0]
         if len({part.type.layout for part in parts}) > 1:
             layout = value.type.layout.settled()
@@ -285,7 +285,7 @@ class _Autodiff:
         self.through[value.name] = gradient
         for name in (value.name, *self.aliases_of.get(value, ())):
             through = self.through.get(name) if _block(name) or name == value.name else gradient
-            alias = _gradient_name(name)
+            alias = gradient_name(name)
             if through is not None and alias == self.builder.free_name(alias):
                 self.builder.alias(f"/{alias}", through)
 
@@ -326,11 +326,6 @@ class _Autodiff:
                 return self._blocked(node, node.operator.no_gradient)
         names = ", ".join(target.name for target in targets)
         return f"the loss {self.loss.name} does not depend on {names}; leave it out of wrt"
-
-
-def _gradient_name(name: str) -> str:
-    scope, _, local = name.rpartition("/")
-    return join(scope, f"d{local}")
 
 
 def _block(name: str) -> str:

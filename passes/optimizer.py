@@ -10,7 +10,7 @@ from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
 from graphir.ir.graph import UPDATE, Graph
 from graphir.ir.operator import Operator
-from graphir.ir.value import Value
+from graphir.ir.value import Value, gradient_name
 from graphir.operators.elementwise import add
 from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
 
@@ -113,7 +113,7 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
 
 
 def _gradient_of(graph: Graph, parameter: Value) -> Value:
-    name = "/".join(part for part in (parameter.scope, f"d{parameter.local_name}") if part)
+    name = gradient_name(parameter.name)
     gradient = graph.result(name) if name in graph else None
     if gradient is None or gradient in graph.arguments or gradient.type.shape != parameter.type.shape:
         raise ConfigError(

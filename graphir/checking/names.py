@@ -23,7 +23,7 @@ from pathlib import Path
 
 from graphir.errors import DataError
 from graphir.ir.graph import Graph
-from graphir.ir.value import Value, join
+from graphir.ir.value import Value, gradient_name
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class NameMap:
         if primal is None or primal.value is None:
             return primal
         origin = self.graph.origin(primal.value)
-        gradient = self.graph.find(join(origin.scope, f"d{origin.local_name}"))
+        gradient = self.graph.find(gradient_name(origin.name))
         if gradient is None:
             return None
         return Match(self._settled.get(self.graph.origin(gradient), gradient), primal.transpose)

@@ -16,7 +16,7 @@ from graphir.cost import CollectiveCost, axes_of, collective_cost, mesh_sizes
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Node
-from graphir.ir.value import Value, join
+from graphir.ir.value import Value, gradient_name, join
 
 #: The collectives that start from each value, in order.
 _Moved: TypeAlias = dict[Value, list[Node]]
@@ -168,7 +168,7 @@ def _mirror(graph: Graph, value: Value) -> Value | None:
 
     Autodiff calls the gradient of `a/X` `a/dX`, and the part of it that comes from `a/Q`, `a/dX.Q`.
     """
-    gradient = graph.find(join(value.scope, f"d{value.local_name}"))
+    gradient = graph.find(gradient_name(value.name))
     if gradient is not None:
         return graph.origin(gradient)
     producer = graph.producers.get(value)

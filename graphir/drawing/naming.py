@@ -9,7 +9,7 @@ from graphir.ir.dims import Dim, as_dim, product
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.layout import local_shape
 from graphir.ir.types import DTYPES, TensorType
-from graphir.ir.value import Value, join
+from graphir.ir.value import Value, gradient_name, join
 
 
 def is_sign(symbol: str) -> bool:
@@ -44,7 +44,7 @@ class Naming:
         self._bytes: dict[TensorType, str] = {}
         #: Equal dims are written one way: D_h, not D/N_H.
         self._spelling = {each: each for each in reversed(graph.dims) if len(each.powers) == 1}
-        self._gradient_names = {join(p.scope, f"d{p.local_name}") for p in graph.parameters}
+        self._gradient_names = {gradient_name(p.name) for p in graph.parameters}
 
     # -- what a value is ------------------------------------------------------------------------------
 

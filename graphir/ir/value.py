@@ -100,6 +100,12 @@ def join(scope: str, name: str) -> str:
     return f"{scope}/{name}" if scope else name
 
 
+def gradient_name(name: str) -> str:
+    """The full name of the gradient of the value called `name`: `layer0/mha/dW_Q` of `layer0/mha/W_Q`."""
+    scope, _, local = name.rpartition("/")
+    return join(scope, f"d{local}")
+
+
 def require_value(value: object) -> Value:
     """`value` itself if it is one; TypeCheckError, with what to do, if it is an array or anything else."""
     if not isinstance(value, Value):

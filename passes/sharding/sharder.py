@@ -291,7 +291,7 @@ class _Sharder:
         """`value` in `layout`, for `operand` of `node`; shared with the other consumers of the phase."""
         phase = node.meta.phase
         if value in self.lazy:
-            return self._make(value, layout, phase)
+            return self._make(value, layout)
         home = self.home[value]
         if home.type.layout == layout:
             return home
@@ -343,7 +343,7 @@ class _Sharder:
         assert layout != made.type.layout
         return made
 
-    def _make(self, value: Value, layout: Layout, phase: str) -> Value:
+    def _make(self, value: Value, layout: Layout) -> Value:
         """A made-to-measure value at `layout`."""
         if (layout, "") in self.copies[value]:
             return self.copies[value][layout, ""]
@@ -370,7 +370,7 @@ class _Sharder:
     def _finish(self, value: Value) -> Value:
         """An output: nothing pending, and pinned as promised."""
         if value not in self.home:
-            return self._make(value, self.wanted.get(value, value.type.layout), FORWARD)
+            return self._make(value, self.wanted.get(value, value.type.layout))
         # Of what is made to measure, the first copy bears the name that the caller asks for.
         home, pin = self.home[value], self.given.pinned.get(value)
         layout = home.type.layout.settled() if pin is None else pin.apply(home.type.layout)
