@@ -1,7 +1,11 @@
 """Running a plan on NumPy: the interpreter over the reference kernels, and the checks of what comes in.
 
-A sharded graph is run for all ranks of its mesh in lock-step, in one process: each node on every rank's own
-blocks, then the next; a collective moves bytes between them. Arguments and results are whole arrays.
+A sharded graph is run for those ranks of its mesh that the process holds: all of them, simulated, in lock-step, each
+node on every rank's own blocks, then the next; or one of several processes' own. A communicator moves bytes between
+ranks, wherever they are.
+
+Simulated ranks take and return whole arrays. One process a rank takes whole arrays, of which it uses its block, or
+its own block; it returns what all ranks have alike, and keeps its blocks of what is split until all ask for the whole.
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphir.backends.blocks import join_blocks, split_blocks
-from graphir.backends.communicator import ALGORITHMS, SimulatedCommunicator, Traffic
+from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.plan import ExecutionPlan, Step
-from graphir.errors import ConfigError, InputError, NonFiniteError, OperatorError
+from graphir.errors import InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
@@ -26,55 +30,86 @@ Watch: TypeAlias = Callable[[Node, int, tuple[Any, ...]], None]
 class Run(Mapping[str, Any]):
     """What a run returned: arrays by name, aliases and the documents' own names included.
 
-    A result that collectives brought together bears the name of what they started from.
+    A result that collectives brought together bears the name of what they started from. Where each process is one
+    rank, `run[name]` is there for results that all ranks have alike; of one that is split, `block` is this rank's,
+    and `gather` the whole, for which all ranks have to ask.
     """
 
-    def __init__(self, executable: Executable, arrays: Mapping[str, Any], traffic: Mapping[str, Traffic]) -> None:
+    def __init__(
+        self, executable: Executable, results: Mapping[str, tuple[Value, Any]], traffic: Mapping[str, Traffic]
+    ) -> None:
         self._executable = executable
-        self._arrays = arrays
-        #: What each collective sent, by the name of its result.
+        self._results = results
+        #: What each collective sent, by the name of its result; of one rank a process, what this one did.
         self.traffic = traffic
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._arrays:
-            return self._arrays[name]
+        value, array = self._result(name)
+        if not self._executable.holds_whole(value):
+            raise InputError(
+                f"{name} {value.type} is split, and this process holds one rank's block of it: run.block({name!r}) is "
+                f"that, and run.gather({name!r}), called by all ranks, the whole"
+            )
+        return array
+
+    def block(self, name: str) -> Any:
+        """What this process holds of a result: its rank's block, or, of simulated ranks, the whole."""
+        return self._result(name)[1]
+
+    def gather(self, name: str) -> Any:
+        """The whole of a result, on every rank; all ranks have to call this, for the same results in one order."""
+        value, array = self._result(name)
+        return array if self._executable.holds_whole(value) else self._executable.gather(value, array)
+
+    def _result(self, name: str) -> tuple[Value, Any]:
+        if name in self._results:
+            return self._results[name]
         source = self._executable.source
         origin = source.origin(source[name]).name
-        if origin not in self._arrays:
+        if origin not in self._results:
             raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
-        return self._arrays[origin]
+        return self._results[origin]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self._results)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._results)
 
     def __contains__(self, name: object) -> bool:
         source = self._executable.source
         value = source.find(name) if isinstance(name, str) else None
-        return value is not None and source.origin(value).name in self._arrays
+        return value is not None and source.origin(value).name in self._results
 
     def updated(self) -> dict[str, Any]:
-        """The new parameters and state, by the names of the old: what the next step starts from."""
-        return {old.name: self._arrays[new.name] for old, new in self._executable.graph.updates.items()}
+        """The new parameters and state, by the names of the old: what the next step starts from.
+
+        One rank a process has its blocks of them, and goes on from these.
+        """
+        return {old.name: self._results[new.name][1] for old, new in self._executable.graph.updates.items()}
 
 
 class Executable:
     """A planned graph. Call it with mappings from names to arrays; all arguments, no others.
 
-    `algorithm` is how simulated ranks reduce and gather: ring, direct or naive. `source` is the graph that the
-    planned one was pruned from, if it was: it knows the names of what was not fetched.
+    `communicator` says which ranks run here, and moves blocks between them: unless given, all, simulated, and
+    `algorithm` is how these reduce and gather: ring, direct or naive. `source` is the graph that the planned one was
+    pruned from, if it was: it knows the names of what was not fetched.
     """
 
-    def __init__(self, plan: ExecutionPlan, algorithm: str = "ring", source: Graph | None = None) -> None:
+    def __init__(
+        self,
+        plan: ExecutionPlan,
+        algorithm: str = "ring",
+        source: Graph | None = None,
+        communicator: Communicator | None = None,
+    ) -> None:
         self.plan = plan
         self.graph = plan.graph
         self.source = source or plan.graph
         self.mesh = plan.graph.mesh
-        if algorithm not in ALGORITHMS:
-            raise ConfigError(f"algorithm {algorithm!r} is unknown; choose from {', '.join(ALGORITHMS)}")
         self.algorithm = algorithm
+        self.communicator = communicator or SimulatedCommunicator(self.mesh, algorithm)
         #: Steps whose kernel has been seen to keep to its signature.
         self._seen: set[Step] = set()
         self._arguments = {value.name: value for value in plan.graph.arguments}
@@ -88,30 +123,62 @@ class Executable:
         where no information is lost. Errors: InputError for a missing, unknown or misshapen argument, or an
         index out of range.
         """
-        ranks: list[list[Any]] = [[None] * len(self.plan.slots) for _ in range(self.mesh.size)]
+        held = self.communicator.ranks
+        ranks: list[list[Any]] = [[None] * len(self.plan.slots) for _ in held]
         for value, array in self._check(arguments).items():
-            for slots, block in zip(ranks, split_blocks(array, value.type.layout, self.mesh), strict=True):
+            for slots, block in zip(ranks, self.split(value, array), strict=True):
                 slots[self.plan.slots[value]] = block
         traffic: dict[str, Traffic] = {}
         for step in self.plan.steps:
             if step.node.operator.relayout is not None:
                 traffic[step.node.name] = self._communicate(step, ranks)
             else:
-                for rank, slots in enumerate(ranks):
+                for rank, slots in zip(held, ranks, strict=True):
                     self._compute(step, slots, rank)
             if watch is not None:
-                for rank, slots in enumerate(ranks):
+                for rank, slots in zip(held, ranks, strict=True):
                     watch(step.node, rank, tuple(slots[slot] for slot in step.outputs))
             for slots in ranks:
                 for slot in step.dying:
                     slots[slot] = None
-        outputs = {
-            self.graph.origin(value).name: join_blocks(
-                [slots[self.plan.slots[value]] for slots in ranks], value.type.layout, self.mesh
-            )
-            for value in self.graph.outputs
-        }
-        return Run(self, outputs, traffic)
+        results = {}
+        for value in self.graph.outputs:
+            blocks = [slots[self.plan.slots[value]] for slots in ranks]
+            results[self.graph.origin(value).name] = value, self.join(value, blocks)
+        return Run(self, results, traffic)
+
+    # -- whole arrays and blocks ----------------------------------------------------------------------
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process holds all ranks."""
+        return len(self.communicator.ranks) == self.mesh.size
+
+    def holds_whole(self, value: Value) -> bool:
+        """Whether this process has the whole of a value: all ranks' blocks, or one that is like all others."""
+        return self.is_alone or value.type.layout.is_replicated
+
+    def split(self, value: Value, array: Any) -> list[Any]:
+        """The blocks of an argument for the ranks held here, as views; a rank's own block is one already."""
+        if not self.is_alone and array.shape == self.plan.shapes[value]:
+            return [array]
+        blocks = split_blocks(array, value.type.layout, self.mesh)
+        return [blocks[rank] for rank in self.communicator.ranks]
+
+    def join(self, value: Value, blocks: Sequence[Any]) -> Any:
+        """What this process holds of a value: the whole, or its rank's block."""
+        return join_blocks(blocks, value.type.layout, self.mesh) if self.is_alone else blocks[0]
+
+    def whole(self, name: str, array: Any) -> Any:
+        """The whole of an argument of which each process holds the whole or a block; all have to call this."""
+        value = self._arguments[name]
+        if self.holds_whole(value) or array.shape == self._shapes[value]:
+            return array
+        return self.gather(value, array)
+
+    def gather(self, value: Value, block: Any) -> Any:
+        """The whole of which each process holds a block, on all of them; all have to call this."""
+        return self.communicator.whole([block], value.type.layout)
 
     def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
         """One kernel call on one rank's blocks."""
@@ -162,31 +229,44 @@ class Executable:
         return made if isinstance(made, tuple) else (made,)
 
     def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
-        """What a collective makes of all ranks' blocks, and what was sent."""
-        communicator = SimulatedCommunicator(self.mesh, self.algorithm)
-        return communicator.run(step.node.operator, blocks, step.keywords), communicator.traffic
+        """What a collective makes of the blocks of the ranks held here, and what was sent."""
+        self.communicator.take_traffic()
+        made = self.communicator.run(step.node.operator, blocks, step.keywords)
+        return made, self.communicator.take_traffic()
 
     # -- what is not a number -------------------------------------------------------------------------
 
     def find_non_finite(self, *arguments: Mapping[str, Any]) -> None:
-        """Runs again with every node watched; NonFiniteError names the first that makes NaN or infinity."""
+        """Runs again with every node watched; NonFiniteError names the first that makes NaN or infinity.
+
+        Where each process is one rank, all raise the same error.
+        """
         for value, array in self._check(arguments).items():
-            if _non_finite(array):
-                raise NonFiniteError(f"{value.name} {value.type} holds {_non_finite(array)} before the run starts")
+            found, _ = self._find(array, self.communicator.ranks[0])
+            if found:
+                raise NonFiniteError(f"{value.name} {value.type} holds {found} before the run starts")
 
         def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
             for value, array in zip(node.outputs, results, strict=True):
-                found = _non_finite(array)
+                found, first = self._find(array, rank)
                 if found:
                     at = f", written at {node.meta.at}" if node.meta.at else ""
                     operands = ", ".join(f"{each.name} {each.type}" for each in node.inputs)
-                    on = f" on {self.mesh.describe(rank)}" if self.mesh.size > 1 else ""
+                    on = f" on {self.mesh.describe(first)}" if self.mesh.size > 1 else ""
                     raise NonFiniteError(
                         f"{value.name} {value.type} is the first value to hold {found}{on}: "
                         f"{node.operator.key}({operands}){at}"
                     )
 
         self(*arguments, watch=look)
+
+    def _find(self, array: Any, rank: int) -> tuple[str, int]:
+        """What an array of any process holds that is no number, and the first rank that holds it."""
+        kinds, size = ("", "infinity", "NaN"), self.mesh.size
+        mine = kinds.index(_non_finite(array))
+        # One number says both: of the lowest rank it is the largest.
+        told = self.communicator.agree(mine + len(kinds) * (size - rank) if mine else 0)
+        return kinds[told % len(kinds)], size - told // len(kinds)
 
     # -- what comes in --------------------------------------------------------------------------------
 
@@ -224,13 +304,19 @@ class Executable:
             if found.ndim == 0 and found.dtype.kind in "iu" and result != found:
                 raise InputError(f"{value.name} = {found} does not fit into {value.dtype}")
             # A kernel that writes into what it is given would change the caller's array.
-            result = result.view()
-            result.flags.writeable = False
+            result = self._protected(value, result)
         shape = self._shapes[value]
-        if result.shape != shape:
+        mine = self.plan.shapes[value]
+        if result.shape != shape and (self.is_alone or result.shape != mine):
+            block = f", or this rank's block {list(mine)}" if not self.is_alone and mine != shape else ""
             raise InputError(
-                f"{value.name} must be {shape_text(value.shape)} = {list(shape)}, not {list(result.shape)}"
+                f"{value.name} must be {shape_text(value.shape)} = {list(shape)}{block}, not {list(result.shape)}"
             )
+        return result
+
+    def _protected(self, value: Value, array: Any) -> Any:
+        result = array.view()
+        result.flags.writeable = False
         return result
 
     def _check_indices(self, step: Step, indices: Any, count: int, exempt: int | None) -> None:

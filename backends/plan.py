@@ -16,6 +16,7 @@ from graphir.ir.operator import Operator, Place
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
+    from graphir.backends.communicator import Communicator
     from graphir.backends.executable import Executable
 
 
@@ -48,11 +49,13 @@ class ExecutionPlan:
     shapes: Mapping[Value, tuple[int, ...]]
     steps: tuple[Step, ...]
 
-    def executable(self, algorithm: str = "ring", source: Graph | None = None) -> Executable:
+    def executable(
+        self, algorithm: str = "ring", source: Graph | None = None, communicator: Communicator | None = None
+    ) -> Executable:
         """The plan, ready to run on NumPy; see `Executable`."""
         from graphir.backends.executable import Executable
 
-        return Executable(self, algorithm, source)
+        return Executable(self, algorithm, source, communicator)
 
 
 def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
@@ -60,11 +63,15 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
 
     DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
     """
-    complete = resolve_sizes([graph.dims], sizes)
+    return plan_complete(graph, resolve_sizes([graph.dims], sizes))
+
+
+def plan_complete(graph: Graph, complete: Mapping[str, int]) -> ExecutionPlan:
+    """As `plan`, with a size for every dim, of nodes inside fused ones, too."""
     nodes = needed_nodes(graph, graph.outputs)
     values = [*graph.arguments, *(value for node in nodes for value in node.outputs)]
     slots = {value: slot for slot, value in enumerate(values)}
-    shapes = {value: _local_shape(value, graph.mesh, complete) for value in values}
+    shapes = {value: local_shape(value, graph.mesh, complete) for value in values}
     # Arguments belong to the caller, outputs are returned: neither is freed.
     dying = last_uses(nodes, {*graph.outputs, *graph.arguments})
     steps = tuple(
@@ -73,7 +80,7 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
     return ExecutionPlan(graph, complete, slots, shapes, steps)
 
 
-def _local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """One rank's block of `value`, in numbers; DimError, naming dim and axes, if a dim cannot be split evenly."""
     shape = []
     for dim, axes in zip(value.shape, value.type.layout.splits, strict=True):
@@ -88,7 +95,7 @@ def _local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[in
     return tuple(shape)
 
 
-def _places(node: Node, mesh: Mesh, factors: Mapping[str, int]) -> tuple[Place, ...]:
+def places(node: Node, mesh: Mesh, factors: Mapping[str, int]) -> tuple[Place, ...]:
     """For each rank, where its blocks start along each factor of the node's rule."""
     rule = node.inference.rule
     layouts = [value.type.layout for value in node.inputs]
@@ -127,14 +134,14 @@ def _step(
         operands,
         _positions(operator, node),
         tuple(slots[value] for value in node.outputs),
-        _keywords(node, shapes, sizes),
-        _places(node, mesh, bound) if "at" in operator.keywords else None,
+        keywords(node, shapes, sizes),
+        places(node, mesh, bound) if "at" in operator.keywords else None,
         indices,
         tuple(slots[value] for value in dead),
     )
 
 
-def _keywords(node: Node, shapes: Mapping[Value, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
+def keywords(node: Node, shapes: Mapping[Value, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
     """The kernel's keywords: attributes with their dims in numbers, and what else it asks for."""
     keywords = {name: _number(value, sizes) for name, value in node.attributes.items() if name not in ("only", "split")}
     if "shape" in node.operator.keywords:

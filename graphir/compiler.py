@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphir.errors import ConfigError
@@ -13,7 +13,7 @@ from graphir.ir.verify import verify
 if TYPE_CHECKING:
     from graphir.backends import Executable
 
-BACKENDS = ("numpy",)
+BACKENDS = ("numpy", "reference")
 
 
 def compile(
@@ -22,31 +22,75 @@ def compile(
     *,
     backend: str = "numpy",
     fetch: Sequence[str] | None = None,
-    store_masks: bool = False,
+    recompute: str = "masks",
+    memory: float | None = None,
+    threads: int | None = None,
+    donate: bool = False,
+    without: Collection[str] = (),
     algorithm: str = "ring",
+    ranks: str = "simulated",
 ) -> Executable:
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
 
-    Only what the fetched values need is run. Dropout masks are computed again in the backward pass unless
-    `store_masks` asks to keep them. A sharded graph runs on simulated ranks, whose collectives use `algorithm`:
-    ring, direct or naive.
-    Errors: DimError if a dim has no size or does not divide, ConfigError for an unknown backend,
-    VerifyError if the graph is malformed.
+    backend    "numpy" runs the optimised graph as prepared calls on planned buffers; "reference" the graph as it is,
+               node by node, by the operators' own kernels: slow, readable, and what "numpy" is checked against
+    recompute  what the backward pass computes again instead of holding it: see `passes.recompute`
+    memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level
+    threads    of the numpy backend; as many as there are processors unless given. Results depend on their number
+               (sums are added up in another order), and on nothing else
+    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays
+    without    optimising passes to leave out: `passes.OPTIMISING`
+    algorithm  how the simulated ranks of a sharded graph reduce and gather: ring, direct or naive
+    ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi": it is one of as many processes, by
+               mpiexec, and runs its own rank; see `backends.executable` for what it takes and returns
+
+    Only what the fetched values need is run.
+    Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
+    recomputation fits into `memory`; VerifyError if the graph is malformed.
     """
     from graphir.backends import plan
-    from graphir.passes import prune, recompute_masks
+    from graphir.backends.communicator import communicator_for
+    from graphir.passes import LEVELS, prune
+    from graphir.passes import recompute as recompute_pass
 
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    if recompute not in LEVELS:
+        raise ConfigError(f"recompute={recompute!r} is no level; choose from {', '.join(LEVELS)}")
+    communicator = communicator_for(graph.mesh, ranks, algorithm)
     fetch = [fetch] if isinstance(fetch, str) else fetch
     verify(graph)
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
     complete = resolve_sizes([graph.dims], sizes)
     pruned = prune(graph, fetch)
-    if not store_masks:
-        pruned = recompute_masks(pruned)
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
-    return plan(pruned, known).executable(algorithm, graph)
+    if backend == "reference":
+        return plan(recompute_pass(pruned, recompute), known).executable(algorithm, graph, communicator)
+    from graphir.backends.numpy import CompiledExecutable
+
+    reference = plan(pruned, known)
+
+    def compiled(level: str) -> CompiledExecutable:
+        from graphir.passes import optimised
+
+        program = optimised(pruned, level, without)
+        return CompiledExecutable(
+            reference,
+            program,
+            threads=threads,
+            donate=donate,
+            algorithm=algorithm,
+            source=graph,
+            communicator=communicator,
+        )
+
+    if memory is None:
+        return compiled(recompute)
+    for level in LEVELS[LEVELS.index(recompute) :]:
+        executable = compiled(level)
+        if executable.memory.bytes <= memory:
+            return executable
+    raise ConfigError(f"{graph.name} does not fit into {memory / 1e6:.1f} MB:\n{executable.memory}")
 
 
 def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Any]:

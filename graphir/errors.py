@@ -68,5 +68,9 @@ class CheckpointError(GraphirError):
     """A checkpoint is missing, corrupt, foreign, or of another configuration."""
 
 
+class CommunicationError(GraphirError):
+    """Ranks do not find together: one has stopped, or does otherwise than the others expect."""
+
+
 class MissingDependencyError(GraphirError):
     """An optional package is needed for what was asked, and not installed."""

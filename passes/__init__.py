@@ -10,15 +10,20 @@ if __name__ == "passes":
     raise ImportError("import graphir.passes, not passes: a second copy would have a second operator registry")
 
 from graphir.passes.autodiff import autodiff
-from graphir.passes.lower import lower
+from graphir.passes.fuse import fuse, unfuse
+from graphir.passes.lower import lower, separate_products
+from graphir.passes.optimising import OPTIMISING, optimised, optimising
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
-from graphir.passes.recompute import recompute_masks
+from graphir.passes.recompute import LEVELS, recompute, recompute_masks
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
 from graphir.passes.share import share
+from graphir.passes.simplify import simplify
 
 __all__ = [
+    "LEVELS",
+    "OPTIMISING",
     "PLANS",
     "Optimizer",
     "Pass",
@@ -27,11 +32,18 @@ __all__ = [
     "autodiff",
     "complete_plan",
     "find_plan",
+    "fuse",
     "lower",
+    "separate_products",
+    "optimised",
+    "optimising",
     "optimize",
     "prune",
+    "recompute",
     "recompute_masks",
     "run_passes",
     "shard",
     "share",
+    "simplify",
+    "unfuse",
 ]

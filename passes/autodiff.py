@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from graphir.errors import DifferentiationError
 from graphir.ir.analysis import dependents, needed_nodes
 from graphir.ir.builder import Builder
+from graphir.ir.collector import without_collector
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
@@ -27,6 +28,7 @@ from graphir.operators.loss import one
 from graphir.passes.sharding.reshard import route
 
 
+@without_collector
 def autodiff(graph: Graph, loss: str | None = None, wrt: Sequence[str] | None = None) -> Graph:
     """The graph with the gradient of `loss` (default: its one scalar output) added to its outputs.
 
@@ -76,7 +78,7 @@ class _Group:
 class _Autodiff:
     def __init__(self, graph: Graph, loss: Value, targets: list[Value]) -> None:
         self.graph, self.loss, self.targets = graph, loss, targets
-        self.active = dependents(graph, targets)
+        self.active = {value for value in dependents(graph, targets) if value.type.is_float}
         self.aliases_of: dict[Value, list[str]] = defaultdict(list)
         for name, value in graph.aliases.items():
             self.aliases_of[value].append(name)
@@ -121,24 +123,23 @@ class _Autodiff:
 
     # -- which uses of a value contribute to its gradient ---------------------------------------------
 
-    def _contributing_uses(self) -> dict[Value, list[tuple[Node, int]]]:
-        """For each value, the uses through which the loss depends on it, as far as gradients are wanted."""
+    def _contributing_uses(self) -> dict[Value, list[tuple[Node, str]]]:
+        """For each value, the uses through which the loss depends on it, as far as gradients are wanted.
+
+        A use is the node that reads the value, and what the innermost block around the node calls the value.
+        """
         reached = {self.loss}
-        uses: dict[Value, list[tuple[Node, int]]] = defaultdict(list)
+        uses: dict[Value, list[tuple[Node, str]]] = defaultdict(list)
         for node in reversed(self.graph.nodes):
             if reached.isdisjoint(node.outputs):
                 continue
-            active = [
-                (position, value)
-                for position, value in enumerate(node.inputs)
-                if value in self.active and value.type.is_float
-            ]
+            active = [value for value in node.inputs if value in self.active]
             if not active or node.operator.no_gradient:
                 # A node without gradient on the way is an error only if the path matters: see _visit.
                 continue
-            for position, value in active:
-                reached.add(value)
-                uses[value].append((node, position))
+            reached.update(active)
+            for value in active:
+                uses[value].append((node, self._block_name(value, node.meta.scope)))
         for each in uses.values():
             each.reverse()
         return uses
@@ -146,25 +147,25 @@ class _Autodiff:
     def _groups_of(self, value: Value) -> dict[str, _Group]:
         """The value's groups by name, the whole one under the value's own; made when the first part arrives."""
         if value not in self.groups:
-            names = list(
-                dict.fromkeys(self._block_name(value, node.meta.scope) for node, _ in self.contributing[value])
-            )
-            groups = {value.name: _Group(value.name)}
-            for name in sorted(names, key=lambda name: name.count("/")):
-                if name != value.name:
-                    groups[name] = _Group(name)
+            names = [name for _, name in self.contributing[value]]
+            whole = _Group(value.name)
+            groups = {value.name: whole}
+            for name in sorted(dict.fromkeys(names), key=lambda name: name.count("/")):
+                groups.setdefault(name, _Group(name))
             for name, group in groups.items():
-                if name != value.name:
+                if group is not whole:
                     outside = _block(name).rpartition("/")[0]
-                    groups.get(self._block_name(value, outside), groups[value.name]).inner.append(group)
-            for node, _ in self.contributing[value]:
-                groups[self._block_name(value, node.meta.scope)].expected += 1
+                    groups.get(self._block_name(value, outside), whole).inner.append(group)
+            for name in names:
+                groups[name].expected += 1
             self.groups[value] = groups
         return self.groups[value]
 
     def _block_name(self, value: Value, scope: str) -> str:
         """What the innermost block around `scope` calls `value`: an alias, or the value's own name."""
-        around = [alias for alias in self.aliases_of.get(value, ()) if _inside(scope, _block(alias))]
+        if value not in self.aliases_of:
+            return value.name
+        around = [alias for alias in self.aliases_of[value] if _inside(scope, _block(alias))]
         return max(around, key=lambda alias: len(_block(alias)), default=value.name)
 
     # -- the backward walk ----------------------------------------------------------------------------
@@ -174,7 +175,6 @@ class _Autodiff:
         if all(gradient is None for gradient in gradients):
             return
         wanted = [position for position, value in enumerate(node.inputs) if value in self.active]
-        wanted = [position for position in wanted if node.inputs[position].type.is_float]
         if not wanted:
             return
         rule = node.inference.rule
@@ -195,7 +195,7 @@ class _Autodiff:
         with self.builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at):
             gradients = self._complete(node, outputs, gradients)
             made = node.operator.differentiate(
-                GradientContext(node.operator, copy, outputs, node.attributes, gradients, tuple(names))
+                GradientContext(node.operator, node.inference, copy, outputs, node.attributes, gradients, tuple(names))
             )
         if len(made) != len(node.inputs):
             why = f"its rule returns {len(made)} gradients for {len(node.inputs)} operands"
@@ -270,6 +270,8 @@ class _Autodiff:
 
     def _bring(self, gradient: Value, layout: Layout, scope: str, name: str, at: str | None) -> Value:
         """`gradient` brought to `layout` by collectives; on one rank there are none."""
+        if gradient.type.layout == layout:
+            return gradient
         why = f"the gradient of {name} lies as {name} does, {layout}"
         for hop in route(gradient.type.layout, layout):
             with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why=why):

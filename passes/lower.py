@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from graphir.ir.analysis import contracted
 from graphir.ir.builder import Builder
 from graphir.ir.graph import Graph
+
+
+def separate_products(graph: Graph) -> Graph:
+    """The graph with each gradient of a product made by a node of its own: dMatmul becomes one for dX, one for dW.
+
+    Apart they can be carried out where each is best: the one by rows, the other, a sum over rows, by its own.
+    """
+    builder = Builder(graph.name, mesh=graph.mesh)
+    copies = builder.copy_arguments(graph)
+    for node in graph.nodes:
+        if len(node.outputs) == 1 or "only" not in node.operator.keywords or not contracted(node):
+            builder.copy_node(node, copies)
+            continue
+        rule = node.inference.rule
+        for operand, value in zip(rule.outputs, node.outputs, strict=True):
+            needed = node.operator.dependencies(rule, (operand.name,))
+            pairs = zip(rule.inputs, node.inputs, strict=True)
+            operands = [copies[each] for o, each in pairs if o.name in needed]
+            attributes = node.operator.normalize({**node.attributes, "only": (operand.name,)})
+            made = builder.declare(node.operator, operands, attributes, [(value.name, value.type)], node.meta)
+            copies[value] = made.outputs[0]
+    builder.copy_aliases(graph, copies)
+    return builder.build(*(copies[value] for value in graph.outputs))
 
 
 def lower(graph: Graph) -> Graph:

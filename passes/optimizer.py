@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
+from graphir.ir.collector import without_collector
 from graphir.ir.graph import UPDATE, Graph
 from graphir.ir.operator import Operator
 from graphir.ir.value import Value, gradient_name
@@ -78,6 +79,7 @@ _RULES = {
 }
 
 
+@without_collector
 def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Sequence[str] | None = None) -> Graph:
     """The graph with clipping, schedule and an update of each parameter added (of `parameters`, if given).
 
@@ -115,7 +117,7 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
 def _gradient_of(graph: Graph, parameter: Value) -> Value:
     name = gradient_name(parameter.name)
     gradient = graph.result(name) if name in graph else None
-    if gradient is None or gradient in graph.arguments or gradient.type.shape != parameter.type.shape:
+    if gradient is None or gradient not in graph.producers or gradient.type.shape != parameter.type.shape:
         raise ConfigError(
             f"graph {graph.name} has no gradient {name} of {parameter.name}; differentiate it by autodiff, "
             f"or name the parameters to be updated by parameters=[…]"

@@ -1,44 +1,154 @@
-"""Recomputation in place of storage."""
+"""Recomputation in place of storage: what the backward pass reads is made again from less.
+
+A level says what forward values may be held for the backward pass; everything else that it reads is computed
+again, in the backward phase, right before it is needed.
+
+    nothing     hold all, dropout masks included
+    masks       all but dropout's results, which follow from the operand and a counter
+    attention   and but what lies between attention's two products, [B, N_H, S, S]: made again from Q and K
+    selective   only results of products and the residual stream (Korthikanti et al., 2022, go about as far)
+    full        only the residual stream: each block is computed a second time (Chen et al., 2016)
+
+Memory falls from level to level and time grows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from graphir.errors import ConfigError
+from graphir.ir.analysis import contracted
 from graphir.ir.builder import Builder
-from graphir.ir.graph import BACKWARD, FORWARD, Graph
+from graphir.ir.collector import without_collector
+from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.value import Value
+from graphir.passes.fuse.streams import find_streams
+from graphir.passes.fuse.units import Flow
+
+LEVELS = ("nothing", "masks", "attention", "selective", "full")
+
+
+@without_collector
+def recompute(graph: Graph, level: str = "masks") -> Graph:
+    """The graph with what `level` does not hold for the backward pass computed again there, as `X.again`.
+
+    Results are those of the graph as it was, random ones included. ConfigError for a level that is none.
+    """
+    if level not in LEVELS:
+        raise ConfigError(f"recompute={level!r} is no level; choose from {', '.join(LEVELS)}")
+    return graph if level == "nothing" else _Recompute(graph, _holds(graph, level)).run()
 
 
 def recompute_masks(graph: Graph) -> Graph:
-    """The graph with cached outputs that their operator can make again (dropout's mask m) made again where
-    the backward pass reads them, so that nothing holds them from the forward to the backward pass.
-    """
-    builder = Builder(graph.name, mesh=graph.mesh)
-    copies = builder.copy_arguments(graph)
-    again: dict[Value, Value] = {}
-    for node in graph.nodes:
-        replaced: dict[Value, Value] = {}
-        if node.meta.phase == BACKWARD:
-            for value in node.inputs:
-                made = again.get(value) or _make_again(graph, value, builder, copies)
-                if made is not None:
-                    again[value], replaced[value] = made, copies[value]
-                    copies[value] = made
-        builder.copy_node(node, copies)
-        copies.update(replaced)
-    builder.copy_aliases(graph, copies)
-    return builder.build(*(copies[value] for value in graph.outputs))
+    """`recompute` at the level masks: nothing is stored that a counter gives again."""
+    return recompute(graph, "masks")
 
 
-def _make_again(graph: Graph, value: Value, builder: Builder, copies: dict[Value, Value]) -> Value | None:
-    node = graph.producers.get(value)
-    if node is None or node.meta.phase != FORWARD or not node.operator.recomputations:
-        return None
-    rule = node.inference.rule
-    output = next(o.name for o, each in zip(rule.outputs, node.outputs, strict=True) if each is value)
-    recomputation = node.operator.recomputations.get(output)
-    if recomputation is None:
-        return None
-    operands = {o.name: copies[each] for o, each in zip(rule.inputs, node.inputs, strict=True)}
-    name = builder.free_name(f"{value.name}.again")
-    why = f"recomputed, so that {value.name} need not be stored"
-    with builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at, why=why):
-        return recomputation(operands, node.attributes, value, f"/{name}")
+def _holds(graph: Graph, level: str) -> Callable[[Node], bool]:
+    """Whether the results of a forward node are held for the backward pass."""
+    if level == "full":
+        return _joins
+    flow, late = Flow(graph), _read_late(graph)
+    streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
+    if level == "selective":
+        return lambda node: _joins(node) or (bool(contracted(node)) and node not in streamed)
+
+    def holds(node: Node) -> bool:
+        if level == "attention" and node in streamed:
+            return False
+        # A random result is held only where its operand would have to be held in its place.
+        operands = [value for value in node.inputs if value.shape]
+        return not node.operator.random or any(flow.root(value) not in late for value in operands)
+
+    return holds
+
+
+def _read_late(graph: Graph) -> set[Value]:
+    """What the backward pass reads, itself or a view of it."""
+    flow = Flow(graph)
+    return {flow.root(value) for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
+
+
+def _joins(node: Node) -> bool:
+    """Whether it adds results of several branches, as the residual stream does; a bias is no branch."""
+    operator, rank = node.operator, len(node.outputs[0].shape)
+    return operator.jointly_linear and sum(len(value.shape) == rank for value in node.inputs) > 1
+
+
+class _Recompute:
+    def __init__(self, graph: Graph, holds: Callable[[Node], bool]) -> None:
+        self.graph, self.holds = graph, holds
+        self.builder = Builder(graph.name, mesh=graph.mesh)
+        self.copies = self.builder.copy_arguments(graph)
+        self.again: dict[Value, Value] = {}
+        self.position = {value: i for i, value in enumerate(graph.values.values())}
+        self.late = _read_late(graph)
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes:
+            if node.meta.phase != BACKWARD:
+                self.builder.copy_node(node, self.copies)
+                continue
+            operands = [self._held_or_again(value) for value in node.inputs]
+            outputs = [(value.name, value.type) for value in node.outputs]
+            copy = self.builder.declare(node.operator, operands, node.attributes, outputs, node.meta)
+            self.copies.update(zip(node.outputs, copy.outputs, strict=True))
+        self.builder.copy_aliases(self.graph, self.copies)
+        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+
+    def _held_or_again(self, value: Value) -> Value:
+        """What the backward pass reads for `value`."""
+        for each in self._not_held(value):
+            self._make_again(each)
+        return self.again.get(value, self.copies[value])
+
+    def _not_held(self, value: Value) -> list[Value]:
+        """What may have to be made again to have `value`, in the order of making: as far as what is held."""
+        found: dict[Value, None] = {}
+        frontier = [value]
+        while frontier:
+            each = frontier.pop()
+            node = self.graph.producers.get(each)
+            if node is None or node.meta.phase != FORWARD or each in self.again or each in found:
+                continue
+            found[each] = None
+            if node.operator.view or not self._is_held(node):
+                frontier.extend(node.inputs)
+        return sorted(found, key=self.position.__getitem__)
+
+    def _make_again(self, value: Value) -> None:
+        """Makes `value` again if it is not held, of operands that have been made again where they are not."""
+        node = self.graph.producers[value]
+        needed = [each for each in node.outputs if each in self.late]
+        alone = self._make_alone(node, value) if needed == [value] or self._is_held(node) else None
+        if alone is not None:
+            self.again[value] = alone
+        elif value not in self.again and not self._is_held(node):
+            self._copy(node, [self.again.get(each, self.copies[each]) for each in node.inputs])
+
+    def _is_held(self, node: Node) -> bool:
+        """Whether a forward node's results are there: held, views of what is, or received, for ranks meet once."""
+        if node.operator.view:
+            return node.inputs[0] not in self.again
+        return self.holds(node) or node.operator.relayout is not None
+
+    def _copy(self, node: Node, operands: list[Value]) -> None:
+        meta = node.meta
+        names = [f"/{self.builder.free_name(f'{value.name}.again')}" for value in node.outputs]
+        why = "recomputed, so that it need not be stored"
+        with self.builder.context(scope=meta.scope, phase=BACKWARD, of=node.name, at=meta.at, why=why):
+            made = self.builder.emit(node.operator, operands, node.attributes, names)
+        self.again.update(zip(node.outputs, made, strict=True))
+
+    def _make_alone(self, node: Node, value: Value) -> Value | None:
+        """A cached output that its operator can make without the rest: the mask of dropout."""
+        rule = node.inference.rule
+        output = next(o.name for o, each in zip(rule.outputs, node.outputs, strict=True) if each is value)
+        recomputation = node.operator.recomputations.get(output)
+        if recomputation is None:
+            return None
+        operands = {o.name: self.copies[each] for o, each in zip(rule.inputs, node.inputs, strict=True)}
+        name = self.builder.free_name(f"{value.name}.again")
+        why = f"recomputed, so that {value.name} need not be stored"
+        with self.builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at, why=why):
+            return recomputation(operands, node.attributes, value, f"/{name}")

@@ -1,4 +1,4 @@
-"""Collectives among simulated ranks against plain NumPy on the joined arrays, and what they send, by formula.
+"""Simulated ranks' collectives: the conformance suite, and what each algorithm sends, by formula.
 
 Notation: N ranks in a group, and a payload of P bytes, the block that a rank brings. Formulas are written out by
 hand, after A 2.4 and A 3.5.
@@ -13,65 +13,27 @@ import numpy as np
 import pytest
 
 from graphir.backends.communicator import ALGORITHMS, SimulatedCommunicator, Traffic
-from graphir.errors import ConfigError
+from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
-
-MESHES = [Mesh(tp=1), Mesh(tp=2), Mesh(tp=3), Mesh(tp=4), Mesh(tp=3, dp=2), Mesh(dp=2, tp=2, cp=2)]
-DTYPES = ["float32", "float64", "int64"]
-REDUCE: dict[str, Callable[[Any], Any]] = {
-    "sum": lambda stack: stack.sum(axis=0),
-    "max": lambda stack: stack.max(axis=0),
-    "mean": lambda stack: stack.mean(axis=0),
-}
+from tests.conformance import CASES, MESHES, blocks_of
 
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
-meshes = pytest.mark.parametrize("mesh", MESHES, ids=str)
-
-
-def blocks_of(mesh: Mesh, shape: tuple[int, ...], dtype: str = "float64", seed: int = 0) -> list[np.ndarray]:
-    """A block for each rank: small whole numbers, so that every order of summation has the same bits."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(-9, 9, shape).astype(dtype) for _ in range(mesh.size)]
-
-
-def assert_same(found: list[Any], expected: list[Any]) -> None:
-    for rank, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
-        assert mine.dtype == theirs.dtype, rank
-        np.testing.assert_array_equal(mine, theirs, err_msg=f"rank {rank}")
-
-
-def by_group(mesh: Mesh, axes: tuple[str, ...], blocks: list[Any], make: Callable[[list[Any]], list[Any]]) -> list[Any]:
-    """What `make` makes of the blocks of each group, put back in the order of ranks."""
-    result = list(blocks)
-    for group in mesh.groups(axes):
-        for rank, block in zip(group, make([blocks[rank] for rank in group]), strict=True):
-            result[rank] = block
-    return result
 
 
 # -- what arrives ------------------------------------------------------------------------------------------
 
 
 @algorithms
-@meshes
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(), (1,), (5,), (4, 3), (0, 3), (2, 3, 7)])
-def test_all_reduce(algorithm: str, mesh: Mesh, dtype: str, shape: tuple[int, ...]) -> None:
-    """Of chunks of uneven sizes, of none, of fewer elements than ranks."""
-    blocks = blocks_of(mesh, shape, dtype)
-    for reduce in ("sum", "max"):
-        found = SimulatedCommunicator(mesh, algorithm).all_reduce(blocks, ("tp",), reduce)
-        expected = by_group(mesh, ("tp",), blocks, lambda mine: [REDUCE[reduce](np.stack(mine))] * len(mine))  # noqa: B023
-        assert_same(found, expected)
+@pytest.mark.parametrize("case", [name for name in CASES if name != "traffic"])
+def test_conformance(algorithm: str, case: str) -> None:
+    for mesh in (Mesh(tp=1), Mesh(tp=4), Mesh(dp=2, tp=3)):
+        CASES[case](SimulatedCommunicator(mesh, algorithm))
 
 
-@algorithms
-@meshes
-def test_all_reduce_of_means(algorithm: str, mesh: Mesh) -> None:
-    blocks = blocks_of(mesh, (4, 3))
-    found = SimulatedCommunicator(mesh, algorithm).all_reduce(blocks, ("tp",), "mean")
-    expected = by_group(mesh, ("tp",), blocks, lambda mine: [np.stack(mine).mean(axis=0)] * len(mine))
-    np.testing.assert_allclose(np.stack(found), np.stack(expected), rtol=1e-15)
+def test_conformance_of_what_a_ring_sends() -> None:
+    for meshes in MESHES.values():
+        for mesh in meshes:
+            CASES["traffic"](SimulatedCommunicator(mesh))
 
 
 @algorithms
@@ -79,95 +41,9 @@ def test_all_reduce_over_several_axes(algorithm: str) -> None:
     mesh = Mesh(dp=2, tp=2, cp=2)
     blocks = blocks_of(mesh, (3,))
     found = SimulatedCommunicator(mesh, algorithm).all_reduce(blocks, ("dp", "cp"))
-    assert_same(found, by_group(mesh, ("dp", "cp"), blocks, lambda mine: [sum(mine)] * 4))
-
-
-@algorithms
-def test_a_maximum_of_truths_is_whether_any_is_true(algorithm: str) -> None:
-    mesh = Mesh(tp=3)
-    blocks = [np.array([rank == 1, False]) for rank in range(3)]
-    assert_same(SimulatedCommunicator(mesh, algorithm).all_reduce(blocks, ("tp",), "max"), [blocks[1]] * 3)
-
-
-@algorithms
-@meshes
-@pytest.mark.parametrize("dtype", [*DTYPES, "bool"])
-@pytest.mark.parametrize("dim", [0, 1])
-def test_all_gather(algorithm: str, mesh: Mesh, dtype: str, dim: int) -> None:
-    blocks = blocks_of(mesh, (2, 3), dtype)
-    found = SimulatedCommunicator(mesh, algorithm).all_gather(blocks, dim, "tp")
-    assert_same(found, by_group(mesh, ("tp",), blocks, lambda mine: [np.concatenate(mine, dim)] * len(mine)))
-
-
-@algorithms
-@meshes
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(12, 3), (3, 24), (0, 12)])
-def test_reduce_scatter(algorithm: str, mesh: Mesh, dtype: str, shape: tuple[int, ...]) -> None:
-    dim = 0 if shape[0] == 12 else 1
-    blocks = blocks_of(mesh, shape, dtype)
-    for reduce in ("sum", "max"):
-        found = SimulatedCommunicator(mesh, algorithm).reduce_scatter(blocks, dim, "tp", reduce)
-        expected = by_group(
-            mesh,
-            ("tp",),
-            blocks,
-            lambda mine: np.split(REDUCE[reduce](np.stack(mine)), len(mine), axis=dim),  # noqa: B023
-        )
-        assert_same(found, expected)
-
-
-@algorithms
-def test_reduce_scatter_of_means(algorithm: str) -> None:
-    mesh = Mesh(tp=4)
-    blocks = blocks_of(mesh, (8,))
-    found = SimulatedCommunicator(mesh, algorithm).reduce_scatter(blocks, 0, "tp", "mean")
-    assert_same(found, np.split(np.stack(blocks).mean(axis=0), 4))
-
-
-@meshes
-@pytest.mark.parametrize("dtype", [*DTYPES, "bool"])
-def test_all_to_all(mesh: Mesh, dtype: str) -> None:
-    """From dim 0 to dim 1: the whole array of a group is the same before and after."""
-    blocks = blocks_of(mesh, (2, 12), dtype)
-    found = SimulatedCommunicator(mesh).all_to_all(blocks, 0, 1, "tp")
-    assert_same(
-        found, by_group(mesh, ("tp",), blocks, lambda mine: np.split(np.concatenate(mine, 0), len(mine), axis=1))
-    )
-
-
-@meshes
-def test_local_slice(mesh: Mesh) -> None:
-    blocks = by_group(mesh, ("tp",), blocks_of(mesh, (12, 2)), lambda mine: [mine[0]] * len(mine))
-    communicator = SimulatedCommunicator(mesh)
-    found = communicator.local_slice(blocks, 0, "tp")
-    assert_same(found, by_group(mesh, ("tp",), blocks, lambda mine: np.split(mine[0], len(mine))))
-    assert communicator.traffic.total_bytes == 0
-
-
-@algorithms
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_all_ranks_get_the_same_bits(algorithm: str, count: int, reduce: str) -> None:
-    """Numbers whose sum depends on the order of summation: 1e8 + 1 − 1e8 in float32, and random ones."""
-    rng = np.random.default_rng(0)
-    mesh = Mesh(tp=count)
-    blocks = [(rng.standard_normal(37) * 10.0 ** rng.integers(-8, 8, 37)).astype("float32") for _ in range(count)]
-    found = SimulatedCommunicator(mesh, algorithm).all_reduce(blocks, ("tp",), reduce)
-    assert len({block.tobytes() for block in found}) == 1
-
-
-@algorithms
-def test_what_is_handed_in_is_not_changed(algorithm: str) -> None:
-    mesh = Mesh(tp=3)
-    blocks = blocks_of(mesh, (6, 3))
-    kept = [block.copy() for block in blocks]
-    communicator = SimulatedCommunicator(mesh, algorithm)
-    communicator.all_reduce(blocks, ("tp",))
-    communicator.reduce_scatter(blocks, 0, "tp")
-    communicator.all_gather(blocks, 0, "tp")
-    communicator.all_to_all(blocks, 0, 1, "tp")
-    assert_same(blocks, kept)
+    for group in mesh.groups(("dp", "cp")):
+        for rank in group:
+            np.testing.assert_array_equal(found[rank], sum(blocks[each] for each in group))
 
 
 @algorithms
@@ -178,8 +54,25 @@ def test_results_of_ranks_are_not_one_array(algorithm: str) -> None:
     for found in (
         communicator.all_reduce(blocks_of(mesh, (6,)), ("tp",)),
         communicator.all_gather(blocks_of(mesh, (6,)), 0, "tp"),
+        communicator.broadcast(blocks_of(mesh, (6,)), ("tp",)),
     ):
         assert not any(np.shares_memory(found[i], found[j]) for i in range(3) for j in range(i))
+
+
+def test_whoever_waits_for_a_message_that_was_not_sent_is_told() -> None:
+    """Among real ranks it would wait for ever."""
+    communicator = SimulatedCommunicator(Mesh(dp=2, tp=3))
+    text = r"^rank 4 \(dp=1, tp=1\) waits for rank 1 \(dp=0, tp=1\), which has sent it nothing more; send before"
+    with pytest.raises(CommunicationError, match=text):
+        communicator.receive(1, 4, (2,), "float32")
+
+
+def test_a_message_of_another_shape_is_told() -> None:
+    communicator = SimulatedCommunicator(Mesh(tp=2))
+    communicator.send(np.zeros((2, 3), "float32"), 0, 1)
+    text = r"^rank 1 \(tp=1\) expects float64\[2, 3\] of rank 0 \(tp=0\), which sent float32\[2, 3\]$"
+    with pytest.raises(CommunicationError, match=text):
+        communicator.receive(0, 1, (2, 3), "float64")
 
 
 # -- what is sent ------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -101,6 +104,22 @@ def test_what_is_no_layout(splits: list[tuple[str, ...]], pending: dict[str, str
     with pytest.raises(LayoutError) as caught:
         Layout(splits, pending)
     assert str(caught.value) == text
+
+
+def test_one_object_a_layout() -> None:
+    layout = Layout([("dp", "tp"), ()], {"cp": "sum"})
+    assert Layout([["dp", "tp"], []], [("cp", "sum")]) is layout
+    assert Layout([("tp", "dp"), ()], {"cp": "sum"}) != layout
+    assert Layout([("dp", "tp"), ()]) is layout.settled() is not layout
+    assert Layout.replicated(2) is Layout([(), ()])
+    assert copy.deepcopy(layout) is copy.copy(layout) is layout
+    assert pickle.loads(pickle.dumps(layout)) is layout
+
+
+def test_what_was_refused_as_a_layout_is_refused_again() -> None:
+    for _ in range(2):
+        with pytest.raises(LayoutError, match=r"mesh axis tp occurs twice in the layout \[·\|tp, ·\|tp\]"):
+            Layout([("tp",), ("tp",)])
 
 
 def test_local_shapes_are_formulas() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.errors import OperatorError, TypeCheckError
+from graphir.errors import OperatorError, TypeCheckError, VerifyError
 from graphir.ir import operator as language
 from graphir.ir.operator import Attributes, Place
 from graphir.ir.signature import expand, parse_signature
@@ -290,3 +290,22 @@ def test_a_result_needs_a_dtype_from_somewhere():
         OperatorError, match=r"nothing\(X int64\[B\]\) at .*: operator nothing: nothing gives Y a dtype"
     ):
         nothing(a_value(B, dtype="int64"))
+
+
+def test_what_was_inferred_for_a_node_holds_for_its_copy() -> None:
+    block = gi.Builder("block")
+    gi.activation(block.input("X", (B, S)), name="Y")
+    graph = block.build()
+    (copied,) = gi.Builder.extending(graph)[0].nodes
+    assert copied.inference is graph.nodes[0].inference
+
+
+def test_a_copy_on_operands_of_other_types_is_inferred_anew() -> None:
+    block, other = gi.Builder("block"), gi.Builder("other")
+    gi.activation(block.input("X", (B, S)), name="Y")
+    graph = block.build()
+    X = other.input("X", (S, B))
+    copied = other.copy_node(graph.nodes[0], {graph["X"]: X})
+    assert copied.inference.types == (X.type,)
+    with pytest.raises(VerifyError, match=r"is declared float32\[B, S\], but its inputs make float32\[S, B\]"):
+        gi.verify(other.build())

@@ -99,6 +99,18 @@ def test_the_fault_is_shown_among_its_neighbours_with_the_users_line():
     assert lines[10] == "  written at model.py:7"
 
 
+def test_an_inference_of_other_operands():
+    block = gi.Builder("block")
+    gi.activation(block.input("X", (B, D, F)))
+    other = block.nodes[0].inference
+    activation = gi.find_operator("GL")
+    wrong = gi.Node(activation, (X,), Attributes({"kind": "gelu"}), (value("Y", (B, D)),), META, other)
+    assert complaint(graph(wrong)).startswith(
+        "Y = GL(…) follows the rule X[b.0 b.1] -> Y[b.0 b.1], but holds what was inferred for "
+        "X[b.0 b.1 b.2] -> Y[b.0 b.1 b.2]; leave the node's inference to its operator\n"
+    )
+
+
 # -- attributes -------------------------------------------------------------------------------------------
 
 

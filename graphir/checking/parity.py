@@ -34,14 +34,18 @@ def check(
 ) -> Report:
     """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
 
+    Where each process is one rank, all have to call this; the process of rank 0 compares, the others' reports are empty.
+
     `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
     executable that is put to the test, `reference` is one made before for the same graphs and arguments.
     Errors: ConfigError if the graphs share no value; what planning and running raise.
     """
-    if reference is None:
-        reference = make_reference(single, parallel, sizes, *arguments)
-    require_kinship(single, parallel, reference)
-    found = compare_run(runner(plan(parallel, sizes)), reference, *arguments)
+    executable = runner(plan(parallel, sizes))
+    if executable.communicator.leads:
+        if reference is None:
+            reference = make_reference(single, parallel, sizes, *arguments)
+        require_kinship(single, parallel, reference)
+    found = compare_run(executable, reference, *arguments)
     return Report(parallel, sizes, tuple(found.values()), title)
 
 
@@ -55,17 +59,24 @@ def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> Non
         )
 
 
-def compare_run(executable: Executable, reference: Reference, *arguments: Mapping[str, Any]) -> dict[str, Comparison]:
-    """What every node of a run makes, compared, by name, in the order of computation."""
+def compare_run(
+    executable: Executable, reference: Reference | None, *arguments: Mapping[str, Any]
+) -> dict[str, Comparison]:
+    """What every node of a run makes, compared, by name, in the order of computation.
+
+    Of several processes, that of rank 0 compares; the others, which need no reference, find nothing.
+    """
     found: dict[str, Comparison] = {}
     blocks: list[tuple[Any, ...]] = []
-    mesh = executable.mesh
+    mesh, communicator = executable.mesh, executable.communicator
 
     def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
         blocks.append(results)
-        if len(blocks) == mesh.size:
+        if len(blocks) == len(communicator.ranks):
             for value, held in zip(node.outputs, zip(*blocks, strict=True), strict=True):
-                found[value.name] = compare(value, held, mesh, reference)
+                everyones = communicator.collect(held)
+                if everyones is not None and reference is not None:
+                    found[value.name] = compare(value, everyones, mesh, reference)
             blocks.clear()
 
     with np.errstate(all="ignore"):  # what is not finite is a finding, and told as one

@@ -1,4 +1,4 @@
-"""The command line: `graphir train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `ops`.
+"""The command line: `graphir train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `bench`, `ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
 as one line on stderr, `error: …`, and exit code 2; an interrupted command exits with 130.
@@ -14,6 +14,8 @@ from importlib import import_module
 import click
 
 import graphir
+from graphir.cli.core import pick_core
+from graphir.cli.ranks import end_ranks, share_processors
 from graphir.errors import GraphirError
 
 #: Where each command lives, and what it is for.
@@ -26,6 +28,7 @@ _COMMANDS = {
     "check": ("graphir.cli.check", "Compare a parallel run with the run on one rank, tensor by tensor."),
     "why": ("graphir.cli.why", "Tell why each collective is there, and what it sends."),
     "cost": ("graphir.cli.cost", "Work out what a training step costs: parameters, FLOPs, memory, bytes sent."),
+    "bench": ("graphir.cli.bench", "Show how fast NumPy's BLAS multiplies here, and what to set."),
     "ops": ("graphir.cli.inspect", "List the operator dictionary."),
 }
 
@@ -58,16 +61,17 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0, 2 for what the user can mend, 128 + n where signal n ended it."""
+    pick_core()
+    share_processors()
     try:
         code = cli.main(arguments, prog_name="graphir", standalone_mode=False)
     except click.UsageError as error:
         usage = f"{error.ctx.get_usage()}\n" if error.ctx else ""
-        click.echo(f"{usage}error: {error.format_message()}", err=True)
-        sys.exit(2)
+        _fail(error.format_message(), usage)
     except click.ClickException as error:
         _fail(error.format_message())
     except GraphirError as error:
-        _fail(str(error))
+        _fail(str(error), cause=error)
     except BrokenPipeError:
         # The reader has seen enough; Python shall not stumble again over the same pipe when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,11 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         _fail(f"out of memory: {error or 'smaller sizes are needed'}")
     except (KeyboardInterrupt, click.Abort):
+        end_ranks("interrupted", 130)
         click.echo("interrupted", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
+def _fail(message: str, before: str = "", cause: Exception | None = None) -> None:
+    end_ranks(f"{before}error: {message}", 2, cause)
+    click.echo(f"{before}error: {message}", err=True)
     sys.exit(2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption
+from graphir.cli.ranks import ranks_option, start_ranks
 from graphir.errors import ConfigError, GraphirError
 
 if TYPE_CHECKING:
@@ -89,10 +90,14 @@ def setting_of(options: dict[str, Any]) -> Setting:
 @click.option("--dump", "folder", metavar="DIR", help="Check the tensors in DIR, a file a rank, instead of a run.")
 @click.option("--map", "rules", metavar="FILE", help="What the names in the dump are called here, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, **options: Any) -> int:
+@ranks_option("Parallel")
+def check(
+    inject: bool, folder: str | None, rules: str | None, as_json: bool, ranks: str | None, **options: Any
+) -> int:
     """Compare a parallel run with the run on one rank, tensor by tensor.
 
-    Forward, backward and update of the documents' Transformer run on simulated ranks, and every tensor is put
+    Forward, backward and update of the documents' Transformer run on simulated ranks, or, started by mpiexec, on real
+    ones, and every tensor is put
     together and compared with the single run's. What departs by more than rounding explains is told, the first node
     in the order of computation with its ranks, its rule and its line. --plan all checks every ready-made plan.
 
@@ -103,18 +108,31 @@ def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, **
         raise click.UsageError("--inject puts faults into runs of its own; it has no use for --dump")
     if rules is not None and folder is None:
         raise click.UsageError("--map says what the names in a dump are called; give --dump, too")
+    ranks, leads = start_ranks(ranks)
+    if ranks != "simulated" and (inject or folder is not None):
+        raise click.UsageError("--inject and --dump need no ranks but simulated ones; start them without mpiexec")
     setting = setting_of(options)
     if inject:
         return _inject(setting, as_json)
     if folder is not None:
         report = _check_dump(setting, options, Path(folder), None if rules is None else Path(rules))
         return _show([report], as_json)
-    return _show(_check_runs(setting), as_json)
+    found = _check_runs(setting, ranks)
+    from graphir.backends.communicator import communicator_for
+
+    return communicator_for(setting.mesh, ranks).agree(_show(found, as_json) if leads else 0)
 
 
-def _check_runs(setting: Setting) -> list[Report | str]:
+def _check_runs(setting: Setting, ranks: str) -> list[Report | str]:
     """A report for each plan; for one of many that does not fit, why."""
+    from graphir.backends import Executable, ExecutionPlan, plan
+    from graphir.backends.communicator import communicator_for
     from graphir.checking import check, settings
+
+    communicator = communicator_for(setting.mesh, ranks)
+
+    def run(planned: ExecutionPlan) -> Executable:
+        return planned.executable(communicator=communicator)
 
     found: list[Report | str] = []
     several = list(settings(setting))
@@ -122,11 +140,14 @@ def _check_runs(setting: Setting) -> list[Report | str]:
         single = each.single()
         try:
             parallel = each.parallel(single)
-            found.append(check(single, parallel, each.complete_sizes(), each.arguments(single), title=each.title))
+            plan(parallel, each.complete_sizes())
         except GraphirError as error:
             if len(several) == 1:
                 raise
             found.append(f"{each.title}: does not fit: {error}")
+            continue
+        sizes, arguments = each.complete_sizes(), each.arguments(single)
+        found.append(check(single, parallel, sizes, arguments, runner=run, title=each.title))
     return found
 
 

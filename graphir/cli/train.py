@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.ranks import ranks_option, start_ranks
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -34,14 +35,17 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Go on from the latest checkpoint in --out, with its options; more --steps may be asked for.",
 )
+@ranks_option("Parallel")
 @click.option("--quiet", "-q", cls=GroupedOption, group="Output", is_flag=True, help="Show nothing but errors.")
 @click.pass_context
-def train(context: click.Context, /, out: str, resume: bool, quiet: bool, **options: Any) -> int:
+def train(context: click.Context, /, out: str, resume: bool, ranks: str | None, quiet: bool, **options: Any) -> int:
     """Train the documents' Transformer on text.
 
     Without options, it reads Python's own reference prose for about two minutes and shows what it has learnt.
     Ctrl-C ends it after the step at hand, with a checkpoint to go on from.
     """
+    ranks, leads = start_ranks(ranks)
+    quiet = quiet or not leads
     config = TrainConfig(**options)
     if resume:
         config = _resumed(Path(out), {name: options[name] for name in given(context) & set(options)})
@@ -50,11 +54,12 @@ def train(context: click.Context, /, out: str, resume: bool, quiet: bool, **opti
     from graphir.cli.progress import report_to
     from graphir.training import train as run
 
-    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config))
+    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config), ranks=ranks)
     if outcome.signal is not None:
         command = f"graphir train --resume --out {shlex.quote(out)}"
         saved = f"interrupted after step {outcome.step}, saved {outcome.checkpoint}"
-        click.echo(f"{saved}; go on with\n  {command}", err=True)
+        if leads:
+            click.echo(f"{saved}; go on with\n  {command}", err=True)
         return 128 + outcome.signal
     if not quiet:
         _show(outcome, config, out)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from graphir.ir.graph import Graph, Node
+from graphir.ir.operator import Operator
+from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
@@ -63,3 +67,25 @@ def last_uses(nodes: Collection[Node], keep: Collection[Value]) -> list[tuple[Va
         dying.append(tuple(dead))
     dying.reverse()
     return dying
+
+
+def contracted(node: Node) -> tuple[str, ...]:
+    """The factors that products of two operands are summed over: k of X[m k] • W[k n]; none of other nodes.
+
+    Such a sum is a product, and not a sum of elementwise products, if each operand has a factor of the result that
+    the other lacks. Each result counts for itself: of a node that makes dX and dW these are n, and b and m.
+    """
+    return _contracted(node.operator, node.inference.rule)
+
+
+@lru_cache(maxsize=4096)
+def _contracted(operator: Operator, rule: Signature) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for result in rule.outputs:
+        kept, needed = set(result.factors), operator.dependencies(rule, (result.name,))
+        operands = [operand for operand in rule.inputs if operand.name in needed]
+        for one, other in combinations(operands, 2):
+            mine, theirs = set(one.factors), set(other.factors)
+            if (mine - theirs) & kept and (theirs - mine) & kept:
+                found.update((factor, None) for factor in one.factors if factor in theirs - kept)
+    return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Number, Real
 from typing import Any, get_args, get_origin
 
@@ -23,7 +24,7 @@ class Attributes(dict[str, Any]):
 
     def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__(items)
-        self._hash = hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+        self._hash = hash(frozenset(self.items()))
         #: How the dims among them are written; equal attributes may be spelled differently.
         self.spelling = tuple(str(value) for value in self.values() if isinstance(value, (Dim, tuple)))
 
@@ -37,7 +38,7 @@ class Attributes(dict[str, Any]):
         raise TypeError("attributes are immutable")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attribute:
     """A declared attribute: its Python type as annotated, and its default (`inspect.Parameter.empty` if none)."""
 
@@ -55,10 +56,15 @@ class Attribute:
         """Whether it is a dim in the graph and a number in the kernel."""
         return self.annotation is Size
 
+    @cached_property
+    def element(self) -> Any:
+        """The type of a tuple's elements; None if it is no tuple."""
+        return get_args(self.annotation)[0] if get_origin(self.annotation) is tuple else None
+
     def convert(self, value: Any) -> Any:
         """`value` in the declared type; TypeCheckError if it is of another."""
-        if get_origin(self.annotation) is tuple:
-            element = get_args(self.annotation)[0]
+        element = self.element
+        if element is not None:
             if isinstance(value, (str, Dim)) or not isinstance(value, Iterable):
                 raise TypeCheckError(f"attribute {self.name} must be a tuple, not {value!r}")
             return tuple(_convert(self.name, element, each) for each in value)
@@ -66,6 +72,8 @@ class Attribute:
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
+    if type(value) is kind and value == value:
+        return value  # the usual case; NaN, which is not itself, is told below
     if kind is not bool and isinstance(value, Number) and not isinstance(value, (bool, int, float)):
         # An array library's own number, np.float32(0.5) or np.int64(3).
         value = int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value

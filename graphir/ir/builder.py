@@ -15,13 +15,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from operator import is_
 from typing import Any
 
 from graphir.errors import DimError, GraphError, GraphirError, LayoutError, OperatorError, TypeCheckError
 from graphir.ir.dims import DimLike
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh
-from graphir.ir.operator import Attributes, Operator
+from graphir.ir.operator import Attributes, Inference, Operator
 from graphir.ir.source import user_line
 from graphir.ir.types import TensorType
 from graphir.ir.value import Value, join
@@ -119,17 +121,23 @@ class Builder:
         inputs: Sequence[Value],
         attributes: Mapping[str, Any] | None = None,
         names: Sequence[str | None] | str | None = None,
+        meta: Meta | None = None,
     ) -> tuple[Value, ...]:
         """Adds a node; the operators' functions and the passes all come through here.
 
         `names` are local to the current scope, or full with a leading slash; what is left unnamed is
-        called after its first output and role (`X_norm.mean`), or after the operator.
+        called after its first output and role (`X_norm.mean`), or after the operator. `meta` is the node's where a
+        pass knows it; else it follows from the context.
         Errors: TypeCheckError or LayoutError, with the operands' shapes and the user's line; GraphError for a
         name that cannot be. The builder is then as it was.
         """
         self._check_open()
         operator.require_complete()
-        at = self._at or user_line()
+        if meta is None:
+            meta = Meta(self._scope, self._phase, self._at or user_line(), self._of, self._why)
+        elif meta.at is None:
+            meta = replace(meta, at=user_line())
+        at = meta.at
         for value in inputs:
             if not isinstance(value, Value):
                 raise TypeCheckError(f"{operator.key}{_at(at)}: {value!r} is no graph value; make it an input")
@@ -146,7 +154,7 @@ class Builder:
                 self.mesh.require_axes(type_.layout)
         except (TypeCheckError, DimError, LayoutError, OperatorError) as error:
             operands = ", ".join(f"{value.name} {value.type}" for value in inputs)
-            scope = f" in {self._scope}" if self._scope else ""
+            scope = f" in {meta.scope}" if meta.scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
         wanted: Sequence[Any] = names if isinstance(names, list | tuple) else [names]
         full: list[str] = []
@@ -157,8 +165,7 @@ class Builder:
                 full.append(self._fresh(join(self._scope, base), full))
             else:
                 full.append(self._free(name, full))
-        meta = Meta(self._scope, self._phase, at, self._of, self._why)
-        return self._append(operator, tuple(inputs), checked, full, inference.types, meta).outputs
+        return self._append(operator, tuple(inputs), checked, full, inference.types, meta, inference).outputs
 
     def _append(
         self,
@@ -168,9 +175,10 @@ class Builder:
         names: Sequence[str],
         types: Sequence[TensorType],
         meta: Meta,
+        inference: Inference | None = None,
     ) -> Node:
         outputs = tuple([Value(name, type_, self) for name, type_ in zip(names, types, strict=True)])
-        node = Node(operator, inputs, attributes, outputs, meta)
+        node = Node(operator, inputs, attributes, outputs, meta, inference)
         self._taken.update(names)
         self.nodes.append(node)
         if node.operator.random:
@@ -284,7 +292,7 @@ class Builder:
     ) -> Node:
         """Adds a node as it stands: outputs by full name and type, and nothing inferred.
 
-        For nodes that were checked where they come from: copies, and texts.
+        For nodes that were checked where they come from, such as texts.
         """
         self._check_open()
         full: list[str] = []
@@ -296,9 +304,15 @@ class Builder:
 
     def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
         """A copy of `node` on the copies of its inputs; its outputs join `copies`."""
-        outputs = [(value.name, value.type) for value in node.outputs]
-        inputs = [copies[value] for value in node.inputs]
-        copy = self.declare(node.operator, inputs, node.attributes, outputs, node.meta)
+        self._check_open()
+        inputs = tuple([copies[value] for value in node.inputs])
+        names, types = [value.name for value in node.outputs], [value.type for value in node.outputs]
+        if not self._taken.isdisjoint(names):
+            names = [self._free(f"/{name}") for name in names]
+        # On operands of the very same types, what was inferred for the node holds for the copy.
+        alike = all(map(is_, [value.type for value in inputs], [value.type for value in node.inputs]))
+        inference = node.inference if alike else None
+        copy = self._append(node.operator, inputs, node.attributes, names, types, node.meta, inference)
         copies.update(zip(node.outputs, copy.outputs, strict=True))
         return copy
 

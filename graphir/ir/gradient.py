@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from graphir.ir.assignment import read_assignment, write_split
@@ -12,13 +13,14 @@ from graphir.ir.signature import Signature, expand
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
-    from graphir.ir.operator import Operator
+    from graphir.ir.operator import Inference, Operator
 
 
 class GradientContext(NamedTuple):
     """What a gradient rule is handed: the forward node's operands and results, and what to make."""
 
     operator: Operator
+    inference: Inference
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     attributes: Attributes
@@ -38,56 +40,79 @@ class GradientContext(NamedTuple):
         Attributes are `attributes`, then the forward node's of the same name, then the forward node's
         factors (the rows of an embedding). Only outputs that are wanted are made, from what they depend on.
         """
-        inference = self.operator.infer(tuple(value.type for value in self.inputs), self.attributes)
-        forward = inference.rule
-        known = dict(zip((o.name for o in forward.inputs), self.inputs, strict=True))
-        known |= dict(zip((o.name for o in forward.outputs), self.outputs, strict=True))
-        upstream = zip((f"d{o.name}" for o in forward.outputs), self.gradients, strict=True)
-        known |= {name: value for name, value in upstream if value is not None}
-        wanted = {f"d{o.name}": name for o, name in zip(forward.inputs, self.names, strict=True) if name}
+        forward, factors, _ = self.inference
         for name in d_operator.attributes:
-            source = self.attributes if name in self.attributes else inference.factors
+            source = self.attributes if name in self.attributes else factors
             if name not in attributes and name in source:
                 attributes[name] = source[name]
-        fitting = self._fitting(d_operator, attributes, known, frozenset(wanted))
-        if fitting is None:
+        written = d_operator.normalize(attributes)
+        arrived = tuple([gradient is not None for gradient in self.gradients])
+        part = _part(d_operator, written, forward, arrived, tuple([name is not None for name in self.names]))
+        if part is None:
             return [None] * len(self.inputs)
-        signature, partial = fitting
-        made = [o.name for o in signature.outputs]
-        if partial:
-            attributes["only"] = tuple(made)
+        more: dict[str, Any] = {"only": part.made} if part.cut else {}
         layouts = [value.type.layout for value in self.inputs]
         if not all(layout.is_replicated for layout in layouts):
             # What only the d-node's outputs have lies as it did in the forward node.
             assignment = read_assignment(forward, layouts, self.attributes.get("split", ()))
-            attributes["split"] = write_split(assignment, signature.output_only_factors)
-        operands = [known[o.name] for o in signature.inputs]
-        values = d_operator.all(*operands, names=[wanted.get(name) for name in made], **attributes)
-        found = dict(zip(made, values, strict=True))
+            more["split"] = write_split(assignment, part.output_only_factors)
+        known = {o.name: value for o, value in zip(forward.inputs, self.inputs, strict=True)}
+        known |= {o.name: value for o, value in zip(forward.outputs, self.outputs, strict=True)}
+        upstream = zip(forward.outputs, self.gradients, strict=True)
+        known |= {f"d{o.name}": value for o, value in upstream if value is not None}
+        wanted = {f"d{o.name}": name for o, name in zip(forward.inputs, self.names, strict=True)}
+        values = self.gradient.owner.emit(
+            d_operator,
+            [known[name] for name in part.read],
+            d_operator.normalize({**written, **more}) if more else written,
+            [wanted.get(name) for name in part.made],
+        )
+        found = dict(zip(part.made, values, strict=True))
         return [found.get(f"d{o.name}") for o in forward.inputs]
 
-    def _fitting(
-        self, d_operator: Operator, attributes: Mapping[str, Any], known: Mapping[str, Value], wanted: frozenset[str]
-    ) -> tuple[Signature, bool] | None:
-        """The first signature of the d-operator whose operands are there and whose ranks fit, cut to what is wanted,
-        and whether anything was cut off; None if none makes what is wanted."""
 
-        def count(name: str) -> int:
-            return next(i for i in itertools.count() if f"{name.removeprefix('d')}{i}" not in known)
+class _Part(NamedTuple):
+    """What of a d-operator is used: the names of what it reads and makes, and whether anything is cut off."""
 
-        for declared in d_operator.signatures(d_operator.normalize(attributes)):
-            signature = declared.unroll(count)
-            made = [o.name for o in signature.outputs if o.name in wanted]
-            if not made:
-                continue
-            if any(o.variadic for o in declared.outputs):  # all of X0, X1, … are made, or none
-                made = [o.name for o in signature.outputs]
-            part = signature.restrict(d_operator.dependencies(signature, made), made)
-            if all(o.name in known for o in part.inputs):
-                ranks = tuple(known[o.name].type.rank for o in part.inputs)
-                if expand(part, ranks) is not None:
-                    return part, len(made) < len(signature.outputs)
-        return None
+    read: tuple[str, ...]
+    made: tuple[str, ...]
+    cut: bool
+    output_only_factors: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _part(
+    d_operator: Operator,
+    attributes: Attributes,
+    forward: Signature,
+    arrived: tuple[bool, ...],
+    named: tuple[bool, ...],
+) -> _Part | None:
+    """The first signature of the d-operator whose operands are there and whose ranks fit, cut to what is wanted.
+
+    There are the operands and results of the rule `forward`, and the gradients of the results where they `arrived`;
+    wanted are the gradients of the operands that are `named`. None if no signature makes what is wanted.
+    """
+    ranks = {o.name: len(o.axes) for o in (*forward.inputs, *forward.outputs)}
+    ranks |= {f"d{o.name}": len(o.axes) for o, there in zip(forward.outputs, arrived, strict=True) if there}
+    wanted = {f"d{o.name}" for o, each in zip(forward.inputs, named, strict=True) if each}
+
+    def count(name: str) -> int:
+        return next(i for i in itertools.count() if f"{name.removeprefix('d')}{i}" not in ranks)
+
+    for declared in d_operator.signatures(attributes):
+        signature = declared.unroll(count)
+        made = [o.name for o in signature.outputs if o.name in wanted]
+        if not made:
+            continue
+        if any(o.variadic for o in declared.outputs):  # all of X0, X1, … are made, or none
+            made = [o.name for o in signature.outputs]
+        part = signature.restrict(d_operator.dependencies(signature, made), made)
+        read = tuple(o.name for o in part.inputs)
+        if all(name in ranks for name in read) and expand(part, tuple(ranks[name] for name in read)) is not None:
+            cut = len(made) < len(signature.outputs)
+            return _Part(read, tuple(o.name for o in part.outputs), cut, part.output_only_factors)
+    return None
 
 
 GradientRule: TypeAlias = Callable[[GradientContext], Sequence[Value | None]]

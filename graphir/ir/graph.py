@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 from graphir.errors import GraphError
@@ -17,6 +17,7 @@ from graphir.ir.frozen import Frozen, fix
 from graphir.ir.layout import Mesh
 from graphir.ir.notation import ALIASES
 from graphir.ir.operator import Attributes, Inference, Operator
+from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
 FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
@@ -43,13 +44,14 @@ class Meta:
 class Node(Frozen):
     """One application of an operator. Immutable."""
 
-    __slots__ = ("attributes", "inputs", "meta", "operator", "outputs")
+    __slots__ = ("_inference", "attributes", "inputs", "meta", "operator", "outputs")
 
     operator: Operator
     inputs: tuple[Value, ...]
     attributes: Attributes
     outputs: tuple[Value, ...]
     meta: Meta
+    _inference: Inference | None
 
     def __init__(
         self,
@@ -58,12 +60,15 @@ class Node(Frozen):
         attributes: Attributes,
         outputs: tuple[Value, ...],
         meta: Meta,
+        inference: Inference | None = None,
     ) -> None:
+        """`inference` is what the operator infers from these operands and attributes, if that is known already."""
         fix(self, "operator", operator)
         fix(self, "inputs", inputs)
         fix(self, "attributes", attributes)
         fix(self, "outputs", outputs)
         fix(self, "meta", meta)
+        fix(self, "_inference", inference)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -73,23 +78,35 @@ class Node(Frozen):
     @property
     def inference(self) -> Inference:
         """The rule that types this node, and its factors' dims."""
-        return self.operator.infer(tuple(value.type for value in self.inputs), self.attributes)
+        found = self._inference
+        if found is None:
+            found = self.operator.infer(tuple([value.type for value in self.inputs]), self.attributes)
+            fix(self, "_inference", found)
+        return found
 
     @property
     def updates(self) -> tuple[tuple[Value, Value], ...]:
         """(old, new) for each operand that this node's operator declares it updates."""
+        body = self.attributes.get("body")
+        if isinstance(body, Graph):
+            outside = dict(zip((*body.inputs, *body.outputs), (*self.inputs, *self.outputs), strict=True))
+            return tuple([(outside[old], outside[new]) for node in body.nodes for old, new in node.updates])
         if not self.operator.updates:
             return ()
-        rule = self.inference.rule
-        inputs = dict(zip((o.name for o in rule.inputs), self.inputs, strict=True))
-        outputs = zip((o.name for o in rule.outputs), self.outputs, strict=True)
-        return tuple(
-            (inputs[self.operator.updates[name]], value) for name, value in outputs if name in self.operator.updates
-        )
+        positions = _updated(self.operator, self.inference.rule)
+        return tuple([(self.inputs[old], self.outputs[new]) for old, new in positions])
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{value.name} {value.type}" for value in self.outputs)
         return f"{outputs} = {self.operator.key}({', '.join(value.name for value in self.inputs)})"
+
+
+@lru_cache(maxsize=1024)
+def _updated(operator: Operator, rule: Signature) -> tuple[tuple[int, int], ...]:
+    """The positions of (operand, result) where the result is the operand's new content."""
+    operands, results = [o.name for o in rule.inputs], [o.name for o in rule.outputs]
+    updates = operator.updates
+    return tuple((operands.index(updates[name]), new) for new, name in enumerate(results) if name in updates)
 
 
 class Graph(Frozen):
@@ -182,9 +199,13 @@ class Graph(Frozen):
 
     def result(self, name: str) -> Value:
         """What `name` ends as: the output that collectives made of it, if there is one, else the value itself."""
-        value = self[name]
-        origin = self.origin(value)
-        return value if value in self.outputs else next((o for o in self.outputs if self.origin(o) is origin), value)
+        value, (returned, ends) = self[name], self._returned
+        return value if value in returned else ends.get(self.origin(value), value)
+
+    @cached_property
+    def _returned(self) -> tuple[frozenset[Value], Mapping[Value, Value]]:
+        """The outputs, and by origin the first output that collectives alone made of it."""
+        return frozenset(self.outputs), {self.origin(value): value for value in reversed(self.outputs)}
 
     @cached_property
     def dims(self) -> tuple[Dim, ...]:

@@ -82,10 +82,8 @@ class Mesh:
 
     def require_axes(self, layout: Layout) -> None:
         """LayoutError if `layout` speaks of axes that are none of this mesh's."""
-        if not layout.split_axes and not layout.pending:
-            return
-        missing = [axis for axis in (*layout.split_axes, *layout.pending_axes) if axis not in self.sizes]
-        if missing:
+        if not self.sizes.keys() >= layout.axes:
+            missing = [axis for axis in (*layout.split_axes, *layout.pending_axes) if axis not in self.sizes]
             needed = ", ".join(f"{axis}=…" for axis in missing)
             raise LayoutError(
                 f"its layout is over {' and '.join(missing)}, but the graph's mesh is {self}; "
@@ -117,57 +115,57 @@ def axis_symbol(axis: str) -> Dim:
 class Layout:
     """How one value lies on a mesh: `splits`, per dim the axes that split it, the major first; `pending`, the
     axes over which a reduction is due, each with its kind. Immutable, hashable.
+
+    Equal layouts are one object: passes compare and look up layouts all the time, and there are few of them.
     """
 
-    __slots__ = ("_hash", "pending", "split_axes", "splits")
+    __slots__ = ("axes", "is_replicated", "pending", "pending_axes", "split_axes", "splits")
 
-    def __init__(
-        self, splits: Iterable[Iterable[str]], pending: Mapping[str, str] | Iterable[tuple[str, str]] = ()
-    ) -> None:
-        self.splits: tuple[tuple[str, ...], ...] = tuple(tuple(axes) for axes in splits)
-        self.pending: tuple[tuple[str, str], ...] = tuple(sorted(dict(pending).items()))
-        #: All axes that split some dim.
-        self.split_axes: tuple[str, ...] = tuple(axis for axes in self.splits for axis in axes)
-        self._hash = hash((self.splits, self.pending))
-        axes = [*self.split_axes, *(axis for axis, _ in self.pending)]
+    splits: tuple[tuple[str, ...], ...]
+    pending: tuple[tuple[str, str], ...]
+    #: All axes that split some dim.
+    split_axes: tuple[str, ...]
+    #: All axes over which a reduction is due.
+    pending_axes: tuple[str, ...]
+    #: All axes on which ranks hold different things.
+    axes: frozenset[str]
+    #: Whether every rank holds everything.
+    is_replicated: bool
+
+    def __new__(
+        cls, splits: Iterable[Iterable[str]], pending: Mapping[str, str] | Iterable[tuple[str, str]] = ()
+    ) -> Layout:
+        key = tuple(map(tuple, splits)), tuple(sorted(dict(pending).items()))
+        return _LAYOUTS.get(key) or _LAYOUTS.setdefault(key, cls._make(*key))
+
+    @classmethod
+    def _make(cls, splits: tuple[tuple[str, ...], ...], pending: tuple[tuple[str, str], ...]) -> Layout:
+        self = object.__new__(cls)
+        self.splits, self.pending = splits, pending
+        self.split_axes = tuple(itertools.chain.from_iterable(splits))
+        self.pending_axes = tuple(axis for axis, _ in pending)
+        axes = (*self.split_axes, *self.pending_axes)
+        self.axes = frozenset(axes)
+        self.is_replicated = not axes
         for axis in axes:
             if axes.count(axis) > 1:
                 raise LayoutError(f"mesh axis {axis} occurs twice in the layout {self}; it can do one thing only")
-        for axis, reduction in self.pending:
+        for axis, reduction in pending:
             if reduction not in REDUCTIONS:
                 raise LayoutError(f"{reduction!r} over {axis} is no reduction; choose from {', '.join(REDUCTIONS)}")
+        return self
 
     @classmethod
     def replicated(cls, rank: int) -> Layout:
         """Every rank holds everything."""
-        return _replicated(rank)
-
-    @property
-    def pending_axes(self) -> tuple[str, ...]:
-        """All axes over which a reduction is due."""
-        return tuple(axis for axis, _ in self.pending)
-
-    @property
-    def axes(self) -> frozenset[str]:
-        """All axes on which ranks hold different things."""
-        return frozenset((*self.split_axes, *self.pending_axes))
-
-    @property
-    def is_replicated(self) -> bool:
-        """Whether every rank holds everything."""
-        return not self.pending and not any(self.splits)
+        return cls(((),) * rank)
 
     def settled(self) -> Layout:
         """The same splits, nothing pending."""
         return Layout(self.splits) if self.pending else self
 
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Layout) and self.splits == other.splits and self.pending == other.pending
-
-    def __hash__(self) -> int:
-        return self._hash
+    def __reduce__(self) -> tuple[object, ...]:
+        return Layout, (self.splits, self.pending)
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         return iter(self.splits)
@@ -178,13 +176,7 @@ class Layout:
     __repr__ = __str__
 
 
-_REPLICATED: dict[int, Layout] = {}
-
-
-def _replicated(rank: int) -> Layout:
-    if rank not in _REPLICATED:
-        _REPLICATED[rank] = Layout(((),) * rank)
-    return _REPLICATED[rank]
+_LAYOUTS: dict[tuple[object, object], Layout] = {}
 
 
 def layout_text(shape: Iterable[object], layout: Layout) -> str:

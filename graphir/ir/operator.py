@@ -61,7 +61,10 @@ __all__ = [
 Array: TypeAlias = Any
 Xp: TypeAlias = Any
 Kernel: TypeAlias = Callable[..., Any]
+Inverse: TypeAlias = Callable[[Any, tuple[int, ...], Mapping[str, Any]], Any]
 Relayout: TypeAlias = Callable[[Layout, Attributes], Layout]
+#: Attributes that any node may have: which outputs it keeps, and how factors are split that only outputs have.
+_BESIDE = frozenset({"only", "split"})
 
 
 class Inference(NamedTuple):
@@ -111,6 +114,12 @@ class Operator:
         associative: bool = False,
         random: bool = False,
         shape_only: bool = False,
+        view: bool = False,
+        inverse: Inverse | None = None,
+        identity: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
+        causal: Callable[[Mapping[str, Any]], bool] | None = None,
+        ignores_masked: str = "",
+        vanishes: str = "",
         reduction: str = "sum",
         updates: Mapping[str, str] | None = None,
         relayout: Relayout | None = None,
@@ -136,6 +145,19 @@ class Operator:
         self.random = random
         #: Whether the result follows from the operands' shapes alone, so that no gradient flows through it.
         self.shape_only = shape_only
+        #: Whether the results hold the operand's own elements in another order, so that none need be moved.
+        self.view = view
+        #: Of a view that keeps every element once: the operand, as a view, from the result, its shape and attributes.
+        self.inverse = inverse
+        #: Under given attributes: outputs that are an operand itself (dropout at rate 0).
+        self.identity = identity
+        #: Whether, under given attributes, entries [.., q, k] with k > q do not depend on the operand: they are
+        #: masked, and 0 of an operator that is linear.
+        self.causal = causal
+        #: Operands whose masked entries change nothing but their own results, which are 0.
+        self.ignores_masked = frozenset(ignores_masked.split())
+        #: Operands where 0 makes the result 0 and changes nothing else. In what it is linear in, an elementwise one is so.
+        self.vanishes = frozenset(vanishes.split())
         #: What an output is pending, where a factor that it lacks is split: the parts of a sum, or of a max.
         self.reduction = reduction
         #: Of a collective: the layout that it makes of its operand's. The content stays what it is.
@@ -170,7 +192,7 @@ class Operator:
         #: The operands a kernel is handed, in order; empty for a variadic kernel, which takes what comes.
         self.operands, self.variadic = declared.operands, declared.variadic
         self.attributes, self.keywords = declared.attributes, declared.keywords
-        named_inputs = self.linear.union(self.updates.values(), *self._depends.values())
+        named_inputs = self.linear.union(self.ignores_masked, self.vanishes, self.updates.values(), *self._depends.values())
         named_outputs = self.auxiliary.union(self.updates, self._depends)
         if self._static is not None:
             check_signatures(key, self._static, declared, named_inputs, named_outputs)
@@ -259,7 +281,7 @@ class Operator:
 
     def normalize(self, attributes: Mapping[str, Any]) -> Attributes:
         """Attributes in their declared types, defaults filled in; TypeCheckError on unknown or missing ones."""
-        unknown = set(attributes) - set(self.attributes) - {"only", "split"}
+        unknown = attributes.keys() - self.attributes.keys() - _BESIDE
         if unknown:
             known = ", ".join(self.attributes) or "none"
             raise TypeCheckError(f"unknown attribute {', '.join(sorted(unknown))}; it has {known}")
@@ -275,7 +297,10 @@ class Operator:
         return Attributes(items)
 
     def infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
-        """The rule, factors and output types for inputs of `types`; TypeCheckError, in named dims, if none fits."""
+        """The rule, factors and output types for inputs of `types`, and attributes in their declared types.
+
+        TypeCheckError, in named dims, if none fits.
+        """
         # The spelling is part of the key, so that no graph's dims are printed as another's were written.
         key = (attributes, attributes.spelling, types, tuple([type_.text for type_ in types]))
         found = self._inferences.get(key)
@@ -284,6 +309,9 @@ class Operator:
         return found
 
     def _infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
+        normal = self.normalize(attributes)
+        if normal != attributes:
+            raise TypeCheckError(f"attributes {attributes} should be {normal}")
         signatures = self.signatures(attributes)
         ranks = tuple(type_.rank for type_ in types)
         rule = next((r for r in (expand(s, ranks) for s in signatures) if r is not None), None)
@@ -364,7 +392,8 @@ def operator(
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
     Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, associative, random, reduction,
-    shape_only, updates, relayout, collective, exempt, no_gradient, flops, examples.
+    shape_only, view, inverse, identity, causal, ignores_masked, vanishes, updates, relayout, collective, exempt, no_gradient,
+    flops, examples.
     OperatorError if the declaration contradicts itself or `key` is taken.
     """
 

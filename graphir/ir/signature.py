@@ -56,7 +56,7 @@ class Axis:
         return f"{'*' * self.star}{self.factors[0]}{'!' * self.whole}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operand:
     """A named input or output of a signature."""
 
@@ -65,12 +65,12 @@ class Operand:
     dtype: str = ""
     variadic: bool = False
 
-    @property
+    @cached_property
     def indexes(self) -> str | None:
         """The factor that this operand's integers index, if they do."""
         return self.dtype[3:] if self.dtype.startswith("in ") else None
 
-    @property
+    @cached_property
     def factors(self) -> tuple[str, ...]:
         """The factors of all axes, in order."""
         return tuple(factor for axis in self.axes for factor in axis.factors)
@@ -119,6 +119,14 @@ class Signature:
         """Factors that no input has: nothing but the node itself can say how they are split."""
         inside = {factor for operand in self.inputs for factor in operand.factors}
         return frozenset(self.factors) - inside
+
+    @cached_property
+    def spreads(self) -> bool:
+        """Whether results only spread what is read, if anything is, over new dims: cheaper to make than to move."""
+        if not self.output_only_factors and self.inputs:
+            return False
+        read = {factor for operand in self.inputs for factor in operand.factors}
+        return all(read.issubset(operand.factors) for operand in self.outputs)
 
     @property
     def _axes(self) -> list[Axis]:

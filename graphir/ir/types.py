@@ -31,25 +31,43 @@ class TensorType:
 
     `shape` is the logical one, of the whole value; `layout` says which part of it a rank holds. A value of a
     graph that is not sharded is replicated over no axes at all.
+
+    Types that are equal and written alike are one object, made and compared once: a graph has few distinct ones.
     """
 
     __slots__ = ("_hash", "dtype", "layout", "shape", "text")
 
-    def __init__(self, dtype: str, shape: Iterable[DimLike] = (), layout: Layout | None = None) -> None:
+    dtype: str
+    shape: Shape
+    layout: Layout
+    #: The type as written. Equal types may be spelled differently: `[D_h]` and `[D/N_H]`.
+    text: str
+    _hash: int
+
+    def __new__(cls, dtype: str, shape: Iterable[DimLike] = (), layout: Layout | None = None) -> TensorType:
         if dtype not in DTYPES:
             raise TypeCheckError(f"{dtype!r} is no dtype; choose from {', '.join(DTYPES)}")
-        self.dtype = dtype
         try:
-            self.shape: Shape = tuple(map(as_dim, shape))
+            dims = tuple(map(as_dim, shape))
         except TypeError:
             # A comma was forgotten: (D) is D.
             raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; with one dim it is ({shape},)") from None
-        self.layout = Layout.replicated(len(self.shape)) if layout is None else layout
-        if len(self.layout.splits) != len(self.shape):
-            raise TypeCheckError(f"layout {self.layout} is for {len(self.layout.splits)} dims, not {len(self.shape)}")
-        self._hash = hash((dtype, self.shape, self.layout))
-        #: The type as written. Equal types may be spelled differently: `[D_h]` and `[D/N_H]`.
-        self.text = f"{dtype}{layout_text(self.shape, self.layout)}"
+        laid = Layout.replicated(len(dims)) if layout is None else layout
+        key = dtype, dims, tuple(map(str, dims)), laid
+        return _TYPES.get(key) or _TYPES.setdefault(key, cls._make(dtype, dims, laid))
+
+    @classmethod
+    def _make(cls, dtype: str, shape: Shape, layout: Layout) -> TensorType:
+        if len(layout.splits) != len(shape):
+            raise TypeCheckError(f"layout {layout} is for {len(layout.splits)} dims, not {len(shape)}")
+        self = object.__new__(cls)
+        self.dtype, self.shape, self.layout = dtype, shape, layout
+        self._hash = hash((dtype, shape, layout))
+        self.text = f"{dtype}{layout_text(shape, layout)}"
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return TensorType, (self.dtype, self.shape, self.layout)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -83,3 +101,6 @@ class TensorType:
     def elements(self) -> Dim:
         """The number of elements, as a formula."""
         return product(self.shape)
+
+
+_TYPES: dict[tuple[object, ...], TensorType] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphir.errors import GraphirError, LayoutError, TypeCheckError, VerifyError
+from graphir.errors import GraphirError, LayoutError, VerifyError
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
@@ -19,6 +19,14 @@ _CONTEXT = 4
 
 def verify(graph: Graph) -> Graph:
     """`graph` itself if it is well formed and well typed; VerifyError, with the nodes around, if not."""
+    _check(graph)
+    if graph.mesh.axes:
+        _check_returned(graph)
+    return graph
+
+
+def _check(graph: Graph) -> None:
+    """Everything but what only a whole program promises of its outputs, and the body of a node need not."""
     defined: set[str] = set()
     known: set[Value] = set()
     for value in graph.arguments:
@@ -32,18 +40,27 @@ def verify(graph: Graph) -> Graph:
             if value not in known:
                 raise VerifyError(_undefined(graph, value, node) + _around(graph, index))
         try:
-            attributes = node.operator.normalize(node.attributes)
-            if attributes != node.attributes:
-                raise TypeCheckError(f"attributes {node.attributes} should be {attributes}")
-            inferred = node.inference.types
+            # Asked of the operator, not of the node, which may have been handed what holds for another.
+            inferred = node.operator.infer(tuple([value.type for value in node.inputs]), node.attributes)
         except GraphirError as error:
             raise VerifyError(f"{node.name} = {node.operator.key}(…): {error}{_around(graph, index)}") from None
         declared = tuple([value.type for value in node.outputs])
-        if inferred != declared:
+        if inferred.types != declared:
             raise VerifyError(
                 f"{node.name} = {node.operator.key}(…) is declared {_types(declared)}, "
-                f"but its inputs make {_types(inferred)}{_around(graph, index)}"
+                f"but its inputs make {_types(inferred.types)}{_around(graph, index)}"
             )
+        if inferred != node.inference:
+            raise VerifyError(
+                f"{node.name} = {node.operator.key}(…) follows the rule {inferred.rule}, but holds what was inferred "
+                f"for {node.inference.rule}; leave the node's inference to its operator{_around(graph, index)}"
+            )
+        body = node.attributes.get("body")
+        if isinstance(body, Graph):
+            try:
+                _check(body)
+            except VerifyError as error:
+                raise VerifyError(f"{node.name} = {node.operator.key}(…) holds no graph: {error}") from None
         for value in node.outputs:
             _define(graph, value, defined, index)
             _check_axes(graph, value, index)
@@ -51,13 +68,10 @@ def verify(graph: Graph) -> Graph:
     for value in (*graph.outputs, *graph.aliases.values()):
         if value not in known:
             raise VerifyError(f"graph {graph.name}: {value.name} is an output or alias, but nothing defines it")
-    if graph.mesh.axes:
-        _check_returned(graph)
     for alias in graph.aliases:
         if alias in defined:
             raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
     _check_definitions(each for value in graph.values.values() for each in value.shape)
-    return graph
 
 
 def _check_returned(graph: Graph) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
@@ -39,6 +41,10 @@ def _allowed(xp: Xp, keep: Array | None, causal: bool, mask: str, shape: tuple[i
     return allowed
 
 
+def _is_causal(attributes: Mapping[str, Any]) -> bool:
+    return bool(attributes["causal"])
+
+
 _D_H = dim("D_h")
 _SM_EXAMPLES = (
     {"width": _D_H},
@@ -48,7 +54,7 @@ _SM_EXAMPLES = (
 )
 
 
-@operator("SM", _scale_mask_signature, flops=2, examples=_SM_EXAMPLES)
+@operator("SM", _scale_mask_signature, flops=2, causal=_is_causal, examples=_SM_EXAMPLES)
 def scale_mask(
     xp: Xp,
     A: Array,
@@ -74,7 +80,9 @@ def _d_scale_mask_signature(mask: str) -> str:
     return f"dZ[b *h q k]{_mask_operand(mask)} -> dA[b *h q k]"
 
 
-@scale_mask.backward("dSM", _d_scale_mask_signature, flops=2, linear="dZ", examples=_SM_EXAMPLES)
+@scale_mask.backward(
+    "dSM", _d_scale_mask_signature, flops=2, linear="dZ", causal=_is_causal, examples=_SM_EXAMPLES
+)
 def d_scale_mask(
     xp: Xp,
     dZ: Array,
@@ -97,7 +105,7 @@ def d_scale_mask(
 # -- S: softmax -------------------------------------------------------------------------------------------
 
 
-@operator("S", "Z[*b k!] -> P[*b k!]", flops=5)
+@operator("S", "Z[*b k!] -> P[*b k!]", ignores_masked="Z", flops=5)
 def softmax(xp: Xp, Z: Array) -> Array:
     """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim."""
     P = Z - Z.max(axis=-1, keepdims=True)
@@ -106,7 +114,7 @@ def softmax(xp: Xp, Z: Array) -> Array:
     return P
 
 
-@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP")
+@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
     """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim."""
     along = xp.einsum("...k,...k->...", P, dP)

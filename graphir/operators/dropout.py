@@ -56,6 +56,7 @@ def _check_rate(p: float) -> str:
     random=True,
     linear="X",
     depends={"m": "seed step"},
+    identity=lambda attributes: {} if attributes["p"] else {"Y": "X"},
     flops=2,
     examples=({"p": 0.25, "key": 7}, {"p": 0.0, "key": 1}),
 )
@@ -71,7 +72,13 @@ def dropout(xp: Xp, X: Array, seed: Array, step: Array, *, p: float, key: int, a
 
 
 @dropout.backward(
-    "dDO", "m[*b] bool, dY[*b] -> dX[*b]", elementwise=True, flops=2, linear="dY", examples=({"p": 0.25},)
+    "dDO",
+    "m[*b] bool, dY[*b] -> dX[*b]",
+    elementwise=True,
+    linear="dY",
+    identity=lambda attributes: {} if attributes["p"] else {"dX": "dY"},
+    flops=2,
+    examples=({"p": 0.25},),
 )
 def d_dropout(xp: Xp, m: Array, dY: Array, *, p: float) -> Array:
     """dX = m ⊙ dY / (1 − p)."""

@@ -28,7 +28,14 @@ def _d_add_signature(count: int) -> str:
     return f"dY[*b] -> {', '.join(f'dX{i}[*b]' for i in range(count))}"
 
 
-@add.backward("dAddB", _d_add_signature, elementwise=True, linear="dY", examples=({"count": 2},))
+@add.backward(
+    "dAddB",
+    _d_add_signature,
+    elementwise=True,
+    linear="dY",
+    identity=lambda attributes: {f"dX{i}": "dY" for i in range(attributes["count"])},
+    examples=({"count": 2},),
+)
 def d_add(xp: Xp, dY: Array, *, count: int) -> tuple[Array, ...]:
     """dX0 = dX1 = … = dY, each under its own name (dAddB in A 1.5.3); no element is copied."""
     return (dY,) * count

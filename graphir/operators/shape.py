@@ -14,6 +14,14 @@ from graphir.ir.value import Value, require_value
 _B, _S, _H = dims("b s h")
 
 
+def _reshaped(Y: Array, shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Array:
+    return Y.reshape(shape)
+
+
+def _inverse_order(perm: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(perm.index(i) for i in range(len(perm)))
+
+
 # -- T: transpose -----------------------------------------------------------------------------------------
 
 
@@ -38,6 +46,8 @@ def _transpose_signature(perm: tuple[int, ...]) -> str:
     "T",
     _transpose_signature,
     linear="X",
+    view=True,
+    inverse=lambda Y, shape, attributes: Y.transpose(_inverse_order(attributes["perm"])),
     examples=({"perm": (1, 0)}, {"perm": (0, 2, 1, 3)}, {"perm": (2, 0, 1)}),
 )
 def transpose_op(xp: Xp, X: Array, *, perm: tuple[int, ...]) -> Array:
@@ -47,9 +57,8 @@ def transpose_op(xp: Xp, X: Array, *, perm: tuple[int, ...]) -> Array:
 
 @transpose_op.gradient
 def _d_transpose(context: GradientContext) -> list[Value]:
-    perm = context.attributes["perm"]
-    inverse = tuple(perm.index(i) for i in range(len(perm)))
-    return [transpose_op(context.gradient, perm=inverse, name=context.names[0])]
+    perm = _inverse_order(context.attributes["perm"])
+    return [transpose_op(context.gradient, perm=perm, name=context.names[0])]
 
 
 def transpose(X: Value, perm: Sequence[int] | None = None, name: str | None = None) -> Value:
@@ -86,6 +95,8 @@ def _named_sizes(attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
     "R",
     _pattern_signature,
     linear="X",
+    view=True,
+    inverse=_reshaped,
     factors=_named_sizes,
     examples=(
         {"pattern": "b s (h d) -> b s h d", "factors": ("h",), "sizes": (_H,)},
@@ -143,13 +154,13 @@ def flatten(X: Value, name: str | None = None) -> Value:
 # -- C: concatenate heads ---------------------------------------------------------------------------------
 
 
-@operator("C", "X[*b h d] -> Y[*b (h d)]", linear="X")
+@operator("C", "X[*b h d] -> Y[*b (h d)]", linear="X", view=True, inverse=_reshaped)
 def concatenate(xp: Xp, X: Array, *, shape: tuple[int, ...]) -> Array:
     """Y [B, S, D]: the heads of X [B, S, N_H, D_h] side by side (A 1.3.3)."""
     return X.reshape(shape)
 
 
-@concatenate.backward("dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY", examples=({"h": _H},))
+@concatenate.backward("dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY", view=True, inverse=_reshaped, examples=({"h": _H},))
 def d_concatenate(xp: Xp, dY: Array, *, h: Size, shape: tuple[int, ...]) -> Array:
     """dX [B, S, N_H, D_h]: dY [B, S, D] split into heads again."""
     return dY.reshape(shape)
@@ -182,6 +193,7 @@ def _new_sizes(attributes: Mapping[str, Any]) -> Mapping[str, Dim]:
     "BC",
     _broadcast_signature,
     linear="X",
+    view=True,
     factors=_new_sizes,
     examples=(
         {"dims": (_B, _S), "axes": (0, 1), "rank": 3},

@@ -94,7 +94,7 @@ def require(holds: bool, complaint: str) -> None:
 
 def run(graph: gi.Graph, sizes: Mapping[str, int], arrays: Mapping[str, Any], what: str, **options: Any) -> Any:
     """The results of `graph`, `options` to `gi.compile`; AssertionError, naming `what`, if a kernel fails."""
-    executable = gi.compile(graph, sizes, **options)
+    executable = gi.compile(graph, sizes, backend="reference", **options)
     try:
         return executable(arrays)
     except OperatorError as error:

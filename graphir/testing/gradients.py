@@ -63,7 +63,7 @@ def check_directional(
     The loss is the graph's only output, or its output L. AssertionError, naming `what`, if the gradient is wrong.
     """
     joint = autodiff(graph, wrt=names)
-    found = run(joint, sizes, arrays, what, store_masks=True)
+    found = run(joint, sizes, arrays, what, recompute="nothing")
     gradients: dict[str, Array] = {}
     for name, value in zip(names, joint.outputs[-len(names) :], strict=True):
         made, dtype, shape = np.asarray(found[value.name]), arrays[name].dtype, arrays[name].shape

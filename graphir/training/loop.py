@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from graphir.backends import Executable, initialize
+from graphir.backends.communicator import communicator_for
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DimError, MissingDependencyError, NonFiniteError
 from graphir.ir.dims import dim_names
@@ -78,18 +79,28 @@ class Outcome:
     signal: int | None = None
 
 
-def train(config: TrainConfig, out: str | Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    ranks: str = "simulated",
+) -> Outcome:
     """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
+
+    The ranks of a mesh are all simulated in this process, or, with `ranks` "mpi", this process is one of them: each
+    keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
 
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after
-    the step at hand, with a checkpoint; a second one ends it at once.
+    the step at hand, with a checkpoint; a second one ends it at once. Of several processes it is enough that one gets it.
     Errors: ConfigError for options or sizes that cannot be, or a folder that holds a run or cannot be written;
     DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
     NonFiniteError, with the first node at fault, for a loss that is NaN or infinite.
     """
-    run = _Run(config.check(), Path(out), resume)
-    report = report or Report()
+    run = _Run(config.check(), Path(out), resume, ranks)
+    report = (report if run.leads else None) or Report()
     run.prepare_folder()
     try:
         report.begin(run.config, run.corpus, run.parameter_count, run.step)
@@ -125,8 +136,12 @@ def optimizer_of(config: TrainConfig) -> Optimizer:
 class _Run:
     """A run that is ready to go: everything that can be wrong with it has been found before its folder is touched."""
 
-    def __init__(self, config: TrainConfig, folder: Path, resume: bool) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, resume: bool, ranks: str) -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
+        #: Who says which ranks run here. One process speaks and writes for all.
+        self.communicator = communicator_for(config.mesh(), ranks)
+        self.leads = self.communicator.leads
+        self.ranks = ranks
         #: What the run has put into the folder beside checkpoints.
         self.written: list[Path] = []
         if not resume and list_checkpoints(folder):
@@ -163,7 +178,7 @@ class _Run:
         config, sizes = self.config, self.sizes
         try:
             whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
-            return compile(self.parallel.shard(graph, whole), whole, fetch=fetch)
+            return compile(self.parallel.shard(graph, whole), whole, fetch=fetch, ranks=self.ranks)
         except DimError as error:
             options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
             raise ConfigError(f"these sizes make no model: {error} ({options})") from None
@@ -172,42 +187,50 @@ class _Run:
 
     def prepare_folder(self) -> None:
         """The folder as a run needs it; ConfigError, before anything is said of the run, if it cannot be written."""
-        make_folder(self.folder)
-        remove_leftovers(self.folder)
+        if self.leads:
+            make_folder(self.folder)
+            remove_leftovers(self.folder)
 
     def leave_folder(self) -> None:
         """Of a run that no checkpoint is left of, nothing is left: its metrics would tell of what cannot go on."""
-        if not list_checkpoints(self.folder):
+        if self.leads and not list_checkpoints(self.folder):
             for path in self.written:
                 path.unlink(missing_ok=True)
 
     # -- the loop -------------------------------------------------------------------------------------
 
     def go(self, report: Report) -> Outcome:
-        if self.config.tokenizer != "bytes":
+        if self.leads and self.config.tokenizer != "bytes":
             self._keep_tokenizer()
         self.written.append(self.folder / _METRICS)
-        metrics = MetricsFile(self.folder / _METRICS, self.step)
+        metrics = MetricsFile(self.folder / _METRICS, self.step) if self.leads else None
         record: Record = {}
         path = checkpoint_path(self.folder, self.step)
+        stop = 0
         try:
             with _signals() as received:
                 # At least one step, however soon the signal comes: a run always has something to show.
-                while not record or (self.step < self.config.steps and not received):
+                while not record or (self.step < self.config.steps and not stop):
                     record = self._advance()
+                    # A signal may reach one process a step before another; all end after the same one.
+                    stop = self.communicator.agree(received[0] if received else 0)
                     last = self.step == self.config.steps
                     if last or _due(self.step, self.config.validate_every):
                         record["val_loss"] = self._validate()
-                    metrics.append(record)
+                    if metrics is not None:
+                        metrics.append(record)
                     report.stepped(record)
-                    if last or received or _due(self.step, self.config.checkpoint_every):
-                        metrics.sync()
+                    if last or stop or _due(self.step, self.config.checkpoint_every):
+                        if metrics is not None:
+                            metrics.sync()
                         path = self._save()
                         report.saved(path)
         finally:
-            metrics.close()
-        self._draw(report)
-        return Outcome(self.step, record["loss"], record.get("val_loss"), path, received[0] if received else None)
+            if metrics is not None:
+                metrics.close()
+        if self.leads:
+            self._draw(report)
+        return Outcome(self.step, record["loss"], record.get("val_loss"), path, stop or None)
 
     def _advance(self) -> Record:
         """One step: the new parameters and state, and what the metrics say of it."""
@@ -219,8 +242,10 @@ class _Run:
         loss, norm = float(result[self.loss]), float(result["optimizer/norm"])
         updated = result.updated()
         due = self.step + 1 == config.steps or _due(self.step + 1, config.checkpoint_every)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if not finite or (due and not all(bool(np.isfinite(array).all()) for array in updated.values())):
+        wrong = not (math.isfinite(loss) and math.isfinite(norm))
+        if due and not wrong:  # loss and norm are the same on all ranks, the blocks of what is updated are not
+            wrong = bool(self.communicator.agree(not all(bool(np.isfinite(array).all()) for array in updated.values())))
+        if wrong:
             self._blame(inputs, loss, norm)
         self.arrays = updated
         self.step += 1
@@ -256,11 +281,16 @@ class _Run:
 
     def _save(self) -> Path:
         path = checkpoint_path(self.folder, self.step)
+        # One after the other, so that who does not write holds no more than one whole array.
+        wholes = ((name, self.executable.whole(name, array)) for name, array in self.arrays.items())
+        arrays = {name: array for name, array in wholes if self.leads}
+        if not self.leads:
+            return path
         tokenizer = self.config.tokenizer
         config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
         config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
         data = self.corpus.fingerprint
-        arrays = self.parallel.strip(self.graph, self.arrays)
+        arrays = self.parallel.strip(self.graph, arrays)
         sizes = config.sizes(self.corpus.vocabulary)
         save_checkpoint(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays))
         remove_old(self.folder, self.config.keep)

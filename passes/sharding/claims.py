@@ -1,27 +1,135 @@
-"""Who gets an axis: factors claim mesh axes at a node, first come, first served."""
+"""Who gets an axis: at a node, factors claim mesh axes, first come, first served.
+
+What a node does follows from its *situation* alone: its rule, and the layouts that it sees. A model of many layers
+has few distinct situations, so each is decided once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import TypeAlias
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
-from graphir.ir.graph import Node
+from graphir.ir.assignment import operand_splits, write_split
 from graphir.ir.layout import Layout
+from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 
 Axes: TypeAlias = tuple[str, ...]
+#: The axes of each factor that is split, in the order of the claims.
+Claimed: TypeAlias = tuple[tuple[str, Axes], ...]
 #: Whether an axis may go to a factor.
 Admits: TypeAlias = Callable[[str, str], bool]
 
 
-class Claims:
-    """Axes given to factors, first come, first served; an axis goes to one factor only."""
+class Situation(NamedTuple):
+    """What a node sees. Layouts stand by operand or, of `results`, by output; None where there is none.
 
-    def __init__(self, node: Node, rule: Signature) -> None:
+    followed  of a d-node: what the forward node did
+    given     of parameters, and of what is updated: as the plan has them
+    lying     of all else, as it lies; None for what is made to measure. No tuple where nothing lies anywhere yet
+    wanted    of operands, and
+    results   of outputs, as their consumers or the plan would have them
+    """
+
+    operator: Operator
+    rule: Signature
+    followed: Claimed
+    given: tuple[Layout | None, ...]
+    lying: tuple[Layout | None, ...] | None
+    wanted: tuple[Layout | None, ...]
+    results: tuple[Layout | None, ...]
+
+
+class Placement(NamedTuple):
+    """What a node does: which factor each axis goes to, and what follows.
+
+    operands      the layouts that its operands are brought to
+    split         its attribute of that name
+    splits_whole  whether a dim that must be whole is split, so that the node has to be taken apart
+    """
+
+    claimed: Claimed
+    operands: tuple[Layout, ...]
+    split: tuple[str, ...]
+    splits_whole: bool
+
+
+@lru_cache(maxsize=16384)
+def place(situation: Situation) -> Placement:
+    """The placement that the claims make, by order of precedence."""
+    rule = situation.rule
+    assignment = _assign(situation)
+    passed = _passed(situation)
+    if not passed.keys().isdisjoint(axis for axes in assignment.values() for axis in axes):
+        passed = {}
+    return Placement(
+        tuple(assignment.items()),
+        tuple(Layout(operand_splits(operand, assignment), passed) for operand in rule.inputs),
+        write_split(assignment, rule.output_only_factors),
+        any(axis.whole and assignment.get(axis.factors[0]) for operand in rule.inputs for axis in operand.axes),
+    )
+
+
+def _assign(situation: Situation) -> dict[str, Axes]:
+    operator, rule, followed, given, lying, wanted, results = situation
+    claims = _Claims(operator, rule)
+    # 1. The d-node of a node does as the node did.
+    for factor, axes in followed:
+        claims.factor(factor, axes)
+    # 2. The split of the parameters that are read here, the most split first.
+    for operand, layout in sorted(_known(rule.inputs, given), key=lambda pair: -len(pair[1].split_axes)):
+        claims.operand(operand, layout)
+    if operator.updates:  # an update lies as what it updates, whatever its gradient does
+        return claims.result
+    made = _known(rule.outputs, results)
+    if lying is None:
+        for operand, layout in made:
+            claims.operand(operand, layout)
+        return claims.result
+    # 3. What is wanted says where a pending axis goes, and decides between operands that disagree.
+    pending = {axis for _, layout in _known(rule.inputs, lying) for axis in layout.pending_axes}
+    pending -= _passed(situation).keys()
+    splits = _held(_known(rule.inputs, lying))
+    torn = _disputed(splits)
+    for operand, layout in made:
+        claims.operand(operand, layout, lambda factor, axis: axis in pending or (factor, axis) in torn, splits)
+    for operand, mine, target in zip(rule.inputs, lying, wanted, strict=True):
+        if pending and mine is not None and target is not None:
+            claims.operand(operand, target, _only(pending.intersection(mine.pending_axes)), splits)
+    # 4. The operands as they lie, in order.
+    for operand, layout in _known(rule.inputs, lying):
+        claims.operand(operand, layout)
+    # 5. Factors that only outputs have, or operands made to measure, as wanted, over axes that are still free.
+    placed = [operand for operand, *layouts in zip(rule.inputs, given, lying, strict=True) if any(layouts)]
+    fresh = frozenset(rule.factors).difference(*(operand.factors for operand in placed))
+    for operand, layout in made:
+        claims.operand(operand, layout, lambda factor, axis: factor in fresh)
+    return claims.result
+
+
+def _passed(situation: Situation) -> dict[str, str]:
+    """What is pending in the operands and stays so in the result: through what only moves, sums or adds."""
+    operator, given, lying = situation.operator, situation.given, situation.lying
+    moves = len(given) == 1 and bool(operator.linear) and not (operator.elementwise and operator.flops)
+    if lying is None or not (moves or operator.jointly_linear):
+        return {}
+    layouts = [mine or theirs for mine, theirs in zip(lying, given, strict=True)]
+    states = {layout.pending for layout in layouts if layout is not None}
+    if None in layouts or len(states) != 1:
+        return {}
+    pending: dict[str, str] = dict(*states)
+    return {} if "max" in pending.values() else pending
+
+
+class _Claims:
+    """Axes given to factors; an axis goes to one factor only."""
+
+    def __init__(self, operator: Operator, rule: Signature) -> None:
         self.rule = rule
         #: Minor factors of a composite dim cannot be split; whole ones only where the node can be taken apart.
         self.barred = rule.minor_factors
-        if node.operator.decompose is None:
+        if operator.decompose is None:
             self.barred |= rule.whole_factors
         self.owner: dict[str, str] = {}
         self.result: dict[str, Axes] = {}
@@ -42,8 +150,6 @@ class Claims:
 
         A dim that gets any takes `along` what splits it already: (factor, axis).
         """
-        if not layout.split_axes:
-            return
         for axis, axes in zip(operand.axes, layout.splits, strict=True):
             if axis.factors and axes:
                 factor = axis.factors[0]
@@ -53,20 +159,30 @@ class Claims:
                 self.factor(factor, mine)
 
 
-def held(operands: Iterable[tuple[Operand, Layout]]) -> frozenset[tuple[str, str]]:
+def _known(operands: Iterable[Operand], layouts: Iterable[Layout | None]) -> list[tuple[Operand, Layout]]:
+    """The operands that have a layout, with it."""
+    return [(operand, layout) for operand, layout in zip(operands, layouts, strict=True) if layout is not None]
+
+
+def _held(operands: Iterable[tuple[Operand, Layout]]) -> frozenset[tuple[str, str]]:
     """(factor, axis) where some operand splits the factor over the axis."""
     return frozenset(
         (axis.factors[0], each)
         for operand, layout in operands
-        if layout.split_axes
         for axis, axes in zip(operand.axes, layout.splits, strict=True)
         for each in axes
     )
 
 
-def disputed(splits: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+def _disputed(splits: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     """Those (factor, axis) whose axis splits another factor, too."""
     factors: dict[str, set[str]] = {}
     for factor, axis in splits:
         factors.setdefault(axis, set()).add(factor)
     return frozenset((factor, axis) for axis, found in factors.items() if len(found) > 1 for factor in found)
+
+
+def _only(axes: Iterable[str]) -> Admits:
+    """Admits these axes, to whichever factor."""
+    admitted = frozenset(axes)
+    return lambda factor, axis: axis in admitted

@@ -27,10 +27,6 @@ class Given:
     used: dict[Value, Layout] = field(default_factory=dict)
     pinned: dict[Value, Pin] = field(default_factory=dict)
 
-    def at(self, value: Value, updated: bool) -> Layout:
-        """An argument's layout at a node: stored where it is updated, used where it is read."""
-        return self.stored[value] if updated or value not in self.used else self.used[value]
-
 
 def read_plan(graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> Given:
     """What `plan` gives for `graph`; LayoutError if it names only what the graph lacks."""

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from graphir.errors import LayoutError
 from graphir.ir.dims import Dim, Sizes
@@ -75,7 +76,10 @@ class Plan:
 
     def matches(self, kind: str, names: Sequence[str]) -> list[str]:
         """The splits that entries of `kind` give a value with these names (its own and its aliases)."""
-        found = (split for pattern, split in self.entries(kind) if any(fnmatchcase(n, pattern) for n in names))
+        entries = getattr(self, kind)
+        if not entries:
+            return []
+        found = (split for pattern, split in entries if any(fnmatchcase(n, pattern) for n in names))
         return list(dict.fromkeys(found))
 
 
@@ -111,10 +115,15 @@ class Pin:
 
     def apply(self, layout: Layout) -> Layout:
         """`layout` with the pinned axes where they must be, nothing pending."""
-        found = [[axis for axis in axes if axis not in self.axes] for axes in layout.splits]
-        for position, axes in self.splits:
-            found[position].extend(axes)
-        return Layout(found)
+        return _pinned(self, layout)
+
+
+@lru_cache(maxsize=4096)
+def _pinned(pin: Pin, layout: Layout) -> Layout:
+    found = [[axis for axis in axes if axis not in pin.axes] for axes in layout.splits]
+    for position, axes in pin.splits:
+        found[position].extend(axes)
+    return Layout(found)
 
 
 def read_pin(value: Value, splits: Sequence[str], mesh: Mesh, sizes: Sizes | None) -> Pin:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from graphir.errors import LayoutError
 from graphir.ir.layout import Layout
-from graphir.ir.operator import Operator
+from graphir.ir.operator import Attributes, Operator
 from graphir.operators.collectives import all_gather, all_reduce, all_to_all, local_slice, reduce_scatter
 
 
@@ -15,7 +16,7 @@ class Hop(NamedTuple):
     or to its consumer (it only moves what is there)."""
 
     operator: Operator
-    attributes: dict[str, Any]
+    attributes: Attributes
     settles: bool
 
     @property
@@ -24,7 +25,8 @@ class Hop(NamedTuple):
         return self.operator is not local_slice
 
 
-def route(have: Layout, want: Layout) -> list[Hop]:
+@lru_cache(maxsize=4096)
+def route(have: Layout, want: Layout) -> tuple[Hop, ...]:
     """The collectives that turn `have` into `want`; none if they are equal.
 
     What is pending and cannot become a split is reduced first, while the blocks are small: one AR a reduction.
@@ -44,23 +46,26 @@ def route(have: Layout, want: Layout) -> list[Hop]:
     for kind in dict.fromkeys(pending.values()):
         axes = tuple(a for a, k in pending.items() if k == kind and a not in wanted and a not in scattered)
         if axes:
-            hops.append(Hop(all_reduce, {"axes": axes, "reduce": kind}, settles=True))
+            hops.append(_hop(all_reduce, True, axes=axes, reduce=kind))
     splits = [list(axes) for axes in have.splits]
     for dim, held in enumerate(splits):
         while held != list(want.splits[dim][: len(held)]):
             axis = held.pop()
             target = _next_home(axis, dim, splits, want)
             if target is None:
-                hops.append(Hop(all_gather, {"dim": dim, "axis": axis}, settles=False))
+                hops.append(_hop(all_gather, False, dim=dim, axis=axis))
             else:
                 splits[target].append(axis)
-                hops.append(Hop(all_to_all, {"source": dim, "target": target, "axis": axis}, settles=False))
+                hops.append(_hop(all_to_all, False, source=dim, target=target, axis=axis))
     for dim, held in enumerate(splits):
         for axis in want.splits[dim][len(held) :]:
-            where = {"dim": dim, "axis": axis}
             settles = axis in scattered
-            hops.append(Hop(reduce_scatter if settles else local_slice, where, settles))
-    return hops
+            hops.append(_hop(reduce_scatter if settles else local_slice, settles, dim=dim, axis=axis))
+    return tuple(hops)
+
+
+def _hop(operator: Operator, settles: bool, **attributes: Any) -> Hop:
+    return Hop(operator, operator.normalize(attributes), settles)
 
 
 def _next_home(axis: str, dim: int, splits: list[list[str]], want: Layout) -> int | None:

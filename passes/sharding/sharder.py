@@ -14,33 +14,25 @@ One walk over the nodes, and nothing but factor rules and declared traits decide
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from graphir.errors import LayoutError
 from graphir.ir.analysis import needed_nodes
-from graphir.ir.assignment import Assignment, operand_splits, write_split
+from graphir.ir.assignment import operand_splits, write_split
 from graphir.ir.builder import Builder
+from graphir.ir.collector import without_collector
 from graphir.ir.dims import Sizes
-from graphir.ir.graph import FORWARD, Graph, Node
+from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
-from graphir.ir.signature import Signature
 from graphir.ir.value import Value
-from graphir.passes.sharding.claims import Admits, Axes, Claims, disputed, held
+from graphir.passes.sharding.claims import Claimed, Placement, Situation, place
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
 from graphir.passes.sharding.reshard import Hop, route
 
-Pending: TypeAlias = tuple[tuple[str, str], ...]
 
-
-@lru_cache(maxsize=4096)
-def _layout(splits: tuple[Axes, ...], pending: Pending = ()) -> Layout:
-    """A layout; the same few come up at every node."""
-    return Layout(splits, pending)
-
-
+@without_collector
 def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None) -> Graph:
     """`graph` rewritten for the ranks of `mesh`, as `plan` (or the ready-made plan of that name) says.
 
@@ -64,15 +56,14 @@ class _Sharder:
         self.nodes = needed_nodes(graph, graph.outputs)
         self.given = read_plan(graph, self.nodes, mesh, plan, sizes)
         self.builder = Builder(graph.name, mesh=mesh)
-        self.parameters = frozenset(graph.parameters)
         #: Where each value of the old graph lives now, as it was made or settled.
         self.home: dict[Value, Value] = {}
         #: Copies in other layouts, by layout and phase: the backward pass gathers again rather than keep.
         self.copies: defaultdict[Value, dict[tuple[Layout, str], Value]] = defaultdict(dict)
         #: Nodes that are emitted when somebody asks, at the layout asked for.
         self.lazy: dict[Value, tuple[Node, int]] = {}
-        self.assignments: dict[str, Assignment] = {}
-        self.wanted: dict[Value, Layout] = {}
+        self.claimed: dict[str, Claimed] = {}
+        self.wanted = {value: pin.apply(value.type.layout) for value, pin in self.given.pinned.items()}
         #: The old graph's node that each new value was made for.
         self.makers: dict[Value, Node] = {}
 
@@ -112,130 +103,68 @@ class _Sharder:
 
     def _want(self, nodes: Sequence[Node]) -> None:
         """The layouts wanted of values, from pins and consumers: a reverse walk. Consulted, never obeyed."""
-        self.wanted |= {value: pin.apply(value.type.layout) for value, pin in self.given.pinned.items()}
+        fixed = self.given.pinned.keys() | self.given.stored.keys()
         for node in reversed(nodes):
-            rule = node.inference.rule
-            guess = self._claims(node, rule, placed=False)
-            for operand, value in zip(rule.inputs, node.inputs, strict=True):
-                if value not in self.given.pinned and value not in self.given.stored:
-                    splits = operand_splits(operand, guess)
-                    if any(splits) or value not in self.wanted:
-                        self.wanted[value] = _layout(splits)
+            placement = place(self._situation(node, placed=False))
+            for value, layout in zip(node.inputs, placement.operands, strict=True):
+                if value not in fixed and (layout.split_axes or value not in self.wanted):
+                    self.wanted[value] = layout
 
-    def _claims(self, node: Node, rule: Signature, placed: bool = True) -> dict[str, Axes]:
-        """Which factor each axis goes to at `node`, by order of precedence; see the module's docstring.
-
-        With `placed` false the operands' layouts are not known yet, and only what is given and wanted counts.
-        """
-        claims = Claims(node, rule)
-        # 1. The d-node of a node does as the node did.
-        if node.operator.d_operator_of is not None and node.meta.of in self.assignments:
-            for factor, axes in self.assignments[node.meta.of].items():
-                claims.factor(factor, axes)
-        # 2. The split of the parameters that are read here, the most split first.
-        updated = {old for old, _ in node.updates}
-        operands = list(zip(rule.inputs, node.inputs, strict=True))
-        given = [(o, self.given.at(v, v in updated)) for o, v in operands if v in self.parameters or v in updated]
-        for operand, layout in sorted(given, key=lambda pair: -len(pair[1].split_axes)):
-            claims.operand(operand, layout)
-        if updated:  # an update lies as what it updates, whatever its gradient does
-            return claims.result
-        results = [(o, self.wanted[v]) for o, v in zip(rule.outputs, node.outputs, strict=True) if v in self.wanted]
-        if not placed:
-            for operand, layout in results:
-                claims.operand(operand, layout)
-            return claims.result
-        lying = [
-            (o, v, self.home[v].type.layout) for o, v in operands if v not in self.lazy and v not in self.parameters
-        ]
-        # 3. What is wanted says where a pending axis goes, and decides between operands that disagree.
-        due = {axis for _, _, layout in lying for axis in layout.pending_axes}
-        pending = due - {axis for axis, _ in self._passed(node)}
-        splits = held((operand, layout) for operand, _, layout in lying)
-        torn = disputed(splits)
-        for operand, layout in results:
-            claims.operand(operand, layout, lambda factor, axis: axis in pending or (factor, axis) in torn, splits)
-        for operand, value, layout in lying:
-            if pending and value in self.wanted:
-                claims.operand(operand, self.wanted[value], _only(pending.intersection(layout.pending_axes)), splits)
-        # 4. The operands as they lie, in order.
-        for operand, _, layout in lying:
-            claims.operand(operand, layout)
-        # 5. Factors that only outputs have, or operands made to measure, as wanted, over axes that are still free.
-        bound = {factor for operand, value in operands if value not in self.lazy for factor in operand.factors}
-        fresh = frozenset(rule.factors) - bound
-        for operand, layout in results:
-            claims.operand(operand, layout, lambda factor, axis: factor in fresh)
-        return claims.result
+    def _situation(self, node: Node, placed: bool = True) -> Situation:
+        """What `node` sees; with `placed` false, before its operands lie anywhere."""
+        used, stored, home, lazy = self.given.used, self.given.stored, self.home, self.lazy
+        followed: Claimed = ()
+        if node.operator.d_operator_of is not None and node.meta.of is not None:
+            followed = self.claimed.get(node.meta.of, ())
+        updated = [old for old, _ in node.updates]
+        given = [stored[value] if value in updated else used.get(value) for value in node.inputs]
+        lying = [None if value in lazy or value in used else home[value].type.layout for value in node.inputs if placed]
+        return Situation(
+            node.operator,
+            node.inference.rule,
+            followed,
+            tuple(given),
+            tuple(lying) if placed else None,
+            tuple(map(self.wanted.get, node.inputs)),
+            tuple(map(self.wanted.get, node.outputs)),
+        )
 
     # -- placing a node -------------------------------------------------------------------------------
 
     def _place(self, node: Node) -> None:
-        rule = node.inference.rule
-        if self._is_made_to_measure(node, rule):
+        if node.inference.rule.spreads:
             for position, value in enumerate(node.outputs):
                 self.lazy[value] = node, position
             return
         if node.operator.associative and len(node.inputs) > 1:
             node = self._sum_alike(node)
-            rule = node.inference.rule
-        assignment = self._claims(node, rule)
-        if node.operator.decompose is not None and self._splits_whole(rule, assignment):
-            self._decompose(node)
+        placement = place(self._situation(node))
+        if node.operator.decompose is not None and placement.splits_whole:
+            self._decompose(node, placement)
             return
-        taken = {axis for axes in assignment.values() for axis in axes}
-        passed = self._passed(node)
-        if not taken.isdisjoint(axis for axis, _ in passed):
-            passed = ()
         inputs = [
-            self._demand(value, _layout(operand_splits(operand, assignment), passed), node, operand.name)
-            for operand, value in zip(rule.inputs, node.inputs, strict=True)
+            self._demand(value, layout, node, operand.name)
+            for value, layout, operand in zip(node.inputs, placement.operands, node.inference.rule.inputs, strict=True)
         ]
-        self.assignments[node.name] = assignment
-        self._emit(node, inputs, assignment, [f"/{value.name}" for value in node.outputs])
+        self.claimed[node.name] = placement.claimed
+        self._emit(node, inputs, placement.split)
 
-    def _emit(self, node: Node, inputs: Sequence[Value], assignment: Assignment, names: Sequence[str]) -> None:
-        made = self._emit_node(node, inputs, assignment, names)
+    def _emit(self, node: Node, inputs: Sequence[Value], split: tuple[str, ...]) -> None:
+        made = self._emit_node(node, inputs, split, [f"/{value.name}" for value in node.outputs])
         for value, new in zip(node.outputs, made, strict=True):
             self.home[value] = new
             self.makers[new] = node
             pin = self.given.pinned.get(value)
-            if pin is not None and new.type.layout != pin.apply(new.type.layout):
-                layout = pin.apply(new.type.layout)
+            if pin is not None and new.type.layout != (layout := pin.apply(new.type.layout)):
                 self.home[value] = self._move(
                     new, layout, node, f"the plan wants {value.name} as {layout_text(value.shape, layout)}"
                 )
 
     def _emit_node(
-        self, node: Node, inputs: Sequence[Value], assignment: Assignment, names: Sequence[str | None]
+        self, node: Node, inputs: Sequence[Value], split: tuple[str, ...], names: Sequence[str | None]
     ) -> tuple[Value, ...]:
-        split = write_split(assignment, node.inference.rule.output_only_factors)
         attributes: Mapping[str, Any] = {**node.attributes, "split": split} if split else node.attributes
-        meta = node.meta
-        with self.builder.context(scope=meta.scope, phase=meta.phase, of=meta.of, at=meta.at, why=meta.why):
-            return self.builder.emit(node.operator, inputs, attributes, names)
-
-    def _is_made_to_measure(self, node: Node, rule: Signature) -> bool:
-        """Whether the node only spreads what it reads over new dims: cheaper to make than to move."""
-        if not rule.output_only_factors and rule.inputs:
-            return False
-        kept = [set(operand.factors) for operand in rule.outputs]
-        return all(factor in each for operand in rule.inputs for factor in operand.factors for each in kept)
-
-    def _splits_whole(self, rule: Signature, assignment: Assignment) -> bool:
-        return any(axis.whole and assignment.get(axis.factors[0]) for operand in rule.inputs for axis in operand.axes)
-
-    def _passed(self, node: Node) -> Pending:
-        """What is pending in the operands and stays so in the result: through what only moves, sums or adds."""
-        operator = node.operator
-        if any(value in self.lazy for value in node.inputs):
-            return ()
-        states = {self.home[value].type.layout.pending for value in node.inputs}
-        moves = len(node.inputs) == 1 and bool(operator.linear) and not (operator.elementwise and operator.flops)
-        if len(states) != 1 or not (moves or operator.jointly_linear):
-            return ()
-        (pending,) = states
-        return pending if all(kind != "max" for _, kind in pending) else ()
+        return self.builder.emit(node.operator, inputs, attributes, names, node.meta)
 
     # -- sums of unequal terms ------------------------------------------------------------------------
 
@@ -262,7 +191,7 @@ class _Sharder:
 
     # -- decomposition --------------------------------------------------------------------------------
 
-    def _decompose(self, node: Node) -> None:
+    def _decompose(self, node: Node, placement: Placement) -> None:
         """Places the pieces of a node one of whose whole dims is split."""
         assert node.operator.decompose is not None
         rule = node.inference.rule
@@ -277,7 +206,7 @@ class _Sharder:
             made = node.operator.decompose(operands, node.attributes, names)
         results = {made[o.name]: value for o, value in zip(rule.outputs, node.outputs, strict=True)}
         if node.meta.phase == FORWARD:
-            self.assignments[node.name] = self._claims(node, rule)
+            self.claimed[node.name] = placement.claimed
         for piece in scratch.nodes:
             renamed = tuple(results.get(value, value) for value in piece.outputs)
             back |= dict(zip(piece.outputs, renamed, strict=True))
@@ -338,8 +267,8 @@ class _Sharder:
         name = self.builder.free_name(f"{value.name}.{hop.operator.key}")
         meta = owner.meta
         of = meta.of if meta.phase != FORWARD else None
-        with self.builder.context(scope=meta.scope, phase=meta.phase, of=of, at=meta.at, why=why):
-            (made,) = self.builder.emit(hop.operator, [value], hop.attributes, f"/{name}")
+        moved = Meta(meta.scope, meta.phase, meta.at, of, why)
+        (made,) = self.builder.emit(hop.operator, [value], hop.attributes, [f"/{name}"], moved)
         assert layout != made.type.layout
         return made
 
@@ -356,15 +285,16 @@ class _Sharder:
             if axis.factors and axes
         }
         inputs = [
-            self._demand(each, _layout(operand_splits(operand, assignment)), node, operand.name)
+            self._demand(each, Layout(operand_splits(operand, assignment)), node, operand.name)
             for operand, each in zip(rule.inputs, node.inputs, strict=True)
         ]
         names = [f"/{self.builder.free_name(each.name)}" for each in node.outputs]
-        made = self._emit_node(node, inputs, assignment, names)
+        split = write_split(assignment, rule.output_only_factors)
+        made = self._emit_node(node, inputs, split, names)
         for each, new in zip(node.outputs, made, strict=True):
             self.copies[each][new.type.layout, ""] = new
             self.home.setdefault(each, new)
-        self.assignments.setdefault(node.name, assignment)
+        self.claimed.setdefault(node.name, tuple(assignment.items()))
         return made[position]
 
     def _finish(self, value: Value) -> Value:
@@ -378,9 +308,3 @@ class _Sharder:
             return home
         node = self.graph.producers[value]
         return self._move(home, layout, node, "it is an output of the graph")
-
-
-def _only(axes: Iterable[str]) -> Admits:
-    """Admits these axes, to whichever factor."""
-    admitted = frozenset(axes)
-    return lambda factor, axis: axis in admitted

@@ -1,0 +1,23 @@
+"""Communicators: what moves blocks between the ranks of a mesh.
+
+interface   what every communicator can do
+simulated   all ranks in one process
+mpi         one process a rank, through mpi4py; loaded only when asked for
+choice      which of them is meant
+peers       what ranks tell each other when one of them stops, and `witness`, who sees one that is killed
+"""
+
+from graphir.backends.communicator.choice import communicator_for
+from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic
+from graphir.backends.communicator.simulated import ALGORITHMS, SimulatedCommunicator
+
+__all__ = [
+    "ALGORITHMS",
+    "Block",
+    "Communicator",
+    "Done",
+    "Pending",
+    "SimulatedCommunicator",
+    "Traffic",
+    "communicator_for",
+]

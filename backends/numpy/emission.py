@@ -1,0 +1,90 @@
+"""How a node becomes calls: rules that write a node's work on one tile as calls into buffers that exist already.
+
+A program is a list of calls `function(*arrays)`, made once and run at every step. What a rule of an operator does
+
+    @emits(layer_norm, inplace={"H": "X"})
+    def _layer_norm(call, X, gamma, beta, H, mean, rstd, *, epsilon):
+        call(np.subtract, X, …, H)
+
+is to record those calls: operands and outputs are NumPy views, by the names of the operator's signature (None for
+an operand that is absent, an output that is not wanted; a variadic operand is a tuple), attributes are numbers.
+Their contents are not there yet when the rule runs: a rule looks at shapes, strides and dtypes, never at numbers.
+A rule that cannot do better than the reference kernel for what it is given returns False.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from graphir.ir.operator import Operator
+
+Array: TypeAlias = NDArray[Any]
+Function: TypeAlias = Callable[..., Any]
+
+
+class Calls(Protocol):
+    """Where a rule writes the calls of one node on one tile, for one thread."""
+
+    def __call__(self, function: Function, *arguments: Any) -> None:
+        """Records `function(*arguments)`; ufuncs take their output as the last positional argument."""
+
+    def once(self, function: Function, *arguments: Any) -> None:
+        """As a call, but carried out once a run, before the first tile: keys of a hash, a learning rate."""
+
+    def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """An uninitialised C-contiguous buffer of this thread, the node's own until its calls on this tile end."""
+
+    def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """A small buffer that the node keeps over all its tiles: what `once` writes."""
+
+    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
+        """What `make` makes, read-only, made once for all that ask with this key: an arange, a triangle."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An operator's rule. `inplace`: the operands whose memory an output may take over, element by element."""
+
+    emit: Callable[..., Any]
+    inplace: Mapping[str, tuple[str, ...]]
+
+
+_RULES: dict[str, Rule] = {}
+
+
+def emits(
+    *operators: Operator, inplace: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declares the decorated function as the rule of `operators`.
+
+    `inplace` maps an output to operands (names, with spaces between) whose very memory it may be given.
+    """
+
+    def declare(emit: Callable[..., Any]) -> Callable[..., Any]:
+        rule = Rule(emit, {output: tuple(names.split()) for output, names in (inplace or {}).items()})
+        for each in operators:
+            _RULES[each.key] = rule
+        return emit
+
+    return declare
+
+
+def find_rule(operator: Operator) -> Rule | None:
+    """The rule of `operator`; None if there is only its reference kernel."""
+    return _RULES.get(operator.key)
+
+
+def flat(array: Array) -> Array | None:
+    """`array` as one row of elements where that is a view, so that a ufunc has one loop; None where it is not."""
+    return array.reshape(-1) if array.flags.c_contiguous else None
+
+
+def rows(array: Array) -> Array | None:
+    """`array` [*b, d] as a matrix [(*b), d] where that is a view; None where it is not."""
+    matrix = array.reshape(-1, array.shape[-1]) if array.ndim != 2 else array
+    return matrix if array.size == 0 or np.may_share_memory(matrix, array) else None

@@ -1,0 +1,210 @@
+"""A program: a rank's calls for each thread, and how they are bound to the caller's arrays.
+
+Calls are written once, against buffers that stand in for arguments and results; a table of relocations says which of
+their operands lie in which. To run on other arrays, these operands alone are made anew.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array
+from graphir.backends.numpy.rules.shared import maximum
+from graphir.backends.numpy.storage import Homes
+from graphir.backends.numpy.task import Task
+from graphir.backends.numpy.threads import Team, meet
+from graphir.backends.numpy.writer import Call, Rank, Scratch, Writer
+from graphir.ir.graph import Node
+from graphir.ir.value import Value
+
+#: Per thread, what has been read and written since the threads last met, as ranges of addresses.
+Touched = list[list[tuple[int, int]]]
+
+
+@dataclass
+class Segment:
+    """Calls between two exchanges: a list for each thread, and whose node each call is."""
+
+    calls: list[list[Call]]
+    nodes: list[list[Node | None]]
+
+
+@dataclass
+class _Relocation:
+    segment: int
+    thread: int
+    call: int
+    position: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass
+class Program:
+    """A rank's segments. `stands_in` are the buffers that calls were written against, by value."""
+
+    rank: Rank
+    team: Team
+    segments: list[Segment] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        threads = self.team.threads
+        self._reads: Touched = [[] for _ in range(threads)]
+        self._writes: Touched = [[] for _ in range(threads)]
+        self._relocations: dict[Value, list[_Relocation]] = {}
+        self.begin_segment()
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def begin_segment(self) -> None:
+        """What follows comes after an exchange."""
+        threads = range(self.team.threads)
+        self.segments.append(Segment([[] for _ in threads], [[] for _ in threads]))
+        for touched in (*self._reads, *self._writes):
+            touched.clear()
+
+    def add_task(self, task: Task, homes: Homes, scratch: Sequence[Scratch], private: Mapping[Value, Array]) -> None:
+        """Writes a task for every thread, after a meeting if one needs, or would spoil, what another has touched.
+
+        `private` are buffers [threads, …] for sums of which each thread makes a term.
+        """
+        writers: list[Writer] = []
+        for thread, tiles in enumerate(task.tiles):
+            mine = {value: buffer[thread, ...] for value, buffer in private.items()}
+            writer = Writer(task, homes, self.rank, scratch[thread], mine)
+            writer.write(tiles, task.tiles[:thread])
+            writers.append(writer)
+        reads = [list(w.reads.values()) for w in writers]
+        writes = [list(w.writes.values()) for w in writers]
+        self._add([w.calls for w in writers], [w.nodes for w in writers], reads, writes)
+        for value, buffer in private.items():
+            self._add_up(task, value, buffer)
+
+    def _add_up(self, task: Task, value: Value, terms: Array) -> None:
+        """The sum of the threads' terms, by the first of them."""
+        inner = next(each for each in task.leaving if task.outer[each] is value)
+        node = next(each for each in task.nodes if inner in each.outputs)
+        active = [i for i, tiles in enumerate(task.tiles) if tiles]
+        total = self.rank.arrays[value]
+        combine = maximum if _reduction(task, inner) == "max" else np.add
+        calls: list[Call] = [(combine, (terms[active[0], ...], terms[active[1], ...], total))]
+        calls += [(combine, (total, terms[each, ...], total)) for each in active[2:]]
+        threads = range(self.team.threads)
+        bounds = [_bounds(terms)]
+        self._add(
+            [calls if t == 0 else [] for t in threads],
+            [[node] * len(calls) if t == 0 else [] for t in threads],
+            [bounds if t == 0 else [] for t in threads],
+            [[_bounds(total)] if t == 0 else [] for t in threads],
+        )
+
+    def _add(self, calls: list[list[Call]], nodes: list[list[Node]], reads: Touched, writes: Touched) -> None:
+        if self._collide(reads, writes):
+            self._meet()
+        segment = self.segments[-1]
+        for thread in range(self.team.threads):
+            segment.calls[thread] += calls[thread]
+            segment.nodes[thread] += nodes[thread]
+            self._reads[thread] += reads[thread]
+            self._writes[thread] += writes[thread]
+
+    def _collide(self, reads: Touched, writes: Touched) -> bool:
+        threads = range(self.team.threads)
+        return any(
+            _overlap(reads[one], self._writes[other])
+            or _overlap(writes[one], self._writes[other])
+            or _overlap(writes[one], self._reads[other])
+            for one in threads
+            for other in threads
+            if one != other
+        )
+
+    def _meet(self) -> None:
+        if self.team.threads > 1:
+            for thread, calls in enumerate(self.segments[-1].calls):
+                calls.append((meet(self.team, thread), ()))
+                self.segments[-1].nodes[thread].append(None)
+        for touched in (*self._reads, *self._writes):
+            touched.clear()
+
+    def end_segment(self) -> None:
+        """A segment ends when all threads have."""
+
+    # -- binding --------------------------------------------------------------------------------------
+
+    def find_relocations(self, stand_ins: Mapping[Value, Array]) -> None:
+        """Notes which operands of which calls lie in the buffers `stand_ins`."""
+        ranges = sorted((*_bounds(array), index) for index, array in enumerate(stand_ins.values()) if array.size)
+        starts, values = [low for low, _, _ in ranges], list(stand_ins)
+        for s, segment in enumerate(self.segments):
+            for t, calls in enumerate(segment.calls):
+                for c, (_, arguments) in enumerate(calls):
+                    for p, array in _arrays(arguments):
+                        address = array.__array_interface__["data"][0]
+                        at = bisect.bisect_right(starts, address) - 1
+                        if at >= 0 and address < ranges[at][1] and array.size:
+                            where = _Relocation(
+                                s, t, c, p, address - starts[at], array.shape, array.strides, array.dtype
+                            )
+                            self._relocations.setdefault(values[ranges[at][2]], []).append(where)
+
+    def bind(self, value: Value, array: Array) -> None:
+        """Makes the calls use `array`, C-contiguous, for `value`."""
+        for r in self._relocations.get(value, ()):
+            calls = self.segments[r.segment].calls[r.thread]
+            function, arguments = calls[r.call]
+            view: Array = np.ndarray(r.shape, r.dtype, array, r.offset, r.strides)
+            calls[r.call] = (function, _replaced(arguments, r.position, view))
+
+
+def _arrays(arguments: tuple[Any, ...], start: int = 0) -> Iterator[tuple[int, Array]]:
+    """The arrays among a call's arguments, nested tuples included, with their place in a flat count."""
+    for each in _flat(arguments):
+        if isinstance(each, np.ndarray):
+            yield start, each
+        start += 1
+
+
+def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    for each in arguments:
+        if isinstance(each, tuple):
+            yield from _flat(each)
+        else:
+            yield each
+
+
+def _replaced(arguments: tuple[Any, ...], position: int, view: Array) -> tuple[Any, ...]:
+    """`arguments` with the one at a place in their flat count replaced."""
+    result: list[Any] = []
+    count = 0
+    for each in arguments:
+        size = sum(1 for _ in _flat(each)) if isinstance(each, tuple) else 1
+        if count <= position < count + size:
+            each = _replaced(each, position - count, view) if isinstance(each, tuple) else view
+        result.append(each)
+        count += size
+    return tuple(result)
+
+
+def _bounds(array: Array) -> tuple[int, int]:
+    low = array.ctypes.data
+    return low, low + array.nbytes
+
+
+def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
+    return any(a < d and c < b for a, b in one for c, d in other)
+
+
+def _reduction(task: Task, value: Value) -> str:
+    root = value
+    producers = {each: node for node in task.nodes for each in node.outputs}
+    while producers[root].operator.view:
+        root = producers[root].inputs[0]
+    return producers[root].operator.reduction

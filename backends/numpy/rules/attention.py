@@ -1,0 +1,105 @@
+"""Rules of attention's own operators: SM, S, dSM, dS, on tiles [*b, q, k] of the scores.
+
+Where queries begin at q₀ and keys at k₀, all queries of a causal tile see the columns up to k₀ + j ≤ q₀: those need
+no mask, only the columns behind them do. A mask is a bound that the scores are cut to, +∞ where a query may see a
+key: a minimum is one fast pass, a choice between two arrays is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.numpy.rules.shared import minimum, number, row_column, row_dots, row_maxima, row_sums
+from graphir.ir.operator import Place
+from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
+from graphir.operators.special import MASKED
+
+
+@emits(scale_mask, inplace={"Z": "A"})
+def _scale_mask(
+    call: Calls,
+    A: Array,
+    keep: Array | None,
+    Z: Array,
+    *,
+    width: int,
+    causal: bool,
+    mask: str,
+    at: Place,
+) -> None:
+    call(np.multiply, A, number(1 / math.sqrt(width), A), Z)
+    if causal:
+        first, bound = _triangle(call, Z, at, math.inf, MASKED)
+        call(minimum, Z[..., first:], bound, Z[..., first:])
+    if keep is not None:
+        table = call.constant(("bounds", Z.dtype.str), lambda: np.array([MASKED, math.inf], Z.dtype))
+        bound = call.scratch(keep.shape, Z.dtype)
+        call(np.take, table, keep.view(np.uint8), None, bound, "clip")
+        call(minimum, Z, _widen(bound, mask, Z.ndim), Z)
+
+
+@emits(d_scale_mask, inplace={"dA": "dZ"})
+def _d_scale_mask(
+    call: Calls,
+    dZ: Array,
+    keep: Array | None,
+    dA: Array,
+    *,
+    width: int,
+    causal: bool,
+    mask: str,
+    at: Place,
+) -> None:
+    call(np.multiply, dZ, number(1 / math.sqrt(width), dZ), dA)
+    if causal:
+        first, seen = _triangle(call, dA, at, 1, 0)
+        call(np.multiply, dA[..., first:], seen, dA[..., first:])
+    if keep is not None:
+        seen = call.scratch(keep.shape, dA.dtype)
+        call(np.copyto, seen, keep)
+        call(np.multiply, dA, _widen(seen, mask, dA.ndim), dA)
+
+
+def _triangle(call: Calls, scores: Array, at: Place, seen: float, hidden: float) -> tuple[int, Array]:
+    """The first column that some query does not see, and for the columns from there on `seen` or `hidden`."""
+    queries, keys = scores.shape[-2:]
+    ahead = at.start("q") - at.start("k")
+    first = min(max(ahead + 1, 0), keys)
+    offset, width, dtype = ahead - first, keys - first, scores.dtype
+
+    def make() -> Array:
+        allowed = np.arange(queries)[:, None] + offset >= np.arange(width)
+        return np.where(allowed, seen, hidden).astype(dtype)
+
+    return first, call.constant(("causal", queries, width, offset, seen, dtype.str), make)
+
+
+def _widen(keep: Array, mask: str, rank: int) -> Array:
+    """A padding mask [b, k] holds for every head and query, a given one [q, k] for every b and head."""
+    return keep.reshape(keep.shape[0], *(1,) * (rank - 2), keep.shape[1]) if mask == "padding" else keep
+
+
+@emits(softmax, inplace={"P": "Z"})
+def _softmax(call: Calls, Z: Array, P: Array) -> Any:
+    if Z.size == 0:
+        return False
+    call(np.subtract, Z, row_maxima(call, Z), P)
+    call(np.exp, P, P)
+    total = call.scratch(P.shape[:-1], P.dtype)
+    row_sums(call, P, total)
+    # A product a number is faster than a quotient.
+    call(np.reciprocal, total, total)
+    call(np.multiply, P, row_column(total), P)
+    return None
+
+
+@emits(d_softmax, inplace={"dZ": "dP"})
+def _d_softmax(call: Calls, P: Array, dP: Array, dZ: Array) -> None:
+    along = call.scratch(P.shape[:-1], P.dtype)
+    call(row_dots, P, dP, along)
+    call(np.subtract, dP, row_column(along), dZ)
+    call(np.multiply, dZ, P, dZ)

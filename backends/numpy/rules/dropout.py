@@ -1,0 +1,192 @@
+"""Rules of dropout: DO, dDO and the mask alone, by the hash of `graphir.operators.special`.
+
+A pair of neighbouring elements has one counter c, its number in the global tensor, and one hash h(c); its halves are
+the two draws. The hash begins with c ^ k₀ and M(x) = x ^ (x >> 17). M is linear over bits, so M(c ^ k₀) is
+M(c₀) ^ M(i) ^ M(k₀) for c = c₀ + i wherever that sum carries nothing: of the aligned range that i runs through,
+M(i) is a table made once, and two operators in three of the first round are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.numpy.rules.shared import number, workspace
+from graphir.ir.operator import Place
+from graphir.operators.dropout import d_dropout, dropout, dropout_mask
+from graphir.operators.special import stream_keys
+
+#: How many values a draw has.
+_LEVELS = 1 << 16
+#: The longest table of M(i): 32 KiB, so that it stays in a core's first cache.
+_LONGEST = 1 << 13
+#: Below this, a table is a loop too short to be worth its call.
+_SHORTEST = 1 << 5
+
+
+@emits(dropout, inplace={"Y": "X"})
+def _dropout(
+    call: Calls,
+    X: Array,
+    seed: Array,
+    step: Array,
+    Y: Array | None,
+    m: Array | None,
+    *,
+    p: float,
+    key: int,
+    at: Place,
+) -> Any:
+    keep = call.scratch(X.shape, bool) if m is None else m
+    if not _record_mask(call, keep, seed, step, p, key, at.region("X")):
+        return False
+    if Y is not None:
+        _apply(call, X, keep, Y, p)
+    return None
+
+
+@emits(d_dropout, inplace={"dX": "dY"})
+def _d_dropout(call: Calls, m: Array, dY: Array, dX: Array, *, p: float) -> None:
+    _apply(call, dY, m, dX, p)
+
+
+@emits(dropout_mask)
+def _dropout_mask(
+    call: Calls, seed: Array, step: Array, m: Array, *, p: float, key: int, dims: Sequence[int], at: Place
+) -> Any:
+    return _record_mask(call, m, seed, step, p, key, at.region("m"))
+
+
+def _apply(call: Calls, X: Array, m: Array, Y: Array, p: float) -> None:
+    """Records Y = m ⊙ X / (1 − p)."""
+    if p == 0:
+        call(np.copyto, Y, X)
+        return
+    factor = workspace(call, Y, X)
+    call(np.copyto, factor, m)
+    call(np.multiply, factor, number(1 / (1 - p), X), factor)
+    call(np.multiply, X, factor, Y)
+
+
+# -- the mask ---------------------------------------------------------------------------------------------
+
+
+def _record_mask(
+    call: Calls, m: Array, seed: Array, step: Array, p: float, key: int, region: tuple[Sequence[int], Sequence[int]]
+) -> bool:
+    """Records the mask of a block into m; False if there is none, or its pairs are beyond what 32 bits count."""
+    if p == 0:
+        call(np.copyto, m, True)
+        return True
+    # Even where this tile is left to the kernel: another one may not be.
+    keys = call.kept((2,), np.uint32)
+    call.once(_write_keys, seed, step, key, keys)
+    runs = _runs(*region, m.shape)
+    if runs is None:
+        return False
+    bits = call.scratch((len(runs.starts), runs.pairs), np.uint32)
+    _record_hash(call, runs, keys, bits)
+    draws, threshold = bits.view(np.uint16), np.array(min(round(p * _LEVELS), _LEVELS - 1), np.uint16)
+    if runs.odd is None:
+        call(np.greater_equal, draws[:, : runs.length].reshape(m.shape), threshold, m)
+    else:
+        above = call.scratch(draws.shape, bool)
+        call(np.greater_equal, draws, threshold, above)
+        call(_cut_runs, above, runs.odd, runs.length, m)
+    return True
+
+
+def _cut_runs(above: Array, odd: Array, length: int, m: Array) -> None:
+    """m = the draws of each run, which begin in the middle of a pair where the run is `odd`."""
+    cut = np.where(odd, above[:, 1 : length + 1], above[:, :length])
+    np.copyto(m, cut.reshape(m.shape))
+
+
+def _write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
+    first, second = stream_keys(int(seed), int(step), key, 0)
+    keys[:] = first ^ (first >> 17), second
+
+
+class _Runs(NamedTuple):
+    """Elements of a block that are neighbours in the global tensor, in runs of `length`, each within `pairs` pairs.
+
+    starts   the counters of the runs' first pairs, [runs]
+    odd      whether a run begins with the second element of a pair, [runs, 1]; None if draws and elements are one
+             row, or all runs consist of whole pairs
+    """
+
+    starts: Array
+    pairs: int
+    length: int
+    odd: Array | None
+
+
+def _runs(starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> _Runs | None:
+    """The runs of a block; None if it has no elements, or counters of more than 32 bits."""
+    length, stride, axis, first = 1, 1, len(shape), 0
+    while axis > 0 and length == stride:
+        axis -= 1
+        first += starts[axis] * stride
+        length *= shape[axis]
+        stride *= sizes[axis]
+    index = np.full((1,), first, np.int64)
+    for outer in reversed(range(axis)):
+        steps = (np.arange(shape[outer]) + starts[outer]) * stride
+        index = (steps[:, None] + index).reshape(-1)
+        stride *= sizes[outer]
+    if length == 0 or len(index) == 0 or int(index[-1]) + length > 1 << 33:
+        return None
+    odd = (index & 1).astype(bool)[:, None]
+    if odd.any() or (length % 2 and len(index) > 1):
+        return _Runs(index >> 1, length // 2 + 1, length, odd)
+    return _Runs(index >> 1, (length + 1) // 2, length, None)
+
+
+def _record_hash(call: Calls, runs: _Runs, keys: Array, bits: Array) -> None:
+    """Records the hash of each counter into bits [run, pair], uint32; keys are M(k₀) and k₁."""
+    spare = call.scratch(bits.shape, np.uint32)
+    _record_first_round(call, runs, keys[0, ...], bits, spare)
+    for multiplier, key, shift in _ROUNDS:
+        call(np.multiply, bits, np.array(multiplier, np.uint32), bits)
+        if key:
+            call(np.bitwise_xor, bits, keys[1, ...], bits)
+        _record_fold(call, bits, spare, shift)
+
+
+#: After the first: multiply by this, then (or not) the second key, then x ^= x >> shift; see `special.random_bits`.
+_ROUNDS = ((0xED5AD4BB, True, 11), (0xAC4C1B51, False, 15), (0x31848BAB, False, 14))
+
+
+def _record_fold(call: Calls, bits: Array, spare: Array, shift: int) -> None:
+    call(np.right_shift, bits, np.array(shift, np.uint32), spare)
+    call(np.bitwise_xor, bits, spare, bits)
+
+
+def _fold(x: Array) -> Array:
+    """M(x)."""
+    return np.asarray(x ^ (x >> np.uint32(17)))
+
+
+def _record_first_round(call: Calls, runs: _Runs, key: Array, bits: Array, spare: Array) -> None:
+    """Records M(c) ^ key, for each counter c, into bits."""
+    width = _aligned_width(runs)
+    if width >= _SHORTEST:
+        table = call.constant(("folded counters", width), lambda: _fold(np.arange(width, dtype=np.uint32)))
+        chunks = (runs.starts[:, None] + np.arange(0, runs.pairs, width)).reshape(-1, 1)
+        origins = call.scratch(chunks.shape, np.uint32)
+        call(np.bitwise_xor, _fold(chunks.astype(np.uint32)), key, origins)
+        call(np.bitwise_xor, origins, table, bits.reshape(-1, width))
+        return
+    steps = call.constant(("counters", runs.pairs), lambda: np.arange(runs.pairs, dtype=np.uint32))
+    call(np.add, runs.starts.astype(np.uint32)[:, None], steps, bits)
+    _record_fold(call, bits, spare, 17)
+    call(np.bitwise_xor, bits, key, bits)
+
+
+def _aligned_width(runs: _Runs) -> int:
+    """The largest power of two that divides each run's start and length: within it, no sum carries."""
+    together = int(np.bitwise_or.reduce(runs.starts, initial=runs.pairs | _LONGEST))
+    return together & -together

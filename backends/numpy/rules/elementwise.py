@@ -1,0 +1,212 @@
+"""Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, cast, GL and their d-operators.
+
+t is a hyperbolic tangent: Φ(X) = ½ (1 + tanh u(X)) for gelu in either form, σ(X) = ½ (1 + tanh ½X). tanh never
+overflows, and has a vector loop.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.numpy.rules.shared import full_row, maximum, minimum, number, polynomial, workspace
+from graphir.operators.collectives import identity
+from graphir.operators.elementwise import (
+    activation,
+    add,
+    cast,
+    d_activation,
+    d_add,
+    d_exponential,
+    d_multiply,
+    exponential,
+    multiply,
+    scale,
+    zeros,
+)
+
+# -- arithmetic -------------------------------------------------------------------------------------------
+
+
+@emits(add, inplace={"Y": "X0 X1"})
+def _add(call: Calls, X: tuple[Array, ...], Y: Array) -> None:
+    if len(X) == 1:
+        call(np.copyto, Y, X[0])
+        return
+    call(np.add, X[0], X[1], Y)
+    for each in X[2:]:
+        call(np.add, Y, each, Y)
+
+
+@emits(d_add)
+def _d_add(call: Calls, dY: Array, *, count: int, **gradients: Array | None) -> None:
+    for dX in gradients.values():
+        if dX is not None:
+            call(np.copyto, dX, dY)
+
+
+@emits(multiply, inplace={"Y": "X W"})
+def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
+    call(np.multiply, X, W, Y)
+
+
+@emits(d_multiply, inplace={"dX": "W dY", "dW": "X"})
+def _d_multiply(call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None) -> None:
+    # dW first: dX may lie where dY does.
+    if dW is not None:
+        call(np.multiply, X, dY, dW)
+    if dX is not None:
+        call(np.multiply, W, dY, dX)
+
+
+@emits(scale, inplace={"Y": "X"})
+def _scale(call: Calls, X: Array, Y: Array, *, by: float) -> None:
+    call(np.multiply, X, number(by, X), Y)
+
+
+@emits(exponential, inplace={"Y": "X"})
+def _exponential(call: Calls, X: Array, Y: Array) -> None:
+    call(np.exp, X, Y)
+
+
+@emits(d_exponential, inplace={"dX": "Y dY"})
+def _d_exponential(call: Calls, Y: Array, dY: Array, dX: Array) -> None:
+    call(np.multiply, Y, dY, dX)
+
+
+@emits(zeros, inplace={"Y": "X"})
+def _zeros(call: Calls, X: Array, Y: Array) -> None:
+    call(np.copyto, Y, number(0, Y))
+
+
+@emits(cast)
+def _cast(call: Calls, X: Array, Y: Array, *, to: str) -> None:
+    call(np.copyto, Y, X)
+
+
+@emits(identity, inplace={"Y": "X"})
+def _identity(call: Calls, X: Array, Y: Array) -> None:
+    call(np.copyto, Y, X)
+
+
+# -- GL: activations --------------------------------------------------------------------------------------
+
+_CUBIC = 0.044715
+_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+# Φ(x) = ½ (1 + tanh(x p(x²))) for the normal distribution Φ: p by least squares, reweighted towards the smallest
+# largest error of Φ, which is 3e-8 up to |x| = 5.6 and beyond, where x² stays: half a unit in the last place of
+# float32. Fitting u in place of Φ leaves the tanh to tend to ±1, so that no case must be told apart.
+_NORMAL = (
+    1.7561730628642536e-09, -1.322634162180161e-07, 3.96474529499981e-06, -5.5306198027251513e-05,
+    -3.259496640420918e-05, 0.0363330845666195, 0.7978849414618159,
+)  # fmt: skip
+_NORMAL_LIMIT = 5.6**2
+_DENSITY = math.sqrt(2 / math.pi)
+
+
+@emits(activation, inplace={"Y": "X"})
+def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
+    if kind == "relu":
+        call(maximum, X, full_row(call, 0, X), Y)
+    elif kind == "silu":
+        # X σ(X) = h t + h with h = X / 2.
+        h = call.scratch(X.shape, X.dtype)
+        call(np.multiply, X, number(0.5, X), h)
+        call(np.tanh, h, Y)
+        call(np.multiply, Y, h, Y)
+        call(np.add, Y, h, Y)
+    elif kind == "gelu" and X.dtype != np.float32:
+        return False
+    else:
+        t = workspace(call, Y, X)
+        if kind == "gelu":
+            square = call.scratch(X.shape, X.dtype)
+            call(np.square, X, square)
+            _normal_tanh(call, X, square, t)
+        else:
+            call(np.square, X, t)
+            _cubic_tanh(call, X, t, t)
+        call(np.add, t, number(1, t), t)
+        call(np.multiply, t, X, t)
+        call(np.multiply, t, number(0.5, t), Y)
+    return None
+
+
+def _normal_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
+    """Records t = erf(X / √2), with X² in `square`, which is cut off there: float32 alone."""
+    call(minimum, square, full_row(call, _NORMAL_LIMIT, square), square)
+    polynomial(call, square, _NORMAL, t)
+    call(np.multiply, t, X, t)
+    call(np.tanh, t, t)
+
+
+def _cubic_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
+    """Records t = tanh(√(2/π) (X + 0.044715 X³)), with X² in `square`; t may be the same buffer."""
+    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t), t)
+    call(np.add, t, number(_SQRT_2_OVER_PI, t), t)
+    call(np.multiply, t, X, t)
+    call(np.tanh, t, t)
+
+
+@emits(d_activation, inplace={"dX": "X dY"})
+def _d_activation(call: Calls, X: Array, dY: Array, dX: Array, *, kind: str) -> Any:
+    if kind == "gelu" and X.dtype != np.float32:
+        return False
+    slope = workspace(call, dX, X, dY)
+    _SLOPES[kind](call, X, slope)
+    call(np.multiply, slope, dY, dX)
+    return None
+
+
+def _gelu_slope(call: Calls, X: Array, slope: Array) -> None:
+    # g′ = ½ (1 + t + X 2φ) with the density φ = exp(−½ X²) / √(2π).
+    square, density = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    call(np.square, X, square)
+    call(np.multiply, square, number(-0.5, X), density)
+    call(np.exp, density, density)
+    call(np.multiply, density, X, density)
+    call(np.multiply, density, number(_DENSITY, X), density)
+    _normal_tanh(call, X, square, slope)
+    call(np.add, slope, number(1, X), slope)
+    call(np.add, slope, density, slope)
+    call(np.multiply, slope, number(0.5, X), slope)
+
+
+def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> None:
+    # g′ = (1 + t) (½ + ½ X u′ (1 − t)) with u′ = √(2/π) (1 + 3 · 0.044715 X²).
+    t, rest = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    call(np.square, X, slope)
+    _cubic_tanh(call, X, slope, t)
+    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X), slope)
+    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X), slope)
+    call(np.multiply, slope, X, slope)
+    call(np.subtract, number(1, X), t, rest)
+    call(np.multiply, slope, rest, slope)
+    call(np.add, slope, number(0.5, X), slope)
+    call(np.add, t, number(1, X), t)
+    call(np.multiply, slope, t, slope)
+
+
+def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
+    positive = call.scratch(X.shape, bool)
+    call(np.greater, X, number(0, X), positive)
+    call(np.copyto, slope, positive)
+
+
+def _silu_slope(call: Calls, X: Array, slope: Array) -> None:
+    # g′ = ½ (1 + t) (1 + h (1 − t)) with h = X / 2, t = tanh h.
+    h, t = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    call(np.multiply, X, number(0.5, X), h)
+    call(np.tanh, h, t)
+    call(np.subtract, number(1, X), t, slope)
+    call(np.multiply, slope, h, slope)
+    call(np.add, slope, number(1, X), slope)
+    call(np.add, t, number(1, X), t)
+    call(np.multiply, slope, t, slope)
+    call(np.multiply, slope, number(0.5, X), slope)
+
+
+_SLOPES = {"gelu": _gelu_slope, "gelu_tanh": _gelu_tanh_slope, "relu": _relu_slope, "silu": _silu_slope}

@@ -1,0 +1,37 @@
+"""The rules of • and dMatmul: BLAS on views; T is a flag of BLAS, never a copy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits, rows
+from graphir.operators.linear import d_matmul, matmul
+
+
+@emits(matmul)
+def _matmul(call: Calls, X: Array, W: Array, Y: Array) -> None:
+    """One product where all rows lie side by side, else one for each matrix."""
+    if W.ndim == 2 and X.ndim > 2:
+        flat_X, flat_Y = rows(X), rows(Y)
+        if flat_X is not None and flat_Y is not None:
+            X, Y = flat_X, flat_Y
+    call(np.matmul, X, W, Y)
+
+
+@emits(d_matmul)
+def _d_matmul(
+    call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None, *, shared: bool
+) -> bool:
+    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product."""
+    if dX is not None:
+        assert W is not None
+        _matmul(call, dY, W.swapaxes(-1, -2), dX)
+    if dW is not None:
+        assert X is not None
+        if shared:
+            flat_X, flat_dY = rows(X), rows(dY)
+            if flat_X is None or flat_dY is None:
+                return False
+            X, dY = flat_X, flat_dY
+        call(np.matmul, X.swapaxes(-1, -2), dY, dW)
+    return True

@@ -1,0 +1,47 @@
+"""Rules of the pieces that S, dS and CE are taken apart into where their rows [*b, v] are split over ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.numpy.rules.shared import row_column, row_dots, row_sums
+from graphir.operators.split_vocabulary import center, exp_sum, normalize, row_dot, row_max
+
+
+@emits(row_max)
+def _row_max(call: Calls, Z: Array, top: Array) -> Any:
+    if Z.size == 0:
+        return False
+    call(np.maximum.reduce, Z, -1, None, top)
+    return None
+
+
+@emits(exp_sum)
+def _exp_sum(call: Calls, Z: Array, top: Array, s: Array) -> None:
+    powers = call.scratch(Z.shape, Z.dtype)
+    call(np.subtract, Z, row_column(top), powers)
+    call(np.exp, powers, powers)
+    row_sums(call, powers, s)
+
+
+@emits(normalize, inplace={"P": "Z"})
+def _normalize(call: Calls, Z: Array, top: Array, s: Array, P: Array) -> None:
+    share = call.scratch(s.shape, s.dtype)
+    call(np.reciprocal, s, share)
+    call(np.subtract, Z, row_column(top), P)
+    call(np.exp, P, P)
+    call(np.multiply, P, row_column(share), P)
+
+
+@emits(row_dot)
+def _row_dot(call: Calls, P: Array, dP: Array, c: Array) -> None:
+    call(row_dots, P, dP, c)
+
+
+@emits(center, inplace={"dZ": "dP"})
+def _center(call: Calls, P: Array, dP: Array, c: Array, dZ: Array) -> None:
+    call(np.subtract, dP, row_column(c), dZ)
+    call(np.multiply, dZ, P, dZ)

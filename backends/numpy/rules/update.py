@@ -1,0 +1,144 @@
+"""Rules of optimizers and of clipping: SGD, Adam, AdamW, the clip factor and rescaling.
+
+`lr` and `step` are known at run time only: what follows from them is written once a run, into arrays [].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.numpy.rules.shared import made, minimum, number
+from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
+
+
+@emits(sgd, inplace={"W_new": "W dW", "u_new": "u"})
+def _sgd(
+    call: Calls,
+    W: Array,
+    dW: Array,
+    u: Array,
+    lr: Array,
+    W_new: Array | None,
+    u_new: Array | None,
+    *,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    W_new, u_new = made(call, W_new, W), made(call, u_new, u)
+    change, rate = call.scratch(W.shape, W.dtype), call.kept((), W.dtype)
+    call.once(np.copyto, rate, lr)
+    call(np.multiply, u, number(momentum, u), u_new)
+    call(np.add, u_new, dW, u_new)
+    if weight_decay:
+        call(np.multiply, W, number(weight_decay, W), change)
+        call(np.add, u_new, change, u_new)
+    call(np.multiply, u_new, rate, change)
+    call(np.subtract, W, change, W_new)
+
+
+@emits(adam, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
+def _adam(
+    call: Calls,
+    W: Array,
+    dW: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    W_new: Array | None,
+    m_new: Array | None,
+    v_new: Array | None,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> None:
+    change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
+    if W_new is not None:
+        call(np.subtract, W, change, W_new)
+
+
+@emits(adamw, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
+def _adamw(
+    call: Calls,
+    W: Array,
+    dW: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    W_new: Array | None,
+    m_new: Array | None,
+    v_new: Array | None,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
+    if W_new is not None:
+        shrink = call.kept((), W.dtype)
+        call.once(_write_shrink, lr, weight_decay, shrink)
+        call(np.multiply, W, shrink, W_new)
+        call(np.subtract, W_new, change, W_new)
+
+
+def _record_change(
+    call: Calls,
+    dW: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    m_new: Array | None,
+    v_new: Array | None,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> Array:
+    """Records the new moments and returns the change of W, in a scratch buffer.
+
+    lr m̂ / (√v̂ + ε) = η m / (√v + ε c) with c = √(1 − β₂ᵗ), η = lr c / (1 − β₁ᵗ): one pass less over memory.
+    """
+    m_new, v_new = made(call, m_new, m), made(call, v_new, v)
+    change, numbers = call.scratch(dW.shape, dW.dtype), call.kept((2,), dW.dtype)
+    call.once(_write_corrections, step, lr, beta1, beta2, epsilon, numbers)
+    call(np.multiply, m, number(beta1, m), m_new)
+    call(np.multiply, dW, number(1 - beta1, dW), change)
+    call(np.add, m_new, change, m_new)
+    call(np.square, dW, change)
+    call(np.multiply, change, number(1 - beta2, dW), change)
+    call(np.multiply, v, number(beta2, v), v_new)
+    call(np.add, v_new, change, v_new)
+    call(np.sqrt, v_new, change)
+    call(np.add, change, numbers[1, ...], change)
+    call(np.divide, m_new, change, change)
+    call(np.multiply, change, numbers[0, ...], change)
+    return change
+
+
+def _write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
+    t = int(step) + 1
+    c = (1 - beta2**t) ** 0.5
+    numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
+
+
+def _write_shrink(lr: Array, weight_decay: float, shrink: Array) -> None:
+    shrink[...] = 1 - float(lr) * weight_decay
+
+
+@emits(clip_factor)
+def _clip_factor(call: Calls, n: Array, c: Array | None, norm: Array | None, *, limit: float) -> None:
+    norm = made(call, norm, n)
+    call(np.sqrt, n, norm)
+    if c is not None:
+        call(np.add, norm, number(1e-6, n), c)
+        call(np.divide, number(limit, n), c, c)
+        call(minimum, c, number(1, n), c)
+
+
+@emits(rescale, inplace={"Y": "X"})
+def _rescale(call: Calls, X: Array, c: Array, Y: Array) -> None:
+    call(np.multiply, X, c, Y)

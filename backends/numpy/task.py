@@ -1,0 +1,162 @@
+"""Tasks: a graph's nodes as they are carried out, each with its tiles for each thread.
+
+A task is a node, or the nodes that a fused node holds. Its *tiles* are ranges of its loops (`graphir.ir.tiling`);
+every thread has tiles of its own, so that what one writes no other reads before they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+from graphir.backends.plan import local_shape
+from graphir.ir.analysis import contracted
+from graphir.ir.assignment import read_assignment
+from graphir.ir.fused import body_of
+from graphir.ir.graph import Graph, Node
+from graphir.ir.tiling import Factor, TileSpace, leading_rows, tile_space
+from graphir.ir.types import DTYPES
+from graphir.ir.value import Value
+
+#: A range of each factor that is cut; what is not named is whole.
+Tile: TypeAlias = Mapping[Factor, tuple[int, int]]
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Task:
+    """Nodes to carry out together.
+
+    outer     the graph's value for each value of the nodes that comes from outside or leaves
+    leaving   those of the nodes' values that leave
+    sizes     each factor's size on one rank
+    shared    factors of which each rank has a part of its own
+    causal    (q, k) where nothing is to be computed for k > q
+    tiles     for each thread its tiles, in order; a thread without work has none
+    private   sums of which each thread makes a term, to be added up when all are done
+    """
+
+    node: Node
+    nodes: tuple[Node, ...]
+    outer: Mapping[Value, Value]
+    leaving: tuple[Value, ...]
+    space: TileSpace
+    shapes: Mapping[Value, Shape]
+    sizes: Mapping[Factor, int]
+    shared: frozenset[Factor]
+    causal: tuple[Factor, Factor] | None = None
+    tiles: list[list[Tile]] = field(default_factory=list)
+    private: frozenset[Value] = frozenset()
+
+    @property
+    def leaving_sums(self) -> list[Value]:
+        """The values that are sums over tiles."""
+        return list(self.space.summed)
+
+    @cached_property
+    def product(self) -> Node | None:
+        """The product that the task is, beside views; None of a task that is more or less."""
+        work = [node for node in self.nodes if not node.operator.view]
+        return work[0] if len(work) == 1 and contracted(work[0]) else None
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the task is one product, which BLAS cuts into tiles better."""
+        return self.product is not None
+
+    @cached_property
+    def materialised(self) -> tuple[Value, ...]:
+        """The values that have memory: views have none of their own."""
+        views = {value for node in self.nodes if node.operator.view for value in node.outputs}
+        return tuple(value for value in self.shapes if value not in views)
+
+    @property
+    def entering(self) -> list[Value]:
+        """The nodes' values that come from outside."""
+        made = {value for node in self.nodes for value in node.outputs}
+        return [value for value in self.outer if value not in made]
+
+    def width(self, axis: Sequence[Factor], tile: Tile) -> int:
+        """How much of a dim a tile covers."""
+        size = 1
+        for factor in axis:
+            start, stop = tile.get(factor, (0, self.sizes[factor]))
+            size *= stop - start
+        return size
+
+    def shape(self, value: Value, tile: Tile) -> Shape:
+        """The shape of a tile's part of `value`."""
+        return tuple(self.width(axis, tile) for axis in self.space.dims[value])
+
+    def bytes(self, value: Value, tile: Tile) -> int:
+        """The size of a tile's part of `value`."""
+        count = DTYPES[value.dtype]
+        for size in self.shape(value, tile):
+            count *= size
+        return count
+
+    def region(self, value: Value, tile: Tile) -> tuple[slice, ...]:
+        """Where a tile's part of `value` lies in the whole."""
+        result = []
+        for axis in self.space.dims[value]:
+            if axis and axis[0] in tile:
+                start, stop = tile[axis[0]]
+                minor = self.width(axis[1:], {})
+                result.append(slice(start * minor, stop * minor))
+            else:
+                result.append(slice(None))
+        return tuple(result)
+
+
+def make_task(node: Node, graph: Graph, sizes: Mapping[str, int]) -> Task:
+    """The task of a node of `graph`, without tiles yet."""
+    body = body_of(node)
+    if body is None:
+        nodes: tuple[Node, ...] = (node,)
+        outer = {value: value for value in (*node.inputs, *node.outputs)}
+        leaving = node.outputs
+    else:
+        nodes, leaving = body.nodes, body.outputs
+        outer = dict(zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True))
+    space = _space(node, nodes, body)
+    values = dict.fromkeys(value for each in nodes for value in (*each.inputs, *each.outputs))
+    shapes = {value: local_shape(value, graph.mesh, sizes) for value in values}
+    local: dict[Factor, int] = {}
+    shared: set[Factor] = set()
+    for each in nodes:
+        rule, factors, _ = each.inference
+        layouts = [value.type.layout for value in each.inputs]
+        split = {} if not graph.mesh.axes else read_assignment(rule, layouts, each.attributes.get("split", ()))
+        for name, factor in space.factors[each].items():
+            count = graph.mesh.count(split.get(name, ()))
+            local[factor] = factors[name].size(sizes) // count
+            if count > 1:
+                shared.add(factor)
+    return Task(node, nodes, outer, tuple(leaving), space, shapes, local, frozenset(shared))
+
+
+def _space(node: Node, nodes: tuple[Node, ...], body: Graph | None) -> TileSpace:
+    """The loops that the fusing pass found; of a product all dims of its result; else the rows."""
+    if body is not None and node.attributes["anchor"]:
+        # Views that were folded in may cut a dim that the nodes among themselves take as one.
+        anchor, most = body[node.attributes["anchor"]], node.attributes["rows"]
+        spaces = (tile_space(nodes, anchor, rows) for rows in range(most, -1, -1))
+        return next(space for space in spaces if space is not None)
+    last = next((each for each in nodes if not each.operator.view), nodes[-1])
+    anchor, rows = leading_rows(last)
+    if contracted(last):
+        anchor, rows = last.outputs[0], len(last.outputs[0].shape)
+    for count in (*range(rows, 0, -1), 0):
+        found = tile_space(nodes, anchor, count)
+        if found is not None and (count == 0 or not _repeats(nodes, found)):
+            return found
+    raise AssertionError("a tile space without loops always exists")
+
+
+def _repeats(nodes: Sequence[Node], space: TileSpace) -> bool:
+    """Whether a value that is read once by several tiles would be written by several, too."""
+    return any(
+        not node.operator.view and not node.inputs and bool(space.loops) for node in nodes if not node.operator.random
+    )

@@ -1,0 +1,108 @@
+"""Choosing tiles: small enough for a core's cache, large enough to be worth a call, shared out evenly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from graphir.backends.numpy.task import Task, Tile
+from graphir.ir.analysis import contracted
+from graphir.ir.tiling import Factor
+
+#: What the values of one tile may take together, in bytes: about a core's second-level cache.
+TILE_BYTES = 1 << 20
+#: Below so many bytes a task is not worth a second thread's waking.
+_SMALL = 1 << 16
+#: The least and the most queries of a tile that leaves out the causal half.
+_CAUSAL_ROWS = (64, 128)
+#: How many values as large as the scores a tile of attention has at work, of 4 bytes each.
+_STREAM_VALUES = 3
+#: A thread's share may be larger than the mean by this much before another loop is tried.
+_UNEVEN = 1.1
+
+
+def choose_tiles(task: Task, threads: int) -> None:
+    """Gives `task` its tiles."""
+    loops = [loop for loop in task.space.loops if task.sizes[loop] > 1]
+    total = sum(task.bytes(value, {}) for value in task.shapes)
+    parts = 1 if total <= _SMALL and not _is_heavy(task) else threads
+    split = _loop_to_split(task, loops, parts)
+    if split is None:
+        task.tiles = [_cut(task, {})] + [[] for _ in range(threads - 1)]
+        return
+    size = task.sizes[split]
+    parts = min(parts, size)
+    bounds = [size * i // parts for i in range(parts + 1)]
+    task.tiles = [_cut(task, {split: (start, stop)}) for start, stop in itertools.pairwise(bounds)]
+    task.tiles += [[] for _ in range(threads - parts)]
+    task.private = frozenset(value for value, over in task.space.summed.items() if split in over)
+
+
+def _is_heavy(task: Task) -> bool:
+    return any(contracted(node) for node in task.nodes) and math.prod(task.sizes.values()) > _SMALL
+
+
+def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int) -> Factor | None:
+    """The loop whose ranges threads share: the outermost that shares out evenly; of one product, the longest."""
+    fitting = [loop for loop in loops if task.sizes[loop] >= parts > 1]
+    if not fitting:
+        return None
+    if task.is_product:
+        # Each thread packs the operand that it does not share: the longer side is the one to cut.
+        return max(fitting, key=lambda loop: (task.sizes[loop] * _rows_before(task, loop), -loops.index(loop)))
+
+    def unevenness(loop: Factor) -> float:
+        return math.ceil(task.sizes[loop] / parts) * parts / task.sizes[loop]
+
+    even = [loop for loop in fitting if unevenness(loop) <= _UNEVEN]
+    return even[0] if even else min(fitting, key=unevenness)
+
+
+def _rows_before(task: Task, loop: Factor) -> int:
+    """Of a product's result [*b, m, n]: with what a dim counts as rows, n as itself."""
+    dims = [axis[0] for axis in task.space.dims[task.product.outputs[0]]]
+    return 1 if loop == dims[-1] else math.prod(task.sizes[each] for each in dims[:-1] if each != loop)
+
+
+def _cut(task: Task, share: Tile) -> list[Tile]:
+    """A thread's share as tiles in order: the last queries first where a causal half is left out."""
+    ranges = {loop: share.get(loop, (0, task.sizes[loop])) for loop in task.space.loops}
+    widths = {loop: stop - start for loop, (start, stop) in ranges.items()}
+    if task.causal is not None:
+        least, most = _CAUSAL_ROWS
+        q = task.causal[0]
+        widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
+    if not task.is_product:
+        _shrink(task, widths)
+    cuts = []
+    for loop in task.space.loops:
+        start, stop = ranges[loop]
+        pieces = [(low, min(low + widths[loop], stop)) for low in range(start, stop, max(widths[loop], 1))]
+        cuts.append(pieces[::-1] if task.causal is not None and loop == task.causal[0] else pieces)
+    names = [loop for loop in task.space.loops]
+    tiles = [dict(zip(names, each, strict=True)) for each in itertools.product(*cuts)]
+    if task.causal is not None:
+        q, k = task.causal
+        tiles = [{**tile, k: (0, min(task.sizes[k], tile[q][1]))} for tile in tiles]
+    return tiles
+
+
+def _shrink(task: Task, widths: dict[Factor, int]) -> None:
+    """Halves the ranges, the outermost first, until the values of a tile fit."""
+
+    def size() -> int:
+        tile = {loop: (0, width) for loop, width in widths.items()}
+        if task.causal is not None:
+            # By the loops alone: forward and backward must cut what is stored between them alike.
+            return _STREAM_VALUES * 4 * math.prod(widths.values()) * task.sizes[task.causal[1]]
+        return sum(task.bytes(value, tile) for value in task.materialised if _is_cut(task, value))
+
+    order = [loop for loop in task.space.loops if task.causal is None or loop != task.causal[0]]
+    for loop in (*order, *(task.causal or ())[:1]):
+        while widths[loop] > 1 and size() > TILE_BYTES:
+            widths[loop] = -(-widths[loop] // 2)
+
+
+def _is_cut(task: Task, value: object) -> bool:
+    return any(axis and axis[0] in task.space.loops for axis in task.space.dims[value])  # type: ignore[index]

@@ -1,0 +1,386 @@
+"""Writing a task's calls: for one thread, tile by tile, node by node, on views of buffers that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from graphir.backends.numpy.emission import Array, Function, find_rule
+from graphir.backends.numpy.rules.shared import maximum
+from graphir.backends.numpy.storage import Homes
+from graphir.backends.numpy.task import Task, Tile
+from graphir.backends.plan import keywords
+from graphir.ir.graph import Node
+from graphir.ir.operator import Place
+from graphir.ir.value import Value
+
+Call: TypeAlias = tuple[Function, tuple[Any, ...]]
+_ALIGNMENT = 64
+_CHUNK = 4 << 20
+
+
+class Scratch:
+    """A thread's scratch memory: what a tile needs while it is worked on. Grows by chunks, is never given back."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Array] = []
+        self._used: list[list[tuple[int, int]]] = []
+
+    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> tuple[Array, tuple[int, int, int]]:
+        """A buffer, and its place, to be given to `free`."""
+        kind = np.dtype(dtype)
+        size = kind.itemsize
+        for length in shape:
+            size *= length
+        size = -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
+        for index in range(len(self.chunks) + 1):
+            if index == len(self.chunks):
+                self.chunks.append(aligned(max(size, _CHUNK)))
+                self._used.append([])
+            offset = self._fit(index, size)
+            if offset is not None:
+                break
+        self._used[index].append((offset, size))
+        self._used[index].sort()
+        array: Array = np.ndarray(tuple(shape), kind, self.chunks[index].data, offset)
+        return array, (index, offset, size)
+
+    def _fit(self, index: int, size: int) -> int | None:
+        offset = 0
+        for start, length in self._used[index]:
+            if offset + size <= start:
+                return offset
+            offset = start + length
+        return offset if offset + size <= self.chunks[index].size else None
+
+    def free(self, place: tuple[int, int, int]) -> None:
+        """Gives a buffer back."""
+        index, offset, size = place
+        self._used[index].remove((offset, size))
+
+    def clear(self) -> None:
+        """Gives all buffers back."""
+        for used in self._used:
+            used.clear()
+
+
+def aligned(size: int) -> Array:
+    """An uninitialised byte buffer that starts where vector instructions like it."""
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
+
+
+@dataclass
+class Rank:
+    """What a rank's tasks are written for.
+
+    arrays     the whole buffer of each of the graph's values; of a packed value the flat one
+    packed     values of which only the causal half is stored, tile after tile
+    places     where the rank's blocks lie, of each node that asks
+    """
+
+    arrays: dict[Value, Array]
+    packed: frozenset[Value]
+    places: Mapping[Node, Place]
+    sizes: Mapping[str, int]
+    constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)
+
+
+class Writer:
+    """Writes one task for one thread."""
+
+    def __init__(self, task: Task, homes: Homes, rank: Rank, scratch: Scratch, private: Mapping[Value, Array]) -> None:
+        self.task, self.homes, self.rank, self.scratch_memory = task, homes, rank, scratch
+        #: Where this thread's terms of sums go, where threads have their own.
+        self.private = private
+        self.calls: list[Call] = []
+        #: The node that each call is part of.
+        self.nodes: list[Node] = []
+        self.reads: dict[Value, tuple[int, int]] = {}
+        self.writes: dict[Value, tuple[int, int]] = {}
+        self._producers = {value: node for node in task.nodes for value in node.outputs}
+        self._entering = set(task.entering)
+        self._leaving = set(task.leaving)
+        self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
+        self._visited: set[tuple[Any, ...]] = set()
+        self._kept: dict[tuple[Node, int], Array] = {}
+        self._packed_at: dict[Value, int] = {}
+
+    def write(self, tiles: Sequence[Tile], before: Sequence[Sequence[Tile]]) -> None:
+        """The calls for `tiles`; `before` are the tiles of the threads that come first, whose parts are packed first."""
+        for tile in (tile for each in before for tile in each):
+            self._skip(tile)
+        for self._number, self.tile in enumerate(tiles):
+            self._views: dict[Value, Array] = {}
+            self._frames: dict[Value, tuple[int, int, int]] = {}
+            self.scratch_memory.clear()
+            for position, node in enumerate(self.task.nodes):
+                if not node.operator.view:
+                    self._write_node(node)
+                self._release(position)
+            self.node = self.task.nodes[-1]
+            for value in self.task.leaving:
+                self._finish(value)
+            self._skip(self.tile)
+
+    # -- nodes ----------------------------------------------------------------------------------------
+
+    def _write_node(self, node: Node) -> None:
+        self.node, self._own, self._asked = node, [], 0
+        rule_of_node = node.inference.rule
+        operands = [self._get(value) for value in node.inputs]
+        outputs: list[Array | None] = []
+        additions: list[tuple[Array, Array]] = []
+        for value in node.outputs:
+            outputs.append(self._target(value, additions))
+        if any(out is not None for out in outputs):
+            self._emit(node, rule_of_node, operands, outputs)
+        for total, term in additions:
+            self(maximum if node.operator.reduction == "max" else np.add, total, term, total)
+        for place in self._own:
+            self.scratch_memory.free(place)
+
+    def _emit(self, node: Node, rule_of_node: Any, operands: list[Array], outputs: list[Array | None]) -> None:
+        operator, attributes = node.operator, self._keywords[node]
+        given = dict(zip((o.name for o in rule_of_node.inputs), operands, strict=True))
+        results = dict(zip((o.name for o in rule_of_node.outputs), outputs, strict=True))
+        extra: dict[str, Any] = {k: v for k, v in attributes.items() if k not in ("shape", "only")}
+        if "at" in operator.keywords:
+            extra["at"] = self._place(node)
+        rule = find_rule(operator)
+        if rule is not None:
+            named: dict[str, Any] = {}
+            if operator.variadic:
+                name = operator.signatures(node.attributes)[0].inputs[0].name
+                named[name] = tuple(operands)
+            else:
+                named.update({name: given.get(name) for name in operator.operands})
+            full = operator.signatures({**node.attributes, "only": None})[0].outputs
+            named.update({o.name: results.get(o.name) for o in full} if len(full) >= len(results) else results)
+            if rule.emit(self, **named, **extra) is not False:
+                return
+        for name in ("shape", "only"):
+            if name in attributes:
+                extra[name] = attributes[name]
+        if "shape" in extra:
+            extra["shape"] = self.task.shape(node.outputs[0], self.tile)
+        inputs = operands if operator.variadic else [given.get(name) for name in operator.operands]
+        full = operator.signatures({**node.attributes, "only": None})[0].outputs
+        positions = [[o.name for o in full].index(o.name) for o in rule_of_node.outputs] if extra.get("only") else None
+        self(_run_reference, operator.kernel, tuple(inputs), extra, tuple(outputs), positions)
+
+    def _place(self, node: Node) -> Place:
+        """Where the tile's part of a node lies in the global tensors."""
+        place = self.rank.places[node]
+        names = self.task.space.factors[node]
+        starts = {name: place.start(name) + self.tile.get(names[name], (0, 0))[0] for name in names}
+        return Place(place.rule, starts, place.sizes)
+
+    # -- operands and results -------------------------------------------------------------------------
+
+    def _get(self, value: Value) -> Array:
+        """The tile's part of a value that is read."""
+        found = self._views.get(value)
+        if found is None:
+            if value in self._entering:
+                found = self._region(value, self.task.outer[value])
+                _note(self.reads, self.task.outer[value], found)
+            else:
+                found = self._view(self._producers[value])
+            self._views[value] = found
+        return found
+
+    def _view(self, node: Node) -> Array:
+        """What a view node makes of its operand: a view, or where that cannot be, a copy of it each time."""
+        operand = self._get(node.inputs[0])
+        extra = self._keywords[node]
+        if "shape" in extra:
+            extra = {**extra, "shape": self.task.shape(node.outputs[0], self.tile)}
+        made: Array = node.operator.kernel(np, operand, **extra)
+        if made.size == 0 or np.may_share_memory(made, operand):
+            return made
+        copy, place = self.scratch_memory.allocate(operand.shape, operand.dtype)
+        self._frames[node.outputs[0]] = place
+        self(np.copyto, copy, operand)
+        return node.operator.kernel(np, copy, **extra)  # type: ignore[no-any-return]
+
+    def _target(self, value: Value, additions: list[tuple[Array, Array]]) -> Array | None:
+        """Where the tile's part of a result goes; None if nobody wants it."""
+        homes = self.homes
+        if value not in homes.last and value not in self._leaving and value not in homes.inverse:
+            return None
+        if value in homes.inverse:
+            found = self._through_views(value)
+        else:
+            first = homes.rep[value]
+            outer = homes.outer.get(first)
+            if outer is not None:
+                found = self._region(value, outer)
+            elif first in self._frames:
+                found = self._views[first]
+            else:
+                found, self._frames[first] = self.scratch_memory.allocate(
+                    self.task.shape(value, self.tile), value.dtype
+                )
+                self._views[first] = found
+        if outer_value := self._outer_of(value):
+            _note(self.writes, outer_value, found)
+        self._views[value] = found
+        if value in self.task.space.summed:
+            key = (value, *((f, self.tile[f]) for f in self._own_loops(value)))
+            if key in self._visited:
+                term, place = self.scratch_memory.allocate(found.shape, found.dtype)
+                self._own.append(place)
+                additions.append((found, term))
+                return term
+            self._visited.add(key)
+            self._clear_beyond(value, found)
+        return found
+
+    def _own_loops(self, value: Value) -> list[int]:
+        mine = {factor for axis in self.task.space.dims[value] for factor in axis}
+        return [loop for loop in self.task.space.loops if loop in mine]
+
+    def _clear_beyond(self, value: Value, part: Array) -> None:
+        """Where the first tile that adds to a sum leaves out the causal rest, that starts at 0."""
+        if self.task.causal is None:
+            return
+        k = self.task.causal[1]
+        if self.tile[k] == (0, self.task.sizes[k]) or (k,) not in self.task.space.dims[value]:
+            return
+        whole = {**self.tile, k: (0, self.task.sizes[k])}
+        tile, self.tile = self.tile, whole
+        target = (
+            self._through_views(value)
+            if value in self.homes.inverse
+            else self._region(value, self.homes.outer[self.homes.rep[value]])
+        )
+        self.tile = tile
+        self(np.copyto, target, target.dtype.type(0))
+
+    def _outer_of(self, value: Value) -> Value | None:
+        if value in self.homes.inverse:
+            return self.task.outer[self.homes.inverse[value][0].outputs[0]]
+        return self.homes.outer.get(self.homes.rep[value])
+
+    def _region(self, value: Value, outer: Value) -> Array:
+        """The tile's part of a buffer of the graph."""
+        if outer in self.rank.packed:
+            shape = self.task.shape(value, self.tile)
+            start = self._packed_at.get(outer, 0)
+            size = int(np.prod(shape))
+            return self.rank.arrays[outer][start : start + size].reshape(shape)
+        array = self.private.get(outer, self.rank.arrays[outer])
+        # The dots keep a scalar an array.
+        return array[(*self.task.region(value, self.tile), ...)]
+
+    def _skip(self, tile: Tile) -> None:
+        """Goes past a tile's parts of packed values."""
+        for value, outer in self.task.outer.items():
+            if outer in self.rank.packed:
+                size = int(np.prod(self.task.shape(value, tile)))
+                self._packed_at[outer] = self._packed_at.get(outer, 0) + size
+
+    def _through_views(self, value: Value) -> Array:
+        """The part of `value` as the buffer that it leaves in holds it, if views lead back; else scratch."""
+        path = self.homes.inverse[value]
+        final = path[0].outputs[0]
+        array = self._region(final, self.task.outer[final])
+        found = array
+        for node in path:
+            shape = self.task.shape(node.inputs[0], self.tile)
+            assert node.operator.inverse is not None
+            found = node.operator.inverse(found, shape, self._keywords[node])
+            if found.size and not np.may_share_memory(found, array):
+                found, self._frames[value] = self.scratch_memory.allocate(
+                    self.task.shape(value, self.tile), value.dtype
+                )
+                return found
+        return found
+
+    def _finish(self, value: Value) -> None:
+        """Copies a result that could not be made where it belongs."""
+        if value in self.homes.rep and value not in self._entering:
+            return
+        made = self._get(value)
+        target = self._region(value, self.task.outer[value])
+        _note(self.writes, self.task.outer[value], target)
+        if made.size and not _same_memory(made, target):
+            self(np.copyto, target, made)
+
+    def _release(self, position: int) -> None:
+        """Gives back the scratch memory of values that no later node reads."""
+        rep, last = self.homes.rep, self.homes.last
+        for value in [v for v in self._frames if v not in self.homes.inverse]:
+            users = [last.get(each, position) for each in self._views if rep.get(each, each) is value]
+            if max(users, default=position) <= position and value not in self._leaving:
+                self.scratch_memory.free(self._frames.pop(value))
+
+    # -- what rules may ask for -----------------------------------------------------------------------
+
+    def __call__(self, function: Function, *arguments: Any) -> None:
+        """Records a call."""
+        self.calls.append((function, arguments))
+        self.nodes.append(self.node)
+
+    def once(self, function: Function, *arguments: Any) -> None:
+        """Records a call that is needed before the first tile only."""
+        if self._number == 0:
+            self(function, *arguments)
+
+    def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """A buffer for the node on this tile."""
+        array, place = self.scratch_memory.allocate(shape, dtype)
+        self._own.append(place)
+        return array
+
+    def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """A buffer for the node on all tiles."""
+        key = (self.node, self._asked)
+        self._asked += 1
+        if key not in self._kept:
+            self._kept[key] = np.empty(tuple(shape), dtype)
+        return self._kept[key]
+
+    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
+        """A read-only array, shared by all who ask with `key`."""
+        if key not in self.rank.constants:
+            array = make()
+            array.flags.writeable = False
+            self.rank.constants[key] = array
+        return self.rank.constants[key]
+
+
+def _run_reference(
+    kernel: Function, operands: tuple[Any, ...], extra: Mapping[str, Any], outputs: tuple[Any, ...], positions: Any
+) -> None:
+    """An operator's own kernel, its results copied to where they belong."""
+    made = kernel(np, *operands, **extra)
+    results = made if isinstance(made, tuple) else (made,)
+    for i, target in enumerate(outputs):
+        if target is not None:
+            np.copyto(target, results[i if positions is None else positions[i]], casting="same_kind")
+
+
+def _same_memory(one: Array, other: Array) -> bool:
+    return one.ctypes.data == other.ctypes.data and one.strides == other.strides and one.shape == other.shape
+
+
+def _note(found: dict[Value, tuple[int, int]], value: Value, part: Array) -> None:
+    """Widens the range of addresses that is touched of a value."""
+    low = high = part.ctypes.data
+    for length, stride in zip(part.shape, part.strides, strict=True):
+        if length == 0:
+            return
+        if stride < 0:
+            low += (length - 1) * stride
+        else:
+            high += (length - 1) * stride
+    before = found.get(value)
+    high += part.itemsize
+    found[value] = (low, high) if before is None else (min(low, before[0]), max(high, before[1]))

@@ -1,0 +1,66 @@
+"""The command line as one of several ranks: `mpiexec -n 6 graphir train --dp 2 --tp 3`.
+
+A launcher starts as many command lines as there are ranks. Each finds out by its environment that it is one of them;
+that of rank 0 alone prints, and what is wrong is told once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from graphir.cli.options import GroupedOption
+from graphir.launch import RANKS, find_launch
+
+_THREADS = "OPENBLAS_NUM_THREADS"
+
+
+def ranks_option(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds the option `--ranks`."""
+    return click.option(
+        "--ranks",
+        cls=GroupedOption,
+        group=group,
+        type=click.Choice(RANKS),
+        help="All ranks simulated by one process, or each a process.  [default: mpi if started by mpiexec]",
+    )
+
+
+def start_ranks(ranks: str | None) -> tuple[str, bool]:
+    """What ranks are, `simulated` or `mpi`, and whether this process is the one that prints.
+
+    MissingDependencyError if there is no MPI.
+    """
+    ranks = ranks or ("mpi" if find_launch() else "simulated")
+    if ranks == "simulated":
+        return ranks, True
+    from graphir.backends.communicator.peers import peers
+
+    return ranks, peers().rank == 0
+
+
+def end_ranks(message: str, code: int, cause: Exception | None = None) -> None:
+    """Ends all ranks with `code`, and `message` told once; returns if there are none but this."""
+    launch = find_launch()
+    if launch is None:
+        return
+    from graphir.backends.communicator.peers import RankError, peers
+    from graphir.errors import MissingDependencyError
+
+    try:
+        known = peers()
+    except MissingDependencyError:
+        if launch.rank:
+            raise SystemExit(code) from None
+        return
+    known.fail(message, code, isinstance(cause, RankError))
+
+
+def share_processors() -> None:
+    """Gives BLAS this rank's share of the processors, unless the user has spoken; before NumPy is loaded."""
+    launch = find_launch()
+    if launch is not None and _THREADS not in os.environ:
+        os.environ[_THREADS] = str(launch.share(os.cpu_count() or 1))

@@ -1,0 +1,48 @@
+"""The optimising passes in their order: what `gi.compile` does to a graph before it is planned.
+
+    simplify             what returns its operand is left out
+    recompute            what the backward pass can make again is not stored
+    separate_products    the gradients of a product become products of their own
+    share                what is computed twice is computed once
+    fuse                 streams, chains and views become fused nodes
+
+Each is a plain pass: it can be left out, and the graph between any two printed, drawn, verified and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from graphir.errors import ConfigError
+from graphir.ir.collector import without_collector
+from graphir.ir.graph import Graph
+from graphir.passes.fuse import fuse
+from graphir.passes.lower import separate_products
+from graphir.passes.recompute import recompute
+from graphir.passes.share import share
+from graphir.passes.simplify import simplify
+
+OPTIMISING = ("simplify", "recompute", "separate_products", "share", "fuse")
+
+
+def optimising(level: str = "masks", without: Collection[str] = ()) -> list[Callable[[Graph], Graph]]:
+    """The passes, for `run_passes`, with recomputation at `level`, and all but those named by `without`.
+
+    ConfigError for a name that is none of the passes'.
+    """
+    unknown = sorted(set(without) - set(OPTIMISING))
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)} is no optimising pass; there are {', '.join(OPTIMISING)}")
+    at_level: Callable[[Graph], Graph] = partial(recompute, level=level)
+    at_level.__name__ = "recompute"  # type: ignore[attr-defined]
+    passes = dict(zip(OPTIMISING, (simplify, at_level, separate_products, share, fuse), strict=True))
+    return [each for name, each in passes.items() if name not in without]
+
+
+@without_collector
+def optimised(graph: Graph, level: str = "masks", without: Collection[str] = ()) -> Graph:
+    """`graph` through the optimising passes; see `optimising`."""
+    for each in optimising(level, without):
+        graph = each(graph)
+    return graph
