@@ -14,12 +14,14 @@ from graphir.passes.fuse import fuse, unfuse
 from graphir.passes.lower import lower, separate_products
 from graphir.passes.optimising import OPTIMISING, optimised, optimising
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
+from graphir.passes.overlap import overlap
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import LEVELS, recompute, recompute_masks
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
 from graphir.passes.share import share
 from graphir.passes.simplify import simplify
+from graphir.passes.slopes import keep_slopes
 
 __all__ = [
     "LEVELS",
@@ -33,15 +35,17 @@ __all__ = [
     "complete_plan",
     "find_plan",
     "fuse",
+    "keep_slopes",
     "lower",
-    "separate_products",
     "optimised",
     "optimising",
     "optimize",
+    "overlap",
     "prune",
     "recompute",
     "recompute_masks",
     "run_passes",
+    "separate_products",
     "shard",
     "share",
     "simplify",

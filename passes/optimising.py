@@ -2,9 +2,11 @@
 
     simplify             what returns its operand is left out
     recompute            what the backward pass can make again is not stored
+    keep_slopes          an activation's derivative is made with it, and kept in place of its operand
     separate_products    the gradients of a product become products of their own
     share                what is computed twice is computed once
     fuse                 streams, chains and views become fused nodes
+    overlap              what ranks add up is sent as soon as it is made
 
 Each is a plain pass: it can be left out, and the graph between any two printed, drawn, verified and run.
 """
@@ -19,11 +21,13 @@ from graphir.ir.collector import without_collector
 from graphir.ir.graph import Graph
 from graphir.passes.fuse import fuse
 from graphir.passes.lower import separate_products
+from graphir.passes.overlap import overlap
 from graphir.passes.recompute import recompute
 from graphir.passes.share import share
 from graphir.passes.simplify import simplify
+from graphir.passes.slopes import keep_slopes
 
-OPTIMISING = ("simplify", "recompute", "separate_products", "share", "fuse")
+OPTIMISING = ("simplify", "recompute", "keep_slopes", "separate_products", "share", "fuse", "overlap")
 
 
 def optimising(level: str = "masks", without: Collection[str] = ()) -> list[Callable[[Graph], Graph]]:
@@ -35,8 +39,9 @@ def optimising(level: str = "masks", without: Collection[str] = ()) -> list[Call
     if unknown:
         raise ConfigError(f"{', '.join(unknown)} is no optimising pass; there are {', '.join(OPTIMISING)}")
     at_level: Callable[[Graph], Graph] = partial(recompute, level=level)
-    at_level.__name__ = "recompute"  # type: ignore[attr-defined]
-    passes = dict(zip(OPTIMISING, (simplify, at_level, separate_products, share, fuse), strict=True))
+    at_level.__name__ = "recompute"
+    functions = (simplify, at_level, keep_slopes, separate_products, share, fuse, overlap)
+    passes = dict(zip(OPTIMISING, functions, strict=True))
     return [each for name, each in passes.items() if name not in without]
 
 

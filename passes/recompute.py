@@ -6,20 +6,24 @@ again, in the backward phase, right before it is needed.
     nothing     hold all, dropout masks included
     masks       all but dropout's results, which follow from the operand and a counter
     attention   and but what lies between attention's two products, [B, N_H, S, S]: made again from Q and K
-    selective   only results of products and the residual stream (Korthikanti et al., 2022, go about as far)
+    selective   only results of products outside of it and the residual stream (about as in Korthikanti et al., 2022)
     full        only the residual stream: each block is computed a second time (Chen et al., 2016)
 
-Memory falls from level to level and time grows.
+Memory falls from level to level and time grows. At every level a number, such as the count of labels, is held, and
+what comes after the residual stream, for with that the backward pass begins; a graph without such a stream has
+nothing to make again at the last two levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from contextlib import AbstractContextManager
 
 from graphir.errors import ConfigError
-from graphir.ir.analysis import contracted
+from graphir.ir.analysis import contracted, needed_nodes
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
+from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.value import Value
 from graphir.passes.fuse.streams import find_streams
@@ -46,14 +50,15 @@ def recompute_masks(graph: Graph) -> Graph:
 
 def _holds(graph: Graph, level: str) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass."""
-    if level == "full":
-        return _joins
     flow, late = Flow(graph), _read_late(graph)
     streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
-    if level == "selective":
-        return lambda node: _joins(node) or (bool(contracted(node)) and node not in streamed)
+    stream = {node for node in flow.nodes if node.meta.phase == FORWARD and _joins(node, flow)}
+    inside = _leading_to(stream, graph)
 
     def holds(node: Node) -> bool:
+        if level in ("selective", "full"):
+            is_product = bool(contracted(node)) and node not in streamed
+            return node in stream or node not in inside or (level == "selective" and is_product)
         if level == "attention" and node in streamed:
             return False
         # A random result is held only where its operand would have to be held in its place.
@@ -69,10 +74,16 @@ def _read_late(graph: Graph) -> set[Value]:
     return {flow.root(value) for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
 
 
-def _joins(node: Node) -> bool:
+def _joins(node: Node, flow: Flow) -> bool:
     """Whether it adds results of several branches, as the residual stream does; a bias is no branch."""
-    operator, rank = node.operator, len(node.outputs[0].shape)
-    return operator.jointly_linear and sum(len(value.shape) == rank for value in node.inputs) > 1
+    rank = len(node.outputs[0].shape)
+    branches = [value for value in node.inputs if len(flow.root(value).shape) == rank]
+    return node.operator.jointly_linear and len(branches) > 1
+
+
+def _leading_to(targets: Set[Node], graph: Graph) -> set[Node]:
+    """The nodes that `targets` are computed from, and they themselves."""
+    return set(needed_nodes(graph, [value for node in targets for value in node.outputs]))
 
 
 class _Recompute:
@@ -112,17 +123,15 @@ class _Recompute:
             if node is None or node.meta.phase != FORWARD or each in self.again or each in found:
                 continue
             found[each] = None
-            if node.operator.view or not self._is_held(node):
+            if self._recomputation(each) is None and (node.operator.view or not self._is_held(node)):
                 frontier.extend(node.inputs)
         return sorted(found, key=self.position.__getitem__)
 
     def _make_again(self, value: Value) -> None:
         """Makes `value` again if it is not held, of operands that have been made again where they are not."""
-        node = self.graph.producers[value]
-        needed = [each for each in node.outputs if each in self.late]
-        alone = self._make_alone(node, value) if needed == [value] or self._is_held(node) else None
-        if alone is not None:
-            self.again[value] = alone
+        node, recomputation = self.graph.producers[value], self._recomputation(value)
+        if recomputation is not None:
+            self._make_alone(value, recomputation)
         elif value not in self.again and not self._is_held(node):
             self._copy(node, [self.again.get(each, self.copies[each]) for each in node.inputs])
 
@@ -130,25 +139,30 @@ class _Recompute:
         """Whether a forward node's results are there: held, views of what is, or received, for ranks meet once."""
         if node.operator.view:
             return node.inputs[0] not in self.again
-        return self.holds(node) or node.operator.relayout is not None
+        is_number = not any(value.shape for value in node.outputs)
+        return self.holds(node) or node.operator.relayout is not None or is_number
+
+    def _recomputation(self, value: Value) -> Recomputation | None:
+        """How to make `value` without the rest of its node, the mask of dropout; None if the rest is needed, too."""
+        node = self.graph.producers[value]
+        output = node.inference.rule.outputs[node.outputs.index(value)].name
+        needed = [each for each in node.outputs if each in self.late]
+        return node.operator.recomputations.get(output) if needed == [value] or self._is_held(node) else None
+
+    def _make_alone(self, value: Value, recomputation: Recomputation) -> None:
+        node = self.graph.producers[value]
+        pairs = zip(node.inference.rule.inputs, node.inputs, strict=True)
+        operands = {operand.name: self.copies[each] for operand, each in pairs}
+        with self._context(node, f"recomputed, so that {value.name} need not be stored"):
+            name = self.builder.free_name(f"{value.name}.again")
+            self.again[value] = recomputation(operands, node.attributes, value, f"/{name}")
 
     def _copy(self, node: Node, operands: list[Value]) -> None:
-        meta = node.meta
         names = [f"/{self.builder.free_name(f'{value.name}.again')}" for value in node.outputs]
-        why = "recomputed, so that it need not be stored"
-        with self.builder.context(scope=meta.scope, phase=BACKWARD, of=node.name, at=meta.at, why=why):
+        with self._context(node, "recomputed, so that it need not be stored"):
             made = self.builder.emit(node.operator, operands, node.attributes, names)
         self.again.update(zip(node.outputs, made, strict=True))
 
-    def _make_alone(self, node: Node, value: Value) -> Value | None:
-        """A cached output that its operator can make without the rest: the mask of dropout."""
-        rule = node.inference.rule
-        output = next(o.name for o, each in zip(rule.outputs, node.outputs, strict=True) if each is value)
-        recomputation = node.operator.recomputations.get(output)
-        if recomputation is None:
-            return None
-        operands = {o.name: self.copies[each] for o, each in zip(rule.inputs, node.inputs, strict=True)}
-        name = self.builder.free_name(f"{value.name}.again")
-        why = f"recomputed, so that {value.name} need not be stored"
-        with self.builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at, why=why):
-            return recomputation(operands, node.attributes, value, f"/{name}")
+    def _context(self, node: Node, why: str) -> AbstractContextManager[None]:
+        meta = node.meta
+        return self.builder.context(scope=meta.scope, phase=BACKWARD, of=node.name, at=meta.at, why=why)

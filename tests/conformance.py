@@ -79,6 +79,10 @@ def all_reduce(shape: tuple[int, ...], dtype: str, reduce: str, strided: bool, c
         if reduce == "mean" and mesh.count(axes) == 1:
             right = blocks
         check(communicator, "all_reduce", blocks, right, axes=axes, reduce=reduce)
+        held = [blocks[rank].copy() for rank in communicator.ranks]
+        communicator.all_reduce(held, axes, reduce, out=held)
+        for rank, mine in zip(communicator.ranks, held, strict=True):
+            np.testing.assert_array_equal(mine, right[rank], err_msg=f"rank {rank}, in place")
 
 
 def all_gather(dim: int, shape: tuple[int, ...], dtype: str, strided: bool, communicator: Communicator) -> None:

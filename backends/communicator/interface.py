@@ -7,8 +7,9 @@ group all blocks have one shape and dtype.
 
 Blocks are NumPy arrays of any dtype of a fixed size (NumPy has no bfloat16, so neither has this), with any strides, and
 may be empty. What is handed in is never changed. With `out`, results are written there, into C-contiguous arrays that
-share nothing with `blocks`; without, a result is not to be written into, for a rank alone in its group gets back its
-own block, and a slice is a view. All ranks of a group end a reduction with the same bits.
+share nothing with `blocks`, or, of an all-reduce, are `blocks` themselves. Without, a result is not to be written into,
+for a rank alone in its group gets back its own block, and a slice is a view. All ranks of a group end a reduction with
+the same bits.
 """
 
 from __future__ import annotations

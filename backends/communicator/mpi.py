@@ -41,7 +41,7 @@ class _Group:
 
     ranks: tuple[int, ...]
     number: int
-    intracomm: MPI.Intracomm
+    intracomm: MPI.Comm
 
     @property
     def count(self) -> int:
@@ -238,7 +238,8 @@ class MpiCommunicator(Communicator):
         if key not in self.peers.groups:
             ranks = next(group for group in self.mesh.groups(axes) if self.rank in group)
             number = ranks.index(self.rank)
-            # All ranks come here in the same order: they run the same graph.
+            # All ranks come here in the same order: they run the same graph. MPI would not wait politely for them.
+            self._wait(self.peers.world.Ibarrier(), f"the ranks along {' and '.join(axes)}")
             self.peers.groups[key] = _Group(ranks, number, self.peers.world.Split(min(ranks), number))
         group: _Group = self.peers.groups[key]
         return group

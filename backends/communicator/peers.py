@@ -220,10 +220,11 @@ class Peers:
             if alike[0] == self.rank:
                 everywhere = len(alike) == self.size
                 self._print(text if everywhere else f"{self.describe(self.rank)}: {text}")
-        self._tell_witness("bye")
         orderly = complete and all(word != "followed" for word, _ in self._heard.values()) and not follows
         if orderly and not self.outstanding:
+            self._tell_witness("bye")
             sys.exit(code)
+        self._tell_witness("failed")
         # What was printed is on its way still, and an abort would overtake it; followers leave it to who failed.
         time.sleep(GRACE if follows else GRACE / 4)
         self.world.Abort(code)
@@ -255,7 +256,7 @@ class Peers:
         self._say("left")
         if not self._hear_all(None):
             self._say("followed")
-            self._tell_witness("bye")
+            self._tell_witness("failed")
             time.sleep(2 * GRACE)  # who failed ends all
             self.world.Abort(1)
         self._tell_witness("bye")

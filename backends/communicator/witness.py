@@ -9,7 +9,8 @@ ended, so that nobody waits for ever where a launcher does not care.
 It is run as a plain script by a bare interpreter, and imports nothing of graphir: it is there in a moment, and small.
 
     rank 12342 rank 2 (dp=0, tp=2)    a rank says which process it is, and what to call it; it may do so again
-    bye                               it is about to end, or has told its own end
+    bye                               it has come to the end of its program
+    failed                            it ends by an error, which it tells itself, and is about to end all others
 """
 
 import os
@@ -32,7 +33,7 @@ class Rank:
         self.connection = connection
         self.unread = b""
         self.name, self.process = "a rank", 0
-        self.leaves = False
+        self.leaves, self.failed = False, False
 
     def hear(self) -> bool:
         """Reads what has come; False at the end."""
@@ -48,6 +49,8 @@ class Rank:
                 self.process = int(process)
             elif word == "bye":
                 self.leaves = True
+            elif word == "failed":
+                self.failed = True
         return bool(data)
 
 
@@ -65,12 +68,16 @@ def watch(listener: socket.socket) -> None:
                     came = True
                     present.append(Rank(listener.accept()[0]))
                     selector.register(present[-1].connection, selectors.EVENT_READ, present[-1])
-                elif not key.data.hear():
-                    selector.unregister(key.data.connection)
-                    present.remove(key.data)
-                    if not key.data.leaves and not lost:
-                        report(key.data)
-                        lost, deadline = True, time.monotonic() + GRACE
+                    continue
+                rank: Rank = key.data
+                stays = rank.hear()
+                if not stays:
+                    selector.unregister(rank.connection)
+                    present.remove(rank)
+                if not lost and (rank.failed or not (stays or rank.leaves)):
+                    lost, deadline = True, time.monotonic() + GRACE
+                    if not rank.failed:
+                        report(rank)
             if not events:
                 end(present)
                 return

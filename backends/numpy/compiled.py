@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import graphir.backends.numpy.rules  # declares them
 from graphir.backends.blas import single_threaded_blas
+from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.executable import Executable, Run, Watch
-from graphir.backends.numpy.causal import Beyond, find_causal
 from graphir.backends.numpy.emission import Array
-from graphir.backends.numpy.memory import MemoryPlan, plan_memory
+from graphir.backends.numpy.exchanges import Exchanges
+from graphir.backends.numpy.memory import MemoryPlan
+from graphir.backends.numpy.prepared import Prepared
+from graphir.backends.numpy.profile import Profile
+from graphir.backends.numpy.profiler import Profiler
 from graphir.backends.numpy.program import Program
 from graphir.backends.numpy.results import ResultBuffers
-from graphir.backends.numpy.storage import Arena, Homes, find_homes, plan_arena
-from graphir.backends.numpy.task import Task, make_task
 from graphir.backends.numpy.threads import Team, default_threads
-from graphir.backends.numpy.tiles import choose_tiles
 from graphir.backends.numpy.writer import Rank, Scratch, aligned
 from graphir.backends.plan import ExecutionPlan, Step, places, plan_complete
 from graphir.errors import InputError
@@ -29,12 +30,16 @@ from graphir.ir.graph import Graph
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
+if TYPE_CHECKING:
+    from graphir.backends.numpy.fast import Kernels
+
 
 class CompiledExecutable(Executable):
     """As `Executable`, compiled: `optimised` is what runs, the plan's graph what it was made from and is checked by.
 
     Results belong to the caller: a buffer that is still held when the next run begins is replaced by a new one.
-    With `donate`, parameters and state that the graph updates are overwritten where they are.
+    With `donate`, parameters and state that the graph updates are overwritten where they are. With `share_replicas`,
+    what simulated ranks would all compute alike one of them computes for all. `kernels` are for what may be fused.
     """
 
     def __init__(
@@ -44,92 +49,23 @@ class CompiledExecutable(Executable):
         *,
         threads: int | None = None,
         donate: bool = False,
+        share_replicas: bool = False,
         algorithm: str = "ring",
         source: Graph | None = None,
         communicator: Communicator | None = None,
+        bucket: int = LIMIT,
+        kernels: Kernels | None = None,
     ) -> None:
         super().__init__(reference, algorithm, source, communicator)
-        self.optimised, self.donate = optimised, donate
+        self.kernels = kernels
+        self.optimised, self.donate, self.bucket = optimised, donate, bucket
         self.threads = threads or default_threads()
-        self.compiled = plan_complete(optimised, reference.sizes)
-        sizes = self.compiled.sizes
-        self.tasks: list[Task] = [make_task(step.node, optimised, sizes) for step in self.compiled.steps]
-        self.packed = self._find_causal()
-        for task in self.tasks:
-            choose_tiles(task, self.threads)
-        self.homes = self._find_homes()
-        self.arena: Arena = plan_arena(self.tasks, self.homes, optimised, self._packed_sizes())
+        self.prepared = Prepared(optimised, reference.sizes, self.threads, donate, share_replicas)
 
-    # -- planning -------------------------------------------------------------------------------------
-
-    def _find_causal(self) -> frozenset[Value]:
-        """Marks the tasks that leave out a causal half; the values of which only the other half is stored."""
-        known: dict[Value, Beyond] = {}
-        for task in self.tasks:
-            task.causal, left = find_causal(task, known)
-            known.update(left)
-        touching: dict[Value, list[tuple[Task, Value]]] = {}
-        for task in self.tasks:
-            for inner, outer in task.outer.items():
-                touching.setdefault(outer, []).append((task, inner))
-        outside = {*self.optimised.arguments, *self.optimised.outputs}
-        packed: set[Value] = set()
-        for value, users in touching.items():
-            if not any(task.causal and _has_both(task, inner) for task, inner in users):
-                continue
-            loops = {tuple(task.sizes[loop] for loop in task.space.loops) for task, _ in users}
-            alike = len(loops) == 1 and all(task.causal and _in_loop_order(task, inner) for task, inner in users)
-            if alike and value not in outside:
-                packed.add(value)
-            else:
-                # It is stored whole, so it has to be made whole.
-                for task, _ in users:
-                    task.causal = None
-                return self._find_causal_without()
-        return frozenset(packed)
-
-    def _find_causal_without(self) -> frozenset[Value]:
-        for task in self.tasks:
-            task.causal = None
-        return frozenset()
-
-    def _packed_sizes(self) -> dict[Value, int]:
-        sizes: dict[Value, int] = {}
-        for task in self.tasks:
-            for inner, outer in task.outer.items():
-                if outer in self.packed:
-                    sizes[outer] = sum(task.bytes(inner, tile) for tiles in task.tiles for tile in tiles)
-        return sizes
-
-    def _find_homes(self) -> list[Homes]:
-        outside = {*self.optimised.arguments, *self.optimised.outputs}
-        updates = self.optimised.updates if self.donate else {}
-        last = {outer: i for i, task in enumerate(self.tasks) for outer in task.outer.values()}
-        homes = []
-        for i, task in enumerate(self.tasks):
-            dying = {v for v in task.outer.values() if v not in outside and v not in self.packed and last[v] == i}
-            given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            homes.append(find_homes(task, dying, outside, given_away))
-        return homes
-
-    @cached_property
-    def _overwriting(self) -> dict[Value, Value]:
-        """Results that are written over an argument, with that argument."""
-        arguments = frozenset(self.optimised.arguments)
-        return {new: old for homes in self.homes for new, old in homes.takeovers if old in arguments}
-
-    @cached_property
+    @property
     def memory(self) -> MemoryPlan:
         """What one rank needs, as planned."""
-
-        def total(values: Iterable[Value]) -> int:
-            return sum(math.prod(self.compiled.shapes[v]) * DTYPES[v.dtype] for v in values if v.dtype in DTYPES)
-
-        graph = self.optimised
-        # What overwrites an argument needs no buffer of its own.
-        donated = set(graph.updates.values()) if self.donate else set()
-        results = [value for value in graph.outputs if value not in donated]
-        return plan_memory(self.tasks, self.arena, total(graph.arguments), total(results))
+        return self.prepared.memory
 
     # -- programs -------------------------------------------------------------------------------------
 
@@ -144,35 +80,43 @@ class CompiledExecutable(Executable):
     @cached_property
     def programs(self) -> list[Program]:
         """The program of each rank that is held here, written when it is first needed."""
-        return [self._write(rank) for rank in self.communicator.ranks]
+        programs: dict[int, Program] = {}
+        for rank in self.communicator.ranks:
+            programs[rank] = self._write(rank, programs)
+        return list(programs.values())
 
-    def _write(self, rank: int) -> Program:
-        graph, shapes = self.optimised, self.compiled.shapes
-        memory = aligned(self.arena.size)
+    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
+        graph, shapes = self.optimised, self.prepared.steps.shapes
+        memory = aligned(self.prepared.arena.size)
         arrays: dict[Value, Array] = {}
         for value, shape in shapes.items():
-            offset = self.arena.offsets.get(value)
+            offset = self.prepared.arena.offsets.get(value)
             if value.dtype == "text":
                 arrays[value] = np.empty(shape, object)
-            elif value in self.packed:
-                assert offset is not None
-                count = self._packed_sizes()[value] // DTYPES[value.dtype]
-                arrays[value] = np.ndarray((count,), value.dtype, memory.data, offset)
-            elif offset is not None:
+                continue
+            if value in self.prepared.packed:
+                shape = (self.prepared.packed[value] // DTYPES[value.dtype],)
+            if offset is not None:
                 arrays[value] = np.ndarray(shape, value.dtype, memory.data, offset)
             else:
                 arrays[value] = np.empty(shape, value.dtype)
-        arrays.update((new, arrays[old]) for new, old in self._overwriting.items())
+        arrays.update((new, arrays[old]) for new, old in self.prepared.overwriting.items())
         at = {}
-        for task in self.tasks:
+        for task in self.prepared.tasks:
             for node in task.nodes:
                 if "at" in node.operator.keywords:
-                    factors = {name: dim.size(self.compiled.sizes) for name, dim in node.inference.factors.items()}
+                    factors = {name: dim.size(self.prepared.steps.sizes) for name, dim in node.inference.factors.items()}
                     at[node] = places(node, graph.mesh, factors)[rank]
-        program = Program(Rank(arrays, self.packed, at, self.compiled.sizes), self._team)
-        for task, homes in zip(self.tasks, self.homes, strict=True):
+        packed, sizes = frozenset(self.prepared.packed), self.prepared.steps.sizes
+        program = Program(Rank(arrays, packed, at, sizes, self.kernels), self._team)
+        for task, homes in zip(self.prepared.tasks, self.prepared.homes, strict=True):
             if task.node.operator.relayout is not None:
                 program.begin_segment()
+                continue
+            maker = self.prepared.maker(task, rank)
+            if maker in before:
+                # Replicas read what the first of them has made: ranks are run in their order.
+                arrays.update((value, before[maker].rank.arrays[value]) for value in map(task.outer.get, task.leaving))
                 continue
             private: dict[Value, Array] = {}
             for inner in task.leaving:
@@ -180,7 +124,7 @@ class CompiledExecutable(Executable):
                     outer = task.outer[inner]
                     private[outer] = np.empty((self.threads, *shapes[outer]), outer.dtype)
             program.add_task(task, homes, self._scratch, private)
-        results = [value for value in graph.outputs if value not in self._overwriting]
+        results = [value for value in graph.outputs if value not in self.prepared.overwriting]
         program.find_relocations({value: arrays[value] for value in (*graph.arguments, *results)})
         return program
 
@@ -190,31 +134,60 @@ class CompiledExecutable(Executable):
         """As `Executable.__call__`; with `watch`, the reference kernels run, node by node."""
         if watch is not None:
             return super().__call__(*arguments, watch=watch)
+        return self._run(arguments, self._run_segment, self._exchange_blocks)
+
+    def profile(self, *arguments: Mapping[str, Any], repetitions: int = 10) -> Profile:
+        """Where the time of a run with these arguments goes; see `graphir.backends.numpy.profiler`.
+
+        The graph is run once to warm up, then `repetitions` times with a clock in hand, and as often without. Errors:
+        as of a run, and ConfigError for less than one repetition.
+        """
+        self(*arguments)
+        profiler = Profiler(self.prepared.tasks, self.programs, self.communicator.ranks)
+        exchange = profiler.timing(self._exchange_blocks)
+        return profiler.measure(
+            lambda: self(*arguments), lambda: self._run(arguments, profiler.run_segment, exchange), repetitions
+        )
+
+    def _run(
+        self,
+        arguments: tuple[Mapping[str, Any], ...],
+        run_segment: Callable[[int, int], None],
+        exchange: Callable[[Step], Traffic],
+    ) -> Run:
+        """A run, of which each segment of each rank held here, and each exchange, is carried out as given."""
         given = self._check(arguments)
         self._check_all_indices(given)
         self._bind_arguments(given)
         for buffers in self._results:
             buffers.renew()
-        traffic = self._carry_out()
+        traffic: dict[str, Traffic] = {}
+        exchanges = self._exchanges
+        # After a run that failed some may be under way still.
+        exchanges.settle_all()
+        with single_threaded_blas():
+            for index in range(len(exchanges.steps) + 1):
+                exchanges.settle(index)
+                for rank in range(len(self.programs)):
+                    run_segment(rank, index)
+                if index < len(exchanges.steps):
+                    step = exchanges.steps[index]
+                    traffic[step.node.name] = exchange(step)
+        exchanges.settle_all()
         return Run(self, self._collect(given), traffic)
 
-    def _carry_out(self) -> dict[str, Traffic]:
-        traffic: dict[str, Traffic] = {}
-        exchanges = [step for step in self.compiled.steps if step.node.operator.relayout is not None]
-        with single_threaded_blas():
-            for index in range(len(exchanges) + 1):
-                for program in self.programs:
-                    self._team.run(program.segments[index].calls)
-                if index < len(exchanges):
-                    traffic[exchanges[index].node.name] = self._exchange_blocks(exchanges[index])
-        return traffic
+    def _run_segment(self, rank: int, index: int) -> None:
+        self._team.run(self.programs[rank].segments[index].calls)
 
     def _exchange_blocks(self, step: Step) -> Traffic:
-        source, target = step.node.inputs[0], step.node.outputs[0]
-        blocks, traffic = self.exchange(step, [program.rank.arrays[source] for program in self.programs])
-        for program, block in zip(self.programs, blocks, strict=True):
-            np.copyto(program.rank.arrays[target], block)
-        return traffic
+        return self._exchanges.carry_out(step)
+
+    @cached_property
+    def _exchanges(self) -> Exchanges:
+        def blocks(value: Value) -> list[Array]:
+            return [program.rank.arrays[value] for program in self.programs]
+
+        return Exchanges(self.prepared.steps.steps, self.prepared.steps.shapes, self.communicator, blocks, self.bucket)
 
     def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
         """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
@@ -264,7 +237,7 @@ class CompiledExecutable(Executable):
             self._own(program).discard(id(value))
         else:
             return
-        for new, old in self._overwriting.items():
+        for new, old in self.prepared.overwriting.items():
             if old is value:
                 arrays[new] = arrays[old]
 
@@ -287,8 +260,8 @@ class CompiledExecutable(Executable):
 
             return to
 
-        arguments, shapes = frozenset(self.optimised.arguments), self.compiled.shapes
-        own = [v for v in self.optimised.outputs if v not in arguments and v not in self._overwriting]
+        arguments, shapes = frozenset(self.optimised.arguments), self.prepared.steps.shapes
+        own = [v for v in self.optimised.outputs if v not in arguments and v not in self.prepared.overwriting]
         return [
             ResultBuffers(shapes[value], value.dtype, bind(program, value))
             for program in self.programs
@@ -315,18 +288,6 @@ class CompiledExecutable(Executable):
 
 #: Arguments up to this many bytes are copied into the program's own buffers.
 _SMALL = 1 << 16
-
-
-def _has_both(task: Task, value: Value) -> bool:
-    assert task.causal is not None
-    flat = {factor for axis in task.space.dims[value] for factor in axis}
-    return set(task.causal) <= flat
-
-
-def _in_loop_order(task: Task, value: Value) -> bool:
-    """Whether the value's dims are the loops and then k: tile after tile is then how all read it."""
-    assert task.causal is not None
-    return list(task.space.dims[value]) == [(loop,) for loop in task.space.loops] + [(task.causal[1],)]
 
 
 __all__ = ["CompiledExecutable"]

@@ -19,6 +19,7 @@ class MemoryPlan:
     results     what the graph returns
     arena       all that passes between tasks
     scratch     what threads need within a task, as far as tiles tell
+    shared    what one rank makes for others, which stays until the run ends
     at          the task at work when the arena is fullest, and the values that lie in it then, the largest first
     """
 
@@ -26,16 +27,19 @@ class MemoryPlan:
     results: int
     arena: int
     scratch: int
+    shared: int
     at: str
     alive: tuple[tuple[str, int], ...]
 
     @property
     def bytes(self) -> int:
         """All together."""
-        return self.arguments + self.results + self.arena + self.scratch
+        return self.arguments + self.results + self.arena + self.scratch + self.shared
 
     def __str__(self) -> str:
         parts = {"arguments": self.arguments, "results": self.results, "arena": self.arena, "scratch": self.scratch}
+        if self.shared:
+            parts["shared"] = self.shared
         lines = [f"planned peak {_spelled(self.bytes)}: " + ", ".join(f"{k} {_spelled(v)}" for k, v in parts.items())]
         if self.alive:
             lines.append(f"the arena is fullest at {self.at}, with")
@@ -46,7 +50,7 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
-def plan_memory(tasks: Sequence[Task], arena: Arena, arguments: int, results: int) -> MemoryPlan:
+def plan_memory(tasks: Sequence[Task], arena: Arena, arguments: int, results: int, shared: int) -> MemoryPlan:
     """The plan for tasks that have their tiles and an arena."""
     scratch = 0
     for thread in range(max((len(task.tiles) for task in tasks), default=0)):
@@ -54,7 +58,7 @@ def plan_memory(tasks: Sequence[Task], arena: Arena, arguments: int, results: in
     fullest = arena.fullest()
     alive = [(block.value.name, block.size) for block in arena.alive(fullest)]
     at = tasks[fullest].node.name if tasks else ""
-    return MemoryPlan(arguments, results, arena.size, scratch, at, tuple(alive))
+    return MemoryPlan(arguments, results, arena.size, scratch, shared, at, tuple(alive))
 
 
 def _tile_bytes(task: Task, thread: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from graphir.backends.numpy.emission import find_rule
 from graphir.backends.numpy.task import Task
-from graphir.ir.graph import Graph, Node
+from graphir.ir.graph import Node
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
@@ -78,6 +78,8 @@ def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: M
                     and task.shapes[operand] == task.shapes[value]
                     and task.space.dims[operand] == task.space.dims[value]
                 )
+                if sum(root[each] is root[operand] for each in node.inputs) > 1:
+                    continue  # it would be overwritten while it is still to be read
                 first = homes.rep[operand]
                 target, source = task.outer.get(value), homes.outer.get(first)
                 free = source is None or (source in dying and target not in outside)
@@ -157,9 +159,10 @@ class Arena:
         return sorted(found, key=lambda block: -block.size)
 
 
-def plan_arena(tasks: Sequence[Task], homes: Sequence[Homes], graph: Graph, packed: Mapping[Value, int]) -> Arena:
-    """Puts every value that is neither argument nor result into the arena; `packed` are sizes that differ."""
-    outside = {*graph.arguments, *graph.outputs}
+def plan_arena(
+    tasks: Sequence[Task], homes: Sequence[Homes], outside: Set[Value], packed: Mapping[Value, int]
+) -> Arena:
+    """Puts every value that is not `outside` into the arena; `packed` are sizes that differ."""
     owner: dict[Value, Value] = {}
     for home in homes:
         for new, old in home.takeovers:

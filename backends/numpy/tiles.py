@@ -10,8 +10,9 @@ from graphir.backends.numpy.task import Task, Tile
 from graphir.ir.analysis import contracted
 from graphir.ir.tiling import Factor
 
-#: What the values of one tile may take together, in bytes: about a core's second-level cache.
-TILE_BYTES = 1 << 20
+#: What the values of one tile may take together, in bytes, as if each had memory of its own. Most take over another's,
+#: so that about a quarter is at work at a time; smaller tiles lose more to calls than they gain by the cache.
+TILE_BYTES = 1 << 22
 #: Below so many bytes a task is not worth a second thread's waking.
 _SMALL = 1 << 16
 #: The least and the most queries of a tile that leaves out the causal half.

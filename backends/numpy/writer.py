@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,6 +17,9 @@ from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
+
+if TYPE_CHECKING:
+    from graphir.backends.numpy.fast import Kernels, Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
 _ALIGNMENT = 64
@@ -82,12 +85,14 @@ class Rank:
     arrays     the whole buffer of each of the graph's values; of a packed value the flat one
     packed     values of which only the causal half is stored, tile after tile
     places     where the rank's blocks lie, of each node that asks
+    kernels    of what fused kernels are made for, if any are wanted
     """
 
     arrays: dict[Value, Array]
     packed: frozenset[Value]
     places: Mapping[Node, Place]
     sizes: Mapping[str, int]
+    kernels: Kernels | None = None
     constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)
 
 
@@ -110,6 +115,9 @@ class Writer:
         self._visited: set[tuple[Any, ...]] = set()
         self._kept: dict[tuple[Node, int], Array] = {}
         self._packed_at: dict[Value, int] = {}
+        self._own: list[tuple[int, int, int]] = []
+        #: Nodes that one fused kernel computes, by the position of the first.
+        self._runs: Mapping[int, Run] = {} if rank.kernels is None else rank.kernels.runs(task, homes)
 
     def write(self, tiles: Sequence[Tile], before: Sequence[Sequence[Tile]]) -> None:
         """The calls for `tiles`; `before` are the tiles of the threads that come first, whose parts are packed first."""
@@ -119,8 +127,11 @@ class Writer:
             self._views: dict[Value, Array] = {}
             self._frames: dict[Value, tuple[int, int, int]] = {}
             self.scratch_memory.clear()
+            done = 0
             for position, node in enumerate(self.task.nodes):
-                if not node.operator.view:
+                if position in self._runs and self._write_run(self._runs[position]):
+                    done = self._runs[position].stop
+                if position >= done and not node.operator.view:
                     self._write_node(node)
                 self._release(position)
             self.node = self.task.nodes[-1]
@@ -129,6 +140,27 @@ class Writer:
             self._skip(self.tile)
 
     # -- nodes ----------------------------------------------------------------------------------------
+
+    def _write_run(self, run: Run) -> bool:
+        """Writes the nodes of a run as one call; False if this tile is to be written node by node."""
+        assert self.rank.kernels is not None
+        self.node, self._own, self._asked = run.nodes[0], [], 0
+        visited, additions = set(self._visited), list[tuple[Array, Array]]()
+        arrays = {value: self._get(value) for value in run.inputs}
+        for value in run.outputs:
+            target = self._target(value, additions)
+            assert target is not None
+            arrays[value] = target
+        sizes = [self.task.width(axis, self.tile) for axis in run.axes]
+        done = self.rank.kernels.write(self, run, arrays, sizes, self._place, self._keywords)
+        if not done:
+            self._visited = visited
+        else:
+            for total, term in additions:
+                self(np.add, total, term, total)
+        for place in self._own:
+            self.scratch_memory.free(place)
+        return done
 
     def _write_node(self, node: Node) -> None:
         self.node, self._own, self._asked = node, [], 0
@@ -368,7 +400,10 @@ def _run_reference(
 
 
 def _same_memory(one: Array, other: Array) -> bool:
-    return one.ctypes.data == other.ctypes.data and one.strides == other.strides and one.shape == other.shape
+    steps = [
+        tuple(step for step, length in zip(each.strides, each.shape, strict=True) if length > 1) for each in (one, other)
+    ]
+    return one.ctypes.data == other.ctypes.data and one.shape == other.shape and steps[0] == steps[1]
 
 
 def _note(found: dict[Value, tuple[int, int]], value: Value, part: Array) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 #: Each contestant's module and the options of its `prepare`.
 CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "graphir": ("graphs", {"backend": "numpy"}),
+    "graphir-numba": ("graphs", {"backend": "numpy", "kernels": "numba"}),
     "reference": ("graphs", {"backend": "reference"}),
     "pytorch": ("pytorch", {}),
     "torch.compile": ("pytorch", {"compiled": True}),

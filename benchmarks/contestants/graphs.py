@@ -16,13 +16,13 @@ def rate() -> float:
 
 
 def prepare(
-    problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any], backend: str
+    problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any], **options: Any
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
     graph = problem.graph()
     updated = [value.name for value in graph.updates.values()]
     fetch = ["output/L", *updated] if updated else None
     # A step that updates owns its parameters, as a training loop does: the new may be written over the old.
-    run = gi.compile(graph, problem.sizes, backend=backend, fetch=fetch, donate=bool(updated))
+    run = gi.compile(graph, problem.sizes, fetch=fetch, donate=bool(updated), **options)
     gradients = [] if problem.what == "forward" else [gradient_name(value.name) for value in graph.parameters]
     held, count = dict(parameters), 0
 

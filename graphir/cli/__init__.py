@@ -1,4 +1,4 @@
-"""The command line: `graphir train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `bench`, `ops`.
+"""The command line: `train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `profile`, `bench`, `ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
 as one line on stderr, `error: …`, and exit code 2; an interrupted command exits with 130.
@@ -15,7 +15,7 @@ import click
 
 import graphir
 from graphir.cli.core import pick_core
-from graphir.cli.ranks import end_ranks, share_processors
+from graphir.cli.ranks import end_ranks, meet_ranks, share_processors
 from graphir.errors import GraphirError
 
 #: Where each command lives, and what it is for.
@@ -28,6 +28,7 @@ _COMMANDS = {
     "check": ("graphir.cli.check", "Compare a parallel run with the run on one rank, tensor by tensor."),
     "why": ("graphir.cli.why", "Tell why each collective is there, and what it sends."),
     "cost": ("graphir.cli.cost", "Work out what a training step costs: parameters, FLOPs, memory, bytes sent."),
+    "profile": ("graphir.cli.profile", "Show where the time of a step goes, node by node, beside its floor."),
     "bench": ("graphir.cli.bench", "Show how fast NumPy's BLAS multiplies here, and what to set."),
     "ops": ("graphir.cli.inspect", "List the operator dictionary."),
 }
@@ -84,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         end_ranks("interrupted", 130)
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception:
+        meet_ranks()
+        raise
     sys.exit(code if isinstance(code, int) else 0)
 
 

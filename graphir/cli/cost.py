@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphir.cli.inspect import RECOMPUTE
 from graphir.cli.options import GroupedCommand, GroupedOption, config_options
+from graphir.errors import ConfigError
 
 if TYPE_CHECKING:
+    from graphir.backends.numpy.memory import MemoryPlan
     from graphir.cost import Polynomial
     from graphir.ir.graph import Graph
 
@@ -21,16 +24,52 @@ _OPTIONS = (
 )
 _PHASES = ("forward", "backward", "update")
 _SHOWN = 8
+_UNITS = {"B": 1e0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+class _Bytes(click.ParamType):  # type: ignore[type-arg]
+    """An amount of memory: 8e9, 8GB, 500 MB."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of bytes."""
+        text = str(value).strip()
+        unit = next((unit for unit in ("kB", "MB", "GB", "TB", "B") if text.endswith(unit)), "")
+        try:
+            found = float(text.removesuffix(unit)) * _UNITS[unit or "B"]
+        except ValueError:
+            found = -1.0
+        if not 0 < found < float("inf"):
+            self.fail(f"{value!r} is no amount of memory; write bytes, or 500MB, 8GB", param, ctx)
+        return found
 
 
 @click.command(cls=GroupedCommand)
 @config_options(only=_OPTIONS)
 @click.option("--vocabulary", cls=GroupedOption, group="Model", type=int, default=256, show_default=True, help="V.")
+@click.option(
+    "--recompute",
+    cls=GroupedOption,
+    group="Compiler",
+    metavar="LEVEL",
+    default="masks",
+    show_default=True,
+    help=f"What the backward pass makes again: {RECOMPUTE}.",
+)
+@click.option(
+    "--memory",
+    cls=GroupedOption,
+    group="Compiler",
+    type=_Bytes(),
+    help="What a rank may need: the first level from --recompute on that fits, 500MB, 8GB.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def cost(vocabulary: int, as_json: bool, **options: Any) -> int:
+def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, **options: Any) -> int:
     """Work out what a training step costs: parameters, FLOPs, memory and bytes sent, of one rank.
 
-    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs.
+    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs; last
+    comes the memory that the compiled step is planned to need.
     """
     from graphir.cost import count_elements, count_flops, mesh_sizes, node_flops, peak_memory
     from graphir.training.config import TrainConfig
@@ -52,6 +91,7 @@ def cost(vocabulary: int, as_json: bool, **options: Any) -> int:
         by_operator[node.operator.key] += int(node_flops(node).number(complete))
     peak = peak_memory(graph, sizes)
     sent = _sent(graph, complete)
+    level, planned = _planned(graph, sizes, recompute, memory)
     if as_json:
         found: dict[str, Any] = {
             "mesh": str(graph.mesh),
@@ -61,15 +101,46 @@ def cost(vocabulary: int, as_json: bool, **options: Any) -> int:
             "peak bytes": peak.bytes,
             "peak at": peak.node.name if peak.node else None,
             "bytes sent": {kind: float(amount) for kind, amount in sent.items()},
+            "planned": {
+                "recompute": level,
+                "bytes": planned.bytes,
+                "arguments": planned.arguments,
+                "results": planned.results,
+                "arena": planned.arena,
+                "scratch": planned.scratch,
+                "fullest at": planned.at,
+                "alive": dict(planned.alive),
+            },
         }
         click.echo(json.dumps(found, indent=2))
         return 0
     _print(graph, rows, by_operator, sent, complete)
     where = f" at {peak.node.name}" if peak.node else ""
-    click.echo(f"\nmemory of values at most {_bytes(peak.bytes)}{where}; the largest then:")
+    click.echo(f"\nmemory of values at most {_bytes(peak.bytes)}{where}, with nothing fused; the largest then:")
     for value, size in peak.values[:_SHOWN]:
         click.echo(f"  {_bytes(size):>10}  {value.name} {value.type}")
+    click.echo(f"\ncompiled, recompute={level}: {planned}")
     return 0
+
+
+def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | None) -> tuple[str, MemoryPlan]:
+    """The level of recomputation, the first from `level` on that fits into `memory`, and the plan of the step.
+
+    The step returns the loss and the new content of what it updates.
+    """
+    from graphir import compile
+    from graphir.ir.dims import dim_names
+    from graphir.passes import LEVELS
+
+    if level not in LEVELS:
+        raise ConfigError(f"--recompute {level} is no level; choose from {', '.join(LEVELS)}")
+    known = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
+    fetch = [graph.outputs[0].name, *(value.name for value in graph.updates.values())]
+    for each in LEVELS[LEVELS.index(level) :] if memory is not None else (level,):
+        plan: MemoryPlan = compile(graph, known, fetch=fetch, recompute=each).memory  # type: ignore[attr-defined]
+        if memory is None or plan.bytes <= memory:
+            return each, plan
+    raise ConfigError(f"no level of recomputation fits into --memory {memory:g}; the last needs more: {plan}")
 
 
 def _sent(graph: Graph, sizes: dict[str, int]) -> dict[str, Fraction]:

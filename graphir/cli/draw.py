@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.inspect import MODEL_OPTIONS, OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, staged
+from graphir.cli.inspect import MODEL_OPTIONS, OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
 from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 
@@ -36,11 +36,13 @@ def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 @_drawing(
     "--stage", type=click.Choice(STAGES), default="autodiff", show_default=True, help="How far to compile a model."
 )
+@_drawing("--unfold", is_flag=True, help="Of the stage fused: what fused nodes hold, drawn inside of them.")
 @_drawing("--view", default="overall", show_default=True, help="The view of a model.")
 @_drawing("--expand-layer", type=int, multiple=True, metavar="N", help="A layer to draw on its own, repeatable.")
 @_drawing("--lowered", is_flag=True, help="Backward figures with dMatmul taken apart into T and •.")
 @_drawing("--full", is_flag=True, help="Figures with BC, dAddB and seeds as nodes.")
 @config_options(only=(*MODEL_OPTIONS, "heads", *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
+@compiler_options
 @click.pass_context
 def draw(
     context: click.Context,
@@ -183,10 +185,13 @@ def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> b
     from graphir.drawing import draw as draw_view
     from graphir.drawing import find_view
     from graphir.drawing.page import model_page
+    from graphir.drawing.unfold import unfolded
 
     foreign = sorted(f"--{name}" for name in ("lowered", "full") if name in names)
     if foreign:
         raise ConfigError(f"a model has no {', '.join(foreign)}; they are for figures (--stage lowered takes apart)")
+    if options["unfold"] and (options["stage"] != "fused" or kind in ("html", "json")):
+        raise ConfigError("--unfold is for --stage fused, drawn as dot, svg, png or pdf")
     rest = {name: value for name, value in options.items() if name not in _OF_DRAWING}
     graph = staged(model, options["stage"], rest, names)
     title = f"{model}, {options['stage']}"
@@ -194,8 +199,10 @@ def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> b
         return _explorer(graph, title)
     if kind == "html":
         return model_page(graph, title, options["expand_layer"]).encode()
-    view = find_view(graph, options["view"])
-    return _picture(draw_view(graph, replace(view, expand=tuple(options["expand_layer"])), model), kind)
+    view = replace(find_view(graph, options["view"]), expand=tuple(options["expand_layer"]))
+    if options["unfold"]:
+        graph, view = unfolded(graph, view)
+    return _picture(draw_view(graph, view, model), kind)
 
 
-_OF_DRAWING = frozenset({"stage", "view", "expand_layer", "lowered", "full"})
+_OF_DRAWING = frozenset({"stage", "view", "expand_layer", "lowered", "full", "unfold"})

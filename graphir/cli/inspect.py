@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, config_options, given
+from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
     from graphir.ir.operator import Operator
 
-STAGES = ("forward", "autodiff", "train", "lowered")
+STAGES = ("forward", "autodiff", "train", "lowered", "fused")
+#: What recomputation may be asked for: `graphir.passes.LEVELS`, spelled out so that help need not load the passes.
+RECOMPUTE = "nothing, masks, attention, selective or full"
 MODEL_OPTIONS = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
 _MLP = {"layers", "activation", "dtype"}
 _SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
@@ -24,17 +27,40 @@ PARALLEL_OPTIONS = ("dp", "cp", "tp", "plan")
 _COLUMNS = {"symbol": "cyan", "key": "", "signature": "", "d-operator": "cyan", "formula": "dim"}
 
 
+def compiler_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what says how the stage `fused` is made."""
+    without = click.option(
+        "--without",
+        cls=GroupedOption,
+        group="Compiler",
+        metavar="PASS,…",
+        help="Of the stage fused: optimising passes to leave out, such as share,fuse.",
+    )
+    recompute = click.option(
+        "--recompute",
+        cls=GroupedOption,
+        group="Compiler",
+        metavar="LEVEL",
+        default="masks",
+        show_default=True,
+        help=f"Of the stage fused: what the backward pass makes again, {RECOMPUTE}.",
+    )
+    return without(recompute(command))
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Choice(("transformer", "mlp")))
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
 @config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
+@compiler_options
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
 def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
     """Print a model as a graph, at any stage.
 
-    forward is the model with its loss, autodiff adds the gradients, train the optimizer, and lowered takes
-    composite nodes apart. With --dp, --cp or --tp each is printed as every rank of the mesh runs it.
+    forward is the model with its loss, autodiff adds the gradients, train the optimizer; lowered takes composite
+    nodes of that apart, fused is what the compiler makes of it. With --dp, --cp or --tp each is printed as every
+    rank of the mesh runs it.
     """
     from graphir.text import to_text
 
@@ -52,10 +78,14 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
 def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
     from graphir import models
-    from graphir.passes import autodiff, complete_plan, lower, optimize, shard
+    from graphir.passes import autodiff, complete_plan, lower, optimised, optimize, prune, shard
     from graphir.training.config import TrainConfig, flag
     from graphir.training.loop import optimizer_of
 
+    without, level = options.pop("without"), options.pop("recompute")
+    compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
+    if compiler and stage != "fused":
+        raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
     if model == "mlp":
         foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - _MLP)
@@ -66,12 +96,19 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
         graph = models.transformer(**config.model_options(), dropout=config.dropout)
     if stage != "forward":
         graph = autodiff(graph, loss="L")
-    if stage in ("train", "lowered"):
+    if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh = config.mesh()
     if mesh.axes:
         graph = shard(graph, mesh, complete_plan(config.plan, mesh))
+    if stage == "fused":
+        return optimised(prune(graph), level, _names(without))
     return lower(graph) if stage == "lowered" else graph
+
+
+def _names(written: str | None) -> list[str]:
+    """The names in `share, fuse`."""
+    return [name.strip() for name in (written or "").split(",") if name.strip()]
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """What a graph costs, as formulas in its dims first and numbers second: parameters, FLOPs, memory, communication.
 
 Everything is counted from the graph itself: FLOPs from each operator's iteration space, memory from lifetimes,
-bytes between ranks from the collectives. Of a sharded graph all of it is one rank's.
+bytes between ranks from the collectives. A fused node costs what the nodes that it holds do. Of a sharded graph all
+of it is one rank's.
 """
 
 from graphir.cost.communication import (
@@ -12,7 +13,7 @@ from graphir.cost.communication import (
     collective_cost,
     mesh_sizes,
 )
-from graphir.cost.compute import count_elements, count_flops, node_flops
+from graphir.cost.compute import count_elements, count_flops, node_flops, plain_nodes
 from graphir.cost.memory import Peak, peak_memory
 from graphir.cost.polynomial import Polynomial
 
@@ -29,4 +30,5 @@ __all__ = [
     "mesh_sizes",
     "node_flops",
     "peak_memory",
+    "plain_nodes",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from graphir.cost.polynomial import Polynomial
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, product
+from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import axis_symbol, local_shape
 from graphir.ir.value import Value
@@ -21,8 +22,12 @@ def count_elements(values: Iterable[Value]) -> Polynomial:
 def node_flops(node: Node) -> Polynomial:
     """What one rank computes at `node`: the operator's FLOPs a point, times the points of its iteration space.
 
-    A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted.
+    A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted. A fused
+    node computes what the nodes that it holds do.
     """
+    body = body_of(node)
+    if body is not None:
+        return count_flops(body)
     operator = node.operator
     if not operator.flops or operator.relayout is not None:
         return Polynomial()
@@ -47,7 +52,14 @@ def _local(dim: Dim, axes: Iterable[str]) -> Dim:
 def count_flops(graph: Graph, phase: str | None = None) -> Polynomial:
     """The FLOPs of one run on one rank; of the nodes of one phase (forward, backward, update), if given."""
     total: list[tuple[Dim, Fraction]] = []
-    for node in graph.nodes:
+    for node in plain_nodes(graph):
         if phase is None or node.meta.phase == phase:
             total.extend(node_flops(node).terms.items())
     return Polynomial(total)
+
+
+def plain_nodes(graph: Graph) -> Iterator[Node]:
+    """The graph's nodes, in place of a fused one those that it holds: what has a cost, an operator and a phase."""
+    for node in graph.nodes:
+        body = body_of(node)
+        yield from (node,) if body is None else plain_nodes(body)

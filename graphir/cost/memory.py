@@ -25,7 +25,8 @@ class Peak(NamedTuple):
 def peak_memory(graph: Graph, sizes: Sizes) -> Peak:
     """The peak of a rank that runs the graph's nodes in order and frees each value after its last reader.
 
-    Arguments and outputs live throughout. Kernels' own temporaries are not counted, and a view (T, R, BC) counts
+    Arguments and outputs live throughout; what passes between the nodes of a fused one is never there as a whole, and
+    is not counted. Kernels' own temporaries are not counted, and a view (T, R, BC) counts
     as if it were a copy, so this is an upper bound of what values need.
     """
     complete = mesh_sizes(graph, sizes)

@@ -41,7 +41,7 @@ def arrange(scene: Vertices, edges: Sequence[PictureEdge], rows: Sequence[tuple[
         detailed=view.detailed,
         nodes=tuple(nodes.values()),
         edges=tuple(drawn),
-        clusters=_layers(scene, nodes),
+        clusters=_frames(scene) or _layers(scene, nodes),
         legend=legend(nodes.values(), drawn, view.detailed),
         levels=tuple(dict.fromkeys(level)),
         order=(*_turn(scene, nodes), *order),
@@ -107,6 +107,17 @@ def _turn(scene: Vertices, nodes: dict[str, PictureNode]) -> list[tuple[str, str
     forward = [each.id for each in blocks if each.phase == FORWARD]
     backward = [each.id for each in blocks if each.phase == BACKWARD]
     return [(forward[-1], backward[0])] if forward and backward else []
+
+
+def _frames(scene: Vertices) -> tuple[Cluster, ...]:
+    """The view's frames, around what is drawn of their nodes; one around a single node says nothing."""
+    vertex_of = {node.name: vertex for node, vertex in scene.vertex_of.items() if node.name == vertex}
+    clusters = []
+    for number, frame in enumerate(scene.view.frames):
+        inside = tuple(vertex_of[name] for name in frame.names if name in vertex_of)
+        if len(inside) > 1:
+            clusters.append(Cluster(f"frame {number}", (Run(frame.label),), inside))
+    return tuple(clusters)
 
 
 def _layers(scene: Vertices, nodes: dict[str, PictureNode]) -> tuple[Cluster, ...]:

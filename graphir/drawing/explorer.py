@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from graphir.drawing.naming import fused_symbols
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import local_shape
@@ -55,7 +56,7 @@ def _node(graph: Graph, node: Node) -> Json:
         "signature": str(node.inference.rule),
         "phase": meta.phase,
     }
-    attributes |= {name: str(value) for name, value in node.attributes.items()}
+    attributes |= {name: _spelled(value) for name, value in node.attributes.items()}
     if meta.at:
         attributes["written at"] = meta.at
     if meta.why:
@@ -63,7 +64,13 @@ def _node(graph: Graph, node: Node) -> Json:
     if meta.of and (owner := graph.find(meta.of)) is not None:
         attributes["backward of"] = {"type": "node_ids", "nodeIds": [_source(graph, owner)[0]]}
     edges = [_edge(graph, value, position) for position, value in enumerate(node.inputs)]
-    return _plain(node.name, node.operator.symbol, _space(meta.phase, meta.scope), attributes, edges, node.outputs)
+    symbol = " ".join(fused_symbols(node)) or node.operator.symbol
+    return _plain(node.name, symbol, _space(meta.phase, meta.scope), attributes, edges, node.outputs)
+
+
+def _spelled(value: object) -> str:
+    """An attribute as text; the graph that a fused node holds as its nodes, one a line."""
+    return "\n".join(map(repr, value.nodes)) if isinstance(value, Graph) else str(value)
 
 
 def _output(graph: Graph, value: Value, position: int) -> Json:

@@ -6,10 +6,14 @@ from graphir.drawing.labels import broadcast_label, shape_label, typeset
 from graphir.drawing.picture import Details, Label, Run
 from graphir.drawing.view import View
 from graphir.ir.dims import Dim, as_dim, product
+from graphir.ir.fused import body_of
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.layout import local_shape
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value, gradient_name, join
+
+#: Of a fused node, whose label would else be very wide.
+_SYMBOLS_A_LINE = 4
 
 
 def is_sign(symbol: str) -> bool:
@@ -125,6 +129,14 @@ class Naming:
 
     # -- nodes ----------------------------------------------------------------------------------------
 
+    def node_lines(self, node: Node) -> tuple[Label, ...]:
+        """What is written in a node: its label; in a fused one what it holds, in order, a few to a line."""
+        symbols = fused_symbols(node)
+        if not symbols:
+            return (self.node_label(node),)
+        rows = [symbols[i : i + _SYMBOLS_A_LINE] for i in range(0, len(symbols), _SYMBOLS_A_LINE)]
+        return tuple((Run("  ".join(row)),) for row in rows)
+
     def node_label(self, node: Node) -> Label:
         """The operator's symbol; Σ and BC with the dims that they sum over or make."""
         symbol = node.operator.symbol
@@ -141,11 +153,17 @@ class Naming:
         """What a reader may ask of the node."""
         return Details(
             types=tuple(f"{value.name} {value.type}" for value in node.outputs),
-            formula=node.operator.doc.split("\n\n")[0].replace("\n", " "),
+            formula=", ".join(fused_symbols(node)) or node.operator.doc.split("\n\n")[0].replace("\n", " "),
             at=node.meta.at or "",
             why=node.meta.why or "",
             of=(node.meta.of or "") if node.meta.phase == BACKWARD else "",
         )
+
+
+def fused_symbols(node: Node) -> tuple[str, ...]:
+    """The symbols of the nodes that a fused node holds, views left out; none of another node."""
+    body = body_of(node)
+    return () if body is None else tuple(inner.operator.symbol for inner in body.nodes if not inner.operator.view)
 
 
 def _subscript(dims: tuple[Dim, ...]) -> Label:

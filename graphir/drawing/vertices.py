@@ -77,12 +77,12 @@ class Vertices:
         return self.vertex_of.get(self.repeats.represent(made), "") if made is not None else ""
 
     def _add_node(self, node: Node) -> None:
-        label = self.naming.node_label(node)
+        lines = self.naming.node_lines(node)
         kind = "sign" if is_sign(node.operator.symbol) else "operator"
         axes = collective_axes(node)
         if axes:
             kind = "collective"
-        self._put(node.name, node, (label,), kind, op=node.operator.key, axes=axes)
+        self._put(node.name, node, lines, kind, op=node.operator.key, axes=axes)
 
     def _add_block(self, node: Node, label: str, scope: str) -> None:
         """The block's piece that the node belongs to: a collective inside of a block cuts it in two."""

@@ -28,12 +28,21 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame around nodes that belong together, those of these (full) names."""
+
+    label: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What is drawn of a graph.
 
     scopes, phases   the nodes that are drawn; what they read from elsewhere enters by ports
     only             of these, the nodes that make one of these values (full names); () for all
     hide             values that are not drawn: no edge, no port
+    frames           frames around nodes, in place of those around layers
     folds            blocks; a d-node goes to the block of its forward node, of the backward pass
     expand           layers that are drawn on their own, where others like them are drawn once
     detailed         gradients thick (detailed figures) or dashed (overall ones), B 4.2.1
@@ -53,6 +62,7 @@ class View:
     phases: tuple[str, ...] = (FORWARD, BACKWARD)
     only: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
     folds: tuple[Fold, ...] = ()
     apart: tuple[str, ...] = ()
     expand: tuple[int, ...] = ()

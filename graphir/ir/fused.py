@@ -14,13 +14,13 @@ from graphir.errors import OperatorError, TypeCheckError
 from graphir.ir.attributes import Attributes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Array, Inference, Operator, Xp
-from graphir.ir.signature import Signature
+from graphir.ir.signature import Axis, Operand, Signature
 from graphir.ir.types import TensorType
 
 __all__ = ["body_of", "fused"]
 
 
-def _refuse(xp: Xp, *operands: Array) -> NoReturn:
+def _refuse(xp: Xp, *operands: Array, anchor: str = "", rows: int = 0) -> NoReturn:
     """What the nodes of the body compute, one after the other."""
     raise OperatorError("a fused node has no kernel of its own; run the graph that passes.unfuse makes")
 
@@ -32,27 +32,38 @@ class _Fused(Operator):
         body = attributes.get("body")
         if not isinstance(body, Graph):
             raise TypeCheckError("attribute body must be a graph")
-        unknown = set(attributes) - {"body", "anchor", "rows"}
+        unknown = attributes.keys() - {"body", *self.attributes}
         if unknown:
             raise TypeCheckError(f"unknown attribute {', '.join(sorted(unknown))}; it has body, anchor, rows")
-        return Attributes({"body": body, "anchor": attributes.get("anchor", ""), "rows": attributes.get("rows", 0)})
+        given = {name: each.convert(attributes.get(name, each.default)) for name, each in self.attributes.items()}
+        return Attributes({"body": body, **given})
 
     def signatures(self, attributes: Mapping[str, Any]) -> tuple[Signature, ...]:
         return (_signature(attributes["body"]),)
 
     def infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
         body: Graph = attributes["body"]
-        wanted = tuple(value.type for value in body.inputs)
+        wanted = tuple([value.type for value in body.inputs])
         if types != wanted:
             given, needed = (", ".join(map(str, each)) or "nothing" for each in (types, wanted))
             raise TypeCheckError(f"{given} does not fit the body's inputs {needed}")
-        return Inference(_signature(body), {}, tuple(value.type for value in body.outputs))
+        _check_anchor(body, attributes["anchor"], attributes["rows"])
+        return Inference(_signature(body), {}, tuple([value.type for value in body.outputs]))
+
+
+def _check_anchor(body: Graph, anchor: str, rows: int) -> None:
+    """The anchor is a value of the body, with `rows` dims at least; without one there are no rows."""
+    if not anchor and not rows:
+        return
+    value = body.values.get(anchor)
+    if value is None:
+        raise TypeCheckError(f"anchor {anchor!r} is no value of the body")
+    if not 0 < rows <= len(value.shape):
+        raise TypeCheckError(f"rows={rows} are no leading dims of the anchor {anchor} {value.type}")
 
 
 def _signature(body: Graph) -> Signature:
     """A rule that says nothing of factors: what can be split is decided before nodes are fused."""
-    from graphir.ir.signature import Axis, Operand
-
     factors: dict[object, str] = {}
 
     def operand(prefix: str, index: int, shape: Sequence[object]) -> Operand:

@@ -209,10 +209,14 @@ class Graph(Frozen):
 
     @cached_property
     def dims(self) -> tuple[Dim, ...]:
-        """Every distinct dim of every value, in order of appearance, then those that only attributes name."""
+        """Every distinct dim of every value, in order of appearance, then those that only attributes name.
+
+        An attribute that is a graph, a fused node's body, names all of its own.
+        """
         shapes = [value.shape for value in self.values.values()]
+        given = [each for node in self.nodes for each in node.attributes.values()]
         attributes = [
-            each if isinstance(each, tuple) else (each,) for node in self.nodes for each in node.attributes.values()
+            each.dims if isinstance(each, Graph) else each if isinstance(each, tuple) else (each,) for each in given
         ]
         return tuple(dict.fromkeys(each for dims in (*shapes, *attributes) for each in dims if isinstance(each, Dim)))
 

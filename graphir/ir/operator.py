@@ -175,6 +175,8 @@ class Operator:
         self.d_operator: Operator | None = None
         self.d_operator_of: Operator | None = None
         self.gradient_rule: GradientRule | None = None
+        #: As this operator, with its slope as a second result: the d-node is then a product.
+        self.with_slope: Operator | None = None
         self.lower: Lowering | None = None
         #: As `lower`, for a node one of whose whole dims is split.
         self.decompose: Lowering | None = None
@@ -212,6 +214,16 @@ class Operator:
             for own, theirs in zip(self._static or (), d_operator._static or (), strict=False):
                 check_backward(self.key, own, theirs)
             return d_operator
+
+        return declare
+
+    def sloped(self, key: str, signature: str | Callable[..., str], **traits: Any) -> Callable[[Kernel], Operator]:
+        """Declares the operator that makes the result and, beside it, the slope: of `X -> Y, slope`, dX = slope ⊙ dY."""
+
+        def declare(kernel: Kernel) -> Operator:
+            traits.setdefault("no_gradient", f"it stands for {self.key} in graphs that are differentiated already")
+            self.with_slope = operator(key, signature, auxiliary="slope", elementwise=True, **traits)(kernel)
+            return self.with_slope
 
         return declare
 

@@ -198,6 +198,17 @@ def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
     return dY * (sigmoid * (1 + X * (1 - sigmoid)))
 
 
+def _sloped_signature(kind: str) -> str:
+    _check_kind(kind)
+    return "X[*b] -> Y[*b], slope[*b]"
+
+
+@activation.sloped("GLs", _sloped_signature, symbol="GL′", flops=20, examples=tuple({"kind": kind} for kind in KINDS))
+def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Array, Array]:
+    """Y = g(X) and slope = g′(X), which have the costly part in common."""
+    return activation.kernel(xp, X, kind=kind), d_activation.kernel(xp, X, xp.ones_like(X), kind=kind)
+
+
 def _sigmoid(xp: Xp, X: Array) -> Array:
     # tanh never overflows, exp(−X) does.
     return 0.5 * (1 + xp.tanh(0.5 * X))

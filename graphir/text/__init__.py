@@ -33,9 +33,18 @@ nothing, and a line that ends in a comma goes on in the next.
               | "aliases"               name "=" name
     block       scope [phase] ["@" file]               "/" for the top; phase: forward if it is not written
                 row*
-    row         value ("," value)* "=" operator "(" [name ("," name)*] ")" [attributes] [note]
+    row         value ("," value)* "=" operator "(" [name ("," name)*] ")" [attributes] [note] [body]
+    body        row* block*                          of a fused node, further in than its row
     value       name type
     note        "@" [line | file ":" line | string] ["of" name] ["why" string]
+
+The body of a fused node, the graph that it holds, knows the node's operands and what it makes itself, and nothing
+else; of what it makes, that leaves which the node's row declares, under the same names.
+
+      H  [B, D]  = fused(Z, b) {anchor="head/Z", rows=1}  @14 why "fused: +, GL"
+        BC_b  [B, D]  = BC(b) {dims=(B,), axes=(0,), rank=2}  @14
+        Z_b   [B, D]  = add(Z, BC_b)                          @14
+        H     [B, D]  = GL(Z_b) {kind="gelu"}                 @15
 
 A name in a block is relative to its scope, or full with a leading slash. A `line` alone is one of the
 block's file. Types, dims and attributes: `graphir.text.literals`. A `where` holds what is used: a definition

@@ -25,6 +25,8 @@ from graphir.ir.operator import Operator
 from graphir.ir.types import DTYPES, TensorType
 from graphir.text.lexer import Cursor, Token, hint
 
+#: What the graph that a fused node holds is called.
+BODY = "body"
 _CONSTANTS = {"true": True, "false": False, "inf": float("inf"), "nan": float("nan")}
 #: Attributes that no operator declares and every one may have, with an example of each.
 _ANY_OPERATOR = {"only": '("dW",)', "split": '("a0|dp",)'}
@@ -53,9 +55,14 @@ def string_text(text: str) -> str:
 
 
 def attributes_text(node: Node) -> str:
-    """` {p=0.1, key=3}`: those that differ from what their operator declares; nothing if none does."""
+    """` {p=0.1, key=3}`: those that differ from what their operator declares; nothing if none does.
+
+    A graph among them, a fused node's body, is no literal: it has lines of its own.
+    """
     items = []
     for name, value in node.attributes.items():
+        if isinstance(value, Graph):
+            continue
         declared = node.operator.attributes.get(name)
         if declared is None or declared.required or declared.convert(declared.default) != value:
             items.append(f"{name}={_value_text(value)}")
@@ -86,7 +93,10 @@ def _all_dims(graph: Graph) -> Iterator[Any]:
         yield from value.shape
     for node in graph.nodes:
         for attribute in node.attributes.values():
-            yield from attribute if isinstance(attribute, tuple) else (attribute,)
+            if isinstance(attribute, Graph):
+                yield from _all_dims(attribute)
+            else:
+                yield from attribute if isinstance(attribute, tuple) else (attribute,)
 
 
 # -- reading ----------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from graphir.errors import GraphirError
 from graphir.ir.builder import Builder
+from graphir.ir.fused import fused
 from graphir.ir.graph import FORWARD, Graph, Meta
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Attributes, Operator, find_operator, operators
 from graphir.ir.types import TensorType
 from graphir.ir.value import Value, join
 from graphir.text.lexer import Token, hint
-from graphir.text.literals import Literals, name_text
+from graphir.text.literals import BODY, Literals, name_text
 
 
 def parse(text: str) -> Graph:
@@ -105,12 +106,20 @@ class _Parser(Literals):
             seen[header.text] = header.line
             read_row = self.sections[self.advance().text]
             self._end_line(f"after the section's name; a block of that name is written /{header.text}")
+            while self._is_indented(1):
+                read_row()
+                self._end_line()
         else:
-            block = self._header()
-            read_row = lambda: self._node(block)  # noqa: E731
-        while self.token.kind != "end" and self.token.column > 1:
-            read_row()
-            self._end_line()
+            self._nodes(self._header(), 1)
+
+    def _is_indented(self, column: int) -> bool:
+        """Whether the current line stands further in than `column`."""
+        return self.token.kind != "end" and self.token.column > column
+
+    def _nodes(self, block: _Block, column: int) -> None:
+        """The rows of a block that stand further in than its header."""
+        while self._is_indented(column):
+            self._node(block)
 
     def _header(self) -> _Block:
         """`layer0/mha backward @ model.py`: a scope, a phase if it is not forward, the file of the lines."""
@@ -185,6 +194,9 @@ class _Parser(Literals):
         inputs = self._operands(operator, block.scope)
         written = self.read_attributes(operator)
         meta = self._note(block) if self.accept("@") else Meta(block.scope, block.phase)
+        self._end_line()
+        if operator is fused:
+            written[BODY] = self._body(rows, inputs, block)
         try:
             attributes = operator.normalize(written)
             made = operator.infer(tuple([value.type for value in inputs]), attributes).types
@@ -197,9 +209,39 @@ class _Parser(Literals):
         for value in node.outputs:
             self.values[value.name] = value
 
+    def _body(self, rows: Sequence[_Declared], inputs: Sequence[Value], block: _Block) -> Graph:
+        """What stands further in below a fused node: its nodes, in the node's own block or under headers.
+
+        They know the node's operands and each other, nothing else; what the node makes is what its body makes of that
+        name.
+        """
+        start = rows[0].token
+        outside = self.builder, self.values, self.lines
+        self.builder = Builder(BODY, self.dtype, self.mesh)
+        self.values, self.lines = {}, {}
+        for value in inputs:
+            with self._located(start):
+                type_ = value.type
+                self.values[value.name] = self.builder.input(f"/{value.name}", type_.shape, type_.dtype, type_.layout)
+            self.lines[value.name] = start.line
+        while self._is_indented(start.column):
+            column = self.token.column
+            if self.ahead(1).kind == "[":
+                self._node(block)
+            else:
+                self._nodes(self._header(), column)
+        for row in rows:
+            if row.name not in self.values:
+                self.fail(f"{row.name} is made by {fused.key}, but no row of its body makes it", row.token)
+        graph = self.builder.build(*(self.values[row.name] for row in rows))
+        self.builder, self.values, self.lines = outside
+        return graph
+
     def _operator(self) -> tuple[Token, Operator]:
         token = self.token
         key = self._word("the key of an operator")
+        if key == fused.key:
+            return token, fused
         try:
             return token, find_operator(key)
         except GraphirError:

@@ -11,12 +11,21 @@ from typing import TypeAlias
 
 from graphir.errors import GraphError
 from graphir.ir.dims import Dim
+from graphir.ir.fused import body_of
 from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.value import Value
 from graphir.text.lexer import PATH
-from graphir.text.literals import attributes_text, dims_in, name_text, string_text, type_text
+from graphir.text.literals import BODY, attributes_text, dims_in, name_text, string_text, type_text
 
 Row: TypeAlias = Sequence[str]
+
+
+class _Lines(tuple[str, ...]):
+    """What stands between rows as it is: a fused node's body, below its node."""
+
+
+#: Scope and phase.
+Block: TypeAlias = tuple[str, str]
 
 SECTIONS = ("where", "inputs", "parameters", "state", "outputs", "aliases")
 _NAME = re.compile(PATH)
@@ -30,8 +39,8 @@ _OPERANDS = 88
 def to_text(graph: Graph, *, meta: bool = True) -> str:
     """`graph` as text, which `parse` reads back; `meta=False` leaves out phases, lines, reasons.
 
-    Errors: GraphError if two dims of one name are defined differently, or a scope has no name that can be
-    written.
+    Errors: GraphError if two dims of one name are defined differently, a scope has no name that can be written, or
+    a fused node's body has other names than the node for what enters and leaves it.
     """
     return "\n".join(_Printer(graph, meta).lines()) + "\n"
 
@@ -65,22 +74,31 @@ class _Printer:
 
     def _blocks(self) -> Iterable[tuple[str, list[Row]]]:
         """A block is a run of nodes of one scope and phase; its header names the file that most lines are of."""
-        for (scope, phase), group in groupby(self.graph.nodes, key=self._block):
-            nodes = list(group)
-            files = Counter(match["file"] for node in nodes if (match := _LINE.fullmatch(node.meta.at or "")))
-            file = files.most_common(1)[0][0] if files and self.meta else None
-            header = _scope_text(scope)
-            if phase != FORWARD:
-                header += f" {_word(phase)}"
-            if file is not None:
-                header += f"  @ {_word(file)}"
-            yield header, [row for node in nodes for row in self._rows(node, scope, file)]
+        for block, nodes in self._runs(self.graph):
+            file = self._file(nodes)
+            yield self._header(block, file), [row for node in nodes for row in self._rows(node, block, file)]
 
-    def _block(self, node: Node) -> tuple[str, str]:
+    def _runs(self, graph: Graph) -> Iterable[tuple[Block, list[Node]]]:
+        for block, group in groupby(graph.nodes, key=self._block):
+            yield block, list(group)
+
+    def _file(self, nodes: Sequence[Node]) -> str | None:
+        files = Counter(match["file"] for node in nodes if (match := _LINE.fullmatch(node.meta.at or "")))
+        return files.most_common(1)[0][0] if files and self.meta else None
+
+    def _header(self, block: Block, file: str | None) -> str:
+        scope, phase = block
+        header = _scope_text(scope)
+        if phase != FORWARD:
+            header += f" {_word(phase)}"
+        return header if file is None else f"{header}  @ {_word(file)}"
+
+    def _block(self, node: Node) -> Block:
         return node.meta.scope, node.meta.phase if self.meta else FORWARD
 
-    def _rows(self, node: Node, scope: str, file: str | None) -> Iterable[Row]:
-        """A row for each output; the last one says how they are made."""
+    def _rows(self, node: Node, block: Block, file: str | None) -> Iterable[Row]:
+        """A row for each output; the last one says how they are made. A body follows."""
+        scope, _ = block
         *others, last = node.outputs
         for value in others:
             yield name_text(value.name, scope), f"{self._type(value)},"
@@ -92,6 +110,29 @@ class _Printer:
         row = (name_text(last.name, scope), self._type(last), made)
         note = _note(node, scope, file) if self.meta else ""
         yield (*row, note) if note else row
+        body = body_of(node)
+        if body is not None:
+            _check_body(node, body)
+            yield _Lines(self._body(body, block, file))
+
+    def _body(self, body: Graph, block: Block, file: str | None) -> Iterable[str]:
+        """Rows below their node; those of the node's own block need no header where they come first."""
+        for position, (inner, nodes) in enumerate(self._runs(body)):
+            margin, place = "  ", file
+            if position or inner != block:
+                margin, place = "    ", self._file(nodes)
+                yield margin + self._header(inner, place)
+            for line in _table([row for node in nodes for row in self._rows(node, inner, place)]):
+                yield margin + line
+
+
+def _check_body(node: Node, body: Graph) -> None:
+    """In text, what enters and leaves a body has the names that it has outside; a body has nothing else."""
+    if body.parameters or body.state or body.aliases or body.name != BODY:
+        raise GraphError(f"{node.name} cannot be written: its body is called {BODY}, and has inputs and outputs alone")
+    for inside, outside in zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True):
+        if inside.name != outside.name:
+            raise GraphError(f"{node.name} cannot be written: its body calls {outside.name} {inside.name}")
 
 
 def _note(node: Node, scope: str, file: str | None) -> str:
@@ -149,13 +190,21 @@ def _definitions(graph: Graph) -> dict[str, Dim]:
 def _table(rows: Sequence[Row]) -> list[str]:
     """Rows of cells, indented, as lines with aligned columns; the last cell of a row is as long as it is."""
     widths = [
-        max((len(row[i]) for row in rows if len(row) > i + 1 and len(row[i]) <= limit), default=0)
+        max((len(row[i]) for row in rows if _has_column(row, i) and len(row[i]) <= limit), default=0)
         for i, limit in enumerate(_LIMITS)
     ]
-    lines = []
+    lines: list[str] = []
     for row in rows:
+        if isinstance(row, _Lines):
+            lines.extend(row)
+            continue
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         first, *rest = ("  " + "  ".join([*cells, row[-1]])).split("\n")
         margin = first.find("(", first.find("= ")) + 1
         lines.extend([first, *(" " * margin + each for each in rest)])
     return lines
+
+
+def _has_column(row: Row, index: int) -> bool:
+    """Whether the row's cell there is one of a column, and not its last, which is as long as it is."""
+    return not isinstance(row, _Lines) and len(row) > index + 1

@@ -40,7 +40,8 @@ class Precedence:
     def merge(self, group: int, other: int) -> None:
         """Makes `other` part of `group`; nothing may have to come between the two."""
         self._bits[group] |= self._bits[other]
-        self._after[group] = (self._after[group] | self._after[other]) - {group, other}
+        after = self._after[group] | self._after[other]
+        self._after[group] = {follower for follower in after if not self._bits[group] >> follower & 1}
         before = (self._before[group] | self._before[other]) & ~self._bits[group]
         self._before[group] = before
         self._after[other] = {group}

@@ -79,8 +79,8 @@ class _Search:
             if maker is None or maker in self.members:
                 continue
             if maker.meta.phase != self.phase:
-                # Stored by another phase; who else takes it back may as well do it now.
-                self.frontier.append(value)
+                # Stored by another phase; who else takes it, or what came with it, back may as well do it now.
+                self.frontier.extend(filter(self._is_large, maker.outputs))
             elif self._passes_on(maker):
                 # Made along with the rest: a dropout mask.
                 self._take(maker)

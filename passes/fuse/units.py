@@ -50,7 +50,7 @@ class Flow:
         self.graph = graph
         self.nodes = [node for node in graph.nodes if not node.operator.view]
         self.index = {node: i for i, node in enumerate(self.nodes)}
-        self._views: dict[Value, tuple[Node, ...]] = {value: () for value in graph.arguments}
+        self._views: dict[Value, tuple[Node, ...]] = dict.fromkeys(graph.arguments, ())
         self._readers: dict[Value, list[Node]] = {}
         self._sources: dict[Node, dict[Node, None]] = {}
         for node in graph.nodes:

@@ -16,6 +16,7 @@ from graphir.backends.numpy.rules.shared import full_row, maximum, minimum, numb
 from graphir.operators.collectives import identity
 from graphir.operators.elementwise import (
     activation,
+    activation_with_slope,
     add,
     cast,
     d_activation,
@@ -161,7 +162,7 @@ def _d_activation(call: Calls, X: Array, dY: Array, dX: Array, *, kind: str) -> 
     return None
 
 
-def _gelu_slope(call: Calls, X: Array, slope: Array) -> None:
+def _gelu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = ½ (1 + t + X 2φ) with the density φ = exp(−½ X²) / √(2π).
     square, density = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, square)
@@ -169,13 +170,15 @@ def _gelu_slope(call: Calls, X: Array, slope: Array) -> None:
     call(np.exp, density, density)
     call(np.multiply, density, X, density)
     call(np.multiply, density, number(_DENSITY, X), density)
-    _normal_tanh(call, X, square, slope)
-    call(np.add, slope, number(1, X), slope)
-    call(np.add, slope, density, slope)
+    t = call.scratch(X.shape, X.dtype)
+    _normal_tanh(call, X, square, t)
+    call(np.add, t, number(1, X), t)
+    call(np.add, t, density, slope)
     call(np.multiply, slope, number(0.5, X), slope)
+    return t
 
 
-def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> None:
+def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = (1 + t) (½ + ½ X u′ (1 − t)) with u′ = √(2/π) (1 + 3 · 0.044715 X²).
     t, rest = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, slope)
@@ -188,6 +191,7 @@ def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> None:
     call(np.add, slope, number(0.5, X), slope)
     call(np.add, t, number(1, X), t)
     call(np.multiply, slope, t, slope)
+    return t
 
 
 def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
@@ -196,7 +200,7 @@ def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
     call(np.copyto, slope, positive)
 
 
-def _silu_slope(call: Calls, X: Array, slope: Array) -> None:
+def _silu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = ½ (1 + t) (1 + h (1 − t)) with h = X / 2, t = tanh h.
     h, t = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.multiply, X, number(0.5, X), h)
@@ -207,6 +211,21 @@ def _silu_slope(call: Calls, X: Array, slope: Array) -> None:
     call(np.add, t, number(1, X), t)
     call(np.multiply, slope, t, slope)
     call(np.multiply, slope, number(0.5, X), slope)
+    return t
 
 
+#: What records g′(X); of all but relu, what it hands back is 1 + t, of which g(X) = ½ X (1 + t).
 _SLOPES = {"gelu": _gelu_slope, "gelu_tanh": _gelu_tanh_slope, "relu": _relu_slope, "silu": _silu_slope}
+
+
+@emits(activation_with_slope, inplace={"Y": "X"})
+def _activation_with_slope(call: Calls, X: Array, Y: Array | None, slope: Array | None, *, kind: str) -> Any:
+    if Y is None or slope is None or (kind == "gelu" and X.dtype != np.float32):
+        return False
+    t = _SLOPES[kind](call, X, slope)
+    if t is None:
+        call(maximum, X, full_row(call, 0, X), Y)
+    else:
+        call(np.multiply, t, X, t)
+        call(np.multiply, t, number(0.5, t), Y)
+    return None

@@ -1,0 +1,143 @@
+"""Runs: consecutive nodes of a task that one kernel computes, row by row.
+
+The rows and columns are those of the run's widest value, [*rows, columns]. Every node has a snippet and covers all
+rows; what one needs whole, the dim of a softmax or a layer norm, is the columns. A sum over rows is complete only
+behind the last of them, so nothing of the run reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from graphir.backends.numpy.fast.snippets import find_snippet
+from graphir.backends.numpy.storage import Homes
+from graphir.backends.numpy.task import Task
+from graphir.ir.graph import Node
+from graphir.ir.operator import Operator
+from graphir.ir.tiling import Factor
+from graphir.ir.value import Value
+from graphir.operators.elementwise import add, d_add, exponential, multiply, scale
+from graphir.operators.loss import count_valid
+from graphir.operators.shape import sum_op
+from graphir.operators.update import rescale, square_sum
+
+#: A dim: the factors that it is made of.
+Axis: TypeAlias = tuple[Factor, ...]
+
+#: What kernels are made for: no half precision.
+KERNEL_DTYPES = ("float32", "float64")
+#: What NumPy or BLAS does in one pass as fast as any kernel.
+_ONE_PASS: frozenset[Operator] = frozenset(
+    (add, count_valid, d_add, exponential, multiply, rescale, scale, square_sum, sum_op)
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Nodes to compute together. `axes` are the dims of the rows and, last, of the columns.
+
+    inputs     what they read that others have made
+    outputs    what they make that others read
+    dtype      of all its floats
+    stop       the position in the task behind the last node
+    """
+
+    task: Task
+    nodes: tuple[Node, ...]
+    axes: tuple[Axis, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    dtype: str
+    stop: int
+
+
+def find_runs(task: Task, homes: Homes, least: int) -> dict[int, Run]:
+    """A task's runs of at least `least` elements, by the position of their first node."""
+    runs: dict[int, Run] = {}
+    position = 0
+    while position < len(task.nodes):
+        nodes, axes, stop = _longest(task, position)
+        if nodes and _is_worth_it(task, nodes, axes, least):
+            runs[position] = _make(task, homes, nodes, axes, stop)
+        position = max(stop, position + 1)
+    return runs
+
+
+def _is_worth_it(task: Task, nodes: Sequence[Node], axes: Sequence[Axis], least: int) -> bool:
+    size = math.prod(task.sizes[factor] for axis in axes for factor in axis)
+    return size >= least and (least == 0 or len(nodes) > 1 or nodes[0].operator not in _ONE_PASS)
+
+
+def _longest(task: Task, position: int) -> tuple[list[Node], tuple[Axis, ...], int]:
+    """The longest run that begins at `position`, which is no view's; its axes, and the position behind it."""
+    taken: list[Node] = []
+    axes: tuple[Axis, ...] = ()
+    stop = position
+    for index in range(position, len(task.nodes)):
+        node = task.nodes[index]
+        if node.operator.view:
+            if not taken:
+                break
+            continue
+        found = _common_axes(task, [*taken, node])
+        if not found:
+            break
+        taken.append(node)
+        axes, stop = found, index + 1
+    return taken, axes, stop
+
+
+def _common_axes(task: Task, nodes: Sequence[Node]) -> tuple[Axis, ...]:
+    """The axes of the widest value, if `nodes` can be a run; else none."""
+    dims = task.space.dims
+    touched = {value: dims[value] for node in nodes for value in (*node.inputs, *node.outputs)}
+    axes = max(touched.values(), key=len)
+    if not axes or len(set(axes)) < len(axes) or not any(_floats(touched) <= {dtype} for dtype in KERNEL_DTYPES):
+        return ()
+    if not all(axis in axes for each in touched.values() for axis in each):
+        return ()
+    rows = set(axes[:-1])
+    root = _roots(task)
+    made: dict[Value, bool] = {}
+    for node in nodes:
+        names, rule = task.space.factors[node], node.inference.rule
+        mine = {axis for value in (*node.inputs, *node.outputs) for axis in dims[value]}
+        whole = {(names[factor],) for factor in rule.whole_factors}
+        if find_snippet(node.operator) is None or not rows <= mine or not whole <= {axes[-1]}:
+            return ()
+        if any(not made.get(value, root[value] not in made) for value in node.inputs):
+            return ()
+        made.update((value, rows <= set(dims[value])) for value in node.outputs)
+    return axes
+
+
+def _make(task: Task, homes: Homes, nodes: Sequence[Node], axes: tuple[Axis, ...], stop: int) -> Run:
+    made = [value for node in nodes for value in node.outputs]
+    inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
+    leaving = set(task.leaving)
+    outputs = [v for v in made if v in leaving or v in homes.inverse or homes.last.get(v, -1) >= stop]
+    (dtype,) = _floats((*inputs, *made)) or {"float32"}
+    return Run(task, tuple(nodes), axes, tuple(inputs), tuple(outputs), dtype, stop)
+
+
+def _floats(values: Iterable[Value]) -> set[str]:
+    """The dtypes of all floats that are no scalars."""
+    return {value.dtype for value in values if value.shape and value.dtype not in ("bool", "int32", "int64")}
+
+
+def _roots(task: Task) -> dict[Value, Value]:
+    """For each value, the one that it is a view of, or itself."""
+    roots = {value: value for value in task.shapes}
+    for node in task.nodes:
+        if node.operator.view:
+            roots[node.outputs[0]] = roots[node.inputs[0]]
+    return roots
+
+
+def strides(run: Run, value: Value, given: Sequence[int]) -> tuple[int, ...]:
+    """Of an array's strides those along the run's axes; 0 along what the value does not have."""
+    mine: Mapping[Axis, int] = dict(zip(run.task.space.dims[value], given, strict=True))
+    return tuple(mine.get(axis, 0) for axis in run.axes)

@@ -1,0 +1,240 @@
+"""Ranks that fail: all end within seconds, and it is told which one and why, once; nobody waits for ever.
+
+Programs are started for real, by mpiexec; each test has a time limit, so that a hang is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphir.training import find_checkpoint, load_checkpoint
+from tests.mpi import ROOT, command, environment, launch, needs_mpi
+
+pytestmark = [needs_mpi, pytest.mark.slow]
+
+#: What every rank of a program does first.
+START = """
+import os, signal, sys, time
+import numpy as np
+from graphir.backends.communicator.mpi import MpiCommunicator
+from graphir.errors import ConfigError
+from graphir.ir.layout import Mesh
+communicator = MpiCommunicator(Mesh(dp=2, tp=2))
+rank = communicator.rank
+ones = [np.ones(1000)]
+communicator.all_reduce(ones, ("tp",))
+"""
+
+
+def run(program: str, ranks: int = 4) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The outcome of a program on so many ranks, and the seconds that it took."""
+    start = time.monotonic()
+    done = launch(ranks, "-c", START + program, timeout=60)
+    return done, time.monotonic() - start
+
+
+def test_a_rank_that_raises_ends_all_and_is_told_first() -> None:
+    done, seconds = run("""
+if rank == 3:
+    raise ConfigError("the moon is full")
+communicator.all_reduce(ones, ("dp", "tp"))
+print("reached")
+""")
+    assert done.returncode != 0
+    assert done.stderr.startswith("rank 3 (dp=1, tp=1): Traceback (most recent call last):")
+    assert "ConfigError: the moon is full\n" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "is gone" not in done.stderr
+    assert "reached" not in done.stdout
+    assert seconds < 20
+
+
+def test_a_rank_that_raises_while_others_compute_ends_them() -> None:
+    done, seconds = run("""
+if rank == 1:
+    raise ConfigError("too early")
+time.sleep(50)
+""")
+    assert done.returncode != 0
+    assert done.stderr.startswith("rank 1 (dp=0, tp=1): Traceback")
+    assert seconds < 20
+
+
+def test_what_all_ranks_raise_is_told_once() -> None:
+    done, seconds = run('raise ConfigError("no such plan")')
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.count("no such plan") == 1
+    assert seconds < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_rank_that_is_killed_is_named(number: signal.Signals) -> None:
+    done, seconds = run(f"""
+if rank == 2:
+    time.sleep(0.2)
+    os.kill(os.getpid(), {number:d})
+communicator.all_reduce(ones, ("dp", "tp"))
+""")
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(told) == 1
+    assert told[0].startswith("error: rank 2 (dp=1, tp=0) is gone: its process ")
+    assert told[0].endswith(" was killed or has crashed; all ranks stop")
+    assert seconds < 20
+
+
+def test_a_rank_that_ends_too_early_is_waited_for_no_longer_than_patience() -> None:
+    done, seconds = run("""
+from graphir.backends.communicator import peers
+peers.PATIENCE = 1.0
+if rank == 0:
+    sys.exit(0)
+communicator.all_reduce(ones, ("dp", "tp"))
+""")
+    assert done.returncode != 0
+    text = "waits for the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its program"
+    assert text in done.stderr
+    assert seconds < 20
+
+
+def test_ranks_that_end_at_different_times_end_well() -> None:
+    done, _ = run("time.sleep(0.5 * rank)\nprint('done', rank)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.split("\n")) == ["", "done 0", "done 1", "done 2", "done 3"]
+
+
+def test_a_message_of_another_size_is_told() -> None:
+    done, _ = run("""
+communicator.send(np.ones(2), rank, rank ^ 1)
+communicator.receive(rank ^ 1, rank, (3,), "float64")
+""")
+    assert "rank 1 (dp=0, tp=1) expects float64[3], 24 bytes, of rank 0 (dp=0, tp=0), which sent 16" in done.stderr
+
+
+# -- the command line --------------------------------------------------------------------------------------
+
+OPTIONS = "--layers 1 --sequence 12 --width 24 --heads 6 --batch 4 --dropout 0.2 --dp 2 --tp 3 --sample 0"
+OPTIONS += " --validate-batches 1 --checkpoint-every 3 --dtype float64"
+
+
+def graphir(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return launch(ranks, "-m", "graphir", *arguments, timeout=120)
+
+
+def test_a_run_of_the_wrong_size_says_which_sizes_fit() -> None:
+    for arguments in (("check",), ("train", "--dp", "2", "--tp", "3", "--out", "nowhere")):
+        done = graphir(4, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "error: dp=2, tp=3 needs 6 ranks, but 4 processes were started; start it by mpiexec -n 6, or choose "
+            "tp=4 or dp=2, tp=2 or dp=4\n"
+        )
+
+
+def test_wrong_options_are_told_once() -> None:
+    done = graphir(3, "train", "--tp", "3", "--heads", "5")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    done = graphir(2, "train", "--nix")
+    assert done.returncode == 2
+    assert done.stderr == "Usage: graphir train [OPTIONS]\nerror: No such option '--nix'. Did you mean '--untied'?\n"
+    done = graphir(2, "check", "--tp", "2", "--inject")
+    assert done.returncode == 2
+    assert done.stderr.count("--inject and --dump need no ranks but simulated ones; start them without mpiexec") == 1
+
+
+def start_training(folder: Path) -> subprocess.Popen[str]:
+    """A run without end on six ranks, once its second checkpoint is there."""
+    arguments = ("-m", "graphir", "train", *OPTIONS.split(), "--steps", "100000", "--out", folder)
+    process = subprocess.Popen(
+        command(6, *arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    end = time.monotonic() + 60
+    while not (folder / "step-000006.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "no checkpoint within a minute"
+        time.sleep(0.05)
+    return process
+
+
+def process_of(rank: int, folder: Path) -> int:
+    """The process of a rank of the run into `folder`."""
+    for entry in Path("/proc").iterdir():
+        try:
+            arguments = (entry / "cmdline").read_text().split("\0")
+            variables = (entry / "environ").read_text().split("\0")
+        except OSError:
+            continue
+        if str(folder) in arguments and f"PMI_RANK={rank}" in variables:
+            return int(entry.name)
+    raise AssertionError(f"rank {rank} has no process")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a rank's process by Linux's /proc")
+def test_a_training_run_survives_the_killing_of_a_rank(tmp_path: Path) -> None:
+    """All stop at once, the rank is named, and the last checkpoint is whole and can be gone on from."""
+    process = start_training(tmp_path)
+    os.kill(process_of(4, tmp_path), signal.SIGKILL)
+    start = time.monotonic()
+    _, told = process.communicate(timeout=20)
+    assert time.monotonic() - start < 10
+    assert process.returncode != 0
+    assert told.count("error:") == 1
+    assert "error: rank 4 (dp=1, tp=1) is gone: its process " in told
+    step = load_checkpoint(find_checkpoint(tmp_path)).step
+    assert step >= 6
+    done = graphir(4, "train", "--resume", "--dp", "2", "--tp", "2", "--steps", str(step + 2), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(find_checkpoint(tmp_path)).step == step + 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a rank's process by Linux's /proc")
+@pytest.mark.parametrize("to_one", [False, True])
+def test_a_signal_ends_all_ranks_after_one_step(tmp_path: Path, to_one: bool) -> None:
+    """Ctrl-C at the launcher reaches every rank; a SIGTERM may reach only one."""
+    process = start_training(tmp_path)
+    number = signal.SIGTERM if to_one else signal.SIGINT
+    os.kill(process_of(3, tmp_path) if to_one else process.pid, number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert told.count("interrupted after step") == 1
+    path = find_checkpoint(tmp_path)
+    assert f"saved {path}; go on with" in told
+
+
+def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path) -> None:
+    options = [*OPTIONS.split(), "--steps", "40", "--learning-rate", "1e150", "--clip", "0", "--warmup", "0"]
+    done = graphir(6, "train", *options, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "is the first value to hold" in done.stderr
+    assert "lower --learning-rate (now 1e+150)" in done.stderr
+
+
+def test_training_on_six_processes_follows_the_curve_of_one(tmp_path: Path) -> None:
+    """Loss and parameters as on one rank, up to the order of sums; a run may go on with other ranks or none."""
+    options = [*OPTIONS.split(), "--steps", "4"]
+    done = graphir(6, "train", *options, "--plan", "sequence+zero1", "--out", str(tmp_path / "six"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("4 steps") == 1, "rank 0 alone prints"
+    arguments = [sys.executable, "-m", "graphir", "train", *options, "--dp", "1", "--tp", "1", "--steps", "4"]
+    subprocess.run([*arguments, "--out", str(tmp_path / "one")], check=True, capture_output=True, cwd=ROOT, timeout=120)
+    six, one = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("six", "one"))
+    assert six.arrays.keys() == one.arrays.keys()
+    for name, array in one.arrays.items():
+        # b_K's gradient is zero analytically, and Adam makes steps of its rounding errors.
+        assert np.allclose(six.arrays[name], array, rtol=1e-7, atol=1e-9), name

@@ -1,0 +1,94 @@
+"""The optimising passes together: each can be left out, what stands between two is a graph, and all of it is fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.errors import ConfigError
+from graphir.passes import (
+    LEVELS,
+    OPTIMISING,
+    autodiff,
+    optimised,
+    optimising,
+    optimize,
+    prune,
+    run_passes,
+    separate_products,
+    unfuse,
+)
+
+SIZES = {"B": 2, "S": 4, "D": 8, "N_H": 2, "D_ff": 12, "V": 11}
+
+
+def step(layers: int = 1) -> gi.Graph:
+    return prune(optimize(autodiff(gi.models.transformer(layers, dropout=0.25, dtype="float64"))))
+
+
+def arguments(graph: gi.Graph) -> tuple[dict[str, object], dict[str, object]]:
+    ids = np.arange(8).reshape(2, 4)
+    return gi.initialize(graph, SIZES), {"T": ids, "Y": ids + 1, "seed": 1, "step": 1}
+
+
+def test_every_stage_is_a_graph_that_computes_the_same_and_can_be_printed() -> None:
+    graph = step()
+    wanted = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))
+    stages: list[str] = []
+
+    def check(name: str, stage: gi.Graph) -> None:
+        stages.append(name)
+        assert gi.parse(gi.to_text(stage)) == stage
+        found = gi.compile(unfuse(stage), SIZES, backend="reference")(*arguments(graph))
+        assert all(np.array_equal(found[key], array) for key, array in wanted.items()), name
+
+    final = run_passes(graph, optimising("full"), between=check)
+    assert tuple(stages) == OPTIMISING
+    assert final == optimised(graph, "full")
+
+
+@pytest.mark.parametrize("without", OPTIMISING)
+def test_each_pass_can_be_left_out(without: str) -> None:
+    graph = step()
+    names = [each.__name__ for each in optimising(without=[without])]
+    assert names == [name for name in OPTIMISING if name != without]
+    stage = gi.verify(optimised(graph, without=[without]))
+    wanted, found = (gi.compile(each, SIZES, backend="reference")(*arguments(graph)) for each in (graph, unfuse(stage)))
+    assert all(np.array_equal(found[key], array) for key, array in wanted.items())
+
+
+def test_an_unknown_pass_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fold, melt is no optimising pass; there are simplify, recompute, "):
+        optimising(without=["melt", "fold", "fuse"])
+
+
+def test_every_level_is_known() -> None:
+    for level in LEVELS:
+        assert gi.verify(optimised(step(), level)).outputs
+
+
+def test_products_are_taken_apart_into_one_for_each_gradient() -> None:
+    joint = autodiff(gi.models.mlp(1))
+    apart = gi.verify(separate_products(joint))
+    products = [node for node in apart.nodes if node.operator is gi.find_operator("dMatmul")]
+    assert products
+    for node in products:
+        # dX = dY • Wᵀ needs no X, dW = Xᵀ • dY no W.
+        assert (len(node.inputs), len(node.outputs)) == (2, 1)
+    assert set(apart.values) == set(joint.values)
+
+
+def test_time_grows_with_the_number_of_layers_alone() -> None:
+    """Work is counted in calls that a profiler sees, which no other program on the machine disturbs."""
+    import cProfile
+    import pstats
+
+    calls = {}
+    for layers in (4, 8, 16):
+        graph = step(layers)
+        optimised(graph)  # fills what is kept of type checks and tilings
+        profile = cProfile.Profile()
+        profile.runcall(optimised, graph)
+        calls[layers] = pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
+    assert calls[16] - calls[8] < 2.1 * (calls[8] - calls[4])
