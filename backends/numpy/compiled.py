@@ -204,8 +204,13 @@ class CompiledExecutable(Executable):
             if slot in arguments
         ]
 
+    @cached_property
+    def _donated(self) -> frozenset[Value]:
+        """The arguments that are overwritten where they are."""
+        return frozenset(self.graph.updates) if self.donate else frozenset()
+
     def _protected(self, value: Value, array: Any) -> Any:
-        if not self.donate or value not in self.graph.updates:
+        if value not in self._donated:
             return super()._protected(value, array)
         if not array.flags.writeable:
             raise InputError(f"{value.name} is updated in place, but the array is read-only; compile with donate=False")
