@@ -5,7 +5,8 @@
 
 Each measurement is the best and the median of interleaved rounds. Bytes are what one rank sends by the ring's formula.
 Ranks of one machine share its cores and its memory: where there are more ranks than cores, times tell what waiting
-costs, not how a program scales.
+costs, not how a program scales. All ranks begin a call together, and it ends when the last has finished, so the time of
+a barrier, which small messages are no longer than, is in every number.
 """
 
 from __future__ import annotations
@@ -61,7 +62,6 @@ def measure_steps(axes: dict[str, int], rounds: int) -> dict[str, Any]:
         "each by itself, as it is made": {"bucket": 1},
         "buckets of 1 MiB": {"bucket": 1 << 20},
     }
-    # One communicator for each of the two axes, so all ranks make the same ones in the same order.
     runs = {name: gi.compile(graph, SIZES, ranks="mpi", **options) for name, options in variants.items()}
     sent = runs["buckets of 1 MiB"](arguments).traffic.values()
     calls: dict[str, Callable[[], object]] = {name: (lambda run=run: run(arguments)) for name, run in runs.items()}
@@ -73,7 +73,7 @@ def measure_steps(axes: dict[str, int], rounds: int) -> dict[str, Any]:
 
 
 def measure_all_reduce(rounds: int) -> list[dict[str, Any]]:
-    """An all-reduce of float32 over all ranks: ours, raw and blocking, raw and polled without a pause."""
+    """An all-reduce of float32 over all ranks: ours, which waits politely, and MPI's own, which waits in a loop."""
     from mpi4py import MPI
 
     import graphir as gi
@@ -134,10 +134,11 @@ def report(results: list[dict[str, Any]], rounds: int) -> str:
     lines = [
         "# Real ranks by MPI",
         "",
-        f"Written by `python -m benchmarks.mpi` on {datetime.date.today()}: {os.cpu_count()} cores, {platform.system()} "
-        f"{platform.machine()}, {versions}{load}.",
+        f"Written by `python -m benchmarks.mpi` on {datetime.date.today()}: {os.cpu_count()} cores, "
+        f"{platform.system()} {platform.machine()}, {versions}{load}.",
         f"Milliseconds, best and median of {rounds} interleaved rounds, one thread a rank. Ranks beyond the number of "
-        "cores take turns: these rows tell what waiting costs, not how a program scales.",
+        "cores take turns: these rows tell what waiting costs, not how a program scales. A call ends when all ranks "
+        "have finished it; the barrier that finds out is in every number, and outweighs small messages.",
         "",
         f"## A training step (forward, backward, clipping, AdamW) of {LAYERS} layers, {sizes}, float32",
         "",

@@ -26,7 +26,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
 from graphir.operators.dropout import keep_mask
 from graphir.operators.normalization import layer_norm
-from graphir.operators.special import MASKED, erf, random_bits, stream_keys
+from graphir.operators.special import MASKED, erf, random_bits
 from graphir.passes import autodiff
 from graphir.testing import cases
 from tests.random_graphs import Program, programs
@@ -52,10 +52,11 @@ def _interpreted(dtype: str, text: str) -> Callable[..., None]:
     """The kernel as Python runs it."""
     float_of = getattr(np, dtype)
     mixed = random_bits.__globals__["_hash_32"]
-    names: dict[str, Any] = {
-        **{"np": np, "T": float_of, "I": np.int32, "N": np.uint64, "U": np.uint32},
-        **{"exp": np.exp, "ordered": float_of, "unordered": float_of, "IN": str, "OUT": str},
-        "types": SimpleNamespace(**{name: name for name in ("float32", "float64", "int32", "int64", "uint32", "boolean")}),
+    types = ("float32", "float64", "int32", "int64", "uint32", "boolean")
+    names: dict[str, Any] = dict(np=np, T=float_of, I=np.int32, N=np.uint64, U=np.uint32, IN=str, OUT=str)  # noqa: C408
+    names |= {"exp": np.exp, "ordered": float_of, "unordered": float_of}
+    names |= {
+        "types": SimpleNamespace(**{name: name for name in types}),
         "kernel": lambda *_: lambda function: function,
         "sigmoid": lambda x: float_of(1) / (float_of(1) + np.exp(-x)),
         "normal": lambda x: float_of(0.5) * (1 + float_of(math.erf(x * math.sqrt(0.5)))),
@@ -118,7 +119,7 @@ def _check(graph: Graph, sizes: Any, arrays: Any, dtype: str = "float64", **opti
 def test_a_snippet_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, interpreted: Counted
 ) -> None:
-    for case in cases(operator, dtype, count=2):
+    for case in cases(operator, dtype, count=1):
         _check(case.graph, case.sizes, case.arrays, dtype)
     assert interpreted.written
 
@@ -187,8 +188,10 @@ def test_between_products_a_step_has_a_call_for_each_run_not_for_each_node() -> 
 @pytest.mark.parametrize("shape", [(64, 128), (9, 455), (3, 5, 273), (4097,)])
 def test_masks_are_those_of_the_kernel_bit_for_bit(shape: tuple[int, ...]) -> None:
     block = gi.Builder()
-    X = block.input("X", tuple(f"N{i}" for i in range(len(shape))))
-    graph = block.build(gi.dropout(X, block.input("seed", dtype="int64"), block.input("step", dtype="int64"), p=0.3, key=5))
+    X = block.input("X", tuple(gi.dim(f"N{i}") for i in range(len(shape))))
+    graph = block.build(
+        gi.dropout(X, block.input("seed", dtype="int64"), block.input("step", dtype="int64"), p=0.3, key=5)
+    )
     sizes = {f"N{i}": size for i, size in enumerate(shape)}
     made = gi.compile(graph, sizes, kernels="numba", threads=2)({"X": np.ones(shape, "float32"), "seed": 7, "step": 2})
     (Y,) = (np.asarray(made[value.name]) for value in graph.outputs if value.dtype == "float32")
@@ -198,14 +201,20 @@ def test_masks_are_those_of_the_kernel_bit_for_bit(shape: tuple[int, ...]) -> No
 # -- exp, and what follows from it ------------------------------------------------------------------------
 
 
-def _elementwise(name: str, dtype: str) -> Callable[[Any], Any]:
+_LOOP = """
+@kernel(IN(types.{}), OUT(types.{}))
+def run(x, y):
+    for k in range(len(x)):
+        y[k] = {}(x[k])
+"""
+
+
+def _elementwise(name: str, dtype: str, to: str = "") -> Callable[[Any], Any]:
     """One of the functions, compiled, on arrays."""
-    run = build.build(
-        dtype, f"@kernel(IN(types.{dtype}), OUT(types.{dtype}))\ndef run(x, y):\n    for k in range(len(x)):\n        y[k] = {name}(x[k])\n"
-    )
+    run = build.build(to if dtype.startswith("int") else dtype, _LOOP.format(dtype, to or dtype, name))
 
     def apply(x: Any) -> Any:
-        y = np.empty_like(x)
+        y = np.empty(x.shape, to or dtype)
         run(x, y)
         return y
 
@@ -218,9 +227,11 @@ def test_exp_in_float32_is_right_to_two_units_in_the_last_place() -> None:
     exp, x = _elementwise("exp", "float32"), np.linspace(-86.9, 88.7, 2_000_003).astype("float32")
     exact = np.exp(x.astype("float64"))
     units = np.abs(exp(x) - exact) / np.spacing(exact.astype("float32"))
-    assert units.max() < 1.5
+    assert units.max() < 2
     edges = np.array([0, -87, -1e4, MASKED, -np.inf, 88.73, 1e4, np.inf, np.nan], "float32")
-    assert np.array_equal(exp(edges), np.array([1, 0, 0, 0, 0, np.inf, np.inf, np.inf, np.nan], "float32"), equal_nan=True)
+    assert np.array_equal(
+        exp(edges), np.array([1, 0, 0, 0, 0, np.inf, np.inf, np.inf, np.nan], "float32"), equal_nan=True
+    )
 
 
 @numba
@@ -239,12 +250,9 @@ def test_sigmoid_and_normal_are_right_to_a_few_units(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_largest_integer_of_ordered_floats_is_the_largest_float(dtype: str) -> None:
     x = np.array([-np.inf, -1e30, -1.5, -0.0, 0.0, 1e-30, 2.5, np.inf, np.nan], dtype)
-    text = "@kernel(IN(types.{0}), OUT(types.{1}))\ndef run(x, y):\n    for k in range(len(x)):\n        y[k] = ordered(x[k])\n"
-    whole = np.empty(len(x), "int32" if dtype == "float32" else "int64")
-    build.build(dtype, text.format(dtype, whole.dtype))(x, whole)
+    whole = _elementwise("ordered", dtype, "int32" if dtype == "float32" else "int64")(x)
     assert np.all(np.diff(whole) > 0)
-    back = _elementwise("unordered(ordered", dtype.replace("(", ""))  if False else None
-    assert back is None
+    assert np.array_equal(_elementwise("unordered", str(whole.dtype), dtype)(whole), x, equal_nan=True)
 
 
 # -- text -------------------------------------------------------------------------------------------------

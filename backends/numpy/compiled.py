@@ -105,7 +105,9 @@ class CompiledExecutable(Executable):
         for task in self.prepared.tasks:
             for node in task.nodes:
                 if "at" in node.operator.keywords:
-                    factors = {name: dim.size(self.prepared.steps.sizes) for name, dim in node.inference.factors.items()}
+                    factors = {
+                        name: dim.size(self.prepared.steps.sizes) for name, dim in node.inference.factors.items()
+                    }
                     at[node] = places(node, graph.mesh, factors)[rank]
         packed, sizes = frozenset(self.prepared.packed), self.prepared.steps.sizes
         program = Program(Rank(arrays, packed, at, sizes, self.kernels), self._team)
@@ -115,8 +117,9 @@ class CompiledExecutable(Executable):
                 continue
             maker = self.prepared.maker(task, rank)
             if maker in before:
+                made = [task.outer[inner] for inner in task.leaving]
                 # Replicas read what the first of them has made: ranks are run in their order.
-                arrays.update((value, before[maker].rank.arrays[value]) for value in map(task.outer.get, task.leaving))
+                arrays.update((value, before[maker].rank.arrays[value]) for value in made)
                 continue
             private: dict[Value, Array] = {}
             for inner in task.leaving:

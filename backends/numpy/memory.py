@@ -63,10 +63,11 @@ def plan_memory(tasks: Sequence[Task], arena: Arena, arguments: int, results: in
 
 def _tile_bytes(task: Task, thread: int) -> int:
     """What the values that no other task sees take on a thread's first tile."""
-    if not task.tiles[thread]:
+    tile = next(iter(task.tiles[thread]), None)
+    if tile is None:
         return 0
     inner = [value for value in task.materialised if value not in task.outer]
-    return sum(task.bytes(value, task.tiles[thread][0]) for value in inner)
+    return sum(task.bytes(value, tile) for value in inner)
 
 
 def _spelled(count: int) -> str:

@@ -83,7 +83,7 @@ def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: M
                 first = homes.rep[operand]
                 target, source = task.outer.get(value), homes.outer.get(first)
                 free = source is None or (source in dying and target not in outside)
-                free = free or (source in given_away and target is given_away[source])
+                free = free or (source is not None and target is not None and given_away.get(source) is target)
                 cut = loops <= {factor for axis in task.space.dims[operand] for factor in axis}
                 if same and free and cut and homes.last[operand] == position and operand not in task.space.summed:
                     homes.rep[value] = first

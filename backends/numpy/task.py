@@ -6,7 +6,7 @@ every thread has tiles of its own, so that what one writes no other reads before
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -23,6 +23,62 @@ from graphir.ir.value import Value
 #: A range of each factor that is cut; what is not named is whole.
 Tile: TypeAlias = Mapping[Factor, tuple[int, int]]
 Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A loop's range from `start` to `stop`, in pieces of `width`."""
+
+    loop: Factor
+    start: int
+    stop: int
+    width: int
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((low, min(low + self.width, self.stop)) for low in range(self.start, self.stop, max(self.width, 1)))
+
+    def backwards(self) -> Iterator[tuple[int, int]]:
+        """The pieces, the last one first."""
+        lows = range(self.start, self.stop, max(self.width, 1))
+        return ((low, min(low + self.width, self.stop)) for low in reversed(lows))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """All combinations of the loops' pieces, made as they are asked for: a plan may be of a size that nobody runs.
+
+    Where `causal` (q, k), of `keys` keys, leaves out k > q, the last queries come first, so that the first tile to add
+    to a sum over queries touches all of it.
+    """
+
+    pieces: tuple[Pieces, ...] | None
+    causal: tuple[Factor, Factor] | None = None
+    keys: int = 0
+
+    @classmethod
+    def none(cls) -> Tiles:
+        """The tiles of a thread without work."""
+        return cls(None)
+
+    def __bool__(self) -> bool:
+        return self.pieces is not None and all(each.start < each.stop for each in self.pieces)
+
+    def __iter__(self) -> Iterator[Tile]:
+        for cut in self._cuts(self.pieces) if self.pieces is not None else ():
+            if self.causal is not None:
+                q, k = self.causal
+                cut[k] = (0, min(self.keys, cut[q][1]))
+            yield cut
+
+    def _cuts(self, pieces: tuple[Pieces, ...]) -> Iterator[dict[Factor, tuple[int, int]]]:
+        if not pieces:
+            yield {}
+            return
+        first, *others = pieces
+        backwards = self.causal is not None and first.loop == self.causal[0]
+        for piece in first.backwards() if backwards else first:
+            for rest in self._cuts(tuple(others)):
+                yield {first.loop: piece, **rest}
 
 
 @dataclass(eq=False)
@@ -47,7 +103,7 @@ class Task:
     sizes: Mapping[Factor, int]
     shared: frozenset[Factor]
     causal: tuple[Factor, Factor] | None = None
-    tiles: list[list[Tile]] = field(default_factory=list)
+    tiles: list[Tiles] = field(default_factory=list)
     private: frozenset[Value] = frozenset()
 
     @property

@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from graphir.backends.numpy.task import Task, Tile
+from graphir.backends.numpy.task import Pieces, Task, Tile, Tiles
 from graphir.ir.analysis import contracted
 from graphir.ir.tiling import Factor
+from graphir.ir.value import Value
 
 #: What the values of one tile may take together, in bytes, as if each had memory of its own. Most take over another's,
 #: so that about a quarter is at work at a time; smaller tiles lose more to calls than they gain by the cache.
@@ -30,13 +31,13 @@ def choose_tiles(task: Task, threads: int) -> None:
     parts = 1 if total <= _SMALL and not _is_heavy(task) else threads
     split = _loop_to_split(task, loops, parts)
     if split is None:
-        task.tiles = [_cut(task, {})] + [[] for _ in range(threads - 1)]
+        task.tiles = [_cut(task, {}), *(Tiles.none() for _ in range(threads - 1))]
         return
     size = task.sizes[split]
     parts = min(parts, size)
     bounds = [size * i // parts for i in range(parts + 1)]
     task.tiles = [_cut(task, {split: (start, stop)}) for start, stop in itertools.pairwise(bounds)]
-    task.tiles += [[] for _ in range(threads - parts)]
+    task.tiles += [Tiles.none() for _ in range(threads - parts)]
     task.private = frozenset(value for value, over in task.space.summed.items() if split in over)
 
 
@@ -62,12 +63,13 @@ def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int) -> Factor | 
 
 def _rows_before(task: Task, loop: Factor) -> int:
     """Of a product's result [*b, m, n]: with what a dim counts as rows, n as itself."""
+    assert task.product is not None
     dims = [axis[0] for axis in task.space.dims[task.product.outputs[0]]]
     return 1 if loop == dims[-1] else math.prod(task.sizes[each] for each in dims[:-1] if each != loop)
 
 
-def _cut(task: Task, share: Tile) -> list[Tile]:
-    """A thread's share as tiles in order: the last queries first where a causal half is left out."""
+def _cut(task: Task, share: Tile) -> Tiles:
+    """A thread's share as tiles."""
     ranges = {loop: share.get(loop, (0, task.sizes[loop])) for loop in task.space.loops}
     widths = {loop: stop - start for loop, (start, stop) in ranges.items()}
     if task.causal is not None:
@@ -76,17 +78,8 @@ def _cut(task: Task, share: Tile) -> list[Tile]:
         widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
     if not task.is_product:
         _shrink(task, widths)
-    cuts = []
-    for loop in task.space.loops:
-        start, stop = ranges[loop]
-        pieces = [(low, min(low + widths[loop], stop)) for low in range(start, stop, max(widths[loop], 1))]
-        cuts.append(pieces[::-1] if task.causal is not None and loop == task.causal[0] else pieces)
-    names = [loop for loop in task.space.loops]
-    tiles = [dict(zip(names, each, strict=True)) for each in itertools.product(*cuts)]
-    if task.causal is not None:
-        q, k = task.causal
-        tiles = [{**tile, k: (0, min(task.sizes[k], tile[q][1]))} for tile in tiles]
-    return tiles
+    pieces = tuple(Pieces(loop, *ranges[loop], widths[loop]) for loop in task.space.loops)
+    return Tiles(pieces, task.causal, 0 if task.causal is None else task.sizes[task.causal[1]])
 
 
 def _shrink(task: Task, widths: dict[Factor, int]) -> None:
@@ -105,5 +98,5 @@ def _shrink(task: Task, widths: dict[Factor, int]) -> None:
             widths[loop] = -(-widths[loop] // 2)
 
 
-def _is_cut(task: Task, value: object) -> bool:
-    return any(axis and axis[0] in task.space.loops for axis in task.space.dims[value])  # type: ignore[index]
+def _is_cut(task: Task, value: Value) -> bool:
+    return any(axis and axis[0] in task.space.loops for axis in task.space.dims[value])

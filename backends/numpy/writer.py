@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,17 +40,20 @@ class Scratch:
         for length in shape:
             size *= length
         size = -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
-        for index in range(len(self.chunks) + 1):
-            if index == len(self.chunks):
-                self.chunks.append(aligned(max(size, _CHUNK)))
-                self._used.append([])
+        for index in range(len(self.chunks)):
             offset = self._fit(index, size)
             if offset is not None:
-                break
+                return self._take(index, offset, size, tuple(shape), kind)
+        self.chunks.append(aligned(max(size, _CHUNK)))
+        self._used.append([])
+        return self._take(len(self.chunks) - 1, 0, size, tuple(shape), kind)
+
+    def _take(
+        self, index: int, offset: int, size: int, shape: tuple[int, ...], kind: np.dtype[Any]
+    ) -> tuple[Array, tuple[int, int, int]]:
         self._used[index].append((offset, size))
         self._used[index].sort()
-        array: Array = np.ndarray(tuple(shape), kind, self.chunks[index].data, offset)
-        return array, (index, offset, size)
+        return np.ndarray(shape, kind, self.chunks[index].data, offset), (index, offset, size)
 
     def _fit(self, index: int, size: int) -> int | None:
         offset = 0
@@ -119,7 +122,7 @@ class Writer:
         #: Nodes that one fused kernel computes, by the position of the first.
         self._runs: Mapping[int, Run] = {} if rank.kernels is None else rank.kernels.runs(task, homes)
 
-    def write(self, tiles: Sequence[Tile], before: Sequence[Sequence[Tile]]) -> None:
+    def write(self, tiles: Iterable[Tile], before: Iterable[Iterable[Tile]]) -> None:
         """The calls for `tiles`; `before` are the tiles of the threads that come first, whose parts are packed first."""
         for tile in (tile for each in before for tile in each):
             self._skip(tile)
@@ -309,7 +312,9 @@ class Writer:
             return self.rank.arrays[outer][start : start + size].reshape(shape)
         array = self.private.get(outer, self.rank.arrays[outer])
         # The dots keep a scalar an array.
-        return array[(*self.task.region(value, self.tile), ...)]
+        where: tuple[Any, ...] = (*self.task.region(value, self.tile), ...)
+        part: Array = array[where]
+        return part
 
     def _skip(self, tile: Tile) -> None:
         """Goes past a tile's parts of packed values."""
@@ -401,7 +406,8 @@ def _run_reference(
 
 def _same_memory(one: Array, other: Array) -> bool:
     steps = [
-        tuple(step for step, length in zip(each.strides, each.shape, strict=True) if length > 1) for each in (one, other)
+        tuple(step for step, length in zip(each.strides, each.shape, strict=True) if length > 1)
+        for each in (one, other)
     ]
     return one.ctypes.data == other.ctypes.data and one.shape == other.shape and steps[0] == steps[1]
 

@@ -34,7 +34,7 @@ def check(
 ) -> Report:
     """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
 
-    Where each process is one rank, all have to call this; the process of rank 0 compares, the others' reports are empty.
+    Where each process is one rank, all have to call this; that of rank 0 compares, and the others' reports are empty.
 
     `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
     executable that is put to the test, `reference` is one made before for the same graphs and arguments.

@@ -91,9 +91,7 @@ def setting_of(options: dict[str, Any]) -> Setting:
 @click.option("--map", "rules", metavar="FILE", help="What the names in the dump are called here, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @ranks_option("Parallel")
-def check(
-    inject: bool, folder: str | None, rules: str | None, as_json: bool, ranks: str | None, **options: Any
-) -> int:
+def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, ranks: str | None, **options: Any) -> int:
     """Compare a parallel run with the run on one rank, tensor by tensor.
 
     Forward, backward and update of the documents' Transformer run on simulated ranks, or, started by mpiexec, on real

@@ -93,8 +93,8 @@ def train(
     keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
 
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
-    checkpoint, nothing. SIGINT and SIGTERM end the run after
-    the step at hand, with a checkpoint; a second one ends it at once. Of several processes it is enough that one gets it.
+    checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
+    at once. Of several processes it is enough that one gets it.
     Errors: ConfigError for options or sizes that cannot be, or a folder that holds a run or cannot be written;
     DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
     NonFiniteError, with the first node at fault, for a loss that is NaN or infinite.

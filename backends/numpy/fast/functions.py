@@ -4,8 +4,8 @@ Without a vector library beside it, Numba calls exp once an element. Here it is 
 n the nearest integer to x / ln 2, e^x = 2ⁿ e^r, where r = x − n ln 2 lies within ± ½ ln 2. ln 2 is split in two so
 that n times the first part is exact (Cody and Waite, 1980); e^r = 1 + r + r² Q(r), Q of degree 4 by least squares,
 reweighted towards the smallest largest error, 3e-9. Adding 1.5 · 2²³ rounds x / ln 2, and leaves n in the low bits of
-the sum. The error is below 1.5 units in the last place; below e^−86.99 = 2^−125.5 the result is 0, not subnormal;
-NaN stays NaN.
+the sum. The error is below 2 units in the last place, 1.61 as measured; below e^−86.99 = 2^−125.5 the result is 0,
+not subnormal; NaN stays NaN.
 
 Everything else follows from it: σ(x) = 1 / (1 + e^−x), and Φ(x) = σ(2 x p(x²)) with the polynomial p of the
 activations' rules. In float64, exp and erfc are the C library's.

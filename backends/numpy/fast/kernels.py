@@ -195,10 +195,11 @@ def _ask(
 ) -> _Plan | None:
     """Asks the snippets of a run's nodes; None where one has no answer, or a scalar is of another dtype."""
     row = Row()
-    known = {
-        value: row.leaf("load", i, each=value in parts and parts[value].each) for i, value in enumerate(run.inputs)
-    }
     dims = run.task.space.dims
+    known = {}
+    for i, value in enumerate(run.inputs):
+        columns = run.axes[-1] in dims[value]
+        known[value] = row.leaf("load" if parts[value].each or not columns else "repeat", i, each=columns)
     for row.node, node in enumerate(run.nodes):
         made = _ask_one(row, node, [known[value] for value in node.inputs], keywords[node])
         if made is None:
@@ -209,12 +210,14 @@ def _ask(
             found = made[operand.name]
             # Over what of the row an output lacks, it is the sum; over rows the kernel adds up.
             known[value] = row.sum(found) if found.each and run.axes[-1] not in dims[value] else found
+    if any(value.dtype not in (run.dtype, "bool") for value in run.outputs):
+        return None
     rows = set(run.axes[:-1])
     stores = [Store(at[v], known[v], parts[v].each, not rows <= set(dims[v])) for v in run.outputs]
     slots = {}
-    for load in find_expressions(stores, "load"):
+    for load in find_expressions(stores, "load", "repeat"):
         value = run.inputs[load.detail]
-        if value not in at or value.dtype not in (run.dtype, "bool", "int32", "int64"):
+        if value.dtype not in (run.dtype, "bool", "int32", "int64"):
             return None
         slots[load.detail] = at[value]
     return _Plan(row, stores, slots)

@@ -119,7 +119,8 @@ def _make(task: Task, homes: Homes, nodes: Sequence[Node], axes: tuple[Axis, ...
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
     leaving = set(task.leaving)
     outputs = [v for v in made if v in leaving or v in homes.inverse or homes.last.get(v, -1) >= stop]
-    (dtype,) = _floats((*inputs, *made)) or {"float32"}
+    scalars = {value.dtype for value in outputs} & set(KERNEL_DTYPES)
+    dtype = next(iter(_floats((*inputs, *made)) or scalars or {"float32"}))
     return Run(task, tuple(nodes), axes, tuple(inputs), tuple(outputs), dtype, stop)
 
 

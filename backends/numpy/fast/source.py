@@ -222,6 +222,9 @@ class Source:
         if value.operation == "load":
             array = self.array_of[value.detail]
             return f"a{array}[p{array} + {k}]"
+        if value.operation == "repeat":
+            array = self.array_of[value.detail]
+            return f"a{array}[p{array}]"
         if self._is_held(value, self._level):
             array = self._held[value].array
             return f"a{array}[p{array} + {k}]"
