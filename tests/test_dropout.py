@@ -206,7 +206,8 @@ def test_recomputing_leaves_no_mask_held_from_forward_to_backward() -> None:
     assert len(masks) == 5
     assert not any(masks.intersection(node.inputs) for node in rewritten.nodes)
     # AS is there for dS anyway, so AS_drop, which dV reads, is made again with its mask.
-    made = [node for node in rewritten.nodes if node.operator is dropout_mask or node.name == "layer0/mha/AS_drop.again"]
+    again = "layer0/mha/AS_drop.again"
+    made = [node for node in rewritten.nodes if node.operator is dropout_mask or node.name == again]
     assert len(made) == 5
     assert all(node.meta.why and "recomputed" in node.meta.why for node in made)
 

@@ -262,7 +262,8 @@ def test_recomputed_masks_are_not_held_from_forward_to_backward():
         for value in joint.values.values()
         if value.dtype == "bool"
     )
-    assert 0 < held[True] - held[False] <= masks
+    # With a mask goes the result that was masked, where its operand is held anyway: 4 bytes beside each 1.
+    assert 0 < held[True] - held[False] <= 5 * masks
 
 
 # -- NaN --------------------------------------------------------------------------------------------------

@@ -26,10 +26,11 @@ from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
 from graphir.operators.dropout import keep_mask
 from graphir.operators.normalization import layer_norm
-from graphir.operators.special import MASKED, erf, random_bits
+from graphir.operators.special import MASKED, _hash_32, erf
 from graphir.passes import autodiff
 from graphir.testing import cases
 from tests.random_graphs import Program, programs
+from tests.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
 SNIPPED = [each for each in gi.operators() if find_snippet(each) is not None and each.examples]
@@ -51,7 +52,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _interpreted(dtype: str, text: str) -> Callable[..., None]:
     """The kernel as Python runs it."""
     float_of = getattr(np, dtype)
-    mixed = random_bits.__globals__["_hash_32"]
     types = ("float32", "float64", "int32", "int64", "uint32", "boolean")
     names: dict[str, Any] = dict(np=np, T=float_of, I=np.int32, N=np.uint64, U=np.uint32, IN=str, OUT=str)  # noqa: C408
     names |= {"exp": np.exp, "ordered": float_of, "unordered": float_of}
@@ -60,7 +60,7 @@ def _interpreted(dtype: str, text: str) -> Callable[..., None]:
         "kernel": lambda *_: lambda function: function,
         "sigmoid": lambda x: float_of(1) / (float_of(1) + np.exp(-x)),
         "normal": lambda x: float_of(0.5) * (1 + float_of(math.erf(x * math.sqrt(0.5)))),
-        "mixed": lambda x, key0, key1: mixed(np, x, int(key0), int(key1)),
+        "mixed": lambda x, key0, key1: _hash_32(np, x, int(key0), int(key1)),
     }
     exec(text, names)
     run: Callable[..., None] = names["run"]
@@ -137,6 +137,22 @@ def test_runs_of_random_programs_compute_what_their_nodes_do(program: Program, i
     differentiable = [value.name for value in program.graph.arguments if value.type.is_float]
     graph = autodiff(program.graph, wrt=differentiable)
     _check(graph, program.sizes, program.arrays())
+
+
+_CASES = (
+    Case("data", (("dp", 2),)),
+    Case("megatron", (("tp", 3),), padded=True),
+    Case("vocabulary", (("tp", 2),), tied=False),
+    Case("sequence", (("tp", 2),), qkv_bias=True),
+    Case("context", (("cp", 2),)),
+)
+
+
+@pytest.mark.parametrize("case", _CASES, ids=str)
+def test_ranks_compute_their_blocks_with_kernels(case: Case, interpreted: Counted) -> None:
+    arguments = {**start(step_of(case), tuple(case.sizes.items())), **batch(case.sizes, 0)}
+    _check(sharded_step_of(case), case.sizes, arguments)
+    assert interpreted.written > 10
 
 
 # -- compiled ---------------------------------------------------------------------------------------------

@@ -66,11 +66,10 @@ def _carry(node: Node, state: dict[Value, str]) -> None:
             continue
         if operator.view:
             state[node.outputs[0]] = state[value]
-        elif state[value] == MASKED and operand.name in operator.ignores_masked:
-            state[node.outputs[0]] = ZERO
-        elif state[value] == ZERO and (
-            operand.name in operator.vanishes or (operator.elementwise and operand.name in operator.linear)
-        ):
+            continue
+        linear = operator.elementwise and operand.name in operator.linear
+        vanishes = state[value] == ZERO and (linear or operand.name in operator.vanishes)
+        if vanishes or (state[value] == MASKED and operand.name in operator.ignores_masked):
             state[node.outputs[0]] = ZERO
 
 
@@ -82,7 +81,7 @@ def _may_leave_out(task: Task, pair: tuple[Factor, Factor], state: Mapping[Value
         return False
     for value, axes in task.space.dims.items():
         flat = [factor for axis in axes for factor in axis]
-        if k in flat and not ((k,) in axes):
+        if k in flat and (k,) not in axes:
             return False
         if q in flat and k in flat:
             if value in task.leaving and value not in state:

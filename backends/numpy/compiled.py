@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import graphir.backends.numpy.rules  # declares them
 from graphir.backends.blas import single_threaded_blas
 from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
@@ -24,7 +22,7 @@ from graphir.backends.numpy.program import Program
 from graphir.backends.numpy.results import ResultBuffers
 from graphir.backends.numpy.threads import Team, default_threads
 from graphir.backends.numpy.writer import Rank, Scratch, aligned
-from graphir.backends.plan import ExecutionPlan, Step, places, plan_complete
+from graphir.backends.plan import ExecutionPlan, Step, places
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
 from graphir.ir.types import DTYPES

@@ -9,7 +9,7 @@ from functools import cached_property
 from graphir.backends.numpy.causal import Beyond, find_causal
 from graphir.backends.numpy.memory import MemoryPlan, plan_memory
 from graphir.backends.numpy.storage import Arena, Homes, find_homes, plan_arena
-from graphir.backends.numpy.task import Task, make_task
+from graphir.backends.numpy.task import Numbers, Task, make_task
 from graphir.backends.numpy.tiles import choose_tiles
 from graphir.backends.plan import plan_complete
 from graphir.ir.graph import Graph
@@ -32,12 +32,13 @@ class Prepared:
     ) -> None:
         self.graph, self.donate = graph, donate
         self.steps = plan_complete(graph, sizes)
-        self.tasks = [make_task(step.node, graph, sizes) for step in self.steps.steps]
+        numbers = Numbers(graph.mesh, sizes)
+        self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
         self._outside = frozenset((*graph.arguments, *graph.outputs))
         packed = self._find_causal()
         for task in self.tasks:
             choose_tiles(task, threads)
-        self.packed = {value: self._packed_size(value) for value in packed}
+        self.packed = self._packed_sizes(packed)
         self.shared = self._find_shared() if share_replicas else {}
         self.homes = self._find_homes()
         self.arena: Arena = plan_arena(self.tasks, self.homes, {*self._outside, *self.shared}, self.packed)
@@ -65,13 +66,14 @@ class Prepared:
             task.causal = None
         return frozenset()
 
-    def _packed_size(self, value: Value) -> int:
-        return max(
-            sum(task.bytes(inner, tile) for tiles in task.tiles for tile in tiles)
-            for task in self.tasks
-            for inner, outer in task.outer.items()
-            if outer is value
-        )
+    def _packed_sizes(self, packed: frozenset[Value]) -> dict[Value, int]:
+        """The bytes of each packed value: the sum of its tiles, which are the same for all who touch it."""
+        sizes: dict[Value, int] = {}
+        for task in self.tasks:
+            for inner, outer in task.outer.items():
+                if outer in packed and outer not in sizes:
+                    sizes[outer] = sum(task.bytes(inner, tile) for tiles in task.tiles for tile in tiles)
+        return sizes
 
     # -- memory ---------------------------------------------------------------------------------------
 

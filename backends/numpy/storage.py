@@ -8,7 +8,9 @@ sees live in a thread's scratch memory, as long as their tile is worked on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from graphir.backends.numpy.emission import find_rule
 from graphir.backends.numpy.task import Task
@@ -192,24 +194,16 @@ def plan_arena(
 
 def _place(blocks: Sequence[Block]) -> list[Block]:
     """Offsets for blocks so that none overlap in time and place: the largest first, each as low as it fits."""
+    starts, ends, lows, highs = (np.zeros(len(blocks), np.int64) for _ in range(4))
     placed: list[Block] = []
-    by_time: dict[int, list[Block]] = {}
-    for block in sorted(blocks, key=lambda each: (-each.size, each.start)):
-        rivals = {id(r): r for time in _coarse(block) for r in by_time.get(time, ())}
-        overlapping = sorted(
-            (r for r in rivals.values() if r.start <= block.end and block.start <= r.end), key=lambda r: r.offset
-        )
-        offset = 0
-        for rival in overlapping:
-            if offset + block.size <= rival.offset:
-                break
-            offset = max(offset, -(-(rival.offset + rival.size) // _ALIGNMENT) * _ALIGNMENT)
-        done = Block(block.value, block.size, block.start, block.end, offset)
-        placed.append(done)
-        for time in _coarse(block):
-            by_time.setdefault(time, []).append(done)
+    for count, block in enumerate(sorted(blocks, key=lambda each: (-each.size, each.start))):
+        rivals = np.nonzero((starts[:count] <= block.end) & (ends[:count] >= block.start))[0]
+        rivals = rivals[np.argsort(lows[rivals])]
+        # Below each rival lies a gap, from the highest end of those before it; above all of them there is room.
+        floors = np.concatenate(([0], np.maximum.accumulate(highs[rivals])))
+        fits = np.nonzero(floors[:-1] + block.size <= lows[rivals])[0]
+        offset = int(floors[fits[0]] if len(fits) else floors[-1])
+        starts[count], ends[count], lows[count] = block.start, block.end, offset
+        highs[count] = -(-(offset + block.size) // _ALIGNMENT) * _ALIGNMENT
+        placed.append(replace(block, offset=offset))
     return placed
-
-
-def _coarse(block: Block) -> range:
-    return range(block.start >> 4, (block.end >> 4) + 1)

@@ -14,10 +14,12 @@ from typing import TypeAlias
 from graphir.backends.plan import local_shape
 from graphir.ir.analysis import contracted
 from graphir.ir.assignment import read_assignment
+from graphir.ir.dims import Dim
 from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph, Node
+from graphir.ir.layout import Mesh
 from graphir.ir.tiling import Factor, TileSpace, leading_rows, tile_space
-from graphir.ir.types import DTYPES
+from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
 
 #: A range of each factor that is cut; what is not named is whole.
@@ -166,8 +168,32 @@ class Task:
         return tuple(result)
 
 
-def make_task(node: Node, graph: Graph, sizes: Mapping[str, int]) -> Task:
-    """The task of a node of `graph`, without tiles yet."""
+class Numbers:
+    """Dims and shapes on one rank in numbers, each worked out once."""
+
+    def __init__(self, mesh: Mesh, sizes: Mapping[str, int]) -> None:
+        self.mesh, self.sizes = mesh, sizes
+        self._dims: dict[Dim, int] = {}
+        self._shapes: dict[TensorType, Shape] = {}
+
+    def dim(self, dim: Dim) -> int:
+        """The dim's whole size."""
+        found = self._dims.get(dim)
+        if found is None:
+            found = self._dims[dim] = dim.size(self.sizes)
+        return found
+
+    def shape(self, value: Value) -> Shape:
+        """The shape of a rank's block."""
+        found = self._shapes.get(value.type)
+        if found is None:
+            found = self._shapes[value.type] = local_shape(value, self.mesh, self.sizes)
+        return found
+
+
+def make_task(node: Node, numbers: Numbers) -> Task:
+    """The task of a node, without tiles yet."""
+    mesh = numbers.mesh
     body = body_of(node)
     if body is None:
         nodes: tuple[Node, ...] = (node,)
@@ -178,16 +204,16 @@ def make_task(node: Node, graph: Graph, sizes: Mapping[str, int]) -> Task:
         outer = dict(zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True))
     space = _space(node, nodes, body)
     values = dict.fromkeys(value for each in nodes for value in (*each.inputs, *each.outputs))
-    shapes = {value: local_shape(value, graph.mesh, sizes) for value in values}
+    shapes = {value: numbers.shape(value) for value in values}
     local: dict[Factor, int] = {}
     shared: set[Factor] = set()
     for each in nodes:
         rule, factors, _ = each.inference
         layouts = [value.type.layout for value in each.inputs]
-        split = {} if not graph.mesh.axes else read_assignment(rule, layouts, each.attributes.get("split", ()))
+        split = {} if not mesh.axes else read_assignment(rule, layouts, each.attributes.get("split", ()))
         for name, factor in space.factors[each].items():
-            count = graph.mesh.count(split.get(name, ()))
-            local[factor] = factors[name].size(sizes) // count
+            count = mesh.count(split.get(name, ()))
+            local[factor] = numbers.dim(factors[name]) // count
             if count > 1:
                 shared.add(factor)
     return Task(node, nodes, outer, tuple(leaving), space, shapes, local, frozenset(shared))

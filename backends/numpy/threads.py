@@ -37,12 +37,12 @@ class Barrier:
         self._queues: list[list[SimpleQueue[bool]]] = [[SimpleQueue() for _ in range(threads)] for _ in range(rounds)]
 
     def wait(self, thread: int) -> None:
-        """Returns when all threads have come here; raises `Aborted` when one of them has failed."""
+        """Returns when all threads have come here; raises `AbortedError` when one of them has failed."""
         step = 1
         for queues in self._queues:
             queues[(thread + step) % self.threads].put(True)
             if not queues[thread].get():
-                raise Aborted
+                raise AbortedError
             step *= 2
 
     def abort(self) -> None:
@@ -52,7 +52,7 @@ class Barrier:
                 queue.put(False)
 
 
-class Aborted(Exception):
+class AbortedError(Exception):
     """Another thread failed."""
 
 
@@ -77,7 +77,7 @@ class Team:
             self._jobs[thread].put(lists[thread])
         failure = self._attempt(lists[0])
         failures = [failure, *(self._done.get() for _ in range(1, self.threads))]
-        real = [each for each in failures if each is not None and not isinstance(each, Aborted)]
+        real = [each for each in failures if each is not None and not isinstance(each, AbortedError)]
         if real:
             self.barrier = Barrier(self.threads)
             raise real[0]

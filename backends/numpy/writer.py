@@ -123,7 +123,7 @@ class Writer:
         self._runs: Mapping[int, Run] = {} if rank.kernels is None else rank.kernels.runs(task, homes)
 
     def write(self, tiles: Iterable[Tile], before: Iterable[Iterable[Tile]]) -> None:
-        """The calls for `tiles`; `before` are the tiles of the threads that come first, whose parts are packed first."""
+        """The calls for `tiles`; `before` are those of the threads before, whose parts are packed first."""
         for tile in (tile for each in before for tile in each):
             self._skip(tile)
         for self._number, self.tile in enumerate(tiles):
@@ -239,10 +239,9 @@ class Writer:
         made: Array = node.operator.kernel(np, operand, **extra)
         if made.size == 0 or np.may_share_memory(made, operand):
             return made
-        copy, place = self.scratch_memory.allocate(operand.shape, operand.dtype)
-        self._frames[node.outputs[0]] = place
-        self(np.copyto, copy, operand)
-        return node.operator.kernel(np, copy, **extra)  # type: ignore[no-any-return]
+        target, self._frames[node.outputs[0]] = self.scratch_memory.allocate(made.shape, made.dtype)
+        self(_run_reference, node.operator.kernel, (operand,), extra, (target,), None)
+        return target
 
     def _target(self, value: Value, additions: list[tuple[Array, Array]]) -> Array | None:
         """Where the tile's part of a result goes; None if nobody wants it."""
@@ -353,7 +352,8 @@ class Writer:
     def _release(self, position: int) -> None:
         """Gives back the scratch memory of values that no later node reads."""
         rep, last = self.homes.rep, self.homes.last
-        for value in [v for v in self._frames if v not in self.homes.inverse]:
+        # Copies of what has no view stay until the tile ends: views of them are not told apart.
+        for value in [v for v in self._frames if v in rep and v not in self.homes.inverse]:
             users = [last.get(each, position) for each in self._views if rep.get(each, each) is value]
             if max(users, default=position) <= position and value not in self._leaving:
                 self.scratch_memory.free(self._frames.pop(value))

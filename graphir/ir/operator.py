@@ -156,7 +156,7 @@ class Operator:
         self.causal = causal
         #: Operands whose masked entries change nothing but their own results, which are 0.
         self.ignores_masked = frozenset(ignores_masked.split())
-        #: Operands where 0 makes the result 0 and changes nothing else. In what it is linear in, an elementwise one is so.
+        #: Operands where 0 makes the result 0 and changes nothing else. An elementwise one is so in what it is linear in.
         self.vanishes = frozenset(vanishes.split())
         #: What an output is pending, where a factor that it lacks is split: the parts of a sum, or of a max.
         self.reduction = reduction
@@ -194,7 +194,8 @@ class Operator:
         #: The operands a kernel is handed, in order; empty for a variadic kernel, which takes what comes.
         self.operands, self.variadic = declared.operands, declared.variadic
         self.attributes, self.keywords = declared.attributes, declared.keywords
-        named_inputs = self.linear.union(self.ignores_masked, self.vanishes, self.updates.values(), *self._depends.values())
+        spoken_of = (self.ignores_masked, self.vanishes, self.updates.values(), *self._depends.values())
+        named_inputs = self.linear.union(*spoken_of)
         named_outputs = self.auxiliary.union(self.updates, self._depends)
         if self._static is not None:
             check_signatures(key, self._static, declared, named_inputs, named_outputs)
@@ -218,7 +219,7 @@ class Operator:
         return declare
 
     def sloped(self, key: str, signature: str | Callable[..., str], **traits: Any) -> Callable[[Kernel], Operator]:
-        """Declares the operator that makes the result and, beside it, the slope: of `X -> Y, slope`, dX = slope ⊙ dY."""
+        """Declares the operator that makes the result and its slope beside it: of `X -> Y, slope`, dX = slope ⊙ dY."""
 
         def declare(kernel: Kernel) -> Operator:
             traits.setdefault("no_gradient", f"it stands for {self.key} in graphs that are differentiated already")
@@ -404,8 +405,8 @@ def operator(
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
     Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, associative, random, reduction,
-    shape_only, view, inverse, identity, causal, ignores_masked, vanishes, updates, relayout, collective, exempt, no_gradient,
-    flops, examples.
+    shape_only, view, inverse, identity, causal, ignores_masked, vanishes, updates, relayout, collective, exempt,
+    no_gradient, flops, examples.
     OperatorError if the declaration contradicts itself or `key` is taken.
     """
 

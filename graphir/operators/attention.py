@@ -80,9 +80,7 @@ def _d_scale_mask_signature(mask: str) -> str:
     return f"dZ[b *h q k]{_mask_operand(mask)} -> dA[b *h q k]"
 
 
-@scale_mask.backward(
-    "dSM", _d_scale_mask_signature, flops=2, linear="dZ", causal=_is_causal, examples=_SM_EXAMPLES
-)
+@scale_mask.backward("dSM", _d_scale_mask_signature, flops=2, linear="dZ", causal=_is_causal, examples=_SM_EXAMPLES)
 def d_scale_mask(
     xp: Xp,
     dZ: Array,

@@ -160,7 +160,9 @@ def concatenate(xp: Xp, X: Array, *, shape: tuple[int, ...]) -> Array:
     return X.reshape(shape)
 
 
-@concatenate.backward("dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY", view=True, inverse=_reshaped, examples=({"h": _H},))
+@concatenate.backward(
+    "dC", "dY[*b (h d)] -> dX[*b h d]", linear="dY", view=True, inverse=_reshaped, examples=({"h": _H},)
+)
 def d_concatenate(xp: Xp, dY: Array, *, h: Size, shape: tuple[int, ...]) -> Array:
     """dX [B, S, N_H, D_h]: dY [B, S, D] split into heads again."""
     return dY.reshape(shape)
@@ -214,7 +216,8 @@ def broadcast_op(
 
     Backward: Σ over the same positions, dX = Σ dY.
     """
-    index = tuple(None if i in axes else slice(None) for i in range(rank))
+    # The dots keep a scalar an array, and so a view.
+    index = (*(None if i in axes else slice(None) for i in range(rank)), ...)
     return xp.broadcast_to(X[index], shape)
 
 
