@@ -156,7 +156,7 @@ class Operator:
         self.causal = causal
         #: Operands whose masked entries change nothing but their own results, which are 0.
         self.ignores_masked = frozenset(ignores_masked.split())
-        #: Operands where 0 makes the result 0 and changes nothing else. An elementwise one is so in what it is linear in.
+        #: Operands where 0 makes the result 0 and changes nothing else: so too, of an elementwise one, the linear ones.
         self.vanishes = frozenset(vanishes.split())
         #: What an output is pending, where a factor that it lacks is split: the parts of a sum, or of a max.
         self.reduction = reduction
