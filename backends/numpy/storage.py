@@ -194,7 +194,9 @@ def plan_arena(
 
 def _place(blocks: Sequence[Block]) -> list[Block]:
     """Offsets for blocks so that none overlap in time and place: the largest first, each as low as it fits."""
-    starts, ends, lows, highs = (np.zeros(len(blocks), np.int64) for _ in range(4))
+    # Python's own integers for a plan larger than any memory, which is refused when it is to be allocated.
+    kind = np.int64 if sum(block.size for block in blocks) < 1 << 60 else object
+    starts, ends, lows, highs = (np.zeros(len(blocks), kind) for _ in range(4))
     placed: list[Block] = []
     for count, block in enumerate(sorted(blocks, key=lambda each: (-each.size, each.start))):
         rivals = np.nonzero((starts[:count] <= block.end) & (ends[:count] >= block.start))[0]
