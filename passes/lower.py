@@ -37,6 +37,7 @@ def lower(graph: Graph) -> Graph:
     """
     builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
+    outputs = frozenset(graph.outputs)
     for node in graph.nodes:
         if node.operator.lower is None:
             builder.copy_node(node, copies)
@@ -44,7 +45,7 @@ def lower(graph: Graph) -> Graph:
         rule = node.inference.rule
         operands = {o.name: copies[value] for o, value in zip(rule.inputs, node.inputs, strict=True)}
         # A result that nobody reads (CE's log-sum-exp in a forward graph) need not be made.
-        read = [bool(graph.uses[value]) or value in graph.outputs for value in node.outputs]
+        read = [bool(graph.uses[value]) or value in outputs for value in node.outputs]
         results = [(o.name, value) for o, value, kept in zip(rule.outputs, node.outputs, read, strict=True) if kept]
         names = {name: f"/{value.name}" for name, value in results}
         meta, why = node.meta, f"{node.operator.key} taken apart"

@@ -40,7 +40,11 @@ def recompute(graph: Graph, level: str = "masks") -> Graph:
     """
     if level not in LEVELS:
         raise ConfigError(f"recompute={level!r} is no level; choose from {', '.join(LEVELS)}")
-    return graph if level == "nothing" else _Recompute(graph, _holds(graph, level)).run()
+    if level == "nothing":
+        return graph
+    flow = Flow(graph)
+    late = {flow.root(value) for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
+    return _Recompute(graph, _holds(flow, late, level), late).run()
 
 
 def recompute_masks(graph: Graph) -> Graph:
@@ -48,12 +52,11 @@ def recompute_masks(graph: Graph) -> Graph:
     return recompute(graph, "masks")
 
 
-def _holds(graph: Graph, level: str) -> Callable[[Node], bool]:
-    """Whether the results of a forward node are held for the backward pass."""
-    flow, late = Flow(graph), _read_late(graph)
+def _holds(flow: Flow, late: Set[Value], level: str) -> Callable[[Node], bool]:
+    """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
     streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
     stream = {node for node in flow.nodes if node.meta.phase == FORWARD and _joins(node, flow)}
-    inside = _leading_to(stream, graph)
+    inside = _leading_to(stream, flow.graph)
 
     def holds(node: Node) -> bool:
         if level in ("selective", "full"):
@@ -66,12 +69,6 @@ def _holds(graph: Graph, level: str) -> Callable[[Node], bool]:
         return not node.operator.random or any(flow.root(value) not in late for value in operands)
 
     return holds
-
-
-def _read_late(graph: Graph) -> set[Value]:
-    """What the backward pass reads, itself or a view of it."""
-    flow = Flow(graph)
-    return {flow.root(value) for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
 
 
 def _joins(node: Node, flow: Flow) -> bool:
@@ -87,13 +84,14 @@ def _leading_to(targets: Set[Node], graph: Graph) -> set[Node]:
 
 
 class _Recompute:
-    def __init__(self, graph: Graph, holds: Callable[[Node], bool]) -> None:
+    def __init__(self, graph: Graph, holds: Callable[[Node], bool], late: Set[Value]) -> None:
+        #: What the backward pass reads, itself or a view of it.
+        self.late = late
         self.graph, self.holds = graph, holds
         self.builder = Builder(graph.name, mesh=graph.mesh)
         self.copies = self.builder.copy_arguments(graph)
         self.again: dict[Value, Value] = {}
         self.position = {value: i for i, value in enumerate(graph.values.values())}
-        self.late = _read_late(graph)
 
     def run(self) -> Graph:
         for node in self.graph.nodes:

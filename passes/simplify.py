@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.graph import Graph, Node
@@ -16,8 +18,9 @@ def simplify(graph: Graph) -> Graph:
     """
     builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
+    outputs = frozenset(graph.outputs)
     for node in graph.nodes:
-        if _is_idle(node, graph):
+        if _is_idle(node, graph, outputs):
             copies.update((value, copies[operand]) for value, operand in _handed_on(node).items())
         else:
             builder.copy_node(node, copies)
@@ -25,17 +28,19 @@ def simplify(graph: Graph) -> Graph:
     return builder.build(*(copies[value] for value in graph.outputs))
 
 
-def _is_idle(node: Node, graph: Graph) -> bool:
+def _is_idle(node: Node, graph: Graph, outputs: Set[Value]) -> bool:
     """Whether nothing would be missing without the node.
 
     What it does not hand on (the mask of dropout at rate 0) only idle nodes may read, and only to leave it aside.
     """
     same = _handed_on(node)
-    if not same or any(value in graph.outputs for value in node.outputs):
+    if not same or not outputs.isdisjoint(node.outputs):
         return False
     own = [value for value in node.outputs if value not in same]
     readers = [(value, reader) for value in own for reader, _ in graph.uses[value]]
-    return all(value not in _handed_on(reader).values() and _is_idle(reader, graph) for value, reader in readers)
+    return all(
+        value not in _handed_on(reader).values() and _is_idle(reader, graph, outputs) for value, reader in readers
+    )
 
 
 def _handed_on(node: Node) -> dict[Value, Value]:

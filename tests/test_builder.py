@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,16 +12,9 @@ from hypothesis import strategies as st
 import graphir as gi
 from graphir.errors import GraphError, TypeCheckError
 from graphir.ir.graph import BACKWARD, FORWARD
+from tests.lines import this_line
 
 B, S, D, F, N_H = gi.dims("B S D D_ff N_H")
-
-
-def this_line(offset=0):
-    """How graphir writes the caller's line, `offset` lines on."""
-    caller = inspect.currentframe().f_back
-    path = Path(__file__).resolve()
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown.as_posix()}:{caller.f_lineno + offset}"
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +10,9 @@ import pytest
 import graphir as gi
 from graphir.errors import DimError, GraphError, LayoutError, TypeCheckError
 from graphir.operators.collectives import local_slice
+from tests.lines import this_line
 
 B, S, D = gi.dims("B S D")
-
-
-def this_line(offset=0):
-    """How graphir writes the caller's line, `offset` lines on."""
-    caller = inspect.currentframe().f_back
-    path = Path(__file__).resolve()
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown.as_posix()}:{caller.f_lineno + offset}"
 
 
 @pytest.fixture

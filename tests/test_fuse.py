@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import graphir as gi
 from graphir.errors import OperatorError, TypeCheckError, VerifyError
 from graphir.ir.attributes import Attributes
-from graphir.ir.fused import body_of, fused
+from graphir.ir.fused import fused
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.passes import LEVELS, autodiff, fuse, optimised, optimize, prune, unfuse
 from graphir.passes.fuse.precedence import Precedence
@@ -44,11 +44,11 @@ def assert_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def fused_nodes(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if body_of(node) is not None]
+    return [node for node in graph.nodes if node.body is not None]
 
 
 def body(node: Node) -> Graph:
-    found = body_of(node)
+    found = node.body
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def work(graph: Graph) -> list[list[str]]:
     """Of each node the operators that it carries out, views left out."""
     found = []
     for node in graph.nodes:
-        nodes = (node,) if body_of(node) is None else body(node).nodes
+        nodes = (node,) if node.body is None else body(node).nodes
         found.append([each.operator.key for each in nodes if not each.operator.view])
     return found
 

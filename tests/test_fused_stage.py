@@ -22,7 +22,7 @@ from graphir.drawing.labels import plain
 from graphir.drawing.unfold import unfolded
 from graphir.errors import GraphError, ParseError
 from graphir.ir.attributes import Attributes
-from graphir.ir.fused import body_of, fused
+from graphir.ir.fused import fused
 from graphir.passes import LEVELS, autodiff, fuse, lower, optimised, optimize, prune, shard, unfuse
 from tests.random_graphs import graphs
 from tests.test_text import check_round_trip
@@ -95,7 +95,7 @@ def test_a_body_stands_below_its_node() -> None:
     graph = gi.parse(TEXT)
     assert gi.to_text(graph) == TEXT
     node = graph.nodes[-1]
-    body = body_of(node)
+    body = node.body
     assert body is not None
     assert node.operator is fused
     assert [inner.name for inner in body.nodes] == ["head/BC_b", "head/Z_b", "head/A", "head/H"]
@@ -136,7 +136,7 @@ def test_mistakes_in_a_body_are_found_where_they_are(old: str, new: str, line: i
 def test_a_body_with_names_of_its_own_cannot_be_written() -> None:
     graph = gi.parse(TEXT)
     *rest, node = graph.nodes
-    body = body_of(node)
+    body = node.body
     assert body is not None
 
     def written(changed: gi.Graph) -> str:
@@ -255,7 +255,7 @@ def test_a_fused_graph_costs_what_its_nodes_cost() -> None:
         optimised(prune(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron")), without=["fuse"]),
     ):
         graph = fuse(plain_graph)
-        assert any(body_of(node) for node in graph.nodes)
+        assert any(node.body for node in graph.nodes)
         assert count_flops(graph) == count_flops(plain_graph)
         for phase in ("forward", "backward", "update"):
             assert count_flops(graph, phase) == count_flops(plain_graph, phase)
@@ -266,7 +266,7 @@ def test_a_fused_graph_costs_what_its_nodes_cost() -> None:
 def test_a_fused_node_costs_the_sum_of_its_body() -> None:
     graph = gi.parse(TEXT)
     node = graph.nodes[-1]
-    body = body_of(node)
+    body = node.body
     assert body is not None
     assert node_flops(node) == count_flops(body)
     assert str(node_flops(node)) != "0"

@@ -12,6 +12,7 @@ from graphir.backends.blas import single_threaded_blas
 from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.executable import Executable, Run, Watch
+from graphir.backends.numpy.buffers import Scratch, aligned
 from graphir.backends.numpy.emission import Array
 from graphir.backends.numpy.exchanges import Exchanges
 from graphir.backends.numpy.memory import MemoryPlan
@@ -21,7 +22,7 @@ from graphir.backends.numpy.profiler import Profiler
 from graphir.backends.numpy.program import Program
 from graphir.backends.numpy.results import ResultBuffers
 from graphir.backends.numpy.threads import Team, default_threads
-from graphir.backends.numpy.writer import Rank, Scratch, aligned
+from graphir.backends.numpy.writer import Rank
 from graphir.backends.plan import ExecutionPlan, Step, places
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
@@ -228,32 +229,24 @@ class CompiledExecutable(Executable):
                 self._bind(program, mine, block)
 
     def _bind(self, program: Program, value: Value, block: Array) -> None:
-        arrays = program.rank.arrays
+        arrays, copied = program.rank.arrays, program.rank.copied
         held = arrays[value]
         # Small ones, and parts of a whole, are copied; the others are read where they are.
         if block.nbytes <= _SMALL or not block.flags.c_contiguous or not block.flags.aligned or value.dtype == "text":
-            if id(value) not in self._own(program):
+            if value not in copied:
                 arrays[value] = np.empty(block.shape, block.dtype)
                 program.bind(value, arrays[value])
-                self._own(program).add(id(value))
+                copied.add(value)
             arrays[value][...] = block
         elif block.ctypes.data != held.ctypes.data or held.base is not block.base:
             arrays[value] = block
             program.bind(value, block)
-            self._own(program).discard(id(value))
+            copied.discard(value)
         else:
             return
         for new, old in self.prepared.overwriting.items():
             if old is value:
                 arrays[new] = arrays[old]
-
-    def _own(self, program: Program) -> set[int]:
-        """The values whose buffer is the program's, not the caller's."""
-        return self._owned.setdefault(id(program), set())
-
-    @cached_property
-    def _owned(self) -> dict[int, set[int]]:
-        return {}
 
     @cached_property
     def _results(self) -> list[ResultBuffers]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from graphir.backends.numpy.buffers import Scratch, addresses
 from graphir.backends.numpy.emission import Array
 from graphir.backends.numpy.rules.shared import maximum
 from graphir.backends.numpy.storage import Homes
 from graphir.backends.numpy.task import Task
 from graphir.backends.numpy.threads import Team, meet
-from graphir.backends.numpy.writer import Call, Rank, Scratch, Writer
+from graphir.backends.numpy.writer import Call, Rank, Writer
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 
@@ -48,7 +49,7 @@ class _Relocation:
 
 @dataclass
 class Program:
-    """A rank's segments. `stands_in` are the buffers that calls were written against, by value."""
+    """A rank's segments, and the table by which their operands are bound."""
 
     rank: Rank
     team: Team
@@ -97,12 +98,12 @@ class Program:
         calls: list[Call] = [(combine, (terms[active[0], ...], terms[active[1], ...], total))]
         calls += [(combine, (total, terms[each, ...], total)) for each in active[2:]]
         threads = range(self.team.threads)
-        bounds = [_bounds(terms)]
+        read, written = ([found] if (found := addresses(each)) else [] for each in (terms, total))
         self._add(
             [calls if t == 0 else [] for t in threads],
             [[node] * len(calls) if t == 0 else [] for t in threads],
-            [bounds if t == 0 else [] for t in threads],
-            [[_bounds(total)] if t == 0 else [] for t in threads],
+            [read if t == 0 else [] for t in threads],
+            [written if t == 0 else [] for t in threads],
         )
 
     def _add(self, calls: list[list[Call]], nodes: list[list[Node]], reads: Touched, writes: Touched) -> None:
@@ -134,14 +135,12 @@ class Program:
         for touched in (*self._reads, *self._writes):
             touched.clear()
 
-    def end_segment(self) -> None:
-        """A segment ends when all threads have."""
-
     # -- binding --------------------------------------------------------------------------------------
 
     def find_relocations(self, stand_ins: Mapping[Value, Array]) -> None:
         """Notes which operands of which calls lie in the buffers `stand_ins`."""
-        ranges = sorted((*_bounds(array), index) for index, array in enumerate(stand_ins.values()) if array.size)
+        touched = ((addresses(array), index) for index, array in enumerate(stand_ins.values()))
+        ranges = sorted((*found, index) for found, index in touched if found is not None)
         starts, values = [low for low, _, _ in ranges], list(stand_ins)
         for s, segment in enumerate(self.segments):
             for t, calls in enumerate(segment.calls):
@@ -164,12 +163,9 @@ class Program:
             calls[r.call] = (function, _replaced(arguments, r.position, view))
 
 
-def _arrays(arguments: tuple[Any, ...], start: int = 0) -> Iterator[tuple[int, Array]]:
+def _arrays(arguments: tuple[Any, ...]) -> Iterator[tuple[int, Array]]:
     """The arrays among a call's arguments, nested tuples included, with their place in a flat count."""
-    for each in _flat(arguments):
-        if isinstance(each, np.ndarray):
-            yield start, each
-        start += 1
+    return ((place, each) for place, each in enumerate(_flat(arguments)) if isinstance(each, np.ndarray))
 
 
 def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
@@ -191,11 +187,6 @@ def _replaced(arguments: tuple[Any, ...], position: int, view: Array) -> tuple[A
         result.append(each)
         count += size
     return tuple(result)
-
-
-def _bounds(array: Array) -> tuple[int, int]:
-    low = array.ctypes.data
-    return low, low + array.nbytes
 
 
 def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from graphir.backends.numpy.buffers import rounded
 from graphir.backends.numpy.emission import find_rule
 from graphir.backends.numpy.task import Task
 from graphir.ir.graph import Node
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
-
-_ALIGNMENT = 64
 
 
 @dataclass
@@ -206,6 +205,6 @@ def _place(blocks: Sequence[Block]) -> list[Block]:
         fits = np.nonzero(floors[:-1] + block.size <= lows[rivals])[0]
         offset = int(floors[fits[0]] if len(fits) else floors[-1])
         starts[count], ends[count], lows[count] = block.start, block.end, offset
-        highs[count] = -(-(offset + block.size) // _ALIGNMENT) * _ALIGNMENT
+        highs[count] = rounded(offset + block.size)
         placed.append(replace(block, offset=offset))
     return placed

@@ -15,7 +15,6 @@ from graphir.backends.plan import local_shape
 from graphir.ir.analysis import contracted
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
-from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.tiling import Factor, TileSpace, leading_rows, tile_space
@@ -108,21 +107,11 @@ class Task:
     tiles: list[Tiles] = field(default_factory=list)
     private: frozenset[Value] = frozenset()
 
-    @property
-    def leaving_sums(self) -> list[Value]:
-        """The values that are sums over tiles."""
-        return list(self.space.summed)
-
     @cached_property
     def product(self) -> Node | None:
-        """The product that the task is, beside views; None of a task that is more or less."""
+        """The product that the task is, beside views, which BLAS cuts into tiles better; None of any other task."""
         work = [node for node in self.nodes if not node.operator.view]
         return work[0] if len(work) == 1 and contracted(work[0]) else None
-
-    @property
-    def is_product(self) -> bool:
-        """Whether the task is one product, which BLAS cuts into tiles better."""
-        return self.product is not None
 
     @cached_property
     def materialised(self) -> tuple[Value, ...]:
@@ -194,7 +183,7 @@ class Numbers:
 def make_task(node: Node, numbers: Numbers) -> Task:
     """The task of a node, without tiles yet."""
     mesh = numbers.mesh
-    body = body_of(node)
+    body = node.body
     if body is None:
         nodes: tuple[Node, ...] = (node,)
         outer = {value: value for value in (*node.inputs, *node.outputs)}
@@ -221,24 +210,13 @@ def make_task(node: Node, numbers: Numbers) -> Task:
 
 def _space(node: Node, nodes: tuple[Node, ...], body: Graph | None) -> TileSpace:
     """The loops that the fusing pass found; of a product all dims of its result; else the rows."""
-    if body is not None and node.attributes["anchor"]:
-        # Views that were folded in may cut a dim that the nodes among themselves take as one.
-        anchor, most = body[node.attributes["anchor"]], node.attributes["rows"]
-        spaces = (tile_space(nodes, anchor, rows) for rows in range(most, -1, -1))
-        return next(space for space in spaces if space is not None)
     last = next((each for each in nodes if not each.operator.view), nodes[-1])
-    anchor, rows = leading_rows(last)
-    if contracted(last):
-        anchor, rows = last.outputs[0], len(last.outputs[0].shape)
-    for count in (*range(rows, 0, -1), 0):
-        found = tile_space(nodes, anchor, count)
-        if found is not None and (count == 0 or not _repeats(nodes, found)):
-            return found
-    raise AssertionError("a tile space without loops always exists")
-
-
-def _repeats(nodes: Sequence[Node], space: TileSpace) -> bool:
-    """Whether a value that is read once by several tiles would be written by several, too."""
-    return any(
-        not node.operator.view and not node.inputs and bool(space.loops) for node in nodes if not node.operator.random
-    )
+    if body is not None and node.attributes["anchor"]:
+        anchor, most = body[node.attributes["anchor"]], node.attributes["rows"]
+    elif contracted(last):
+        anchor, most = last.outputs[0], len(last.outputs[0].shape)
+    else:
+        anchor, most = leading_rows(last)
+    # Views that were folded in may cut a dim that the nodes among themselves take as one: then there are fewer loops.
+    spaces = (tile_space(nodes, anchor, rows) for rows in range(most, -1, -1))
+    return next(space for space in spaces if space is not None)

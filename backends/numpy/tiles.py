@@ -50,7 +50,7 @@ def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int) -> Factor | 
     fitting = [loop for loop in loops if task.sizes[loop] >= parts > 1]
     if not fitting:
         return None
-    if task.is_product:
+    if task.product is not None:
         # Each thread packs the operand that it does not share: the longer side is the one to cut.
         return max(fitting, key=lambda loop: (task.sizes[loop] * _rows_before(task, loop), -loops.index(loop)))
 
@@ -76,7 +76,7 @@ def _cut(task: Task, share: Tile) -> Tiles:
         least, most = _CAUSAL_ROWS
         q = task.causal[0]
         widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
-    if not task.is_product:
+    if task.product is None:
         _shrink(task, widths)
     pieces = tuple(Pieces(loop, *ranges[loop], widths[loop]) for loop in task.space.loops)
     return Tiles(pieces, task.causal, 0 if task.causal is None else task.sizes[task.causal[1]])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
+from graphir.backends.numpy.buffers import Scratch, addresses
 from graphir.backends.numpy.emission import Array, Function, find_rule
 from graphir.backends.numpy.rules.shared import maximum
 from graphir.backends.numpy.storage import Homes
@@ -16,69 +17,13 @@ from graphir.backends.numpy.task import Task, Tile
 from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
+from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
     from graphir.backends.numpy.fast import Kernels, Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
-_ALIGNMENT = 64
-_CHUNK = 4 << 20
-
-
-class Scratch:
-    """A thread's scratch memory: what a tile needs while it is worked on. Grows by chunks, is never given back."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Array] = []
-        self._used: list[list[tuple[int, int]]] = []
-
-    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> tuple[Array, tuple[int, int, int]]:
-        """A buffer, and its place, to be given to `free`."""
-        kind = np.dtype(dtype)
-        size = kind.itemsize
-        for length in shape:
-            size *= length
-        size = -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
-        for index in range(len(self.chunks)):
-            offset = self._fit(index, size)
-            if offset is not None:
-                return self._take(index, offset, size, tuple(shape), kind)
-        self.chunks.append(aligned(max(size, _CHUNK)))
-        self._used.append([])
-        return self._take(len(self.chunks) - 1, 0, size, tuple(shape), kind)
-
-    def _take(
-        self, index: int, offset: int, size: int, shape: tuple[int, ...], kind: np.dtype[Any]
-    ) -> tuple[Array, tuple[int, int, int]]:
-        self._used[index].append((offset, size))
-        self._used[index].sort()
-        return np.ndarray(shape, kind, self.chunks[index].data, offset), (index, offset, size)
-
-    def _fit(self, index: int, size: int) -> int | None:
-        offset = 0
-        for start, length in self._used[index]:
-            if offset + size <= start:
-                return offset
-            offset = start + length
-        return offset if offset + size <= self.chunks[index].size else None
-
-    def free(self, place: tuple[int, int, int]) -> None:
-        """Gives a buffer back."""
-        index, offset, size = place
-        self._used[index].remove((offset, size))
-
-    def clear(self) -> None:
-        """Gives all buffers back."""
-        for used in self._used:
-            used.clear()
-
-
-def aligned(size: int) -> Array:
-    """An uninitialised byte buffer that starts where vector instructions like it."""
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size]
 
 
 @dataclass
@@ -89,6 +34,7 @@ class Rank:
     packed     values of which only the causal half is stored, tile after tile
     places     where the rank's blocks lie, of each node that asks
     kernels    of what fused kernels are made for, if any are wanted
+    copied     arguments that are copied into buffers of the rank's own
     """
 
     arrays: dict[Value, Array]
@@ -97,6 +43,7 @@ class Rank:
     sizes: Mapping[str, int]
     kernels: Kernels | None = None
     constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)
+    copied: set[Value] = field(default_factory=set)
 
 
 class Writer:
@@ -115,6 +62,7 @@ class Writer:
         self._entering = set(task.entering)
         self._leaving = set(task.leaving)
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
+        self._signatures: dict[Node, Signature] = {}
         self._visited: set[tuple[Any, ...]] = set()
         self._kept: dict[tuple[Node, int], Array] = {}
         self._packed_at: dict[Value, int] = {}
@@ -191,11 +139,10 @@ class Writer:
         if rule is not None:
             named: dict[str, Any] = {}
             if operator.variadic:
-                name = operator.signatures(node.attributes)[0].inputs[0].name
-                named[name] = tuple(operands)
+                named[self._declared(node).inputs[0].name] = tuple(operands)
             else:
                 named.update({name: given.get(name) for name in operator.operands})
-            full = operator.signatures({**node.attributes, "only": None})[0].outputs
+            full = self._declared(node).outputs
             named.update({o.name: results.get(o.name) for o in full} if len(full) >= len(results) else results)
             if rule.emit(self, **named, **extra) is not False:
                 return
@@ -205,9 +152,16 @@ class Writer:
         if "shape" in extra:
             extra["shape"] = self.task.shape(node.outputs[0], self.tile)
         inputs = operands if operator.variadic else [given.get(name) for name in operator.operands]
-        full = operator.signatures({**node.attributes, "only": None})[0].outputs
-        positions = [[o.name for o in full].index(o.name) for o in rule_of_node.outputs] if extra.get("only") else None
+        names = [o.name for o in self._declared(node).outputs]
+        positions = [names.index(o.name) for o in rule_of_node.outputs] if extra.get("only") else None
         self(_run_reference, operator.kernel, tuple(inputs), extra, tuple(outputs), positions)
+
+    def _declared(self, node: Node) -> Signature:
+        """The node's signature with all outputs that its operator declares, wanted or not."""
+        found = self._signatures.get(node)
+        if found is None:
+            found = self._signatures[node] = node.operator.signatures({**node.attributes, "only": None})[0]
+        return found
 
     def _place(self, node: Node) -> Place:
         """Where the tile's part of a node lies in the global tensors."""
@@ -248,22 +202,16 @@ class Writer:
         homes = self.homes
         if value not in homes.last and value not in self._leaving and value not in homes.inverse:
             return None
-        if value in homes.inverse:
-            found = self._through_views(value)
+        outer = self._outer_of(value)
+        if outer is not None:
+            found = self._stored(value, outer)
+            _note(self.writes, outer, found)
         else:
             first = homes.rep[value]
-            outer = homes.outer.get(first)
-            if outer is not None:
-                found = self._region(value, outer)
-            elif first in self._frames:
-                found = self._views[first]
-            else:
-                found, self._frames[first] = self.scratch_memory.allocate(
-                    self.task.shape(value, self.tile), value.dtype
-                )
-                self._views[first] = found
-        if outer_value := self._outer_of(value):
-            _note(self.writes, outer_value, found)
+            if first not in self._frames:
+                shape = self.task.shape(value, self.tile)
+                self._views[first], self._frames[first] = self.scratch_memory.allocate(shape, value.dtype)
+            found = self._views[first]
         self._views[value] = found
         if value in self.task.space.summed:
             key = (value, *((f, self.tile[f]) for f in self._own_loops(value)))
@@ -273,34 +221,35 @@ class Writer:
                 additions.append((found, term))
                 return term
             self._visited.add(key)
-            self._clear_beyond(value, found)
+            self._clear_beyond(value)
         return found
 
     def _own_loops(self, value: Value) -> list[int]:
         mine = {factor for axis in self.task.space.dims[value] for factor in axis}
         return [loop for loop in self.task.space.loops if loop in mine]
 
-    def _clear_beyond(self, value: Value, part: Array) -> None:
+    def _clear_beyond(self, value: Value) -> None:
         """Where the first tile that adds to a sum leaves out the causal rest, that starts at 0."""
-        if self.task.causal is None:
+        outer = self._outer_of(value)
+        if self.task.causal is None or outer is None:
             return
         k = self.task.causal[1]
         if self.tile[k] == (0, self.task.sizes[k]) or (k,) not in self.task.space.dims[value]:
             return
-        whole = {**self.tile, k: (0, self.task.sizes[k])}
-        tile, self.tile = self.tile, whole
-        target = (
-            self._through_views(value)
-            if value in self.homes.inverse
-            else self._region(value, self.homes.outer[self.homes.rep[value]])
-        )
+        tile, self.tile = self.tile, {**self.tile, k: (0, self.task.sizes[k])}
+        target = self._stored(value, outer)
         self.tile = tile
         self(np.copyto, target, target.dtype.type(0))
 
     def _outer_of(self, value: Value) -> Value | None:
+        """The value of the graph in whose buffer `value` lies, if it is not in scratch memory."""
         if value in self.homes.inverse:
             return self.task.outer[self.homes.inverse[value][0].outputs[0]]
         return self.homes.outer.get(self.homes.rep[value])
+
+    def _stored(self, value: Value, outer: Value) -> Array:
+        """The tile's part of `value` in the buffer of `outer`, through the views that lead back from it, if any."""
+        return self._through_views(value) if value in self.homes.inverse else self._region(value, outer)
 
     def _region(self, value: Value, outer: Value) -> Array:
         """The tile's part of a buffer of the graph."""
@@ -414,14 +363,7 @@ def _same_memory(one: Array, other: Array) -> bool:
 
 def _note(found: dict[Value, tuple[int, int]], value: Value, part: Array) -> None:
     """Widens the range of addresses that is touched of a value."""
-    low = high = part.ctypes.data
-    for length, stride in zip(part.shape, part.strides, strict=True):
-        if length == 0:
-            return
-        if stride < 0:
-            low += (length - 1) * stride
-        else:
-            high += (length - 1) * stride
-    before = found.get(value)
-    high += part.itemsize
-    found[value] = (low, high) if before is None else (min(low, before[0]), max(high, before[1]))
+    touched, before = addresses(part), found.get(value)
+    if touched is not None:
+        low, high = touched
+        found[value] = touched if before is None else (min(low, before[0]), max(high, before[1]))

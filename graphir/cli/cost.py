@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.inspect import RECOMPUTE
+from graphir.cli.inspect import recompute_option
 from graphir.cli.options import GroupedCommand, GroupedOption, config_options
 from graphir.errors import ConfigError
 
@@ -48,15 +48,7 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 @click.command(cls=GroupedCommand)
 @config_options(only=_OPTIONS)
 @click.option("--vocabulary", cls=GroupedOption, group="Model", type=int, default=256, show_default=True, help="V.")
-@click.option(
-    "--recompute",
-    cls=GroupedOption,
-    group="Compiler",
-    metavar="LEVEL",
-    default="masks",
-    show_default=True,
-    help=f"What the backward pass makes again: {RECOMPUTE}.",
-)
+@recompute_option("What the backward pass makes again: ")
 @click.option(
     "--memory",
     cls=GroupedOption,

@@ -36,16 +36,20 @@ def compiler_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PASS,…",
         help="Of the stage fused: optimising passes to leave out, such as share,fuse.",
     )
-    recompute = click.option(
+    return without(recompute_option("Of the stage fused: what the backward pass makes again, ")(command))
+
+
+def recompute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --recompute, whose levels follow `help`."""
+    return click.option(
         "--recompute",
         cls=GroupedOption,
         group="Compiler",
         metavar="LEVEL",
         default="masks",
         show_default=True,
-        help=f"Of the stage fused: what the backward pass makes again, {RECOMPUTE}.",
+        help=f"{help}{RECOMPUTE}.",
     )
-    return without(recompute(command))
 
 
 @click.command(cls=GroupedCommand)

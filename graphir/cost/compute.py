@@ -8,7 +8,6 @@ from fractions import Fraction
 from graphir.cost.polynomial import Polynomial
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, product
-from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import axis_symbol, local_shape
 from graphir.ir.value import Value
@@ -25,7 +24,7 @@ def node_flops(node: Node) -> Polynomial:
     A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted. A fused
     node computes what the nodes that it holds do.
     """
-    body = body_of(node)
+    body = node.body
     if body is not None:
         return count_flops(body)
     operator = node.operator
@@ -61,5 +60,5 @@ def count_flops(graph: Graph, phase: str | None = None) -> Polynomial:
 def plain_nodes(graph: Graph) -> Iterator[Node]:
     """The graph's nodes, in place of a fused one those that it holds: what has a cost, an operator and a phase."""
     for node in graph.nodes:
-        body = body_of(node)
+        body = node.body
         yield from (node,) if body is None else plain_nodes(body)

@@ -6,7 +6,6 @@ from graphir.drawing.labels import broadcast_label, shape_label, typeset
 from graphir.drawing.picture import Details, Label, Run
 from graphir.drawing.view import View
 from graphir.ir.dims import Dim, as_dim, product
-from graphir.ir.fused import body_of
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.layout import local_shape
 from graphir.ir.types import DTYPES, TensorType
@@ -162,7 +161,7 @@ class Naming:
 
 def fused_symbols(node: Node) -> tuple[str, ...]:
     """The symbols of the nodes that a fused node holds, views left out; none of another node."""
-    body = body_of(node)
+    body = node.body
     return () if body is None else tuple(inner.operator.symbol for inner in body.nodes if not inner.operator.view)
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from graphir.drawing.naming import fused_symbols
 from graphir.drawing.view import Frame, View
-from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph
 
 
@@ -21,7 +20,7 @@ def unfolded(graph: Graph, view: View) -> tuple[Graph, View]:
     frames = []
     seen: set[str] = set()
     for node in graph.nodes:
-        body = body_of(node)
+        body = node.body
         if body is not None:
             names = tuple(inner.name for inner in body.nodes if inner.name not in seen)
             seen.update(names)

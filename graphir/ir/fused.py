@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 from graphir.errors import OperatorError, TypeCheckError
 from graphir.ir.attributes import Attributes
-from graphir.ir.graph import Graph, Node
+from graphir.ir.graph import Graph
 from graphir.ir.operator import Array, Inference, Operator, Xp
 from graphir.ir.signature import Axis, Operand, Signature
 from graphir.ir.types import TensorType
 
-__all__ = ["body_of", "fused"]
+__all__ = ["fused"]
 
 
 def _refuse(xp: Xp, *operands: Array, anchor: str = "", rows: int = 0) -> NoReturn:
@@ -84,8 +84,3 @@ fused = _Fused(
     _refuse,
     no_gradient="nodes are fused after they are differentiated",
 )
-
-
-def body_of(node: Node) -> Graph | None:
-    """The graph that a fused node holds; None of any other node."""
-    return node.attributes["body"] if node.operator is fused else None

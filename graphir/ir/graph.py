@@ -85,10 +85,16 @@ class Node(Frozen):
         return found
 
     @property
+    def body(self) -> Graph | None:
+        """The graph that a fused node holds; None of any other node."""
+        body = self.attributes.get("body")
+        return body if isinstance(body, Graph) else None
+
+    @property
     def updates(self) -> tuple[tuple[Value, Value], ...]:
         """(old, new) for each operand that this node's operator declares it updates."""
-        body = self.attributes.get("body")
-        if isinstance(body, Graph):
+        body = self.body
+        if body is not None:
             outside = dict(zip((*body.inputs, *body.outputs), (*self.inputs, *self.outputs), strict=True))
             return tuple([(outside[old], outside[new]) for node in body.nodes for old, new in node.updates])
         if not self.operator.updates:

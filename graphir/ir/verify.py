@@ -55,10 +55,9 @@ def _check(graph: Graph) -> None:
                 f"{node.name} = {node.operator.key}(…) follows the rule {inferred.rule}, but holds what was inferred "
                 f"for {node.inference.rule}; leave the node's inference to its operator{_around(graph, index)}"
             )
-        body = node.attributes.get("body")
-        if isinstance(body, Graph):
+        if node.body is not None:
             try:
-                _check(body)
+                _check(node.body)
             except VerifyError as error:
                 raise VerifyError(f"{node.name} = {node.operator.key}(…) holds no graph: {error}") from None
         for value in node.outputs:

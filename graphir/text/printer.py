@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from graphir.errors import GraphError
 from graphir.ir.dims import Dim
-from graphir.ir.fused import body_of
 from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.value import Value
 from graphir.text.lexer import PATH
@@ -110,7 +109,7 @@ class _Printer:
         row = (name_text(last.name, scope), self._type(last), made)
         note = _note(node, scope, file) if self.meta else ""
         yield (*row, note) if note else row
-        body = body_of(node)
+        body = node.body
         if body is not None:
             _check_body(node, body)
             yield _Lines(self._body(body, block, file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from graphir.ir.builder import Builder
-from graphir.ir.fused import body_of
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
@@ -13,13 +12,13 @@ def unfuse(graph: Graph) -> Graph:
 
     Views that several fused nodes hold for themselves come back once.
     """
-    if not any(body_of(node) for node in graph.nodes):
+    if not any(node.body for node in graph.nodes):
         return graph
     builder = Builder(graph.name, mesh=graph.mesh)
     copies = builder.copy_arguments(graph)
     named: dict[str, Value] = {value.name: copies[value] for value in graph.arguments}
     for node in graph.nodes:
-        body = body_of(node)
+        body = node.body
         for inner in (node,) if body is None else body.nodes:
             if inner.name not in named:
                 outputs = [(value.name, value.type) for value in inner.outputs]
