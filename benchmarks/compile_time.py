@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import graphir as gi
-from graphir.backends.numpy.prepared import Prepared
+from graphir.backends.compiled.prepared import Prepared
 from graphir.ir.graph import Graph
 from graphir.passes import autodiff, optimised, optimize, shard
 

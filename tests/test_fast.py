@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
 from graphir.backends.numpy.fast import build, kernels
-from graphir.backends.numpy.fast.expressions import Row
-from graphir.backends.numpy.fast.snippets import find_snippet
+from graphir.backends.rows.expressions import Row
+from graphir.backends.rows.snippets import find_snippet
 from graphir.backends.numpy.fast.source import Source, Store
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.ir.graph import Graph

@@ -17,7 +17,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.numpy import rules as _rules  # noqa: F401  declares them
-from graphir.backends.numpy.emission import Array, find_rule
+from graphir.backends.compiled.emission import Array, find_rule
 from graphir.backends.plan import plan
 from graphir.ir.operator import Operator, Place
 from graphir.ir.signature import expand

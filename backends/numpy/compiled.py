@@ -12,17 +12,17 @@ from graphir.backends.blas import single_threaded_blas
 from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.executable import Executable, Run, Watch
-from graphir.backends.numpy.buffers import Scratch, aligned
-from graphir.backends.numpy.emission import Array
-from graphir.backends.numpy.exchanges import Exchanges
-from graphir.backends.numpy.memory import MemoryPlan
-from graphir.backends.numpy.prepared import Prepared
+from graphir.backends.compiled.buffers import Scratch, aligned
+from graphir.backends.compiled.emission import Array
+from graphir.backends.compiled.exchanges import Exchanges
+from graphir.backends.compiled.memory import MemoryPlan
+from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.numpy.profile import Profile
 from graphir.backends.numpy.profiler import Profiler
-from graphir.backends.numpy.program import Program
-from graphir.backends.numpy.results import ResultBuffers
+from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.results import ResultBuffers
 from graphir.backends.numpy.threads import Team, default_threads
-from graphir.backends.numpy.writer import Rank
+from graphir.backends.compiled.writer import Rank
 from graphir.backends.plan import ExecutionPlan, Step, places
 from graphir.errors import InputError
 from graphir.ir.graph import Graph

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.backends.numpy.emission import Function
+from graphir.backends.compiled.emission import Function
 from graphir.backends.numpy.profile import (
     ATTENTION,
     ATTENTION_PRODUCT,
@@ -34,10 +34,10 @@ from graphir.backends.numpy.profile import (
     Profile,
     Row,
 )
-from graphir.backends.numpy.program import Program, Segment
+from graphir.backends.compiled.program import Program, Segment
 from graphir.backends.numpy.rules.shared import maximum
-from graphir.backends.numpy.task import Task
-from graphir.backends.numpy.writer import Call
+from graphir.backends.compiled.task import Task
+from graphir.backends.compiled.writer import Call
 from graphir.backends.plan import Step
 from graphir.errors import ConfigError
 from graphir.ir.analysis import contracted

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.writer import Call
+from graphir.backends.compiled.writer import Call
 from graphir.launch import find_launch
 
 

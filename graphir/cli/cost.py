@@ -14,7 +14,7 @@ from graphir.cli.options import GroupedCommand, GroupedOption, config_options
 from graphir.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graphir.backends.numpy.memory import MemoryPlan
+    from graphir.backends.compiled.memory import MemoryPlan
     from graphir.cost import Polynomial
     from graphir.ir.graph import Graph
 

@@ -11,6 +11,6 @@ without a snippet, and tiles whose arrays lie in no way for it, are left to the 
 """
 
 from graphir.backends.numpy.fast.kernels import Kernels
-from graphir.backends.numpy.fast.runs import Run
+from graphir.backends.rows.runs import Run
 
 __all__ = ["Kernels", "Run"]

@@ -14,15 +14,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls
-from graphir.backends.numpy.fast import elements, rowwise  # noqa: F401  declare the snippets
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.rows import elements, rowwise  # noqa: F401  declare the snippets
 from graphir.backends.numpy.fast.build import build, require_numba
-from graphir.backends.numpy.fast.expressions import Expression, Row
-from graphir.backends.numpy.fast.runs import Axis, Run, find_runs, strides
-from graphir.backends.numpy.fast.snippets import find_snippet
+from graphir.backends.rows.expressions import Expression, Row
+from graphir.backends.rows.runs import Axis, Run, find_runs, strides
+from graphir.backends.rows.snippets import find_snippet
 from graphir.backends.numpy.fast.source import Source, Store, find_expressions
-from graphir.backends.numpy.storage import Homes
-from graphir.backends.numpy.task import Task
+from graphir.backends.compiled.storage import Homes
+from graphir.backends.compiled.task import Task
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value

@@ -23,7 +23,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphir.backends.numpy.fast.expressions import Expression, Row
+from graphir.backends.rows.expressions import Expression, Row
 
 #: What is computed twice rather than kept in a buffer: so many operations, of which these count for more.
 _LITTLE = 4

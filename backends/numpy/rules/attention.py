@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import minimum, number, row_column, row_dots, row_maxima, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax

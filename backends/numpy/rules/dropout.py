@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import number, workspace
 from graphir.ir.operator import Place
 from graphir.operators.dropout import d_dropout, dropout, dropout_mask

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import full_row, maximum, minimum, number, polynomial, workspace
 from graphir.operators.collectives import identity
 from graphir.operators.elementwise import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import number
 from graphir.ir.operator import Place
 from graphir.operators.embedding import d_lookup, lookup

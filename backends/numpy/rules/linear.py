@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits, rows
+from graphir.backends.compiled.emission import Array, Calls, emits, rows
 from graphir.operators.linear import d_matmul, matmul
 
 

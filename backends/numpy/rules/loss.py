@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits, rows
+from graphir.backends.compiled.emission import Array, Calls, emits, rows
 from graphir.backends.numpy.rules.shared import made, minimum, row_column, row_maxima, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.loss import (

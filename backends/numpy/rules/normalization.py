@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits, rows
+from graphir.backends.compiled.emission import Array, Calls, emits, rows
 from graphir.backends.numpy.rules.shared import column_sums, made, number, row_column, row_dots, row_sums
 from graphir.operators.normalization import d_layer_norm, layer_norm
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits, flat
+from graphir.backends.compiled.emission import Array, Calls, emits, flat
 from graphir.backends.numpy.rules.shared import column_sums, maximum, number, row_dots, row_sums, unbroadcast
 from graphir.operators.loss import average, count_elements, d_average, d_divide, divide_by_count
 from graphir.operators.shape import sum_op

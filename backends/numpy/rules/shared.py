@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, Function, rows
+from graphir.backends.compiled.emission import Array, Calls, Function, rows
 
 
 def number(value: float, like: Array) -> Array:

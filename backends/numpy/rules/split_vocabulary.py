@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import row_column, row_dots, row_sums
 from graphir.operators.split_vocabulary import center, exp_sum, normalize, row_dot, row_max
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls, emits
 from graphir.backends.numpy.rules.shared import made, minimum, number
 from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from graphir.backends.numpy.fast.expressions import Expression, Row
-from graphir.backends.numpy.fast.snippets import Made, snippet
+from graphir.backends.rows.expressions import Expression, Row
+from graphir.backends.rows.snippets import Made, snippet
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
 from graphir.operators.loss import cross_entropy, d_cross_entropy, log_sum_exp

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from graphir.backends.numpy.fast.snippets import find_snippet
-from graphir.backends.numpy.storage import Homes
-from graphir.backends.numpy.task import Task
+from graphir.backends.rows.snippets import find_snippet
+from graphir.backends.compiled.storage import Homes
+from graphir.backends.compiled.task import Task
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 from graphir.ir.tiling import Factor

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphir.backends.buckets import LIMIT, Bucket, plan_buckets
 from graphir.backends.communicator import Communicator, Pending, Traffic
-from graphir.backends.numpy.emission import Array
+from graphir.backends.compiled.emission import Array
 from graphir.backends.plan import Step
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.buffers import Scratch, addresses
-from graphir.backends.numpy.emission import Array
+from graphir.backends.compiled.buffers import Scratch, addresses
+from graphir.backends.compiled.emission import Array
 from graphir.backends.numpy.rules.shared import maximum
-from graphir.backends.numpy.storage import Homes
-from graphir.backends.numpy.task import Task
+from graphir.backends.compiled.storage import Homes
+from graphir.backends.compiled.task import Task
 from graphir.backends.numpy.threads import Team, meet
-from graphir.backends.numpy.writer import Call, Rank, Writer
+from graphir.backends.compiled.writer import Call, Rank, Writer
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 

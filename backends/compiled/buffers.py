@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from graphir.backends.numpy.emission import Array
+from graphir.backends.compiled.emission import Array
 
 #: Where buffers begin: at multiples of a cache line, as vector instructions like it.
 _ALIGNMENT = 64

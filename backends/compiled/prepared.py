@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from graphir.backends.numpy.causal import Beyond, find_causal
-from graphir.backends.numpy.memory import MemoryPlan, plan_memory
-from graphir.backends.numpy.storage import Arena, Homes, find_homes, plan_arena
-from graphir.backends.numpy.task import Numbers, Task, make_task
-from graphir.backends.numpy.tiles import choose_tiles
+from graphir.backends.compiled.causal import Beyond, find_causal
+from graphir.backends.compiled.memory import MemoryPlan, plan_memory
+from graphir.backends.compiled.storage import Arena, Homes, find_homes, plan_arena
+from graphir.backends.compiled.task import Numbers, Task, make_task
+from graphir.backends.compiled.tiles import choose_tiles
 from graphir.backends.plan import plan_complete
 from graphir.ir.graph import Graph
 from graphir.ir.types import DTYPES

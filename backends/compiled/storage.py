@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from graphir.backends.numpy.buffers import rounded
-from graphir.backends.numpy.emission import find_rule
-from graphir.backends.numpy.task import Task
+from graphir.backends.compiled.buffers import rounded
+from graphir.backends.compiled.emission import find_rule
+from graphir.backends.compiled.task import Task
 from graphir.ir.graph import Node
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value

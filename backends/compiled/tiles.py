@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from graphir.backends.numpy.task import Pieces, Task, Tile, Tiles
+from graphir.backends.compiled.task import Pieces, Task, Tile, Tiles
 from graphir.ir.analysis import contracted
 from graphir.ir.tiling import Factor
 from graphir.ir.value import Value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from graphir.backends.numpy.task import Task
+from graphir.backends.compiled.task import Task
 from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
 from graphir.ir.tiling import Factor

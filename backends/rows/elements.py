@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from graphir.backends.numpy.emission import Array
-from graphir.backends.numpy.fast.expressions import Expression, Row
-from graphir.backends.numpy.fast.snippets import Made, snippet
+from graphir.backends.compiled.emission import Array
+from graphir.backends.rows.expressions import Expression, Row
+from graphir.backends.rows.snippets import Made, snippet
 from graphir.ir.operator import Place
 from graphir.operators.collectives import identity
 from graphir.operators.dropout import d_dropout, dropout, dropout_mask

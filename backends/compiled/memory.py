@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphir.backends.numpy.storage import Arena
-from graphir.backends.numpy.task import Task
+from graphir.backends.compiled.storage import Arena
+from graphir.backends.compiled.task import Task
 
 _SHOWN = 8
 

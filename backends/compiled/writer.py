@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from graphir.backends.numpy.buffers import Scratch, addresses
-from graphir.backends.numpy.emission import Array, Function, find_rule
+from graphir.backends.compiled.buffers import Scratch, addresses
+from graphir.backends.compiled.emission import Array, Function, find_rule
 from graphir.backends.numpy.rules.shared import maximum
-from graphir.backends.numpy.storage import Homes
-from graphir.backends.numpy.task import Task, Tile
+from graphir.backends.compiled.storage import Homes
+from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -21,7 +21,8 @@ from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
-    from graphir.backends.numpy.fast import Kernels, Run
+    from graphir.backends.numpy.fast import Kernels
+    from graphir.backends.rows.runs import Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
 

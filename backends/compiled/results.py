@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.numpy.emission import Array
+from graphir.backends.compiled.emission import Array
 
 
 class ResultBuffers:

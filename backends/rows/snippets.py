@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from graphir.backends.numpy.fast.expressions import Expression
+from graphir.backends.rows.expressions import Expression
 from graphir.ir.operator import Operator
 
 Made: TypeAlias = Mapping[str, Expression]

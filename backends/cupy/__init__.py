@@ -1,0 +1,1 @@
+"""The CuPy backend: an optimised graph as calls on a GPU's memory."""
