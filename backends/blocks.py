@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.arrays import module_of
 from graphir.ir.layout import Layout, Mesh
 
 
@@ -36,9 +36,10 @@ def join_blocks(blocks: Sequence[Any], layout: Layout, mesh: Mesh) -> Any:
     """
     if layout.is_replicated:
         return blocks[0]
-    first = np.asarray(blocks[0])
+    xp = module_of(blocks[0])
+    first = xp.asarray(blocks[0])
     shape = [size * mesh.count(axes) for size, axes in zip(first.shape, layout.splits, strict=True)]
-    whole = np.empty(shape, first.dtype)
+    whole = xp.empty(shape, first.dtype)
     pending = dict(layout.pending)
     places: dict[tuple[int, ...], tuple[slice, ...]] = {}
     terms: dict[tuple[int, ...], dict[tuple[int, ...], Any]] = {}
@@ -58,7 +59,7 @@ def _reduce(held: Mapping[tuple[int, ...], Any], kinds: Sequence[str]) -> Any:
         rows: dict[tuple[int, ...], list[Any]] = {}
         for key, block in held.items():
             rows.setdefault(key[:-1], []).append(block)
-        held = {key: _REDUCE[kind](np.stack(row)) for key, row in rows.items()}
+        held = {key: _REDUCE[kind](module_of(row[0]).stack(row)) for key, row in rows.items()}
     return held[()]
 
 

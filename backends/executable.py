@@ -1,4 +1,4 @@
-"""Running a plan on NumPy: the interpreter over the reference kernels, and the checks of what comes in.
+"""Running a plan: the interpreter over the reference kernels, and the checks of what comes in.
 
 A sharded graph is run for those ranks of its mesh that the process holds: all of them, simulated, in lock-step, each
 node on every rank's own blocks, then the next; or one of several processes' own. A communicator moves bytes between
@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from graphir.backends.arrays import is_on_device, module_of, to_numpy
 from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
+from graphir.backends.dtypes import is_float
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.errors import InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
@@ -51,6 +54,10 @@ class Run(Mapping[str, Any]):
                 f"that, and run.gather({name!r}), called by all ranks, the whole"
             )
         return array
+
+    def numpy(self, name: str) -> NDArray[Any]:
+        """As `run[name]`, as a NumPy array: of a result on a GPU a copy, as soon as the run has written it."""
+        return to_numpy(self[name])
 
     def block(self, name: str) -> Any:
         """What this process holds of a result: its rank's block, or, of simulated ranks, the whole."""
@@ -94,7 +101,8 @@ class Executable:
 
     `communicator` says which ranks run here, and moves blocks between them: unless given, all, simulated, and
     `algorithm` is how these reduce and gather: ring, direct or naive. `source` is the graph that the planned one was
-    pruned from, if it was: it knows the names of what was not fetched.
+    pruned from, if it was: it knows the names of what was not fetched. `xp` is the array module that kernels run
+    on, NumPy unless given.
     """
 
     def __init__(
@@ -103,7 +111,9 @@ class Executable:
         algorithm: str = "ring",
         source: Graph | None = None,
         communicator: Communicator | None = None,
+        xp: Any = None,
     ) -> None:
+        self.xp = np if xp is None else xp
         self.plan = plan
         self.graph = plan.graph
         self.source = source or plan.graph
@@ -126,6 +136,7 @@ class Executable:
         held = self.communicator.ranks
         ranks: list[list[Any]] = [[None] * len(self.plan.slots) for _ in held]
         for value, array in self._check(arguments).items():
+            array = self._placed(value, array)
             for slots, block in zip(ranks, self.split(value, array), strict=True):
                 slots[self.plan.slots[value]] = block
         traffic: dict[str, Traffic] = {}
@@ -195,11 +206,11 @@ class Executable:
         for position, value in zip(step.results, step.node.outputs, strict=True):
             made: Any = results[position] if position < len(results) else None
             shape = self.plan.shapes[value]
-            if np.shape(made) != shape or getattr(made, "dtype", None) != value.dtype:
+            if getattr(made, "shape", None) != shape or getattr(made, "dtype", None) != value.dtype:
                 found = (
                     "nothing"
                     if made is None
-                    else f"{getattr(made, 'dtype', type(made).__name__)}{list(np.shape(made))}"
+                    else f"{getattr(made, 'dtype', type(made).__name__)}{list(getattr(made, 'shape', ()))}"
                 )
                 raise OperatorError(
                     f"the kernel of {step.node.operator.key} made {found} for {value.name}, which its signature makes "
@@ -220,7 +231,7 @@ class Executable:
         """The kernel's results on one rank's operands, in the order that the kernel returns them."""
         keywords = step.keywords if step.places is None else {**step.keywords, "at": step.places[rank]}
         try:
-            made = step.node.operator.kernel(np, *operands, **keywords)
+            made = step.node.operator.kernel(self.xp, *operands, **keywords)
         except ValueError as error:
             if "read-only" in str(error):
                 why = "writes into an operand; kernels return new arrays"
@@ -295,16 +306,21 @@ class Executable:
             result = np.asarray(array, dtype=object)
         else:
             try:
-                found = np.asarray(array)
+                found = array if is_on_device(array) else np.asarray(array)
             except ValueError as error:
                 raise InputError(f"{value.name} {value.type} is no array: {error}") from None
+            if found is array and self.xp is np and is_on_device(array):
+                raise InputError(
+                    f'{value.name} {value.type} lies on a GPU: hand in its .get(), or compile with backend="cupy"'
+                )
             if found.dtype != value.dtype and not _converts(found, value.dtype):
                 raise InputError(f"{value.name} must be {value.dtype}, not {found.dtype}; convert it on purpose")
             result = found.astype(value.dtype, copy=False)
-            if found.ndim == 0 and found.dtype.kind in "iu" and result != found:
+            if found.ndim == 0 and found.dtype.kind in "iu" and found.dtype != result.dtype and result != found:
                 raise InputError(f"{value.name} = {found} does not fit into {value.dtype}")
-            # A kernel that writes into what it is given would change the caller's array.
-            result = self._protected(value, result)
+            if not is_on_device(result):
+                # A kernel that writes into what it is given would change the caller's array.
+                result = self._protected(value, result)
         shape = self._shapes[value]
         mine = self.plan.shapes[value]
         if result.shape != shape and (self.is_alone or result.shape != mine):
@@ -314,13 +330,25 @@ class Executable:
             )
         return result
 
+    def _placed(self, value: Value, array: Any) -> Any:
+        """An argument where kernels find it."""
+        return array if self.xp is np or value.dtype == "text" else self.xp.asarray(array)
+
     def _protected(self, value: Value, array: Any) -> Any:
         result = array.view()
         result.flags.writeable = False
         return result
 
     def _check_indices(self, step: Step, indices: Any, count: int, exempt: int | None) -> None:
-        if indices.size == 0 or (indices.min() >= 0 and indices.max() < count):
+        if indices.size == 0:
+            return
+        if is_on_device(indices):
+            found = (indices < 0) | (indices >= count)
+            # One question, and only what is wrong is brought home.
+            if not (found if exempt is None else found & (indices != exempt)).any():
+                return
+            indices = to_numpy(indices)
+        elif indices.min() >= 0 and indices.max() < count:
             return
         wrong = (indices < 0) | (indices >= count)
         if exempt is not None:
@@ -352,9 +380,12 @@ def _converts(array: Any, dtype: str) -> bool:
 
 
 def _non_finite(array: Any) -> str:
-    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind != "f" or bool(np.isfinite(array).all()):
+    if not hasattr(array, "dtype") or not is_float(array.dtype):
         return ""
-    return "NaN" if bool(np.isnan(array).any()) else "infinity"
+    xp = module_of(array)
+    if bool(xp.isfinite(array).all()):
+        return ""
+    return "NaN" if bool(xp.isnan(array).any()) else "infinity"
 
 
 __all__ = ["Executable", "Run", "Watch"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.dtypes import require_dtypes
 from graphir.ir.dims import resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
@@ -16,8 +17,10 @@ from graphir.ir.value import Value
 def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, NDArray[np.generic]]:
     """Arrays for every parameter and state of `graph`, by name.
 
+    MissingDependencyError for bfloat16 where NumPy does not have it.
     `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
     """
+    require_dtypes((*graph.parameters, *graph.state))
     complete = resolve_sizes([graph.dims], sizes)
     return dict(_initial(value, complete, seed) for value in (*graph.parameters, *graph.state))
 
@@ -29,6 +32,8 @@ def _initial(value: Value, sizes: Mapping[str, int], seed: int) -> tuple[str, ND
     if value.init == "ones":
         return value.name, np.ones(shape, value.dtype)
     assert value.init is not None
+    if value.init.startswith("full("):
+        return value.name, np.full(shape, float(value.init.removeprefix("full(").removesuffix(")")), value.dtype)
     deviation = float(value.init.removeprefix("normal(").removesuffix(")"))
     generator = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(value.name.encode())]))
     return value.name, (generator.standard_normal(shape) * deviation).astype(value.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
 from graphir.ir.analysis import last_uses, needed_nodes
 from graphir.ir.assignment import read_assignment
@@ -50,12 +51,16 @@ class ExecutionPlan:
     steps: tuple[Step, ...]
 
     def executable(
-        self, algorithm: str = "ring", source: Graph | None = None, communicator: Communicator | None = None
+        self,
+        algorithm: str = "ring",
+        source: Graph | None = None,
+        communicator: Communicator | None = None,
+        xp: Any = None,
     ) -> Executable:
-        """The plan, ready to run on NumPy; see `Executable`."""
+        """The plan, ready to run on NumPy, or another array module `xp`; see `Executable`."""
         from graphir.backends.executable import Executable
 
-        return Executable(self, algorithm, source, communicator)
+        return Executable(self, algorithm, source, communicator, xp)
 
 
 def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
@@ -70,6 +75,7 @@ def plan_complete(graph: Graph, complete: Mapping[str, int]) -> ExecutionPlan:
     """As `plan`, with a size for every dim, of nodes inside fused ones, too."""
     nodes = needed_nodes(graph, graph.outputs)
     values = [*graph.arguments, *(value for node in nodes for value in node.outputs)]
+    require_dtypes(values)
     slots = {value: slot for slot, value in enumerate(values)}
     shapes = {value: local_shape(value, graph.mesh, complete) for value in values}
     # Arguments belong to the caller, outputs are returned: neither is freed.

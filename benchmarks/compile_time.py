@@ -28,6 +28,7 @@ import numpy as np
 
 import graphir as gi
 from graphir.backends.compiled.prepared import Prepared
+from graphir.backends.numpy.engine import ENGINE
 from graphir.ir.graph import Graph
 from graphir.passes import autodiff, optimised, optimize, shard
 
@@ -37,7 +38,7 @@ SIZES = {"B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192}
 
 def plan(graph: Graph) -> Prepared:
     """Tiles, homes and the arena, for two threads."""
-    return Prepared(graph, SIZES | {"D_h": SIZES["D"] // SIZES["N_H"]}, threads=2)
+    return Prepared(graph, SIZES | {"D_h": SIZES["D"] // SIZES["N_H"]}, ENGINE, threads=2)
 
 
 #: What each stage makes of the result of the one before; the first is handed the number of layers.

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import CONTESTANTS, DEFAULT, FLOORS
-from benchmarks.contestants.problem import SIZES, WORK, Problem
+from benchmarks.contestants.problem import PRECISIONS, SIZES, WORK, Problem
 from benchmarks.contestants.rounds import Contestant, Rounds, UnableError, run_rounds
 from graphir.processor import processor_name
 
-#: How far apart, relative, the same numbers may be in float32; and losses under different dropout masks.
-SAME, ALIKE = 2e-4, 0.05
+#: How far apart, relative, losses may be under different dropout masks.
+ALIKE = 0.05
 #: Whom the table measures each contestant by, beside the floor.
 RIVALS = ("pytorch", "jax")
 
@@ -42,13 +42,20 @@ class DisagreementError(Exception):
     """Contestants do not compute the same thing, so their times mean nothing."""
 
 
-def measure(problem: Problem, names: Sequence[str], rounds: int, console: Console) -> dict[str, Any]:
+def measure(
+    problem: Problem,
+    names: Sequence[str],
+    rounds: int,
+    console: Console,
+    on_gpu: bool = False,
+    rivals: Sequence[str] = RIVALS,
+) -> dict[str, Any]:
     """One problem's table as a JSON object; contestants that cannot take part are in it with the reason.
 
     Errors: DisagreementError, with the numbers, if contestants give different ones.
     """
     with console.status("") as status:
-        taking, reports = [Contestant(name) for name in names], {}
+        taking, reports = [Contestant(name, on_gpu) for name in names], {}
         try:
             for each in list(taking):
                 status.update(f"{problem}: {each.name}")
@@ -65,7 +72,7 @@ def measure(problem: Problem, names: Sequence[str], rounds: int, console: Consol
         finally:
             for each in taking:
                 each.close()
-    return summarise(problem, reports, found)
+    return summarise(problem, reports, found, rivals)
 
 
 def require_agreement(problem: Problem, numbers: Mapping[str, Mapping[str, float]]) -> None:
@@ -73,17 +80,19 @@ def require_agreement(problem: Problem, numbers: Mapping[str, Mapping[str, float
     masks = problem.dropout > 0 and problem.what != "forward"
     for name in ("loss",) if masks else ("loss", "norm", "next loss"):
         given = {who: each[name] for who, each in numbers.items() if name in each}
-        first, apart = next(iter(given.values()), 0.0), ALIKE if masks else SAME
+        first, apart = next(iter(given.values()), 0.0), ALIKE if masks else PRECISIONS[problem.precision]
         if not all(math.isclose(value, first, rel_tol=apart) for value in given.values()):
             listed = ", ".join(f"{who} {value:.6g}" for who, value in given.items())
             raise DisagreementError(f"{problem}: the contestants do not give the same {name}: {listed}")
 
 
-def summarise(problem: Problem, reports: dict[str, dict[str, Any]], rounds: Rounds) -> dict[str, Any]:
+def summarise(
+    problem: Problem, reports: dict[str, dict[str, Any]], rounds: Rounds, rivals: Sequence[str] = RIVALS
+) -> dict[str, Any]:
     """Medians and ratios beside each contestant's own numbers."""
     timed = [name for name, each in reports.items() if "seconds" in each]
     floor = min((name for name in timed if name in FLOORS), key=rounds.median, default=None)
-    against = {"floor": floor, **{name: name for name in RIVALS if name in timed}}
+    against = {"floor": floor, **{name: name for name in rivals if name in timed}}
     for name in timed:
         reports[name]["median"] = rounds.median(name)
         reports[name]["ratios"] = {of: rounds.ratio(name, other) for of, other in against.items() if other}
@@ -106,7 +115,7 @@ def print_table(problem: Problem, found: Mapping[str, Any], console: Console) ->
     for heading in ("ms", *(f"÷ {name}" for name in against), "peak MB", "GEMM GFLOP/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, each in timed.items():
-        ratios = (_quartiles(each["ratios"][of]) for of in against)
+        ratios = (quartiles(each["ratios"][of]) for of in against)
         peak = "" if each["peak bytes"] is None else f"{each['peak bytes'] / 1e6:.0f}"
         bold = "bold" if name == found["floor"] else ""
         table.add_row(name, f"{1e3 * each['median']:.1f}", *ratios, peak, f"{each['GFLOP/s']:.0f}", style=bold)
@@ -118,7 +127,7 @@ def print_table(problem: Problem, found: Mapping[str, Any], console: Console) ->
     console.print(f"medians and quartiles of rounds: {quality}, {rounds['dropped']} in which other programs ran\n")
 
 
-def _quartiles(ratio: tuple[float, float, float]) -> str:
+def quartiles(ratio: tuple[float, float, float]) -> str:
     lower, median, upper = ratio
     return f"{median:.2f} ({lower:.2f}–{upper:.2f})"
 
@@ -145,7 +154,7 @@ def problems(sizes: Iterable[str], what: str, rates: Iterable[float]) -> list[Pr
     return [Problem(size, what, rate) for size in sizes for rate in ((0.0,) if what == "forward" else rates)]
 
 
-def _chosen(known: Iterable[str]) -> Any:
+def chosen(known: Iterable[str]) -> Any:
     """An argument's type: some of `known`, with commas between."""
 
     def read(text: str) -> list[str]:
@@ -160,10 +169,10 @@ def _chosen(known: Iterable[str]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=_chosen(SIZES), default=["small", "medium", "large"], help=", ".join(SIZES))
+    parser.add_argument("--sizes", type=chosen(SIZES), default=["small", "medium", "large"], help=", ".join(SIZES))
     parser.add_argument("--what", choices=WORK, default="gradients")
     parser.add_argument("--dropout", type=lambda text: [float(each) for each in text.split(",")], default=[0.0, 0.1])
-    parser.add_argument("--contestants", type=_chosen(CONTESTANTS), default=list(DEFAULT), help=", ".join(CONTESTANTS))
+    parser.add_argument("--contestants", type=chosen(CONTESTANTS), default=list(DEFAULT), help=", ".join(CONTESTANTS))
     parser.add_argument("--rounds", type=int, default=20, help="how many quiet rounds (default 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, every round's times too")
     given = parser.parse_args(arguments)

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from graphir.errors import ConfigError
+from graphir.ir.collector import without_collector
 from graphir.ir.dims import dim_names, resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.verify import verify
 
 if TYPE_CHECKING:
     from graphir.backends import Executable
+    from graphir.backends.compiled.executable import CompiledExecutable
 
-BACKENDS = ("numpy", "reference")
+BACKENDS = ("numpy", "cupy", "reference")
 KERNELS = ("numpy", "numba")
+#: How the products of float32 are multiplied.
+TF32 = "tf32"
+PRECISIONS = ("float32", TF32)
 
 
+@without_collector
 def compile(
     graph: Graph,
     sizes: Mapping[str, int],
     *,
     backend: str = "numpy",
-    kernels: str = "numpy",
+    kernels: str | None = None,
+    precision: str = "float32",
     fetch: Sequence[str] | None = None,
-    recompute: str = "masks",
+    recompute: str | None = None,
     memory: float | None = None,
     threads: int | None = None,
     donate: bool = False,
@@ -36,28 +44,35 @@ def compile(
 ) -> Executable:
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
 
-    backend    "numpy" runs the optimised graph as prepared calls on planned buffers; "reference" the graph as it is,
-               node by node, by the operators' own kernels: slow, readable, and what "numpy" is checked against
-    kernels    "numpy", or "numba": what lies between products runs in fused kernels, each a pass over memory where
-               NumPy makes several; the first time it is met, a kernel is compiled for about a second
-    recompute  what the backward pass computes again instead of holding it: see `passes.recompute`
+    backend    "numpy" runs the optimised graph as prepared calls on planned buffers; "cupy" does so on a GPU, in CUDA
+               graphs: results are CuPy arrays, and `run.numpy(name)` brings one home; "reference" runs the graph as it
+               is, node by node, by the operators' own kernels: slow, readable, and what the others are checked against
+    kernels    of the numpy backend: "numpy", unless given, or "numba": what lies between products runs in fused
+               kernels, each a pass over memory where NumPy makes several; the first time it is met, a kernel is
+               compiled for about a second
+    precision  of the cupy backend's products of float32: "float32", or "tf32": factors are rounded to 10 bits after
+               the point, which tensor cores multiply several times faster; sums stay float32
+    recompute  what the backward pass computes again instead of holding it: see `passes.recompute`. Unless given,
+               "masks"; on a GPU "attention", so that scores never leave the kernels that make them
     memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level
     threads    of the numpy backend; as many as there are processors unless given. Results depend on their number
                (sums are added up in another order), and on nothing else
-    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays
+    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays; on a GPU, in
+               the arrays that `run.updated()` returns, which the next run takes as they are
     share_replicas  whether what simulated ranks would all compute alike is computed by one of them for all: faster,
                in more memory, and blind to a replica that goes astray
     without    optimising passes to leave out: `passes.OPTIMISING`
     algorithm  how the simulated ranks of a sharded graph reduce and gather: ring, direct or naive
-    ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi": it is one of as many processes, by
-               mpiexec, and runs its own rank; see `backends.executable` for what it takes and returns
+    ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi", or "nccl" of the cupy backend: it is
+               one of as many processes, by mpiexec or torchrun, and runs its own rank, under NCCL on its own GPU; see
+               `backends.executable` for what it takes and returns
     bucket     bytes of gradients that travel together between processes, 1 MiB unless given; with 0, each by itself,
                and nothing else is done until it has arrived
 
     Only what the fetched values need is run.
     Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
     recomputation fits into `memory`; VerifyError if the graph is malformed; MissingDependencyError where an optional
-    package is asked for that is not installed.
+    package is asked for that is not installed; DeviceError where a GPU is needed and there is none.
     """
     from graphir.backends import plan
     from graphir.backends.buckets import LIMIT
@@ -67,13 +82,21 @@ def compile(
 
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
-    if kernels not in KERNELS:
+    if kernels is not None and kernels not in KERNELS:
         raise ConfigError(f"kernels={kernels!r} is unknown; choose from {', '.join(KERNELS)}")
     if kernels == "numba" and backend != "numpy":
         raise ConfigError(f'kernels="numba" is for backend="numpy", not for {backend!r}, which has its own')
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+    if precision == TF32 and backend != "cupy":
+        raise ConfigError(f'precision="tf32" is what tensor cores do, for backend="cupy", not for {backend!r}')
+    if backend == "cupy":
+        _check_cupy_options(kernels, threads, bucket, ranks)
+    if recompute is None:
+        recompute = "attention" if backend == "cupy" else "masks"
     if recompute not in LEVELS:
         raise ConfigError(f"recompute={recompute!r} is no level; choose from {', '.join(LEVELS)}")
-    communicator = communicator_for(graph.mesh, ranks, algorithm)
+    communicator = communicator_for(graph.mesh, ranks, algorithm, backend)
     fetch = [fetch] if isinstance(fetch, str) else fetch
     verify(graph)
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
@@ -82,29 +105,21 @@ def compile(
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
     if backend == "reference":
         return plan(recompute_pass(pruned, recompute), known).executable(algorithm, graph, communicator)
-    from graphir.backends.numpy import CompiledExecutable
-
-    reference, fused = plan(pruned, known), None
-    if kernels == "numba":
-        from graphir.backends.numpy.fast import Kernels
-
-        fused = Kernels()
+    make = _cupy_maker(precision) if backend == "cupy" else _numpy_maker(kernels, threads)
+    reference = plan(pruned, known)
 
     def compiled(level: str) -> CompiledExecutable:
         from graphir.passes import optimised
 
-        program = optimised(pruned, level, without)
-        return CompiledExecutable(
+        return make(
             reference,
-            program,
-            threads=threads,
+            optimised(pruned, level, without),
             donate=donate,
             share_replicas=share_replicas,
             algorithm=algorithm,
             source=graph,
             communicator=communicator,
             bucket=LIMIT if bucket is None else bucket,
-            kernels=fused,
         )
 
     if memory is None:
@@ -114,6 +129,34 @@ def compile(
         if executable.memory.bytes <= memory:
             return executable
     raise ConfigError(f"{graph.name} does not fit into {memory / 1e6:.1f} MB:\n{executable.memory}")
+
+
+def _check_cupy_options(kernels: str | None, threads: int | None, bucket: int | None, ranks: str) -> None:
+    """ConfigError for what a GPU has no use for."""
+    if kernels is not None:
+        raise ConfigError(f'kernels={kernels!r} is for backend="numpy"; "cupy" has kernels of its own')
+    if threads is not None:
+        raise ConfigError(f'threads={threads} is for backend="numpy"; "cupy" works on all of a GPU at once')
+    if bucket is not None and ranks != "nccl":
+        raise ConfigError(
+            f'bucket={bucket} is for gradients that travel between processes, ranks="nccl", not {ranks!r}'
+        )
+
+
+def _numpy_maker(kernels: str | None, threads: int | None) -> Callable[..., CompiledExecutable]:
+    from graphir.backends.numpy import NumpyExecutable
+
+    if kernels == "numba":
+        from graphir.backends.numpy.fast import Kernels
+
+        return partial(NumpyExecutable, threads=threads, kernels=Kernels())
+    return partial(NumpyExecutable, threads=threads)
+
+
+def _cupy_maker(precision: str) -> Callable[..., CompiledExecutable]:
+    from graphir.backends.cupy import CupyExecutable
+
+    return partial(CupyExecutable, tf32=precision == TF32)
 
 
 def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Any]:

@@ -74,3 +74,7 @@ class CommunicationError(GraphirError):
 
 class MissingDependencyError(GraphirError):
     """An optional package is needed for what was asked, and not installed."""
+
+
+class DeviceError(GraphirError):
+    """A GPU is needed for what was asked, and there is none, or it cannot do it."""

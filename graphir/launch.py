@@ -1,9 +1,11 @@
 """How this process was started: alone, or by a launcher as one of several ranks.
 
 Launchers tell each process by its environment how many there are and which one it is: MPICH's and Intel's mpiexec
-(PMI), Open MPI's (OMPI_COMM_WORLD), and those that speak PMIx only.
+(PMI), Open MPI's (OMPI_COMM_WORLD), those that speak PMIx only, and torchrun and its like by RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which any script may set.
 
     mpiexec -n 6 graphir train --dp 2 --tp 3
+    torchrun --no-python --nproc-per-node 2 graphir train --backend cupy --tp 2
 
 Open MPI refuses to start more processes than there are cores, and to run as root, unless told otherwise; threads of
 BLAS should be bound to nothing narrower than a rank's share of the cores:
@@ -17,23 +19,42 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: What ranks can be.
-RANKS = ("simulated", "mpi")
+from graphir.errors import ConfigError
 
-#: Environment variables: processes in all, which one this is, processes on this machine.
-_LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS"),
+#: What ranks can be.
+RANKS = ("simulated", "mpi", "nccl")
+
+#: Environment variables of MPI: processes in all, which one this is, processes on this machine, which of these.
+_MPI = (
+    (
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+    ),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
 )
+#: Those of torchrun and its like; without all of these they are about something else.
+_TORCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+#: Set by torchrun itself, which may run under a launcher of machines, whose variables its processes inherit.
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
+#: Set to "True" by a torchrun that serves at MASTER_PORT itself; its processes meet at the port after that one.
+_TAKEN = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One of `size` processes, `local` of them on this machine."""
+    """One of `size` processes, `local` of them on this machine.
+
+    number    which of those on this machine it is
+    master    the host and port at which rank 0 is met; None where the launcher is MPI's, and ranks meet through MPI
+    """
 
     size: int
     rank: int
     local: int
+    number: int = 0
+    master: tuple[str, int] | None = None
 
     def share(self, processors: int) -> int:
         """How many of this machine's processors are this process's."""
@@ -41,10 +62,28 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
-    """What the launcher says; None of a process that was started alone."""
+    """What the launcher says; None of a process that was started alone. ConfigError if it says what cannot be."""
     environment = os.environ if environment is None else environment
-    for size, rank, local in _LAUNCHERS:
+    like_torch = all(name in environment for name in _TORCH)
+    if like_torch and _TORCHRUN in environment:
+        return _read_torch(environment)
+    for size, rank, local, number in _MPI:
         if size in environment and rank in environment:
-            count = int(environment[size])
-            return Launch(count, int(environment[rank]), int(environment.get(local, count)))
-    return None
+            count, mine = int(environment[size]), int(environment[rank])
+            here = int(environment.get(local, count))
+            return Launch(count, mine, here, int(environment.get(number, mine % here)))
+    return _read_torch(environment) if like_torch else None
+
+
+def _read_torch(environment: Mapping[str, str]) -> Launch:
+    try:
+        size, rank, number, port = (int(environment[name]) for name in _TORCH if name != "MASTER_ADDR")
+    except ValueError:
+        said = ", ".join(f"{name}={environment[name]}" for name in _TORCH)
+        raise ConfigError(f"of {said}, all but MASTER_ADDR must be whole numbers") from None
+    if not (0 <= rank < size and number >= 0 and 0 < port < 65535):
+        said = ", ".join(f"{name}={environment[name]}" for name in _TORCH)
+        raise ConfigError(f"{said}: ranks count from 0 to WORLD_SIZE - 1, and a port is between 1 and 65534")
+    local = int(environment.get("LOCAL_WORLD_SIZE", size))
+    taken = environment.get(_TAKEN) == "True"
+    return Launch(size, rank, local, number, (environment["MASTER_ADDR"], port + taken))

@@ -1,7 +1,7 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
-`autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what no output needs, `share` computes once what
-is computed twice,
+`mixed_precision` casts what products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what
+no output needs, `share` computes once what is computed twice,
 `recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart, `shard` rewrites
 the graph for the ranks of a mesh.
 """
@@ -12,6 +12,7 @@ if __name__ == "passes":
 from graphir.passes.autodiff import autodiff
 from graphir.passes.fuse import fuse, unfuse
 from graphir.passes.lower import lower, separate_products
+from graphir.passes.mixed_precision import PRECISIONS, mixed_precision
 from graphir.passes.optimising import OPTIMISING, optimised, optimising
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.overlap import overlap
@@ -27,6 +28,7 @@ __all__ = [
     "LEVELS",
     "OPTIMISING",
     "PLANS",
+    "PRECISIONS",
     "Optimizer",
     "Pass",
     "Plan",
@@ -37,6 +39,7 @@ __all__ = [
     "fuse",
     "keep_slopes",
     "lower",
+    "mixed_precision",
     "optimised",
     "optimising",
     "optimize",

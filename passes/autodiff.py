@@ -7,43 +7,70 @@ Names. The gradient of `layer0/mha/W_Q` is `layer0/mha/dW_Q`. Where a value has 
 contributes `dX.` + the name of what the use makes, and a + sums them. A block that has its own name for a
 value that enters it (an alias, `layer0/mha/X`) has its own gradient of it, too: `layer0/mha/dX` is what
 flows back through that block, as the documents draw it, and the sum over all blocks is the value's gradient.
+
+Dtypes. A gradient is of its value's dtype or wider: what products of 16-bit operands add up in float32 stays so up to
+the parameter. It is rounded where a d-node would have to take it beside its own narrow operands.
+
+Scale. The walk starts from dL = 1, or from a *loss scale* s, that small gradients be no zeros in float16; then all
+gradients are s times what they are called, and `optimize` divides by s. It is the value `loss_scale/scale`: a
+constant, or, where it is to follow the gradients, a state, with the number of good steps in a row beside it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphir.errors import DifferentiationError
+from graphir.errors import ConfigError, DifferentiationError
 from graphir.ir.analysis import dependents, needed_nodes
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
+from graphir.ir.types import DTYPES
 from graphir.ir.value import Value, gradient_name
-from graphir.operators.elementwise import add, zeros
+from graphir.operators.cast import cast_to
+from graphir.operators.elementwise import add, scale, zeros
 from graphir.operators.loss import one
+from graphir.passes.rename import rename, wide_names
 from graphir.passes.sharding.reshard import route
+
+#: The loss scale of a graph that has one, and the steps in a row that were good with it.
+SCALE, GOOD = "loss_scale/scale", "loss_scale/good"
 
 
 @without_collector
-def autodiff(graph: Graph, loss: str | None = None, wrt: Sequence[str] | None = None) -> Graph:
+def autodiff(
+    graph: Graph,
+    loss: str | None = None,
+    wrt: Sequence[str] | None = None,
+    *,
+    loss_scale: float | None = None,
+    dynamic: bool = False,
+) -> Graph:
     """The graph with the gradient of `loss` (default: its one scalar output) added to its outputs.
 
     `wrt` names parameters or inputs; all parameters if it is None. The gradient of `a/b/X` is `a/b/dX`, of the
-    same type. Nothing is added that no such gradient needs.
+    same type, or wider than 16 bits where it was added up so. Nothing is added that no such gradient needs.
+    With `loss_scale`, gradients are those of the loss times that number; with `dynamic`, of a state that starts
+    from it, which `optimize` moves.
     Errors: DifferentiationError if the loss is not a float scalar, or a gradient does not exist; it shows the
-    path from the loss to what stands in the way.
+    path from the loss to what stands in the way. ConfigError for a loss scale that is no positive number.
     """
+    if dynamic and loss_scale is None:
+        raise ConfigError("dynamic=True moves a loss scale, but none is given; say where it starts: loss_scale=65536")
+    if loss_scale is not None and not 0 < loss_scale < math.inf:
+        raise ConfigError(f"loss_scale={loss_scale} must be a positive number")
     root = _find_loss(graph, loss)
     wrt = [wrt] if isinstance(wrt, str) else wrt
     targets = list(graph.parameters) if wrt is None else [graph[name] for name in wrt]
     for target in targets:
         if not target.type.is_float:
             raise DifferentiationError(f"{target.name} is {target.type}: only floats have gradients")
-    return _Autodiff(graph, root, targets).run()
+    return _Autodiff(graph, root, targets).run(loss_scale, dynamic)
 
 
 def _find_loss(graph: Graph, name: str | None) -> Value:
@@ -89,13 +116,11 @@ class _Autodiff:
         self.through: dict[str, Value] = {}
         self.builder, self.copies = Builder.extending(graph)
 
-    def run(self) -> Graph:
+    def run(self, loss_scale: float | None, dynamic: bool) -> Graph:
         self._check_names()
         if self.loss not in self.active:
             raise DifferentiationError(self._unreachable(self.targets))
-        with self.builder.context(scope=self.loss.scope, phase=BACKWARD):
-            name = self.builder.free_name(gradient_name(self.loss.name))
-            self.gradients[self.loss] = one(builder=self.builder, name=f"/{name}", dtype=self.loss.dtype)
+        self.gradients[self.loss] = self._start(loss_scale, dynamic)
         for node in reversed(self.graph.nodes):
             self._visit(node)
         lost = [target for target in self.targets if self._gradient(target) is None]
@@ -104,9 +129,23 @@ class _Autodiff:
         for value in (*self.graph.arguments, *self.graph.producers):
             self._alias_gradients(value)
         outputs = (*self.graph.outputs, *([] if self.loss in self.graph.outputs else [self.loss]))
-        return self.builder.build(
+        joint = self.builder.build(
             *(self.copies[value] for value in outputs), *(self.gradients[target] for target in self.targets)
         )
+        return rename(joint, wide_names(self.graph, joint, self.gradients))
+
+    def _start(self, loss_scale: float | None, dynamic: bool) -> Value:
+        """dL: 1, or the loss scale."""
+        builder, dtype = self.builder, self.loss.dtype
+        if dynamic:
+            assert loss_scale is not None
+            builder.state(f"/{GOOD}", (), "int64")
+            return builder.state(f"/{SCALE}", (), dtype, f"full({loss_scale:.17g})")
+        with builder.context(scope=self.loss.scope, phase=BACKWARD):
+            if loss_scale is not None:
+                return scale(one(builder=builder, dtype=dtype), by=loss_scale, name=f"/{SCALE}")
+            name = builder.free_name(gradient_name(self.loss.name))
+            return one(builder=builder, name=f"/{name}", dtype=dtype)
 
     def _check_names(self) -> None:
         """The gradient of a target must get the target's name with a d, so nothing else may bear it."""
@@ -193,6 +232,7 @@ class _Autodiff:
         copy = tuple([self.copies[value] for value in node.inputs])
         outputs = tuple([self.copies[value] for value in node.outputs])
         with self.builder.context(scope=node.meta.scope, phase=BACKWARD, of=node.name, at=node.meta.at):
+            gradients = tuple([self._fit(node, *pair) for pair in zip(outputs, gradients, strict=True)])
             gradients = self._complete(node, outputs, gradients)
             made = node.operator.differentiate(
                 GradientContext(node.operator, node.inference, copy, outputs, node.attributes, gradients, tuple(names))
@@ -204,10 +244,19 @@ class _Autodiff:
             value, contribution, operand = node.inputs[position], made[position], rule.inputs[position].name
             if contribution is None:
                 raise DifferentiationError(self._blocked(node, f"it declares no gradient for its operand {operand}"))
-            if (contribution.shape, contribution.dtype) != (value.shape, value.dtype):
+            if contribution.shape != value.shape or not _holds(contribution.dtype, value.dtype):
                 why = f"the gradient of its operand {operand} is {contribution.type}, but {value.name} is {value.type}"
                 raise DifferentiationError(self._blocked(node, why))
             groups[position][self._block_name(value, node.meta.scope)].arrived.append(contribution)
+
+    def _fit(self, node: Node, output: Value, gradient: Value | None) -> Value | None:
+        """The gradient as the d-node of `node` takes it: of the output's dtype where it is read beside forward values.
+
+        What is linear in its only float operand, or in all of them together, needs none of these.
+        """
+        floats = [value for value in node.inputs if value.type.is_float]
+        alone = node.operator.jointly_linear or (bool(node.operator.linear) and len(floats) == 1)
+        return gradient if gradient is None or alone else cast_to(gradient, output.dtype)
 
     def _complete(
         self, node: Node, outputs: tuple[Value, ...], gradients: tuple[Value | None, ...]
@@ -258,6 +307,10 @@ class _Autodiff:
             return parts[0]
         full = self.builder.free_name(gradient_name(name))
         scope = full.rpartition("/")[0]
+        widest = max((part.dtype for part in parts), key=DTYPES.__getitem__)
+        if any(part.dtype != widest for part in parts):
+            with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why=f"summed up in {widest}"):
+                parts = [cast_to(part, widest) for part in parts]
         if len({part.type.layout for part in parts}) > 1:
             layout = value.type.layout.settled()
             parts = [self._bring(part, layout, scope, name, at) for part in parts]
@@ -328,6 +381,11 @@ class _Autodiff:
                 return self._blocked(node, node.operator.no_gradient)
         names = ", ".join(target.name for target in targets)
         return f"the loss {self.loss.name} does not depend on {names}; leave it out of wrt"
+
+
+def _holds(dtype: str, other: str) -> bool:
+    """Whether a gradient of `dtype` may be that of a value of dtype `other`: the same, or a wider one of 16 bits."""
+    return dtype == other or (DTYPES[other] == 2 and DTYPES[dtype] > 2)
 
 
 def _block(name: str) -> str:

@@ -12,8 +12,11 @@ from graphir.ir.collector import without_collector
 from graphir.ir.graph import UPDATE, Graph
 from graphir.ir.operator import Operator
 from graphir.ir.value import Value, gradient_name
+from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add
+from graphir.operators.loss_scale import adjust_scale
 from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
+from graphir.passes.autodiff import GOOD, SCALE
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which update, with which constants. `clip` limits the global norm of all gradients, if given."""
+    """Which update, with which constants. `clip` limits the global norm of all gradients, if given.
+
+    A graph with a dynamic loss scale has it multiplied by `growth` after `growth_interval` good steps in a row, and by
+    `backoff` after a step with a gradient that is not finite.
+    """
 
     kind: str = "adamw"
     learning_rate: float | Schedule = 1e-3
@@ -43,6 +50,9 @@ class Optimizer:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     clip: float | None = None
+    growth: float = 2.0
+    backoff: float = 0.5
+    growth_interval: int = 2000
 
     #: Which parameters decay. The usual choice spares vectors: biases and the scales of normalizations.
     decays: Callable[[Value], bool] = lambda parameter: parameter.type.rank > 1
@@ -57,6 +67,9 @@ class Optimizer:
             "epsilon": (self.epsilon, 0 < self.epsilon < math.inf, "positive"),
             "weight_decay": (self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or positive"),
             "clip": (self.clip, self.clip is None or self.clip > 0, "positive, or None"),
+            "growth": (self.growth, 1 <= self.growth < math.inf, "1 or more"),
+            "backoff": (self.backoff, 0 < self.backoff <= 1, "in (0, 1]"),
+            "growth_interval": (self.growth_interval, self.growth_interval >= 1, "1 or more"),
         }
         for name, (value, fine, needed) in limits.items():
             if not fine:
@@ -86,6 +99,8 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
     State `W.m`, `W.v` (Adam) or `W.u` (SGD) of the parameter's type starts at zero; the new values are
     `W.new`, `W.m.new`, …, and `Graph.updates` pairs them with the old. The step is the graph's input `step`,
     added if it is not there yet. The scalars `lr` and, with clipping, `norm` are outputs, too.
+    Of a graph that `autodiff` gave a loss scale, the gradients are divided by it first; where it is dynamic, a step
+    with a gradient that is not finite leaves parameters and state as they were, and `norm` is always there.
     Errors: ConfigError if a parameter has no gradient in the graph, or the kind is unknown.
     """
     optimizer = optimizer or Optimizer()
@@ -99,8 +114,15 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
     with builder.context(scope="optimizer", phase=UPDATE):
         step = copies[graph["step"]] if "step" in graph else builder.input("/step", dtype="int64")
         lr = _learning_rate(builder, optimizer.learning_rate, step)
-        if optimizer.clip is not None:
-            gradients = _clip(builder, gradients, optimizer.clip)
+        s = copies[graph[SCALE]] if SCALE in graph else None
+        good = copies[graph[GOOD]] if GOOD in graph else None
+        norm = None
+        if optimizer.clip is not None or s is not None:
+            limit = math.inf if optimizer.clip is None else optimizer.clip
+            gradients, norm = _clip(builder, gradients, limit, s)
+        ok = []
+        if s is not None and good is not None and norm is not None:
+            ok.append(_adjust(builder, optimizer, s, good, norm))
     for target, gradient in zip(targets, gradients, strict=True):
         parameter = copies[target]
         with builder.context(scope=target.scope, phase=UPDATE, of=target.name, why=f"update of {target.name}"):
@@ -108,7 +130,8 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
             attributes = {name: getattr(optimizer, name) for name in rule.attributes}
             if rule.decay:
                 attributes["weight_decay"] = optimizer.weight_decay if optimizer.decays(parameter) else 0.0
-            operands = [parameter, gradient, *states, *([step] if rule.takes_step else []), lr]
+            gradient = cast_to(gradient, parameter.dtype)
+            operands = [parameter, gradient, *states, *([step] if rule.takes_step else []), lr, *ok]
             names = [f"/{target.name}.new", *(f"/{target.name}.{name}.new" for name in rule.state)]
             builder.output(*rule.operator.all(*operands, names=names, **attributes))
     return builder.build()
@@ -134,17 +157,37 @@ def _learning_rate(builder: Builder, rate: float | Schedule, step: Value) -> Val
     return lr
 
 
-def _clip(builder: Builder, gradients: Sequence[Value], limit: float) -> list[Value]:
-    """The gradients scaled so that their global norm is at most `limit`: only scalars meet."""
+def _clip(builder: Builder, gradients: Sequence[Value], limit: float, s: Value | None) -> tuple[list[Value], Value]:
+    """The gradients, divided by a loss scale s and scaled so that their global norm is at most `limit`, and the norm.
+
+    Only scalars meet: one factor does both, and one sum of squares a gradient tells as well whether it is finite.
+    """
     squares = [square_sum(gradient) for gradient in gradients]
     total = add(*squares, name="norm2") if len(squares) > 1 else squares[0]
-    factor, norm = clip_factor.all(total, limit=limit, names=["clip", "norm"])
+    factor, norm = clip_factor.all(*([total] if s is None else [total, s]), limit=limit, names=["clip", "norm"])
     builder.output(norm)
+    divided = [] if s is None else ["divided by the loss scale"]
+    why = ", ".join([*divided, *([f"gradients clipped to norm {limit}"] if limit < math.inf or s is None else [])])
     clipped = []
     for gradient in gradients:
-        with builder.context(scope=gradient.scope, phase=UPDATE, why=f"gradients clipped to norm {limit}"):
+        with builder.context(scope=gradient.scope, phase=UPDATE, why=why):
             clipped.append(rescale(gradient, factor, name=f"/{gradient.name}.clipped"))
-    return clipped
+    return clipped, norm
+
+
+def _adjust(builder: Builder, optimizer: Optimizer, s: Value, good: Value, norm: Value) -> Value:
+    """The next loss scale, as the norm has it; returns whether the step is good."""
+    s_new, good_new, ok = adjust_scale.all(
+        s,
+        good,
+        norm,
+        growth=optimizer.growth,
+        backoff=optimizer.backoff,
+        interval=optimizer.growth_interval,
+        names=[f"/{SCALE}.new", f"/{GOOD}.new", "ok"],
+    )
+    builder.output(s_new, good_new)
+    return ok
 
 
 def _state(builder: Builder, target: Value, name: str) -> Value:

@@ -4,7 +4,7 @@ A level says what forward values may be held for the backward pass; everything e
 again, in the backward phase, right before it is needed.
 
     nothing     hold all, dropout masks included
-    masks       all but dropout's results, which follow from the operand and a counter
+    masks       all but dropout's results, which follow from the operand and a counter, and casts of what is held
     attention   and but what lies between attention's two products, [B, N_H, S, S]: made again from Q and K
     selective   only results of products outside of it and the residual stream (about as in Korthikanti et al., 2022)
     full        only the residual stream: each block is computed a second time (Chen et al., 2016)
@@ -64,6 +64,11 @@ def _holds(flow: Flow, late: Set[Value], level: str) -> Callable[[Node], bool]:
             return node in stream or node not in inside or (level == "selective" and is_product)
         if level == "attention" and node in streamed:
             return False
+        if node.operator.retypes:
+            source = flow.root(node.inputs[0])
+            maker = flow.graph.producers.get(source)
+            is_made_again = maker is not None and maker.meta.phase == FORWARD and not holds(maker)
+            return source not in late and not is_made_again
         # A random result is held only where its operand would have to be held in its place.
         operands = [value for value in node.inputs if value.shape]
         return not node.operator.random or any(flow.root(value) not in late for value in operands)

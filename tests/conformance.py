@@ -282,8 +282,8 @@ def main() -> None:
                 failure = ""
             except Exception:
                 failure = traceback.format_exc()
-            told = peers().world.gather(failure)
-            if told is not None and any(told):
+            told = [each.decode() for each in peers().share(failure.encode(), name)]
+            if any(told):
                 found[name] = found.get(name, "") + "".join(f"{mesh}, rank {i}: {t}" for i, t in enumerate(told) if t)
     if communicator.leads:
         json.dump(found, sys.stdout)

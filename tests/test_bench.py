@@ -125,11 +125,13 @@ def bench(monkeypatch, capfd):
 
 def test_bench_as_json(bench):
     found = json.loads(bench("--json"))
-    assert list(found) == ["processor", "cores", "avx512", "blas", "GFLOP/s", "Gelem/s", "advice"]
+    assert list(found) == ["processor", "cores", "avx512", "blas", "GFLOP/s", "Gelem/s", "advice", "gpu"]
     assert found["GFLOP/s"]["float64"] == {"one thread": 70.4, "all threads": 140.6}
     assert found["Gelem/s"] == dict.fromkeys(("add", "multiply", "exp", "tanh"), 1.25)
     assert found["avx512"] == has_avx512(processor_features())
     assert found["blas"] == (None if FOUND is None else vars(FOUND))
+    told = found["gpu"]
+    assert told["device"] or told["none because"].startswith("none: ")
 
 
 def test_bench_as_tables(bench):
@@ -138,6 +140,7 @@ def test_bench_as_tables(bench):
     if FOUND is not None:
         assert lines[1].startswith(f"BLAS       {FOUND.name} {FOUND.version}")
         assert f", threads: {FOUND.threads}" in lines[1]
+    assert lines[2].startswith("GPU        ")
     assert ["float32", "70", "141"] in [line.split() for line in lines]
     assert "elementwise, Gelem/s of float32 on one thread: add 1.2, multiply 1.2, exp 1.2, tanh 1.2" in lines
     assert lines[-1].startswith("to set: ")
@@ -372,7 +375,7 @@ def test_problems():
 def test_unknown_names_are_refused(capsys):
     with pytest.raises(SystemExit):
         step.main(["--sizes", "small,huge"])
-    assert "--sizes: huge: none of tiny, small, medium, large" in capsys.readouterr().err
+    assert "--sizes: huge: none of tiny, small, medium, large, gpt2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -382,7 +385,13 @@ def test_the_benchmark_of_a_step(tmp_path, capsys, monkeypatch):
     chosen = ["--contestants", "reference,floor,floor-blas", "--rounds", "2", "--dropout", "0.1"]
     step.main(["--sizes", "tiny", *chosen, "--json", str(path)])
     (found,) = json.loads(path.read_text())["results"]
-    assert found["problem"] == {"size": "tiny", "what": "gradients", "dropout": 0.1, "sizes": SIZES["tiny"]}
+    assert found["problem"] == {
+        "size": "tiny",
+        "what": "gradients",
+        "dropout": 0.1,
+        "precision": "float32",
+        "sizes": SIZES["tiny"],
+    }
     assert found["rounds"] == {"kept": 2, "dropped": 0, "disturbed": False}
     assert found["floor"] in FLOORS
     mine = found["contestants"]["reference"]

@@ -86,10 +86,13 @@ def test_aliases_are_further_names(block, X):
         (lambda b: b.input("1a"), "'1a' cannot name a value: letters, digits, _ and . between slashes"),
         (lambda b: b.scope("a b").__enter__(), "'a b' cannot name a scope: letters, digits, _ and . between slashes"),
         (lambda b: b.input("X"), "graph block has a value called X already; give this one another name"),
-        (lambda b: b.parameter("W", (), init="random"), "W: init 'random' is not zeros, ones or normal(σ)"),
-        (lambda b: b.parameter("W", (), init="normal()"), "W: init 'normal()' is not zeros, ones or normal(σ)"),
-        (lambda b: b.parameter("W", (), init="ZEROS"), "W: init 'ZEROS' is not zeros, ones or normal(σ)"),
-        (lambda b: b.parameter("W", (), init=None), "W: init None is not zeros, ones or normal(σ)"),
+        (lambda b: b.parameter("W", (), init="random"), "W: init 'random' is not zeros, ones, full(x) or normal(σ)"),
+        (
+            lambda b: b.parameter("W", (), init="normal()"),
+            "W: init 'normal()' is not zeros, ones, full(x) or normal(σ)",
+        ),
+        (lambda b: b.parameter("W", (), init="ZEROS"), "W: init 'ZEROS' is not zeros, ones, full(x) or normal(σ)"),
+        (lambda b: b.parameter("W", (), init=None), "W: init None is not zeros, ones, full(x) or normal(σ)"),
         (
             lambda b: b.state("W", (), init="normal(1e999)"),
             "W: init 'normal(1e999)' has a σ beyond all floats; give a finite one",

@@ -190,6 +190,18 @@ def test_donated_parameters_are_updated_where_they_are() -> None:
         np.testing.assert_allclose(mine[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_replicas_that_are_donated_one_array_update_it_once() -> None:
+    case = Case("data", (("dp", 2),))
+    # Large enough to be read where they are.
+    sizes = {**case.sizes, "D": 96, "V": 192, "D_ff": 192}
+    graph, inputs = sharded_step_of(case), batch(case.sizes, 0)
+    given = gi.initialize(step_of(case), sizes)
+    wanted = gi.compile(graph, sizes, backend="reference")(given, inputs).updated()
+    after = gi.compile(graph, sizes, donate=True)({name: array.copy() for name, array in given.items()}, inputs)
+    for name, array in wanted.items():
+        np.testing.assert_allclose(after.updated()[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 def test_what_is_donated_must_be_writable() -> None:
     graph = step_of(Case("single", ()))
     sizes = Case("single", ()).sizes

@@ -50,3 +50,12 @@ def test_the_tiny_training_learns():
     losses = [float(line.split()[-1]) for line in lines if line.startswith("step ")]
     assert len(losses) == 3
     assert losses[-1] < losses[0] - 0.2
+
+
+def test_mixed_precision_learns_and_skips_the_bad_step():
+    lines = run(ROOT / "examples/mixed_precision.py")[0].stdout.splitlines()
+    steps = {int(line.split()[1]): line for line in lines if line.startswith("step ")}
+    assert float(steps[59].split()[4]) < 0.2 * float(steps[9].split()[4])
+    assert [number for number, line in steps.items() if "skipped" in line] == [30]
+    (gathered,) = (line for line in lines if line.startswith("ZeRO-3 gathers"))
+    assert "layer0/W.float16 float16[D_in|dp, D_1]" in gathered

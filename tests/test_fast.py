@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
 from graphir.backends.numpy.fast import build, kernels
+from graphir.backends.numpy.fast.source import Source
+from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
 from graphir.backends.rows.expressions import Row
+from graphir.backends.rows.schedule import Store
 from graphir.backends.rows.snippets import find_snippet
-from graphir.backends.numpy.fast.source import Source, Store
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
@@ -33,7 +35,9 @@ from tests.random_graphs import Program, programs
 from tests.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
-SNIPPED = [each for each in gi.operators() if find_snippet(each) is not None and each.examples]
+#: What computes single numbers has no row, ids are not floats, and a cast has two dtypes: they are left to the rules.
+LEFT = {"one", "clip", "schedule", "LS", "ids", "cast"}
+SNIPPED = [each for each in gi.operators() if find_snippet(each) is not None and each.examples and each.key not in LEFT]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -278,9 +282,9 @@ def _source(store_over: bool) -> Source:
     """LN of X + R, the sum stored, over the memory of X if asked."""
     row = Row()
     X, R = row.leaf("load", 0, each=True), row.leaf("load", 1, each=True)
-    answer = find_snippet(layer_norm)
-    assert answer is not None
-    made = answer(row, X + R, row.leaf("load", 2, each=True), row.leaf("load", 3, each=True), epsilon=1e-5)
+    found = find_snippet(layer_norm)
+    assert found is not None
+    made = found.answer(row, X + R, row.leaf("load", 2, each=True), row.leaf("load", 3, each=True), epsilon=1e-5)
     assert made is not None
     stores = [Store(4, made["H"], True, False), Store(0 if store_over else 5, X * R, True, False)]
     return Source(row, stores, {0: 0, 1: 1, 2: 2, 3: 3}, loops=1)

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: From the ground up. A new room has to find its place here.
 STOREYS = (
-    ("graphir.errors", "graphir.launch", "graphir.processor"),
+    ("graphir.errors", "graphir.processor"),
+    ("graphir.launch",),
     ("graphir.ir", "graphir.tokenizer"),
     ("graphir.operators",),
     ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
@@ -33,7 +34,7 @@ STOREY_OF = {room: level for level, rooms in enumerate(STOREYS) for room in room
 
 #: Kernels receive their array module as `xp`: only what runs graphs, and what is above, may import one.
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "numba", "torch", "jax"}
-WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:3] for room in rooms), "graphir.models", "graphir.text", "graphir.cost")
+WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:4] for room in rooms), "graphir.models", "graphir.text", "graphir.cost")
 WITHOUT_ARRAYS += ("graphir.passes", "graphir.compiler", "graphir")
 
 
@@ -100,6 +101,15 @@ def test_the_language_and_the_passes_import_no_array_library(module):
     for imported, line in imports_of(module):
         library = imported.partition(".")[0]
         assert library not in ARRAY_LIBRARIES, f"{MODULES[module]}:{line} imports {library}; kernels receive xp"
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.startswith(("graphir.backends.compiled", "graphir.backends.rows"))]
+)
+def test_what_compiled_backends_share_knows_none_of_them(module):
+    for imported, line in imports_of(module):
+        own = [engine for engine in ("numpy", "cupy") if f"{imported}.".startswith(f"graphir.backends.{engine}.")]
+        assert not own, f"{MODULES[module]}:{line} imports {imported}; engines are handed in"
 
 
 # -- what is loaded ---------------------------------------------------------------------------------------

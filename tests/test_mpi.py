@@ -15,7 +15,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.communicator import communicator_for
-from graphir.backends.communicator.peers import load_mpi
+from graphir.backends.communicator.mpi_peers import load_mpi
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
 from tests.mpi import ROOT, environment, launch, needs_mpi

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.compiled.emission import Array
 from graphir.backends.numpy import rules as _rules  # noqa: F401  declares them
-from graphir.backends.compiled.emission import Array, find_rule
+from graphir.backends.numpy.engine import rules
 from graphir.backends.plan import plan
 from graphir.ir.operator import Operator, Place
 from graphir.ir.signature import expand
@@ -29,7 +30,7 @@ from graphir.operators.special import MASKED
 from graphir.testing import Case, cases, same_bits
 from graphir.testing.cases import draw_case
 
-RULED = [each for each in gi.operators() if find_rule(each) is not None and each.examples]
+RULED = [each for each in gi.operators() if rules.find(each) is not None and each.examples]
 
 
 def _key(item: object) -> str:
@@ -100,7 +101,7 @@ class Tile:
 
 def _run(operator: Operator, outputs: Mapping[str, Array | None], **given: Any) -> bool:
     """Whether the rule of `operator` can do it; the results are in `outputs` then."""
-    rule, recorder = find_rule(operator), Recorder()
+    rule, recorder = rules.find(operator), Recorder()
     assert rule is not None
     if rule.emit(recorder, **given, **outputs) is False:
         return False
@@ -217,7 +218,7 @@ LAYOUTS = (_padded, _transposed, _every_second)
 
 @pytest.mark.parametrize("operator", RULED, ids=_key)
 def test_a_rule_takes_what_the_operator_declares(operator: Operator) -> None:
-    rule = find_rule(operator)
+    rule = rules.find(operator)
     assert rule is not None
     parameters = inspect.signature(rule.emit).parameters
     open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
@@ -282,9 +283,9 @@ def test_a_rule_reads_what_is_broadcast(operator: Operator) -> None:
                     _check(tile, outputs, f"{case} with {name} repeated")
 
 
-@pytest.mark.parametrize("operator", [each for each in RULED if find_rule(each).inplace], ids=_key)  # type: ignore[union-attr]
+@pytest.mark.parametrize("operator", [each for each in RULED if rules.find(each).inplace], ids=_key)  # type: ignore[union-attr]
 def test_a_rule_may_write_over_its_operands(operator: Operator) -> None:
-    rule, done = find_rule(operator), 0
+    rule, done = rules.find(operator), 0
     assert rule is not None
     for case in _cases(operator, "float32"):
         tile = _tile(case)
@@ -412,7 +413,7 @@ def test_only_the_columns_that_a_query_does_not_see_are_masked() -> None:
     (signature,) = scale_mask.signatures(scale_mask.normalize({"width": 4, "causal": True}))
     signature = expand(signature, (4,)) or signature
     A, Z = np.ones((1, 2, 8, 40), "float32"), np.empty((1, 2, 8, 40), "float32")
-    recorder, rule = Recorder(), find_rule(scale_mask)
+    recorder, rule = Recorder(), rules.find(scale_mask)
     assert rule is not None
     at = Place(signature, {"q": 32}, {"q": 64, "k": 64})
     rule.emit(recorder, A=A, keep=None, Z=Z, width=4, causal=True, mask="none", at=at)

@@ -109,9 +109,9 @@ MISTAKES = [
         "",
         13,
         14,
-        "expected ~ and how the tensor starts: zeros, ones or normal(σ), found the end of the line",
+        "expected ~ and how the tensor starts: zeros, ones, full(x) or normal(σ), found the end of the line",
     ),
-    ("~ normal(0.02)", "~ uniform(0.02)", 13, 16, "W: init 'uniform(0.02)' is not zeros, ones or normal(σ)"),
+    ("~ normal(0.02)", "~ uniform(0.02)", 13, 16, "W: init 'uniform(0.02)' is not zeros, ones, full(x) or normal(σ)"),
     ("~ normal(0.02)", "~ normal(0.02", 13, 27, "expected ) after σ, found the end of the line"),
     ("step  []", "seed  []", 10, 3, "seed is defined in line 9 already; give this one another name"),
     # headers and rows

@@ -9,17 +9,28 @@ from graphir.ir.layout import Mesh
 from graphir.launch import RANKS
 
 
-def communicator_for(mesh: Mesh, ranks: str = "simulated", algorithm: str = "ring") -> Communicator:
-    """What moves blocks between the ranks of `mesh`: `simulated` ones, which use `algorithm`, or those of `mpi`.
+def communicator_for(
+    mesh: Mesh, ranks: str = "simulated", algorithm: str = "ring", backend: str | None = None
+) -> Communicator:
+    """What moves blocks between the ranks of `mesh`: `simulated`, which use `algorithm`, or those of `mpi` or `nccl`.
 
-    Errors: ConfigError for an unknown kind or algorithm, or if MPI has started another number of processes;
-    MissingDependencyError if there is no MPI.
+    With `backend`, its blocks have to be where the communicator finds them.
+    Errors: ConfigError for an unknown kind or algorithm, for a backend that does not go with it, or if another number
+    of processes has been started; MissingDependencyError if there is no MPI or no NCCL; DeviceError without a GPU.
     """
     if ranks not in RANKS:
         raise ConfigError(f"ranks={ranks!r} is unknown; choose from {', '.join(RANKS)}")
+    if ranks == "nccl" and backend not in (None, "cupy"):
+        raise ConfigError(f"ranks='nccl' moves what is on GPUs; backend={backend!r} computes elsewhere: use 'mpi'")
+    if ranks == "mpi" and backend == "cupy":
+        raise ConfigError("ranks='mpi' moves NumPy's arrays; backend='cupy' keeps its own on the GPU: use ranks='nccl'")
     simulated = SimulatedCommunicator(mesh, algorithm)
     if ranks == "simulated":
         return simulated
-    from graphir.backends.communicator.mpi import MpiCommunicator
+    if ranks == "mpi":
+        from graphir.backends.communicator.mpi import MpiCommunicator
 
-    return MpiCommunicator(mesh)
+        return MpiCommunicator(mesh)
+    from graphir.backends.communicator.nccl import NcclCommunicator
+
+    return NcclCommunicator(mesh)

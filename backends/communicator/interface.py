@@ -5,11 +5,10 @@ Collectives take and return lists with a block for each rank that is held; every
 the same order. A *group* of axes are the ranks that differ along these axes only, in the order of `Mesh.groups`. In a
 group all blocks have one shape and dtype.
 
-Blocks are NumPy arrays of any dtype of a fixed size (NumPy has no bfloat16, so neither has this), with any strides, and
-may be empty. What is handed in is never changed. With `out`, results are written there, into C-contiguous arrays that
-share nothing with `blocks`, or, of an all-reduce, are `blocks` themselves. Without, a result is not to be written into,
-for a rank alone in its group gets back its own block, and a slice is a view. All ranks of a group end a reduction with
-the same bits.
+Blocks are arrays of NumPy or, on a GPU, of CuPy, of any dtype of a fixed size, with any strides, and may be empty. What
+is handed in is never changed. With `out`, results are written there, into C-contiguous arrays that share nothing with
+`blocks`, or, of an all-reduce, are `blocks` themselves. Without, a result is not to be written into, for a rank alone
+in its group gets back its own block, and a slice is a view. All ranks of a group end a reduction with the same bits.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.arrays import module_of
 from graphir.errors import CommunicationError
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Operator
@@ -199,12 +199,14 @@ def require_fit(block: Block, shape: Sequence[int], dtype: Any, mesh: Mesh, sour
 
 def combined(left: Block, right: Block, reduce: str) -> Block:
     """Two terms of a reduction together; truths are added by `or`."""
-    return np.asarray(np.maximum(left, right) if reduce == "max" else left + right)
+    xp = module_of(left)
+    result: Block = xp.asarray(xp.maximum(left, right) if reduce == "max" else left + right)
+    return result
 
 
 def averaged(block: Block, count: int, reduce: str) -> Block:
     """What a reduction of `count` terms makes of their sum."""
-    return np.asarray(block / count, dtype=block.dtype) if reduce == "mean" else block
+    return module_of(block).asarray(block / count, dtype=block.dtype) if reduce == "mean" else block
 
 
 def reduction(blocks: Sequence[Block], reduce: str) -> Block:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic, averaged, reduction
-from graphir.backends.communicator.peers import Peers, load_mpi, peers
+from graphir.backends.communicator.mpi_peers import MpiPeers, load_mpi
+from graphir.backends.communicator.peers import peers
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
 
@@ -53,7 +54,7 @@ class _Started:
     """A collective under way: `finish` makes its result of what has arrived. It keeps its buffers alive."""
 
     request: MPI.Request
-    peers: Peers
+    peers: MpiPeers
     purpose: str
     finish: Callable[[], Block]
     result: list[Block] = field(default_factory=list)
@@ -80,9 +81,15 @@ class MpiCommunicator(Communicator):
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self.peers = peers()
+        found = peers()
+        if not isinstance(found, MpiPeers):
+            raise ConfigError(
+                "ranks='mpi' needs processes that MPI's launcher has started, mpiexec or mpirun; these were started by "
+                "RANK, WORLD_SIZE and MASTER_ADDR, as torchrun does, which is for ranks='nccl'"
+            )
+        self.peers = found
         if mesh.size != self.peers.size:
-            raise ConfigError(_misfit(mesh, self.peers.size))
+            raise ConfigError(misfit(mesh, self.peers.size, "mpiexec -n"))
         self.mesh = mesh
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
@@ -297,12 +304,13 @@ def _pieces(block: Block, count: int, dim: int) -> Block:
     return np.stack(np.split(block, count, axis=dim))
 
 
-def _misfit(mesh: Mesh, processes: int) -> str:
+def misfit(mesh: Mesh, processes: int, start: str) -> str:
+    """That a mesh is not of as many ranks as processes were started, and what would fit; `start` is a command."""
     asked = f"{mesh} needs {mesh.size} ranks" if mesh.axes else "without a mesh there is one rank"
     started = f"{processes} processes were started" if processes > 1 else "one process was started"
     fitting = fitting_meshes(mesh, processes)
     or_choose = f", or choose {fitting}" if fitting else ""
-    return f"{asked}, but {started}; start it by mpiexec -n {mesh.size}{or_choose}"
+    return f"{asked}, but {started}; start it by {start} {mesh.size}{or_choose}"
 
 
 def fitting_meshes(mesh: Mesh, processes: int) -> str:
@@ -317,4 +325,4 @@ def fitting_meshes(mesh: Mesh, processes: int) -> str:
     return " or ".join(found)
 
 
-__all__ = ["MpiCommunicator", "fitting_meshes"]
+__all__ = ["MpiCommunicator", "fitting_meshes", "misfit"]

@@ -1,175 +1,156 @@
 """Ranks as processes that depend on each other: politely waiting, and ending together.
 
-A rank that waits for others in MPI would keep a core busy, and would wait for ever for one that has failed. So every
-operation is non-blocking, and is waited for here: the processor is given away between looks, and *notes* are read, by
-which ranks tell each other that they end:
+A rank that waits for others must not wait for ever for one that has failed. So ranks tell each other by *notes* that
+they end:
 
     failed    an error ended it; the text says which
     followed  it has read that another failed, and ends, too
     left      its program has come to its end
 
 An error that all ranks raise alike (an option that cannot be) is told once; of one that a few raise, each is told with
-its rank. All then exit with its code. Who is killed writes no note: that is what the witness is for.
+its rank. All then exit with its code. Who is killed writes no note; how that is found out is up to what notes travel
+by: MPI (`mpi_peers`) if MPI's launcher started the ranks, TCP (`tcp_peers`) otherwise.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
+from abc import ABC, abstractmethod
 from functools import cache
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from graphir.errors import CommunicationError, MissingDependencyError
+from graphir.errors import CommunicationError
 from graphir.ir.layout import Mesh
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
+from graphir.launch import find_launch
 
 #: Seconds that a failed rank waits for the others' notes before it ends them.
 GRACE = 2.0
 #: Seconds that a rank goes on waiting for what others begin when one of them has left.
 PATIENCE = 30.0
-#: Seconds of mere yielding, between looks at notes, and of sleep between looks at a request.
-_EAGER, _LOOK, _NAP = 2e-3, 1e-2, 2e-4
-#: Gives the processor away for a moment; not every system has a call for just that.
-_yield = getattr(os, "sched_yield", lambda: time.sleep(0))
+#: Seconds of sleep between looks at what is waited for.
+NAP = 2e-4
 
 
 class RankError(CommunicationError):
     """Another rank has failed, and tells why; this one only follows."""
 
 
-@cache
 def peers() -> Peers:
-    """This process's peers; the first call, on all ranks, starts MPI.
+    """This process's peers, by whatever started it; the first call, on all ranks, brings them together.
 
-    MissingDependencyError if there is no mpi4py, or no MPI that it finds.
+    MissingDependencyError if they meet through MPI, and there is no mpi4py or no MPI that it finds.
     """
-    return Peers()
+    launch = find_launch()
+    return peers_by("tcp" if launch is not None and launch.master is not None else "mpi")
 
 
-def find_peers() -> Peers | None:
-    """The peers, if this process has got to know them."""
-    return peers() if peers.cache_info().currsize else None
+def peers_by(means: str) -> Peers:
+    """The peers that this process meets through "mpi" or "tcp", which from now on end together.
+
+    Errors: as of `peers`; CommunicationError, the same at every call, if they have not found together.
+    """
+    found = _met(means)
+    if isinstance(found, CommunicationError):
+        raise found
+    return found
 
 
-def load_mpi() -> Any:
-    """mpi4py's module MPI; importing it starts MPI."""
-    try:
-        from mpi4py import MPI
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"ranks='mpi' needs mpi4py and an MPI to run on ({error}); pip install 'graphir[mpi]' brings both"
-        ) from None
-    return MPI
+@cache
+def _met(means: str) -> Peers | CommunicationError:
+    found: Peers
+    if means == "mpi":
+        from graphir.backends.communicator.mpi_peers import MpiPeers
+
+        found = MpiPeers()
+    else:
+        from graphir.backends.communicator.tcp_peers import TcpPeers
+
+        try:
+            found = TcpPeers(find_launch())
+        except CommunicationError as error:
+            return error  # who waited in vain shall not wait again
+    found.end_together()
+    return found
 
 
-class Peers:
+class Peers(ABC):
     """All processes that were started together."""
 
+    rank: int
+    size: int
+
     def __init__(self) -> None:
-        mpi = load_mpi()
-        self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
-        self.rank, self.size = self.world.rank, self.world.size
-        #: Operations begun and not done: with one of them MPI cannot come to an orderly end.
+        #: What is begun and not done, and would keep this process from an orderly end.
         self.outstanding = 0
-        #: Ranks that communicate, by mesh and axes: MPI can make only so many groups.
-        self.groups: dict[tuple[Mesh, tuple[str, ...]], Any] = {}
-        self._notes: MPI.Intracomm = mpi.COMM_WORLD.Dup()
-        self._status, self._any, self._error = mpi.Status(), mpi.ANY_SOURCE, mpi.Exception
-        self._sent: list[MPI.Request] = []
+        #: Ranks that communicate, by whatever a communicator knows them by: they are made once for a process.
+        self.groups: dict[Any, Any] = {}
         self._heard: dict[int, tuple[str, str]] = {}
         self._mesh: Mesh | None = None
         self._ending = False
         self._left_at: float | None = None
-        self._connection = self._call_witness(mpi)
-        self._introduce()
+        self._usual_hook = sys.excepthook
+
+    def end_together(self) -> None:
+        """From now on whatever ends this process ends all."""
         self._usual_hook = sys.excepthook
         sys.excepthook = self._uncaught
         atexit.register(self._leave)
 
-    # -- the witness ----------------------------------------------------------------------------------
-
-    def _call_witness(self, mpi: Any) -> socket.socket | None:
-        """A connection to this machine's witness, which the first of its ranks starts."""
-        if self.size == 1:
-            return None
-        here = self.world.Split_type(mpi.COMM_TYPE_SHARED)
-        connection = socket.socket(socket.AF_UNIX)
-        folder = Path(here.bcast(tempfile.mkdtemp(prefix="graphir-") if here.rank == 0 else None))
-        address = str(folder / "witness")
-        if here.rank == 0:
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(address)
-                listener.listen(here.size)
-                command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("witness.py"))]
-                self._witness = subprocess.Popen(
-                    [*command, str(listener.fileno())],
-                    pass_fds=[listener.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,  # the launcher ends whole process groups
-                )
-        here.Barrier()
-        connection.connect(address)
-        here.Barrier()
-        if here.rank == 0:
-            os.unlink(address)
-            folder.rmdir()
-        here.Free()
-        return connection
-
-    def _tell_witness(self, line: str) -> None:
-        if self._connection is not None:
-            try:
-                self._connection.sendall(f"{line}\n".encode())
-            except OSError:
-                self._connection = None  # it is gone: nobody will be reported, and nothing else is lost
+    # -- names ----------------------------------------------------------------------------------------
 
     def stand_in(self, mesh: Mesh) -> None:
         """From now on ranks are described as those of `mesh`."""
         self._mesh = mesh
-        self._introduce()
-
-    def _introduce(self) -> None:
-        self._tell_witness(f"rank {os.getpid()} {self.describe(self.rank)}")
 
     def describe(self, rank: int) -> str:
         """`rank 2`, and where it stands, once there is a mesh: `rank 2 (dp=0, tp=2)`."""
         return f"rank {rank}" if self._mesh is None or not self._mesh.axes else self._mesh.describe(rank)
 
+    # -- what a means of exchange has to offer ---------------------------------------------------------
+
+    @abstractmethod
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        """What each rank hands in, by rank; all have to call this, in the same order."""
+
+    @abstractmethod
+    def post(self, target: int, data: bytes) -> None:
+        """Sends a message, which may arrive after this returns."""
+
+    @abstractmethod
+    def fetch(self, source: int, purpose: str) -> bytes:
+        """The first message of `source` not yet fetched; RankError if another rank has failed."""
+
+    @abstractmethod
+    def _say(self, word: str, text: str = "") -> None:
+        """Sends a note to all others."""
+
+    @abstractmethod
+    def _listen(self) -> None:
+        """Reads the notes that have come."""
+
+    @abstractmethod
+    def _farewell(self, failed: bool) -> None:
+        """This process is about to end, and need not be missed."""
+
+    @abstractmethod
+    def _end_all(self, code: int) -> NoReturn:
+        """Ends this process at once, and all others that have not ended by themselves."""
+
     # -- waiting --------------------------------------------------------------------------------------
 
-    def wait(self, request: MPI.Request, purpose: str, status: MPI.Status | None = None) -> None:
-        """Returns when `request` is done; RankError if another rank has failed, so that it never will be."""
-        start = looked = time.monotonic()
-        while not self._test(request, status, purpose):
-            now = time.monotonic()
-            if now - start < _EAGER:
-                _yield()
-                continue
-            if now - looked > _LOOK:
-                looked = now
-                self._listen()
-                self._require_all(purpose)
-            time.sleep(_NAP)
+    def check(self, purpose: str) -> None:
+        """As `require_all`, of the notes that have come by now."""
+        self._listen()
+        self.require_all(purpose)
 
-    def _test(self, request: MPI.Request, status: MPI.Status | None, purpose: str) -> bool:
-        try:
-            return bool(request.Test(status))
-        except self._error as error:
-            raise CommunicationError(f"{self.describe(self.rank)}, {purpose}: MPI says {error}") from error
-
-    def _require_all(self, purpose: str) -> None:
-        for rank, (word, text) in self._heard.items():
+    def require_all(self, purpose: str) -> None:
+        """RankError if another rank has failed, or has left for so long that what is waited for will never be."""
+        for rank, (word, text) in list(self._heard.items()):
             if word == "failed":
                 raise RankError(f"{self.describe(rank)} has failed: {text}")
             if word == "left" and self._left_at is not None and time.monotonic() - self._left_at > PATIENCE:
@@ -180,16 +161,10 @@ class Peers:
 
     # -- notes ----------------------------------------------------------------------------------------
 
-    def _say(self, word: str, text: str = "") -> None:
-        others = (rank for rank in range(self.size) if rank != self.rank)
-        self._sent += [self._notes.isend((word, text), rank) for rank in others]
-
-    def _listen(self) -> None:
-        while self._notes.iprobe(self._any, status=self._status):
-            source = self._status.source
-            self._heard[source] = self._notes.recv(source=source)
-            if self._left_at is None and self._heard[source][0] == "left":
-                self._left_at = time.monotonic()
+    def _hear(self, source: int, word: str, text: str) -> None:
+        self._heard[source] = word, text
+        if self._left_at is None and word == "left":
+            self._left_at = time.monotonic()
 
     def _hear_all(self, seconds: float | None) -> bool:
         """Whether a note of every other rank has come, or comes in that time."""
@@ -198,9 +173,9 @@ class Peers:
             self._listen()
             if end is not None and time.monotonic() > end:
                 return False
-            if end is None and any(word == "failed" for word, _ in self._heard.values()):
+            if end is None and any(word == "failed" for word, _ in list(self._heard.values())):
                 return False
-            time.sleep(_NAP)
+            time.sleep(NAP)
         return True
 
     # -- ending ---------------------------------------------------------------------------------------
@@ -222,13 +197,12 @@ class Peers:
                 self._print(text if everywhere else f"{self.describe(self.rank)}: {text}")
         orderly = complete and all(word != "followed" for word, _ in self._heard.values()) and not follows
         if orderly and not self.outstanding:
-            self._tell_witness("bye")
+            self._farewell(failed=False)
             sys.exit(code)
-        self._tell_witness("failed")
+        self._farewell(failed=True)
         # What was printed is on its way still, and an abort would overtake it; followers leave it to who failed.
         time.sleep(GRACE if follows else GRACE / 4)
-        self.world.Abort(code)
-        raise SystemExit(code)
+        self._end_all(code)
 
     def _print(self, text: str) -> None:
         sys.stdout.flush()
@@ -244,22 +218,22 @@ class Peers:
         try:
             self.fail(text, 130 if issubclass(kind, KeyboardInterrupt) else 1, isinstance(error, RankError))
         except SystemExit as end:
-            # Python ends by itself after this, with code 1, and finalizes MPI.
+            # Python ends by itself after this, with code 1, and finalizes what is to be finalized.
             if end.code != 1:
                 os._exit(int(end.code or 0))
 
     def _leave(self) -> None:
-        """At the end of the program: waits for the others to come to theirs, as MPI would, but politely."""
+        """At the end of the program: waits, politely, for the others to come to theirs."""
         if self._ending:
             return
         self._ending = True
         self._say("left")
         if not self._hear_all(None):
             self._say("followed")
-            self._tell_witness("failed")
+            self._farewell(failed=True)
             time.sleep(2 * GRACE)  # who failed ends all
-            self.world.Abort(1)
-        self._tell_witness("bye")
+            self._end_all(1)
+        self._farewell(failed=False)
 
 
-__all__ = ["Peers", "RankError", "find_peers", "load_mpi", "peers"]
+__all__ = ["GRACE", "NAP", "PATIENCE", "Peers", "RankError", "peers", "peers_by"]

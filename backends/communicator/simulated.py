@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from graphir.backends.arrays import module_of
 from graphir.backends.communicator.interface import (
     Block,
     Communicator,
@@ -75,9 +74,10 @@ class SimulatedCommunicator(Communicator):
         self, blocks: Sequence[Block], source: int, target: int, axis: str, out: Sequence[Block] | None = None
     ) -> list[Block]:
         def exchange(group: Sequence[int], mine: list[Block]) -> list[Block]:
-            parts = [np.split(block, len(group), axis=target) for block in mine]
+            xp = module_of(mine[0])
+            parts = [xp.split(block, len(group), axis=target) for block in mine]
             rows = [[self._send(group[i], group[j], parts[i][j]) for i in range(len(group))] for j in range(len(group))]
-            return [np.concatenate(row, axis=source) for row in rows]
+            return [xp.concatenate(row, axis=source) for row in rows]
 
         return self._by_group(blocks, (axis,), exchange, out)
 
@@ -85,7 +85,7 @@ class SimulatedCommunicator(Communicator):
         self, blocks: Sequence[Block], dim: int, axis: str, out: Sequence[Block] | None = None
     ) -> list[Block]:
         def cut(group: Sequence[int], mine: list[Block]) -> list[Block]:
-            return [np.split(block, len(group), axis=dim)[i] for i, block in enumerate(mine)]
+            return [module_of(block).split(block, len(group), axis=dim)[i] for i, block in enumerate(mine)]
 
         return self._by_group(blocks, (axis,), cut, out)
 
@@ -102,7 +102,9 @@ class SimulatedCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         # A copy even to itself: what is sent may be changed at once.
-        self._letters.setdefault((source, target), deque()).append(self._send(source, target, np.array(block)))
+        self._letters.setdefault((source, target), deque()).append(
+            self._send(source, target, module_of(block).array(block))
+        )
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         letters = self._letters.get((source, target))
@@ -129,13 +131,13 @@ class SimulatedCommunicator(Communicator):
     ) -> list[Block]:
         result: list[Block] = list(blocks)
         for group in self.mesh.groups(axes):
-            mine = [np.asarray(blocks[rank]) for rank in group]
+            mine = [module_of(blocks[rank]).asarray(blocks[rank]) for rank in group]
             for rank, block in zip(group, mine if len(group) == 1 else run(group, mine), strict=True):
                 result[rank] = block
         if out is None:
             return result
         for target, block in zip(out, result, strict=True):
-            np.copyto(target, block)
+            module_of(target).copyto(target, block)
         return list(out)
 
     def _send(self, source: int, target: int, block: Block) -> Block:
@@ -159,8 +161,8 @@ class SimulatedCommunicator(Communicator):
         ]
 
     def _reduce_ring(self, group: Sequence[int], blocks: list[Block], reduce: str) -> list[Block]:
-        count, shape = len(group), blocks[0].shape
-        chunks = [np.array_split(block.reshape(-1).copy(), count) for block in blocks]
+        count, shape, xp = len(group), blocks[0].shape, module_of(blocks[0])
+        chunks = [xp.array_split(block.reshape(-1).copy(), count) for block in blocks]
         self._ring_reduce(group, chunks, reduce)
         # Rank i holds chunk i + 1, reduced; now the chunks go once around.
         for step in range(count - 1):
@@ -168,7 +170,7 @@ class SimulatedCommunicator(Communicator):
                 chunk = (i + 1 - step) % count
                 target = (i + 1) % count
                 chunks[target][chunk] = self._send(group[i], group[target], chunks[i][chunk])
-        return [averaged(np.concatenate(parts).reshape(shape), count, reduce) for parts in chunks]
+        return [averaged(xp.concatenate(parts).reshape(shape), count, reduce) for parts in chunks]
 
     def _ring_reduce(self, group: Sequence[int], chunks: list[list[Block]], reduce: str) -> None:
         """In N − 1 steps, rank i sends chunk i − step on and the next adds it to its own."""
@@ -180,12 +182,12 @@ class SimulatedCommunicator(Communicator):
                 chunks[target][chunk] = combined(arriving, chunks[target][chunk], reduce)
 
     def _scatter(self, group: Sequence[int], blocks: list[Block], dim: int, reduce: str) -> list[Block]:
-        count = len(group)
-        parts = [np.split(block, count, axis=dim) for block in blocks]
+        count, xp = len(group), module_of(blocks[0])
+        parts = [xp.split(block, count, axis=dim) for block in blocks]
         if self.algorithm == "naive":
             root = group[0]
             total = reduction([self._send(rank, root, b) for rank, b in zip(group, blocks, strict=True)], reduce)
-            return [self._send(root, rank, p) for rank, p in zip(group, np.split(total, count, axis=dim), strict=True)]
+            return [self._send(root, rank, p) for rank, p in zip(group, xp.split(total, count, axis=dim), strict=True)]
         if self.algorithm == "direct":
             return [
                 reduction([self._send(group[i], group[j], parts[i][j]) for i in range(count)], reduce)
@@ -197,14 +199,14 @@ class SimulatedCommunicator(Communicator):
         return [averaged(chunks[i][(i + 1) % count], count, reduce) for i in range(count)]
 
     def _gather(self, group: Sequence[int], blocks: list[Block], dim: int) -> list[Block]:
-        count = len(group)
+        count, xp = len(group), module_of(blocks[0])
         if self.algorithm == "naive":
             root = group[0]
-            whole = np.concatenate([self._send(r, root, b) for r, b in zip(group, blocks, strict=True)], axis=dim)
+            whole = xp.concatenate([self._send(r, root, b) for r, b in zip(group, blocks, strict=True)], axis=dim)
             return [self._send(root, rank, whole) for rank in group]
         if self.algorithm == "direct":
             return [
-                np.concatenate([self._send(o, rank, b) for o, b in zip(group, blocks, strict=True)], axis=dim)
+                xp.concatenate([self._send(o, rank, b) for o, b in zip(group, blocks, strict=True)], axis=dim)
                 for rank in group
             ]
         held: list[list[Any]] = [[block if i == j else None for j in range(count)] for i, block in enumerate(blocks)]
@@ -212,4 +214,4 @@ class SimulatedCommunicator(Communicator):
             for i in range(count):
                 chunk, target = (i - step) % count, (i + 1) % count
                 held[target][chunk] = self._send(group[i], group[target], held[i][chunk])
-        return [np.concatenate(parts, axis=dim) for parts in held]
+        return [xp.concatenate(parts, axis=dim) for parts in held]

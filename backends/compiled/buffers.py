@@ -1,4 +1,4 @@
-"""Memory: aligned buffers, a thread's scratch, and which addresses an array touches."""
+"""Memory: a thread's scratch, and which addresses an array touches."""
 
 from __future__ import annotations
 
@@ -9,27 +9,14 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array
+from graphir.backends.compiled.engine import Engine, rounded
 
-#: Where buffers begin: at multiples of a cache line, as vector instructions like it.
-_ALIGNMENT = 64
 _CHUNK = 4 << 20
 
 
-def rounded(size: int) -> int:
-    """`size` in bytes, up to where the next buffer may begin."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def aligned(size: int) -> Array:
-    """An uninitialised byte buffer that begins where a buffer should."""
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size]
-
-
-def addresses(array: Array) -> tuple[int, int] | None:
+def addresses(engine: Engine, array: Array) -> tuple[int, int] | None:
     """The first address that `array` touches and the one after the last; None of an empty one."""
-    low = high = array.ctypes.data
+    low = high = engine.address(array)
     for length, stride in zip(array.shape, array.strides, strict=True):
         if length == 0:
             return None
@@ -43,7 +30,8 @@ def addresses(array: Array) -> tuple[int, int] | None:
 class Scratch:
     """A thread's scratch memory: what a tile needs while it is worked on. Grows by chunks, is never given back."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self.chunks: list[Array] = []
         self._used: list[list[tuple[int, int]]] = []
 
@@ -53,12 +41,12 @@ class Scratch:
         size = kind.itemsize
         for length in shape:
             size *= length
-        size = rounded(max(size, 1))
+        size = rounded(max(size, 1), self._engine.alignment)
         for index in range(len(self.chunks)):
             offset = self._fit(index, size)
             if offset is not None:
                 return self._take(index, offset, size, tuple(shape), kind)
-        self.chunks.append(aligned(max(size, _CHUNK)))
+        self.chunks.append(self._engine.allocate(max(size, _CHUNK)))
         self._used.append([])
         return self._take(len(self.chunks) - 1, 0, size, tuple(shape), kind)
 
@@ -67,7 +55,7 @@ class Scratch:
     ) -> tuple[Array, tuple[int, int, int]]:
         self._used[index].append((offset, size))
         self._used[index].sort()
-        return np.ndarray(shape, kind, self.chunks[index].data, offset), (index, offset, size)
+        return self._engine.view(self.chunks[index], shape, kind, offset), (index, offset, size)
 
     def _fit(self, index: int, size: int) -> int | None:
         offset = 0

@@ -2,12 +2,13 @@
 
 A program is a list of calls `function(*arrays)`, made once and run at every step. What a rule of an operator does
 
-    @emits(layer_norm, inplace={"H": "X"})
+    @rules.emits(layer_norm, inplace={"H": "X"})
     def _layer_norm(call, X, gamma, beta, H, mean, rstd, *, epsilon):
         call(np.subtract, X, …, H)
 
-is to record those calls: operands and outputs are NumPy views, by the names of the operator's signature (None for
-an operand that is absent, an output that is not wanted; a variadic operand is a tuple), attributes are numbers.
+is to record those calls: operands and outputs are views of the engine's buffers, by the names of the operator's
+signature (None for an operand that is absent, an output that is not wanted; a variadic operand is a tuple),
+attributes are numbers. `rules` are one engine's, each of which has a registry of its own.
 Their contents are not there yet when the rule runs: a rule looks at shapes, strides and dtypes, never at numbers.
 A rule that cannot do better than the reference kernel for what it is given returns False.
 """
@@ -16,12 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from graphir.ir.operator import Operator
+from graphir.ir.graph import Node
+from graphir.ir.operator import Operator, Place
+from graphir.ir.value import Value
+
+if TYPE_CHECKING:
+    from graphir.backends.compiled.storage import Homes
+    from graphir.backends.compiled.task import Task
+    from graphir.backends.rows.runs import Run
 
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[..., Any]
@@ -46,6 +54,30 @@ class Calls(Protocol):
         """What `make` makes, read-only, made once for all that ask with this key: an arange, a triangle."""
 
 
+class Kernels(Protocol):
+    """What writes a run of nodes as one call."""
+
+    def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
+        """The runs of a task, by the position of their first node."""
+
+    def write(
+        self,
+        call: Calls,
+        run: Run,
+        arrays: Mapping[Value, Array],
+        sizes: Sequence[int],
+        place: Callable[[Node], Place],
+        keywords: Mapping[Node, Mapping[str, Any]],
+    ) -> bool:
+        """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it.
+
+        arrays     the tile's part of each operand and result of the run
+        sizes      how much of each of the run's axes it covers
+        place      where a node's part lies in the global tensors
+        keywords   the nodes' attributes, with dims in numbers
+        """
+
+
 @dataclass(frozen=True)
 class Rule:
     """An operator's rule. `inplace`: the operands whose memory an output may take over, element by element."""
@@ -54,29 +86,31 @@ class Rule:
     inplace: Mapping[str, tuple[str, ...]]
 
 
-_RULES: dict[str, Rule] = {}
+class Rules:
+    """One engine's rules, by operator."""
 
+    def __init__(self) -> None:
+        self._by_key: dict[str, Rule] = {}
 
-def emits(
-    *operators: Operator, inplace: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declares the decorated function as the rule of `operators`.
+    def emits(
+        self, *operators: Operator, inplace: Mapping[str, str] | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Declares the decorated function as the rule of `operators`.
 
-    `inplace` maps an output to operands (names, with spaces between) whose very memory it may be given.
-    """
+        `inplace` maps an output to operands (names, with spaces between) whose very memory it may be given.
+        """
 
-    def declare(emit: Callable[..., Any]) -> Callable[..., Any]:
-        rule = Rule(emit, {output: tuple(names.split()) for output, names in (inplace or {}).items()})
-        for each in operators:
-            _RULES[each.key] = rule
-        return emit
+        def declare(emit: Callable[..., Any]) -> Callable[..., Any]:
+            rule = Rule(emit, {output: tuple(names.split()) for output, names in (inplace or {}).items()})
+            for each in operators:
+                self._by_key[each.key] = rule
+            return emit
 
-    return declare
+        return declare
 
-
-def find_rule(operator: Operator) -> Rule | None:
-    """The rule of `operator`; None if there is only its reference kernel."""
-    return _RULES.get(operator.key)
+    def find(self, operator: Operator) -> Rule | None:
+        """The rule of `operator`; None if there is only its reference kernel."""
+        return self._by_key.get(operator.key)
 
 
 def flat(array: Array) -> Array | None:

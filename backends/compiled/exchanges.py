@@ -8,15 +8,15 @@ as soon as its node is done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from graphir.backends.buckets import LIMIT, Bucket, plan_buckets
 from graphir.backends.communicator import Communicator, Pending, Traffic
 from graphir.backends.compiled.emission import Array
+from graphir.backends.compiled.engine import Engine
 from graphir.backends.plan import Step
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
@@ -42,14 +42,15 @@ class Exchanges:
         steps: Sequence[Step],
         shapes: Mapping[Value, tuple[int, ...]],
         communicator: Communicator,
+        engine: Engine,
         blocks: Callable[[Value], list[Array]],
         limit: int = LIMIT,
     ) -> None:
         self.steps = [step for step in steps if step.node.operator.relayout is not None]
         self._numbers = {step: number for number, step in enumerate(self.steps)}
-        self._communicator, self._blocks, self._shapes = communicator, blocks, shapes
+        self._communicator, self._engine, self._blocks, self._shapes = communicator, engine, blocks, shapes
         apart = len(communicator.ranks) < communicator.mesh.size
-        sizes = {v: int(np.prod(shape, dtype=int)) * DTYPES.get(v.dtype, 0) for v, shape in shapes.items()}
+        sizes = {v: math.prod(shape) * DTYPES.get(v.dtype, 0) for v, shape in shapes.items()}
         self.buckets = plan_buckets(steps, sizes, limit) if apart and limit else []
         self._bucket_of = {member: bucket for bucket in self.buckets for member in bucket.members}
         self._buffers: dict[Bucket, Array] = {}
@@ -64,7 +65,7 @@ class Exchanges:
         if bucket is None:
             self._communicator.run(node.operator, operands, step.keywords, results)
         else:
-            np.copyto(self._part(bucket, number), operands[0])
+            self._engine.copy(self._part(bucket, number), operands[0])
         for each in self.buckets:
             if each.sent == number:
                 self._send(each)
@@ -77,7 +78,7 @@ class Exchanges:
             sent.pending.wait()
             for target, part in sent.parts:
                 if target is not part:
-                    np.copyto(target, part)
+                    self._engine.copy(target, part)
         for sent in self._under_way:
             sent.pending.poll()
 
@@ -98,9 +99,9 @@ class Exchanges:
         result: Value = self.steps[member].node.outputs[0]
         if len(bucket.members) == 1:
             return self._blocks(result)[0]
-        counts = [int(np.prod(self._shapes[self.steps[i].node.outputs[0]], dtype=int)) for i in bucket.members]
+        counts = [math.prod(self._shapes[self.steps[i].node.outputs[0]]) for i in bucket.members]
         if bucket not in self._buffers:
-            self._buffers[bucket] = np.empty(sum(counts), result.dtype)
+            self._buffers[bucket] = self._engine.empty([sum(counts)], result.dtype)
         start = sum(counts[: bucket.members.index(member)])
         part: Any = self._buffers[bucket][start : start + counts[bucket.members.index(member)]]
         return part.reshape(self._shapes[result])  # type: ignore[no-any-return]

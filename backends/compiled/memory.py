@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from graphir.backends.compiled.storage import Arena
+from graphir.backends.compiled.storage import Arena, Homes
 from graphir.backends.compiled.task import Task
+from graphir.ir.value import Value
 
 _SHOWN = 8
 
@@ -50,24 +52,35 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
-def plan_memory(tasks: Sequence[Task], arena: Arena, arguments: int, results: int, shared: int) -> MemoryPlan:
-    """The plan for tasks that have their tiles and an arena."""
+def plan_memory(
+    tasks: Sequence[Task], homes: Sequence[Homes], arena: Arena, arguments: int, results: int, shared: int
+) -> MemoryPlan:
+    """The plan for tasks that have their tiles and homes, and an arena."""
     scratch = 0
     for thread in range(max((len(task.tiles) for task in tasks), default=0)):
-        scratch += max((_tile_bytes(task, thread) for task in tasks), default=0)
+        scratch += max((_scratch(task, home, thread) for task, home in zip(tasks, homes, strict=True)), default=0)
     fullest = arena.fullest()
     alive = [(block.value.name, block.size) for block in arena.alive(fullest)]
     at = tasks[fullest].node.name if tasks else ""
     return MemoryPlan(arguments, results, arena.size, scratch, shared, at, tuple(alive))
 
 
-def _tile_bytes(task: Task, thread: int) -> int:
-    """What the values that no other task sees take on a thread's first tile."""
+def _scratch(task: Task, homes: Homes, thread: int) -> int:
+    """The most that a thread needs at once on its first tile for values that have no memory elsewhere."""
     tile = next(iter(task.tiles[thread]), None)
     if tile is None:
         return 0
-    inner = [value for value in task.materialised if value not in task.outer]
-    return sum(task.bytes(value, tile) for value in inner)
+    made = {value: i for i, node in enumerate(task.nodes) for value in node.outputs}
+    last: dict[Value, int] = {}
+    for value, first in homes.rep.items():
+        if value in homes.last and first not in homes.outer and first not in homes.inverse:
+            last[first] = max(last.get(first, 0), homes.last[value])
+    changes = [0] * (len(task.nodes) + 1)
+    for first, end in last.items():
+        size = task.bytes(first, tile)
+        changes[made[first]] += size
+        changes[end + 1] -= size
+    return max(accumulate(changes))
 
 
 def _spelled(count: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from graphir.backends.compiled.causal import Beyond, find_causal
+from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
 from graphir.backends.compiled.storage import Arena, Homes, find_homes, plan_arena
 from graphir.backends.compiled.task import Numbers, Task, make_task
@@ -18,7 +19,7 @@ from graphir.ir.value import Value
 
 
 class Prepared:
-    """An optimised graph, prepared for a number of threads.
+    """An optimised graph, prepared for an engine and a number of threads.
 
     tasks     what is carried out, in order, with tiles for each thread
     packed    values of which only the causal half is stored, tile after tile, with their bytes
@@ -28,20 +29,28 @@ class Prepared:
     """
 
     def __init__(
-        self, graph: Graph, sizes: Mapping[str, int], threads: int, donate: bool = False, share_replicas: bool = False
+        self,
+        graph: Graph,
+        sizes: Mapping[str, int],
+        engine: Engine,
+        threads: int = 1,
+        donate: bool = False,
+        share_replicas: bool = False,
     ) -> None:
-        self.graph, self.donate = graph, donate
+        self.graph, self.engine, self.donate = graph, engine, donate
         self.steps = plan_complete(graph, sizes)
         numbers = Numbers(graph.mesh, sizes)
         self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
         self._outside = frozenset((*graph.arguments, *graph.outputs))
         packed = self._find_causal()
         for task in self.tasks:
-            choose_tiles(task, threads)
+            choose_tiles(task, threads, engine.tiling)
         self.packed = self._packed_sizes(packed)
         self.shared = self._find_shared() if share_replicas else {}
         self.homes = self._find_homes()
-        self.arena: Arena = plan_arena(self.tasks, self.homes, {*self._outside, *self.shared}, self.packed)
+        self.arena: Arena = plan_arena(
+            self.tasks, self.homes, {*self._outside, *self.shared}, self.packed, engine.alignment
+        )
 
     # -- the causal half ------------------------------------------------------------------------------
 
@@ -80,12 +89,14 @@ class Prepared:
     def _find_homes(self) -> list[Homes]:
         updates = self.graph.updates if self.donate else {}
         last = {outer: i for i, task in enumerate(self.tasks) for outer in task.outer.values()}
+        made = {task.outer[value]: i for i, task in enumerate(self.tasks) for value in task.leaving}
         kept = {*self._outside, *self.packed, *self.shared}
+        taken = {*updates.values(), *self.shared}
         homes = []
         for i, task in enumerate(self.tasks):
-            dying = {value for value in task.outer.values() if value not in kept and last[value] == i}
+            dying = {value: made[value] for value in task.outer.values() if value not in kept and last[value] == i}
             given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            homes.append(find_homes(task, dying, self._outside | self.shared.keys(), given_away))
+            homes.append(find_homes(task, dying, taken, given_away, self.engine.rules))
         return homes
 
     @cached_property
@@ -106,7 +117,7 @@ class Prepared:
         donated = set(self.graph.updates.values()) if self.donate else set()
         results = [value for value in self.graph.outputs if value not in donated]
         arguments = total(self.graph.arguments)
-        return plan_memory(self.tasks, self.arena, arguments, total(results), total(self.shared))
+        return plan_memory(self.tasks, self.homes, self.arena, arguments, total(results), total(self.shared))
 
     # -- replicas -------------------------------------------------------------------------------------
 

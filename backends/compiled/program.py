@@ -7,18 +7,15 @@ their operands lie in which. To run on other arrays, these operands alone are ma
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from graphir.backends.compiled.buffers import Scratch, addresses
-from graphir.backends.compiled.emission import Array
-from graphir.backends.numpy.rules.shared import maximum
+from graphir.backends.compiled.emission import Array, Function
+from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
-from graphir.backends.numpy.threads import Team, meet
 from graphir.backends.compiled.writer import Call, Rank, Writer
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
@@ -49,14 +46,18 @@ class _Relocation:
 
 @dataclass
 class Program:
-    """A rank's segments, and the table by which their operands are bound."""
+    """A rank's segments, and the table by which their operands are bound.
+
+    `meet` makes the call by which a thread waits for the others.
+    """
 
     rank: Rank
-    team: Team
+    threads: int = 1
+    meet: Callable[[int], Function] | None = None
     segments: list[Segment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        threads = self.team.threads
+        threads, self._engine = self.threads, self.rank.engine
         self._reads: Touched = [[] for _ in range(threads)]
         self._writes: Touched = [[] for _ in range(threads)]
         self._relocations: dict[Value, list[_Relocation]] = {}
@@ -66,7 +67,7 @@ class Program:
 
     def begin_segment(self) -> None:
         """What follows comes after an exchange."""
-        threads = range(self.team.threads)
+        threads = range(self.threads)
         self.segments.append(Segment([[] for _ in threads], [[] for _ in threads]))
         for touched in (*self._reads, *self._writes):
             touched.clear()
@@ -94,11 +95,11 @@ class Program:
         node = next(each for each in task.nodes if inner in each.outputs)
         active = [i for i, tiles in enumerate(task.tiles) if tiles]
         total = self.rank.arrays[value]
-        combine = maximum if _reduction(task, inner) == "max" else np.add
+        combine = self._engine.maximum if _reduction(task, inner) == "max" else self._engine.add
         calls: list[Call] = [(combine, (terms[active[0], ...], terms[active[1], ...], total))]
         calls += [(combine, (total, terms[each, ...], total)) for each in active[2:]]
-        threads = range(self.team.threads)
-        read, written = ([found] if (found := addresses(each)) else [] for each in (terms, total))
+        threads = range(self.threads)
+        read, written = ([found] if (found := addresses(self._engine, each)) else [] for each in (terms, total))
         self._add(
             [calls if t == 0 else [] for t in threads],
             [[node] * len(calls) if t == 0 else [] for t in threads],
@@ -110,14 +111,14 @@ class Program:
         if self._collide(reads, writes):
             self._meet()
         segment = self.segments[-1]
-        for thread in range(self.team.threads):
+        for thread in range(self.threads):
             segment.calls[thread] += calls[thread]
             segment.nodes[thread] += nodes[thread]
             self._reads[thread] += reads[thread]
             self._writes[thread] += writes[thread]
 
     def _collide(self, reads: Touched, writes: Touched) -> bool:
-        threads = range(self.team.threads)
+        threads = range(self.threads)
         return any(
             _overlap(reads[one], self._writes[other])
             or _overlap(writes[one], self._writes[other])
@@ -128,9 +129,9 @@ class Program:
         )
 
     def _meet(self) -> None:
-        if self.team.threads > 1:
+        if self.meet is not None:
             for thread, calls in enumerate(self.segments[-1].calls):
-                calls.append((meet(self.team, thread), ()))
+                calls.append((self.meet(thread), ()))
                 self.segments[-1].nodes[thread].append(None)
         for touched in (*self._reads, *self._writes):
             touched.clear()
@@ -139,14 +140,14 @@ class Program:
 
     def find_relocations(self, stand_ins: Mapping[Value, Array]) -> None:
         """Notes which operands of which calls lie in the buffers `stand_ins`."""
-        touched = ((addresses(array), index) for index, array in enumerate(stand_ins.values()))
+        touched = ((addresses(self._engine, array), index) for index, array in enumerate(stand_ins.values()))
         ranges = sorted((*found, index) for found, index in touched if found is not None)
         starts, values = [low for low, _, _ in ranges], list(stand_ins)
         for s, segment in enumerate(self.segments):
             for t, calls in enumerate(segment.calls):
                 for c, (_, arguments) in enumerate(calls):
-                    for p, array in _arrays(arguments):
-                        address = array.__array_interface__["data"][0]
+                    for p, array in _arrays(self._engine, arguments):
+                        address = self._engine.address(array)
                         at = bisect.bisect_right(starts, address) - 1
                         if at >= 0 and address < ranges[at][1] and array.size:
                             where = _Relocation(
@@ -159,13 +160,13 @@ class Program:
         for r in self._relocations.get(value, ()):
             calls = self.segments[r.segment].calls[r.thread]
             function, arguments = calls[r.call]
-            view: Array = np.ndarray(r.shape, r.dtype, array, r.offset, r.strides)
+            view = self._engine.view(array, r.shape, r.dtype, r.offset, r.strides)
             calls[r.call] = (function, _replaced(arguments, r.position, view))
 
 
-def _arrays(arguments: tuple[Any, ...]) -> Iterator[tuple[int, Array]]:
+def _arrays(engine: Engine, arguments: tuple[Any, ...]) -> Iterator[tuple[int, Array]]:
     """The arrays among a call's arguments, nested tuples included, with their place in a flat count."""
-    return ((place, each) for place, each in enumerate(_flat(arguments)) if isinstance(each, np.ndarray))
+    return ((place, each) for place, each in enumerate(_flat(arguments)) if isinstance(each, engine.xp.ndarray))
 
 
 def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:

@@ -1,19 +1,22 @@
 """Where values lie: which take over an operand's memory, and where in one arena the others are put.
 
-Arguments lie where the caller has them, results in buffers of their own. Everything else shares one arena: a value
-occupies its part from the task that makes it to the last that reads it. Within a task, values that no other task
-sees live in a thread's scratch memory, as long as their tile is worked on.
+Arguments lie where the caller has them, results in buffers of their own, and so does what a result is made of in
+place: the last term of a gradient is added to the others where the caller will find the sum. Everything else shares one
+arena: a value occupies its part from the task that makes it to the last that reads it. Within a task, values that no
+other task sees live in a thread's scratch memory, as long as their tile is worked on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from graphir.backends.compiled.buffers import rounded
-from graphir.backends.compiled.emission import find_rule
+from graphir.backends.compiled.emission import Rules
+from graphir.backends.compiled.engine import rounded
 from graphir.backends.compiled.task import Task
 from graphir.ir.graph import Node
 from graphir.ir.types import DTYPES
@@ -38,10 +41,13 @@ class Homes:
     takeovers: list[tuple[Value, Value]] = field(default_factory=list)
 
 
-def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: Mapping[Value, Value]) -> Homes:
-    """The homes of a task's values; `dying` are those of the graph's that nothing reads later, `outside` of the arena.
+def find_homes(
+    task: Task, dying: Mapping[Value, int], fixed: Set[Value], given_away: Mapping[Value, Value], rules: Rules
+) -> Homes:
+    """The homes of a task's values; `dying` are those of the graph's that nothing reads later, with who made each.
 
-    `given_away` are arguments that nothing reads later, with the result that may be written over each.
+    `fixed` are results that cannot take over what passes between tasks: those that overwrite an argument, and what one
+    rank makes for others. `given_away` are arguments that nothing reads later, with the result that overwrites each.
     """
     homes = Homes()
     root = _roots(task)
@@ -63,6 +69,14 @@ def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: M
         homes.outer[value] = task.outer[value]
     leaving = set(task.leaving)
     loops = set(task.space.loops)
+
+    def age(operand: Value, target: Value | None) -> float:
+        # The oldest is the best to take over: a result's buffer then holds what would have occupied the arena longest.
+        first = homes.rep.get(operand, operand)
+        source = homes.outer.get(first, first)
+        # None better than what is to be overwritten anyway: the result needs no buffer then.
+        return -1 if target is not None and given_away.get(source) is target else dying.get(source, math.inf)
+
     for position, node in enumerate(task.nodes):
         if node.operator.view:
             continue
@@ -71,7 +85,8 @@ def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: M
             homes.rep[value] = value
             if value in task.space.summed or value in homes.inverse:
                 continue
-            for operand in _candidates(node, name):
+            target = task.outer.get(value)
+            for operand in sorted(_candidates(node, name, rules), key=partial(age, target=target)):
                 if operand in taken or operand not in homes.rep or operand in leaving or operand in homes.inverse:
                     continue
                 same = (
@@ -82,8 +97,8 @@ def find_homes(task: Task, dying: Set[Value], outside: Set[Value], given_away: M
                 if sum(root[each] is root[operand] for each in node.inputs) > 1:
                     continue  # it would be overwritten while it is still to be read
                 first = homes.rep[operand]
-                target, source = task.outer.get(value), homes.outer.get(first)
-                free = source is None or (source in dying and target not in outside)
+                source = homes.outer.get(first)
+                free = source is None or (source in dying and target not in fixed)
                 free = free or (source is not None and target is not None and given_away.get(source) is target)
                 cut = loops <= {factor for axis in task.space.dims[operand] for factor in axis}
                 if same and free and cut and homes.last[operand] == position and operand not in task.space.summed:
@@ -111,9 +126,9 @@ def _roots(task: Task) -> dict[Value, Value]:
     return root
 
 
-def _candidates(node: Node, output: str) -> Iterable[Value]:
+def _candidates(node: Node, output: str, rules: Rules) -> Iterable[Value]:
     """The operands whose memory an output may take over."""
-    rule = find_rule(node.operator)
+    rule = rules.find(node.operator)
     inputs = zip((o.name for o in node.inference.rule.inputs), node.inputs, strict=True)
     if rule is None:
         # A reference kernel has finished before its result is copied.
@@ -135,11 +150,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Arena:
-    """The planned arena: its size in bytes, each value's offset, and the blocks."""
+    """The planned arena: its size in bytes, each value's offset, and the blocks.
+
+    `hosted` are values that lie in a result's buffer instead, which takes them over.
+    """
 
     size: int
     offsets: Mapping[Value, int]
     blocks: tuple[Block, ...]
+    hosted: Mapping[Value, Value]
 
     def fullest(self) -> int:
         """The task during which most bytes are occupied."""
@@ -161,15 +180,19 @@ class Arena:
 
 
 def plan_arena(
-    tasks: Sequence[Task], homes: Sequence[Homes], outside: Set[Value], packed: Mapping[Value, int]
+    tasks: Sequence[Task], homes: Sequence[Homes], outside: Set[Value], packed: Mapping[Value, int], alignment: int
 ) -> Arena:
     """Puts every value that is not `outside` into the arena; `packed` are sizes that differ."""
     owner: dict[Value, Value] = {}
+    hosts: dict[Value, Value] = {}
     for home in homes:
         for new, old in home.takeovers:
             if old in outside:
                 continue  # the caller's own array
-            owner[new] = owner.get(old, old)
+            if new in outside:
+                hosts[owner.get(old, old)] = new
+            else:
+                owner[new] = owner.get(old, old)
     spans: dict[Value, list[int]] = {}
     sizes: dict[Value, int] = {}
     for index, task in enumerate(tasks):
@@ -177,21 +200,27 @@ def plan_arena(
             if value in outside:
                 continue
             block = owner.get(value, value)
+            if block in hosts:
+                continue
             span = spans.setdefault(block, [index, index])
             span[1] = index
             size = DTYPES[value.dtype]
             for length in task.shapes[inner]:
                 size *= length
             sizes[block] = max(sizes.get(block, 0), packed.get(value, size))
-    blocks = _place([Block(value, sizes[value], *spans[value]) for value in spans])
+    blocks = _place([Block(value, sizes[value], *spans[value]) for value in spans], alignment)
     offsets = {block.value: block.offset for block in blocks}
+    hosted = dict(hosts)
     for value, block in owner.items():
-        offsets[value] = offsets[block]
+        if block in hosts:
+            hosted[value] = hosts[block]
+        else:
+            offsets[value] = offsets[block]
     top = max((block.offset + block.size for block in blocks), default=0)
-    return Arena(top, offsets, tuple(blocks))
+    return Arena(top, offsets, tuple(blocks), hosted)
 
 
-def _place(blocks: Sequence[Block]) -> list[Block]:
+def _place(blocks: Sequence[Block], alignment: int) -> list[Block]:
     """Offsets for blocks so that none overlap in time and place: the largest first, each as low as it fits."""
     # Python's own integers for a plan larger than any memory, which is refused when it is to be allocated.
     kind = np.int64 if sum(block.size for block in blocks) < 1 << 60 else object
@@ -205,6 +234,6 @@ def _place(blocks: Sequence[Block]) -> list[Block]:
         fits = np.nonzero(floors[:-1] + block.size <= lows[rivals])[0]
         offset = int(floors[fits[0]] if len(fits) else floors[-1])
         starts[count], ends[count], lows[count] = block.start, block.end, offset
-        highs[count] = rounded(offset + block.size)
+        highs[count] = rounded(offset + block.size, alignment)
         placed.append(replace(block, offset=offset))
     return placed

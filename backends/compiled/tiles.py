@@ -6,46 +6,35 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from graphir.backends.compiled.engine import Tiling
 from graphir.backends.compiled.task import Pieces, Task, Tile, Tiles
 from graphir.ir.analysis import contracted
 from graphir.ir.tiling import Factor
 from graphir.ir.value import Value
 
-#: What the values of one tile may take together, in bytes, as if each had memory of its own. Most take over another's,
-#: so that about a quarter is at work at a time; smaller tiles lose more to calls than they gain by the cache.
-TILE_BYTES = 1 << 22
-#: Below so many bytes a task is not worth a second thread's waking.
-_SMALL = 1 << 16
-#: The least and the most queries of a tile that leaves out the causal half.
-_CAUSAL_ROWS = (64, 128)
-#: How many values as large as the scores a tile of attention has at work, of 4 bytes each.
-_STREAM_VALUES = 3
-#: A thread's share may be larger than the mean by this much before another loop is tried.
-_UNEVEN = 1.1
 
-
-def choose_tiles(task: Task, threads: int) -> None:
+def choose_tiles(task: Task, threads: int, tiling: Tiling) -> None:
     """Gives `task` its tiles."""
     loops = [loop for loop in task.space.loops if task.sizes[loop] > 1]
     total = sum(task.bytes(value, {}) for value in task.shapes)
-    parts = 1 if total <= _SMALL and not _is_heavy(task) else threads
-    split = _loop_to_split(task, loops, parts)
+    parts = 1 if total <= tiling.small and not _is_heavy(task, tiling) else threads
+    split = _loop_to_split(task, loops, parts, tiling)
     if split is None:
-        task.tiles = [_cut(task, {}), *(Tiles.none() for _ in range(threads - 1))]
+        task.tiles = [_cut(task, {}, tiling), *(Tiles.none() for _ in range(threads - 1))]
         return
     size = task.sizes[split]
     parts = min(parts, size)
     bounds = [size * i // parts for i in range(parts + 1)]
-    task.tiles = [_cut(task, {split: (start, stop)}) for start, stop in itertools.pairwise(bounds)]
+    task.tiles = [_cut(task, {split: (start, stop)}, tiling) for start, stop in itertools.pairwise(bounds)]
     task.tiles += [Tiles.none() for _ in range(threads - parts)]
     task.private = frozenset(value for value, over in task.space.summed.items() if split in over)
 
 
-def _is_heavy(task: Task) -> bool:
-    return any(contracted(node) for node in task.nodes) and math.prod(task.sizes.values()) > _SMALL
+def _is_heavy(task: Task, tiling: Tiling) -> bool:
+    return any(contracted(node) for node in task.nodes) and math.prod(task.sizes.values()) > tiling.small
 
 
-def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int) -> Factor | None:
+def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int, tiling: Tiling) -> Factor | None:
     """The loop whose ranges threads share: the outermost that shares out evenly; of one product, the longest."""
     fitting = [loop for loop in loops if task.sizes[loop] >= parts > 1]
     if not fitting:
@@ -57,7 +46,7 @@ def _loop_to_split(task: Task, loops: Sequence[Factor], parts: int) -> Factor | 
     def unevenness(loop: Factor) -> float:
         return math.ceil(task.sizes[loop] / parts) * parts / task.sizes[loop]
 
-    even = [loop for loop in fitting if unevenness(loop) <= _UNEVEN]
+    even = [loop for loop in fitting if unevenness(loop) <= tiling.uneven]
     return even[0] if even else min(fitting, key=unevenness)
 
 
@@ -68,34 +57,43 @@ def _rows_before(task: Task, loop: Factor) -> int:
     return 1 if loop == dims[-1] else math.prod(task.sizes[each] for each in dims[:-1] if each != loop)
 
 
-def _cut(task: Task, share: Tile) -> Tiles:
+def _cut(task: Task, share: Tile, tiling: Tiling) -> Tiles:
     """A thread's share as tiles."""
     ranges = {loop: share.get(loop, (0, task.sizes[loop])) for loop in task.space.loops}
     widths = {loop: stop - start for loop, (start, stop) in ranges.items()}
     if task.causal is not None:
-        least, most = _CAUSAL_ROWS
+        least, most = tiling.causal
         q = task.causal[0]
         widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
     if task.product is None:
-        _shrink(task, widths)
+        _shrink(task, widths, tiling)
     pieces = tuple(Pieces(loop, *ranges[loop], widths[loop]) for loop in task.space.loops)
     return Tiles(pieces, task.causal, 0 if task.causal is None else task.sizes[task.causal[1]])
 
 
-def _shrink(task: Task, widths: dict[Factor, int]) -> None:
+def _shrink(task: Task, widths: dict[Factor, int], tiling: Tiling) -> None:
     """Halves the ranges, the outermost first, until the values of a tile fit."""
 
     def size() -> int:
         tile = {loop: (0, width) for loop, width in widths.items()}
         if task.causal is not None:
             # By the loops alone: forward and backward must cut what is stored between them alike.
-            return _STREAM_VALUES * 4 * math.prod(widths.values()) * task.sizes[task.causal[1]]
+            return tiling.scores * 4 * math.prod(widths.values()) * task.sizes[task.causal[1]]
         return sum(task.bytes(value, tile) for value in task.materialised if _is_cut(task, value))
 
-    order = [loop for loop in task.space.loops if task.causal is None or loop != task.causal[0]]
-    for loop in (*order, *(task.causal or ())[:1]):
-        while widths[loop] > 1 and size() > TILE_BYTES:
+    for loop in _order(task, tiling):
+        while widths[loop] > 1 and size() > tiling.bytes:
             widths[loop] = -(-widths[loop] // 2)
+
+
+def _order(task: Task, tiling: Tiling) -> Sequence[Factor]:
+    """The loops that may be cut, the first first."""
+    last = task.causal[0] if task.causal is not None else None
+    order = [*(loop for loop in task.space.loops if loop != last), *([] if last is None else [last])]
+    if not tiling.whole:
+        return order
+    # What a task with a product inside holds in full are scores; the last of its loops are the queries.
+    return order[-1:] if any(contracted(node) for node in task.nodes if not node.operator.view) else []
 
 
 def _is_cut(task: Task, value: Value) -> bool:

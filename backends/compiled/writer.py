@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.buffers import Scratch, addresses
-from graphir.backends.compiled.emission import Array, Function, find_rule
-from graphir.backends.numpy.rules.shared import maximum
+from graphir.backends.compiled.emission import Array, Function, Kernels
+from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.plan import keywords
@@ -21,7 +21,6 @@ from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
-    from graphir.backends.numpy.fast import Kernels
     from graphir.backends.rows.runs import Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
@@ -38,6 +37,7 @@ class Rank:
     copied     arguments that are copied into buffers of the rank's own
     """
 
+    engine: Engine
     arrays: dict[Value, Array]
     packed: frozenset[Value]
     places: Mapping[Node, Place]
@@ -52,6 +52,7 @@ class Writer:
 
     def __init__(self, task: Task, homes: Homes, rank: Rank, scratch: Scratch, private: Mapping[Value, Array]) -> None:
         self.task, self.homes, self.rank, self.scratch_memory = task, homes, rank, scratch
+        self.engine = rank.engine
         #: Where this thread's terms of sums go, where threads have their own.
         self.private = private
         self.calls: list[Call] = []
@@ -81,7 +82,7 @@ class Writer:
             self.scratch_memory.clear()
             done = 0
             for position, node in enumerate(self.task.nodes):
-                if position in self._runs and self._write_run(self._runs[position]):
+                if position >= done and position in self._runs and self._write_run(self._runs[position]):
                     done = self._runs[position].stop
                 if position >= done and not node.operator.view:
                     self._write_node(node)
@@ -97,7 +98,7 @@ class Writer:
         """Writes the nodes of a run as one call; False if this tile is to be written node by node."""
         assert self.rank.kernels is not None
         self.node, self._own, self._asked = run.nodes[0], [], 0
-        visited, additions = set(self._visited), list[tuple[Array, Array]]()
+        visited, additions = set(self._visited), list[tuple[Function, Array, Array]]()
         arrays = {value: self._get(value) for value in run.inputs}
         for value in run.outputs:
             target = self._target(value, additions)
@@ -108,8 +109,8 @@ class Writer:
         if not done:
             self._visited = visited
         else:
-            for total, term in additions:
-                self(np.add, total, term, total)
+            for combine, total, term in additions:
+                self(combine, total, term, total)
         for place in self._own:
             self.scratch_memory.free(place)
         return done
@@ -119,13 +120,13 @@ class Writer:
         rule_of_node = node.inference.rule
         operands = [self._get(value) for value in node.inputs]
         outputs: list[Array | None] = []
-        additions: list[tuple[Array, Array]] = []
+        additions: list[tuple[Function, Array, Array]] = []
         for value in node.outputs:
             outputs.append(self._target(value, additions))
         if any(out is not None for out in outputs):
             self._emit(node, rule_of_node, operands, outputs)
-        for total, term in additions:
-            self(maximum if node.operator.reduction == "max" else np.add, total, term, total)
+        for combine, total, term in additions:
+            self(combine, total, term, total)
         for place in self._own:
             self.scratch_memory.free(place)
 
@@ -136,7 +137,7 @@ class Writer:
         extra: dict[str, Any] = {k: v for k, v in attributes.items() if k not in ("shape", "only")}
         if "at" in operator.keywords:
             extra["at"] = self._place(node)
-        rule = find_rule(operator)
+        rule = self.engine.rules.find(operator)
         if rule is not None:
             named: dict[str, Any] = {}
             if operator.variadic:
@@ -155,7 +156,7 @@ class Writer:
         inputs = operands if operator.variadic else [given.get(name) for name in operator.operands]
         names = [o.name for o in self._declared(node).outputs]
         positions = [names.index(o.name) for o in rule_of_node.outputs] if extra.get("only") else None
-        self(_run_reference, operator.kernel, tuple(inputs), extra, tuple(outputs), positions)
+        self(run_reference, self.engine, operator.kernel, tuple(inputs), extra, tuple(outputs), positions)
 
     def _declared(self, node: Node) -> Signature:
         """The node's signature with all outputs that its operator declares, wanted or not."""
@@ -179,7 +180,7 @@ class Writer:
         if found is None:
             if value in self._entering:
                 found = self._region(value, self.task.outer[value])
-                _note(self.reads, self.task.outer[value], found)
+                self._note(self.reads, self.task.outer[value], found)
             else:
                 found = self._view(self._producers[value])
             self._views[value] = found
@@ -191,14 +192,20 @@ class Writer:
         extra = self._keywords[node]
         if "shape" in extra:
             extra = {**extra, "shape": self.task.shape(node.outputs[0], self.tile)}
-        made: Array = node.operator.kernel(np, operand, **extra)
-        if made.size == 0 or np.may_share_memory(made, operand):
+        made: Array = node.operator.kernel(self.engine.xp, operand, **extra)
+        if made.size == 0 or self.engine.xp.may_share_memory(made, operand):
             return made
         target, self._frames[node.outputs[0]] = self.scratch_memory.allocate(made.shape, made.dtype)
-        self(_run_reference, node.operator.kernel, (operand,), extra, (target,), None)
+        # Seen through the view that leads back, the copy lies as the operand does.
+        inverse = node.operator.inverse
+        back = None if inverse is None else inverse(target, operand.shape, self._keywords[node])
+        if back is not None and self.engine.xp.may_share_memory(back, target):
+            self(self.engine.copy, back, operand)
+        else:
+            self(run_reference, self.engine, node.operator.kernel, (operand,), extra, (target,), None)
         return target
 
-    def _target(self, value: Value, additions: list[tuple[Array, Array]]) -> Array | None:
+    def _target(self, value: Value, additions: list[tuple[Function, Array, Array]]) -> Array | None:
         """Where the tile's part of a result goes; None if nobody wants it."""
         homes = self.homes
         if value not in homes.last and value not in self._leaving and value not in homes.inverse:
@@ -206,7 +213,7 @@ class Writer:
         outer = self._outer_of(value)
         if outer is not None:
             found = self._stored(value, outer)
-            _note(self.writes, outer, found)
+            self._note(self.writes, outer, found)
         else:
             first = homes.rep[value]
             if first not in self._frames:
@@ -219,7 +226,8 @@ class Writer:
             if key in self._visited:
                 term, place = self.scratch_memory.allocate(found.shape, found.dtype)
                 self._own.append(place)
-                additions.append((found, term))
+                reduction = self._producers[value].operator.reduction
+                additions.append((self.engine.maximum if reduction == "max" else self.engine.add, found, term))
                 return term
             self._visited.add(key)
             self._clear_beyond(value)
@@ -240,7 +248,7 @@ class Writer:
         tile, self.tile = self.tile, {**self.tile, k: (0, self.task.sizes[k])}
         target = self._stored(value, outer)
         self.tile = tile
-        self(np.copyto, target, target.dtype.type(0))
+        self(self.engine.copy, target, target.dtype.type(0))
 
     def _outer_of(self, value: Value) -> Value | None:
         """The value of the graph in whose buffer `value` lies, if it is not in scratch memory."""
@@ -257,7 +265,7 @@ class Writer:
         if outer in self.rank.packed:
             shape = self.task.shape(value, self.tile)
             start = self._packed_at.get(outer, 0)
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             return self.rank.arrays[outer][start : start + size].reshape(shape)
         array = self.private.get(outer, self.rank.arrays[outer])
         # The dots keep a scalar an array.
@@ -269,7 +277,7 @@ class Writer:
         """Goes past a tile's parts of packed values."""
         for value, outer in self.task.outer.items():
             if outer in self.rank.packed:
-                size = int(np.prod(self.task.shape(value, tile)))
+                size = math.prod(self.task.shape(value, tile))
                 self._packed_at[outer] = self._packed_at.get(outer, 0) + size
 
     def _through_views(self, value: Value) -> Array:
@@ -282,7 +290,7 @@ class Writer:
             shape = self.task.shape(node.inputs[0], self.tile)
             assert node.operator.inverse is not None
             found = node.operator.inverse(found, shape, self._keywords[node])
-            if found.size and not np.may_share_memory(found, array):
+            if found.size and not self.engine.xp.may_share_memory(found, array):
                 found, self._frames[value] = self.scratch_memory.allocate(
                     self.task.shape(value, self.tile), value.dtype
                 )
@@ -295,9 +303,9 @@ class Writer:
             return
         made = self._get(value)
         target = self._region(value, self.task.outer[value])
-        _note(self.writes, self.task.outer[value], target)
-        if made.size and not _same_memory(made, target):
-            self(np.copyto, target, made)
+        self._note(self.writes, self.task.outer[value], target)
+        if made.size and not self._same_memory(made, target):
+            self(self.engine.copy, target, made)
 
     def _release(self, position: int) -> None:
         """Gives back the scratch memory of values that no later node reads."""
@@ -307,6 +315,21 @@ class Writer:
             users = [last.get(each, position) for each in self._views if rep.get(each, each) is value]
             if max(users, default=position) <= position and value not in self._leaving:
                 self.scratch_memory.free(self._frames.pop(value))
+
+    def _note(self, found: dict[Value, tuple[int, int]], value: Value, part: Array) -> None:
+        """Widens the range of addresses that is touched of a value."""
+        touched, before = addresses(self.engine, part), found.get(value)
+        if touched is not None:
+            low, high = touched
+            found[value] = touched if before is None else (min(low, before[0]), max(high, before[1]))
+
+    def _same_memory(self, one: Array, other: Array) -> bool:
+        steps = [
+            tuple(step for step, length in zip(each.strides, each.shape, strict=True) if length > 1)
+            for each in (one, other)
+        ]
+        same_start = self.engine.address(one) == self.engine.address(other)
+        return same_start and one.shape == other.shape and steps[0] == steps[1]
 
     # -- what rules may ask for -----------------------------------------------------------------------
 
@@ -331,40 +354,27 @@ class Writer:
         key = (self.node, self._asked)
         self._asked += 1
         if key not in self._kept:
-            self._kept[key] = np.empty(tuple(shape), dtype)
+            self._kept[key] = self.engine.empty(shape, dtype)
         return self._kept[key]
 
     def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
         """A read-only array, shared by all who ask with `key`."""
         if key not in self.rank.constants:
-            array = make()
-            array.flags.writeable = False
-            self.rank.constants[key] = array
+            self.rank.constants[key] = self.engine.constant(make())
         return self.rank.constants[key]
 
 
-def _run_reference(
-    kernel: Function, operands: tuple[Any, ...], extra: Mapping[str, Any], outputs: tuple[Any, ...], positions: Any
+def run_reference(
+    engine: Engine,
+    kernel: Function,
+    operands: tuple[Any, ...],
+    extra: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    positions: Any,
 ) -> None:
     """An operator's own kernel, its results copied to where they belong."""
-    made = kernel(np, *operands, **extra)
+    made = kernel(engine.xp, *operands, **extra)
     results = made if isinstance(made, tuple) else (made,)
     for i, target in enumerate(outputs):
         if target is not None:
-            np.copyto(target, results[i if positions is None else positions[i]], casting="same_kind")
-
-
-def _same_memory(one: Array, other: Array) -> bool:
-    steps = [
-        tuple(step for step, length in zip(each.strides, each.shape, strict=True) if length > 1)
-        for each in (one, other)
-    ]
-    return one.ctypes.data == other.ctypes.data and one.shape == other.shape and steps[0] == steps[1]
-
-
-def _note(found: dict[Value, tuple[int, int]], value: Value, part: Array) -> None:
-    """Widens the range of addresses that is touched of a value."""
-    touched, before = addresses(part), found.get(value)
-    if touched is not None:
-        low, high = touched
-        found[value] = touched if before is None else (min(low, before[0]), max(high, before[1]))
+            engine.copy(target, results[i if positions is None else positions[i]])

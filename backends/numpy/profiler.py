@@ -21,6 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends.compiled.emission import Function
+from graphir.backends.compiled.program import Program, Segment
+from graphir.backends.compiled.task import Task
+from graphir.backends.compiled.writer import Call
+from graphir.backends.numpy.engine import maximum
 from graphir.backends.numpy.profile import (
     ATTENTION,
     ATTENTION_PRODUCT,
@@ -34,10 +38,7 @@ from graphir.backends.numpy.profile import (
     Profile,
     Row,
 )
-from graphir.backends.compiled.program import Program, Segment
-from graphir.backends.numpy.rules.shared import maximum
-from graphir.backends.compiled.task import Task
-from graphir.backends.compiled.writer import Call
+from graphir.backends.numpy.threads import Team
 from graphir.backends.plan import Step
 from graphir.errors import ConfigError
 from graphir.ir.analysis import contracted
@@ -58,9 +59,9 @@ class Profiler:
     the last.
     """
 
-    def __init__(self, tasks: Sequence[Task], programs: Sequence[Program], ranks: Sequence[int]) -> None:
-        self.tasks, self.programs, self.ranks = tasks, programs, ranks
-        self.threads = programs[0].team.threads
+    def __init__(self, tasks: Sequence[Task], programs: Sequence[Program], ranks: Sequence[int], team: Team) -> None:
+        self.tasks, self.programs, self.ranks, self.team = tasks, programs, ranks, team
+        self.threads = team.threads
         self._position = {node: i for i, task in enumerate(tasks) for node in task.nodes}
         self._collectives = [i for i, task in enumerate(tasks) if task.node.operator.relayout is not None]
         self._streams = {i for i, task in enumerate(tasks) if sum(bool(contracted(node)) for node in task.nodes) > 1}
@@ -102,11 +103,10 @@ class Profiler:
 
     def run_segment(self, rank: int, index: int) -> None:
         """Carries out a segment; `rank` counts those that are held here."""
-        program = self.programs[rank]
-        calls = program.segments[index].calls
+        calls = self.programs[rank].segments[index].calls
         looks: list[list[float]] = [[] for _ in calls]
         start = time.perf_counter()
-        program.team.run([[(_carry_out, (each, seen.append))] for each, seen in zip(calls, looks, strict=True)])
+        self.team.run([[(_carry_out, (each, seen.append))] for each, seen in zip(calls, looks, strict=True)])
         self._segments.append((rank, index, start, looks, time.perf_counter()))
 
     def timing(self, exchange: Callable[[Step], T]) -> Callable[[Step], T]:

@@ -82,6 +82,10 @@ class Team:
             self.barrier = Barrier(self.threads)
             raise real[0]
 
+    def meeting(self, thread: int) -> Any:
+        """A call by which that thread waits for the team."""
+        return lambda: self.barrier.wait(thread)
+
     def _attempt(self, calls: Sequence[Call]) -> BaseException | None:
         try:
             _carry_out(calls)
@@ -113,8 +117,3 @@ def _carry_out(calls: Sequence[Call]) -> None:
     with np.errstate(all="ignore"):
         for function, arguments in calls:
             function(*arguments)
-
-
-def meet(team: Team, thread: int) -> Any:
-    """A call that waits for the team."""
-    return lambda: team.barrier.wait(thread)

@@ -162,7 +162,8 @@ def _slope(row: Row, X: Expression, kind: str) -> Expression:
 _LEVELS = 1 << 16
 
 
-def _write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
+def write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
+    """The two keys of a node's draws of this step, uint32."""
     keys[:] = stream_keys(int(seed), int(step), key, 0)
 
 
@@ -180,7 +181,7 @@ def _keep(row: Row, seed: Expression, step: Expression, p: float, operand: str) 
         return first, strides
 
     least = min(round(p * _LEVELS), _LEVELS - 1)
-    return row.keep(seed, step, _write_keys, origin, least)  # type: ignore[no-any-return]
+    return row.keep(seed, step, write_keys, origin, least)  # type: ignore[no-any-return]
 
 
 def _operand(at: Place, name: str) -> Any:
@@ -193,11 +194,16 @@ def _kept(row: Row, X: Expression, m: Expression, p: float) -> Expression:
 
 
 @snippet(dropout)
-def _dropout(row: Row, X: Expression, seed: Expression, step: Expression, *, p: float, key: int) -> Made | None:
+def _dropout(row: Row, X: Expression, seed: Expression, step: Expression, *, p: float, key: int) -> Made:
     if p == 0:
-        return None
+        return {"Y": X, "m": _always(row)}
     m = _keep(row, seed, step, p, "X")
     return {"Y": _kept(row, X, m, p), "m": m}
+
+
+def _always(row: Row) -> Expression:
+    """A condition that holds."""
+    return row.compare(row.leaf("integer", 0), "==", 0)
 
 
 @snippet(d_dropout)
@@ -206,10 +212,8 @@ def _d_dropout(row: Row, m: Expression, dY: Expression, *, p: float) -> Made:
 
 
 @snippet(dropout_mask)
-def _dropout_mask(
-    row: Row, seed: Expression, step: Expression, *, p: float, key: int, dims: tuple[int, ...]
-) -> Made | None:
-    return {"m": _keep(row, seed, step, p, "m")} if p else None
+def _dropout_mask(row: Row, seed: Expression, step: Expression, *, p: float, key: int, dims: tuple[int, ...]) -> Made:
+    return {"m": _keep(row, seed, step, p, "m") if p else _always(row)}
 
 
 # -- optimizers -------------------------------------------------------------------------------------------
@@ -217,16 +221,30 @@ def _dropout_mask(
 
 @snippet(sgd)
 def _sgd(
-    row: Row, W: Expression, dW: Expression, u: Expression, lr: Expression, *, momentum: float, weight_decay: float
+    row: Row,
+    W: Expression,
+    dW: Expression,
+    u: Expression,
+    lr: Expression,
+    ok: Expression | None,
+    *,
+    momentum: float,
+    weight_decay: float,
 ) -> Made:
     u_new = u * momentum + dW
     if weight_decay:
         u_new = u_new + W * weight_decay
-    (rate,) = row.prepare(_write_rate, 1, lr)
-    return {"W_new": W - u_new * rate, "u_new": u_new}
+    (rate,) = row.prepare(write_rate, 1, lr)
+    return _unless(row, ok, {"W_new": W - u_new * rate, "u_new": u_new}, {"W_new": W, "u_new": u})
 
 
-def _write_rate(lr: Array, numbers: Array) -> None:
+def _unless(row: Row, ok: Expression | None, made: Made, old: Made) -> Made:
+    """What an update makes, or, where it is not to happen, the old."""
+    return made if ok is None else {name: row.choose(ok, each, old[name]) for name, each in made.items()}
+
+
+def write_rate(lr: Array, numbers: Array) -> None:
+    """The learning rate as a number of the kernel."""
     numbers[0] = lr
 
 
@@ -239,6 +257,7 @@ def _adam(
     v: Expression,
     step: Expression,
     lr: Expression,
+    ok: Expression | None,
     *,
     beta1: float,
     beta2: float,
@@ -248,19 +267,22 @@ def _adam(
     """lr m̂ / (√v̂ + ε) = η m / (√v + ε c) with c = √(1 − β₂ᵗ), η = lr c / (1 − β₁ᵗ)."""
     m_new = m * beta1 + dW * (1 - beta1)
     v_new = v * beta2 + dW * dW * (1 - beta2)
-    eta, floor = row.prepare(_write_corrections, 2, step, lr, "beta1", "beta2", "epsilon")
+    eta, floor = row.prepare(write_corrections, 2, step, lr, "beta1", "beta2", "epsilon")
     kept = W
     if weight_decay is not None:
-        (shrink,) = row.prepare(_write_shrink, 1, lr, "weight_decay")
+        (shrink,) = row.prepare(write_shrink, 1, lr, "weight_decay")
         kept = W * shrink
-    return {"W_new": kept - m_new * eta / (row.sqrt(v_new) + floor), "m_new": m_new, "v_new": v_new}
+    made = {"W_new": kept - m_new * eta / (row.sqrt(v_new) + floor), "m_new": m_new, "v_new": v_new}
+    return _unless(row, ok, made, {"W_new": W, "m_new": m, "v_new": v})
 
 
-def _write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
+def write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
+    """η and ε c, with t = step + 1."""
     t = int(step) + 1
     c = (1 - beta2**t) ** 0.5
     numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
 
 
-def _write_shrink(lr: Array, weight_decay: float, numbers: Array) -> None:
+def write_shrink(lr: Array, weight_decay: float, numbers: Array) -> None:
+    """What is left of a weight: 1 − lr · weight_decay."""
     numbers[0] = 1 - float(lr) * weight_decay

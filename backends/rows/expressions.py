@@ -108,6 +108,11 @@ class Row:
         return self.leaf("width", None)
 
     @property
+    def count(self) -> Expression:
+        """How many elements the row has, as an integer."""
+        return self.leaf("count", None)
+
+    @property
     def column(self) -> Expression:
         """k."""
         return self.leaf("column", None, each=True)
@@ -167,9 +172,13 @@ class Row:
         return self.apply("choose", condition, X, Y)
 
     def compare(self, X: Expression, sign: str, Y: Expression | int) -> Expression:
-        """A condition on integers: X == Y, X != Y, X <= Y."""
+        """A condition on integers: X == Y, X != Y, X <= Y, X < Y."""
         right = Y if isinstance(Y, Expression) else self.leaf("integer", Y)
         return self.apply("compare", X, right, detail=sign)
+
+    def finite(self, X: Expression) -> Expression:
+        """Whether X is neither NaN nor infinite."""
+        return self.apply("finite", X)
 
     def minus(self, X: Expression, Y: Expression) -> Expression:
         """The difference of two integers."""

@@ -1,4 +1,4 @@
-"""Snippets of what needs its whole row: LN and dLN, SM, S, dS and dSM, CE and dCE."""
+"""Snippets of what needs its whole row: LN and dLN, SM, S, dS and dSM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.snippets import Made, snippet
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
-from graphir.operators.loss import cross_entropy, d_cross_entropy, log_sum_exp
 from graphir.operators.normalization import d_layer_norm, layer_norm
 from graphir.operators.special import MASKED
 
@@ -48,13 +47,13 @@ def _d_layer_norm(
 # -- SM, S ------------------------------------------------------------------------------------------------
 
 
-@snippet(scale_mask)
+@snippet(scale_mask, columns="k")
 def _scale_mask(row: Row, A: Expression, keep: Expression | None, *, width: int, causal: bool, mask: str) -> Made:
     Z, seen = A * (1 / math.sqrt(width)), _seen(row, keep, causal)
     return {"Z": Z if seen is None else row.choose(seen, Z, MASKED)}
 
 
-@snippet(d_scale_mask)
+@snippet(d_scale_mask, columns="k")
 def _d_scale_mask(row: Row, dZ: Expression, keep: Expression | None, *, width: int, causal: bool, mask: str) -> Made:
     dA, seen = dZ * (1 / math.sqrt(width)), _seen(row, keep, causal)
     return {"dA": dA if seen is None else dA * row.number_of(seen)}
@@ -82,28 +81,3 @@ def _softmax(row: Row, Z: Expression) -> Made:
 @snippet(d_softmax)
 def _d_softmax(row: Row, P: Expression, dP: Expression) -> Made:
     return {"dZ": P * (dP - row.sum(P * dP))}
-
-
-# -- CE ---------------------------------------------------------------------------------------------------
-
-
-@snippet(log_sum_exp)
-def _log_sum_exp(row: Row, Z: Expression) -> Made:
-    top = row.max(Z)
-    return {"lse": row.log(row.sum(row.exp(Z - top))) + top}
-
-
-@snippet(cross_entropy)
-def _cross_entropy(row: Row, Z: Expression, Y: Expression, *, ignore: int) -> Made:
-    lse = _log_sum_exp(row, Z)
-    valid = row.compare(Y, "!=", ignore)
-    assert lse is not None
-    picked = row.pick(Z, row.choose(valid, Y, row.leaf("integer", 0)))
-    return {"L": (lse["lse"] - picked) * row.number_of(valid), **lse}
-
-
-@snippet(d_cross_entropy)
-def _d_cross_entropy(row: Row, Z: Expression, lse: Expression, Y: Expression, dL: Expression, *, ignore: int) -> Made:
-    label = row.compare(row.column, "==", row.minus(Y, row.ramp(lambda at: (at.start("v"), {}))))
-    weight = dL * row.number_of(row.compare(Y, "!=", ignore))
-    return {"dZ": (row.exp(Z - lse) - row.number_of(label)) * weight}

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from graphir.backends.rows.snippets import find_snippet
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
+from graphir.backends.rows.snippets import find_snippet
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 from graphir.ir.tiling import Factor
@@ -27,8 +27,8 @@ from graphir.operators.update import rescale, square_sum
 #: A dim: the factors that it is made of.
 Axis: TypeAlias = tuple[Factor, ...]
 
-#: What kernels are made for: no half precision.
-KERNEL_DTYPES = ("float32", "float64")
+#: The dtypes of floats that one kernel may have, for machines whose kernels compute in the dtype of all their floats.
+ALIKE = (frozenset({"float32"}), frozenset({"float64"}))
 #: What NumPy or BLAS does in one pass as fast as any kernel.
 _ONE_PASS: frozenset[Operator] = frozenset(
     (add, count_valid, d_add, exponential, multiply, rescale, scale, square_sum, sum_op)
@@ -41,7 +41,7 @@ class Run:
 
     inputs     what they read that others have made
     outputs    what they make that others read
-    dtype      of all its floats
+    dtype      what it is computed in: float64 where a float of it is, else float32
     stop       the position in the task behind the last node
     """
 
@@ -54,12 +54,18 @@ class Run:
     stop: int
 
 
-def find_runs(task: Task, homes: Homes, least: int) -> dict[int, Run]:
-    """A task's runs of at least `least` elements, by the position of their first node."""
+def find_runs(
+    task: Task, homes: Homes, least: int, floats: Sequence[frozenset[str]] = ALIKE, numbers: bool = False
+) -> dict[int, Run]:
+    """A task's runs of at least `least` elements, by the position of their first node.
+
+    `floats` are the sets of dtypes that one kernel may have; with `numbers`, nodes on scalars are taken, too, as a row
+    of one column.
+    """
     runs: dict[int, Run] = {}
     position = 0
     while position < len(task.nodes):
-        nodes, axes, stop = _longest(task, position)
+        nodes, axes, stop = _longest(task, position, floats, numbers)
         if nodes and _is_worth_it(task, nodes, axes, least):
             runs[position] = _make(task, homes, nodes, axes, stop)
         position = max(stop, position + 1)
@@ -71,7 +77,9 @@ def _is_worth_it(task: Task, nodes: Sequence[Node], axes: Sequence[Axis], least:
     return size >= least and (least == 0 or len(nodes) > 1 or nodes[0].operator not in _ONE_PASS)
 
 
-def _longest(task: Task, position: int) -> tuple[list[Node], tuple[Axis, ...], int]:
+def _longest(
+    task: Task, position: int, floats: Sequence[frozenset[str]], numbers: bool
+) -> tuple[list[Node], tuple[Axis, ...], int]:
     """The longest run that begins at `position`, which is no view's; its axes, and the position behind it."""
     taken: list[Node] = []
     axes: tuple[Axis, ...] = ()
@@ -82,7 +90,7 @@ def _longest(task: Task, position: int) -> tuple[list[Node], tuple[Axis, ...], i
             if not taken:
                 break
             continue
-        found = _common_axes(task, [*taken, node])
+        found = _common_axes(task, [*taken, node], floats, numbers)
         if not found:
             break
         taken.append(node)
@@ -90,12 +98,16 @@ def _longest(task: Task, position: int) -> tuple[list[Node], tuple[Axis, ...], i
     return taken, axes, stop
 
 
-def _common_axes(task: Task, nodes: Sequence[Node]) -> tuple[Axis, ...]:
+def _common_axes(
+    task: Task, nodes: Sequence[Node], floats: Sequence[frozenset[str]], numbers: bool
+) -> tuple[Axis, ...]:
     """The axes of the widest value, if `nodes` can be a run; else none."""
     dims = task.space.dims
     touched = {value: dims[value] for node in nodes for value in (*node.inputs, *node.outputs)}
     axes = max(touched.values(), key=len)
-    if not axes or len(set(axes)) < len(axes) or not any(_floats(touched) <= {dtype} for dtype in KERNEL_DTYPES):
+    if numbers and not axes:
+        axes = ((),)
+    if not axes or len(set(axes)) < len(axes) or not any(_floats(touched) <= family for family in floats):
         return ()
     if not all(axis in axes for each in touched.values() for axis in each):
         return ()
@@ -105,8 +117,11 @@ def _common_axes(task: Task, nodes: Sequence[Node]) -> tuple[Axis, ...]:
     for node in nodes:
         names, rule = task.space.factors[node], node.inference.rule
         mine = {axis for value in (*node.inputs, *node.outputs) for axis in dims[value]}
-        whole = {(names[factor],) for factor in rule.whole_factors}
-        if find_snippet(node.operator) is None or not rows <= mine or not whole <= {axes[-1]}:
+        snippet = find_snippet(node.operator)
+        if snippet is None or not rows <= mine:
+            return ()
+        whole = {(names[factor],) for factor in rule.whole_factors | snippet.columns}
+        if not whole <= {axes[-1]}:
             return ()
         if any(not made.get(value, root[value] not in made) for value in node.inputs):
             return ()
@@ -119,8 +134,8 @@ def _make(task: Task, homes: Homes, nodes: Sequence[Node], axes: tuple[Axis, ...
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
     leaving = set(task.leaving)
     outputs = [v for v in made if v in leaving or v in homes.inverse or homes.last.get(v, -1) >= stop]
-    scalars = {value.dtype for value in outputs} & set(KERNEL_DTYPES)
-    dtype = next(iter(_floats((*inputs, *made)) or scalars or {"float32"}))
+    found = _floats((*inputs, *made)) | {value.dtype for value in outputs}
+    dtype = "float64" if "float64" in found else "float32"
     return Run(task, tuple(nodes), axes, tuple(inputs), tuple(outputs), dtype, stop)
 
 

@@ -86,8 +86,11 @@ class Operand:
 class Products:
     """The calls of each part of the work, and the arrays that they use."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], parts: int) -> None:
+    def __init__(
+        self, graph: Graph, sizes: Mapping[str, int], parts: int, block: int | None = None, tile: int | None = None
+    ) -> None:
         self.graph, self.parts = graph, parts
+        self._block, self._tile = block or BLOCK, tile or TILE
         self.sizes = resolve_sizes([graph.dims], sizes)
         self.calls: list[list[Call]] = [[] for _ in range(parts)]
         self._own = {*graph.parameters, *graph.outputs}
@@ -102,7 +105,7 @@ class Products:
     @property
     def flops(self) -> int:
         """Floating-point operations of all calls, a multiplication and an addition counted as two."""
-        return sum(2 * out.size * left.shape[-1] for part in self.calls for left, _, out in part)
+        return sum(2 * prod(out.shape) * left.shape[-1] for part in self.calls for left, _, out in part)
 
     def _whole(self, left: Operand, right: Operand, out: Operand) -> None:
         """One product of matrices; each part has its rows of the result, a weight's gradient too."""
@@ -133,9 +136,9 @@ class Products:
         Rows are queries, which see the keys before them; or keys, seen by the queries behind them.
         """
         for part, matrices in enumerate(_split(G, self.parts)):
-            for rows in _split(S, -(-S // BLOCK)):
+            for rows in _split(S, -(-S // self._block)):
                 seen = slice(rows.start, S) if by_key else slice(0, rows.stop)
-                count = max(1, TILE // (4 * _length(rows) * _length(seen)))
+                count = max(1, self._tile // (4 * _length(rows) * _length(seen)))
                 for start in range(matrices.start, matrices.stop, count):
                     yield part, slice(start, min(start + count, matrices.stop)), rows, seen
 
@@ -157,7 +160,7 @@ class Products:
     def _scores(self, part: int, some: slice, rows: slice, seen: slice, transposed: bool = False) -> Array:
         """A block of scores [matrices, rows, columns]; all blocks of a part lie in one place."""
         count, m, n = _length(some), _length(rows), _length(seen)
-        place = self._stored(part, (max(TILE // 4, BLOCK * self.sizes["S"]),))[: count * m * n]
+        place = self._stored(part, (max(self._tile // 4, self._block * self.sizes["S"]),))[: count * m * n]
         return place.reshape(count, n, m).swapaxes(1, 2) if transposed else place.reshape(count, m, n)
 
     def _stored(self, key: object, shape: tuple[int, ...]) -> Array:

@@ -1,4 +1,6 @@
-"""What all contestants compute: GPT-2-style Transformers of three sizes, in float32, with tied embeddings.
+"""What all contestants compute: GPT-2-style Transformers of several sizes, with tied embeddings, in float32.
+
+On a GPU, products may read less: factors rounded to tf32, or to bfloat16, and sums in float32.
 
 Learned positions, pre-LN layers, Q, K and V without biases, GELU by tanh, a final LN, a bias on the logits, causal
 attention; dropout, where there is any, on the embedding, the attention weights, inside the MLP and on both residual
@@ -14,7 +16,7 @@ import numpy as np
 
 import graphir as gi
 from graphir.ir.graph import Graph
-from graphir.passes import Optimizer, autodiff, optimize
+from graphir.passes import Optimizer, autodiff, mixed_precision, optimize
 
 #: Layers, and the dims of the model.
 SIZES: dict[str, dict[str, int]] = {
@@ -22,21 +24,26 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"L": 4, "B": 8, "S": 128, "D": 256, "N_H": 8, "D_ff": 1024, "V": 1024},
     "medium": {"L": 6, "B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192},
     "large": {"L": 12, "B": 1, "S": 512, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257},
+    "gpt2": {"L": 12, "B": 8, "S": 1024, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257},
 }
 
 #: What of a step is done: the loss alone; the loss and all gradients; these and the update of all parameters.
 WORK = ("forward", "gradients", "optimizer")
+
+#: What products read, and how far apart, relative, the same numbers may then be.
+PRECISIONS = {"float32": 2e-4, "tf32": 1e-3, "bfloat16": 5e-3}
 
 OPTIMIZER = Optimizer("adamw", learning_rate=1e-4, weight_decay=0.01)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One of the sizes, one of the kinds of work, and the rate of dropout."""
+    """One of the sizes, one of the kinds of work, the rate of dropout, and what products read."""
 
     size: str = "small"
     what: str = "gradients"
     dropout: float = 0.0
+    precision: str = "float32"
 
     @property
     def layers(self) -> int:
@@ -52,6 +59,8 @@ class Problem:
         """The work as a graph; its outputs are what has to be computed."""
         options = {"dropout": self.dropout, "decode": None, "activation": "gelu_tanh"}
         model = gi.models.transformer(self.layers, **options)
+        if self.precision == "bfloat16":
+            model = mixed_precision(model, "bfloat16")
         if self.what == "forward":
             return model
         return optimize(autodiff(model), OPTIMIZER) if self.what == "optimizer" else autodiff(model)
@@ -68,7 +77,8 @@ class Problem:
 
     def __str__(self) -> str:
         dims = " ".join(f"{name}{size}" for name, size in SIZES[self.size].items())
-        return f"{self.size} ({dims}), {self.what}, dropout {self.dropout:g}"
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.size} ({dims}), {self.what}, dropout {self.dropout:g}{precision}"
 
     def to_json(self) -> dict[str, Any]:
         """The problem with its dims."""

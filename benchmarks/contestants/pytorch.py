@@ -33,9 +33,22 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        p = self.p if self.training else 0.0
-        heads = functional.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        heads = self.attend(q, k, v, self.p if self.training else 0.0)
         return self.dropout(self.out(heads.transpose(1, 2).flatten(2)))
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: float) -> torch.Tensor:
+        """Causal attention of all heads, [B, N_H, S, D_h]."""
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+
+
+class PlainAttention(Attention):
+    """Attention as a textbook has it: a product, a mask, a softmax, dropout, a product."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: float) -> torch.Tensor:
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        behind = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        weights = functional.softmax(scores.masked_fill(behind, float("-inf")), dim=-1)
+        return functional.dropout(weights, p, p > 0) @ v
 
 
 class FeedForward(nn.Sequential):
@@ -55,14 +68,14 @@ class FeedForward(nn.Sequential):
 class Transformer(nn.Module):
     """T, Y [B, S] to the mean loss."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, attention: type[Attention] = Attention) -> None:
         super().__init__()
         sizes, p = problem.sizes, problem.dropout
         width = sizes["D"]
         self.tokens = nn.Embedding(sizes["V"], width)
         self.places = nn.Parameter(torch.empty(sizes["S"], width))
         self.dropout = nn.Dropout(p)
-        self.attention = nn.ModuleList(Attention(width, sizes["N_H"], p) for _ in range(problem.layers))
+        self.attention = nn.ModuleList(attention(width, sizes["N_H"], p) for _ in range(problem.layers))
         self.feed_forward = nn.ModuleList(FeedForward(width, sizes["D_ff"], p) for _ in range(problem.layers))
         self.norm = nn.LayerNorm(width)
         self.logits = nn.Linear(width, sizes["V"])
@@ -124,7 +137,7 @@ def prepare(
     model.train(problem.what != "forward")
     ids, targets = torch.as_tensor(batch["T"]), torch.as_tensor(batch["Y"])
     loss_of: Callable[..., torch.Tensor] = torch.compile(model) if compiled else model
-    optimizer = _optimizer(model) if problem.what == "optimizer" else None
+    optimizer = adamw(model) if problem.what == "optimizer" else None
 
     def once() -> torch.Tensor:
         if problem.what == "forward":
@@ -151,7 +164,7 @@ def prepare(
     return step, check
 
 
-def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
     """AdamW with graphir's constants, which spares vectors from decay."""
     matrices = [each for each in model.parameters() if each.dim() > 1]
     vectors = [each for each in model.parameters() if each.dim() <= 1]

@@ -43,10 +43,10 @@ class UnableError(Exception):
 class Contestant:
     """A worker process, from outside."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_gpu: bool = False) -> None:
         self.name, self.steps = name, 1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contestants.worker", name],
+            [sys.executable, "-m", "benchmarks.contestants.worker", name, *(["--gpu"] if on_gpu else [])],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """A contestant's process: it answers one request a line, in JSON, until its input ends.
 
-    {"do": "prepare", "problem": {"size": "small", "what": "gradients", "dropout": 0.1}}    what has to agree
+    {"do": "prepare", "problem": {"size": "small", "what": "gradients"}}    what has to agree
     {"do": "step", "count": 3}                          seconds a step
     {"do": "rate"}                                      GFLOP/s
     {"do": "memory"}                                    bytes, of the steps so far, or null where it cannot be read
@@ -8,7 +8,8 @@
 The answer is {"result": …}, or {"error": "…"} for a contestant that cannot take part.
 
 Memory is the most that the process held during steps, parameters and what compiling left behind included, less what
-it held with its libraries loaded and nothing prepared.
+it held with its libraries loaded and nothing prepared. On a GPU it is what the device had free before anything was
+prepared, less what it has free after steps: libraries keep what they have once taken.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import CONTESTANTS, ON_GPU
 from graphir.cli.core import pick_core
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -32,11 +33,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Worker:
     """One contestant, and the problem that it is at."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_gpu: bool = False) -> None:
         # As the command line does, and before NumPy is loaded by whatever comes next.
         pick_core()
-        module, self.options = CONTESTANTS[name]
-        self.module = import_module(f"benchmarks.contestants.{module}")
+        module, self.options = (ON_GPU if on_gpu else CONTESTANTS)[name]
+        self.module, self.on_gpu = import_module(f"benchmarks.contestants.{module}"), on_gpu
         self.baseline: int | None = None
 
     def prepare(self, problem: dict[str, Any]) -> dict[str, float]:
@@ -48,13 +49,16 @@ class Worker:
         parameters = {name: array.copy() for name, array in wanted.parameters().items()}
         self.module.rate()  # what a library makes on first use belongs to the baseline, as the library does
         _give_back()
-        resident = _resident("VmRSS")
+        if self.on_gpu:
+            self.baseline = self.module.free_memory()
+        resident = None if self.on_gpu else _resident("VmRSS")
         if resident is not None:
             self.baseline = resident - sum(array.nbytes for array in parameters.values())
         self.work, check = self.module.prepare(wanted, parameters, wanted.batch(), **self.options)
         del parameters
         found: dict[str, float] = check()
         self.work()
+        self.finish()
         _give_back()
         if resident is not None:
             _CLEAR.write_text("5")  # the peak starts anew
@@ -65,12 +69,21 @@ class Worker:
         start = time.perf_counter()
         for _ in range(count):
             self.work()
+        self.finish()
         return (time.perf_counter() - start) / count
+
+    def finish(self) -> None:
+        """Waits for what steps have begun: on the processor, nothing."""
+        if self.on_gpu:
+            self.module.finish()
 
     def rate(self) -> float:
         return float(self.module.rate())
 
     def memory(self) -> int | None:
+        if self.on_gpu:
+            assert self.baseline is not None
+            return self.baseline - int(self.module.free_memory())
         peak = _resident("VmHWM")
         return None if self.baseline is None or peak is None else peak - self.baseline
 
@@ -99,7 +112,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            worker = worker or Worker(sys.argv[1])
+            worker = worker or Worker(sys.argv[1], on_gpu="--gpu" in sys.argv[2:])
             answer = {"result": getattr(worker, request.pop("do"))(**request)}
         except Exception as error:  # whatever it is: one contestant less, and the others go on
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

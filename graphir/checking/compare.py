@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.arrays import to_numpy
 from graphir.backends.blocks import split_blocks
+from graphir.backends.dtypes import is_float
 from graphir.checking.reference import Reference
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.value import Value
@@ -62,7 +64,7 @@ def compare(
     exact = reference.exact[value.name]
     limits = reference.tolerance(value.name, dtype or value.dtype)
     layout = value.type.layout
-    held = [np.asarray(block) for block in blocks]
+    held = [to_numpy(block) for block in blocks]
     wanted = split_blocks(exact, layout.settled(), mesh)
     gaps = [_gap(found, right) for found, right in zip(_settled(held, layout, mesh), wanted, strict=True)]
     norms = [float(np.sqrt(np.vdot(gap, gap))) for gap in gaps]
@@ -87,7 +89,7 @@ def compare(
 
 def _size(exact: NDArray[Any], limits: tuple[float, float]) -> tuple[float, float]:
     """The two norms of what should be; 1 where rounding explains all of it, and for what is no float."""
-    if exact.dtype.kind != "f" or not exact.size:
+    if not is_float(exact.dtype) or not exact.size:
         return 1.0, 1.0
     finite = np.where(np.isfinite(exact), np.abs(exact), 0.0)
     norms = float(np.sqrt(np.vdot(finite, finite))), float(finite.max())
@@ -98,7 +100,7 @@ def _gap(found: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     """|found − right|, in float64; infinite for NaN, and where shapes differ; 1 for each integer that differs."""
     if found.shape != right.shape:
         return np.full(1, np.inf)
-    if found.dtype.kind != "f":
+    if not is_float(found.dtype):
         return np.asarray(found != right, np.float64)
     with np.errstate(invalid="ignore"):
         gap = np.where(found == right, 0.0, np.abs(found.astype(np.float64) - right))
@@ -112,7 +114,7 @@ def _settled(blocks: Sequence[NDArray[Any]], layout: Layout, mesh: Mesh) -> list
         for group in mesh.groups([axis]):
             terms = [found[rank] for rank in group]
             if len({term.shape for term in terms}) == 1:
-                stack = np.stack([term.astype(np.float64) if term.dtype.kind == "f" else term for term in terms])
+                stack = np.stack([term.astype(np.float64) if is_float(term.dtype) else term for term in terms])
                 total = stack.max(axis=0) if kind == "max" else stack.sum(axis=0)
                 total = total / len(group) if kind == "mean" else total
                 for rank in group:
@@ -135,7 +137,7 @@ def _replicas_agree(blocks: Sequence[NDArray[Any]], layout: Layout, mesh: Mesh) 
     for coordinates, block in zip(mesh.ranks, blocks, strict=True):
         key = tuple(coordinates[axis] for axis in (*layout.split_axes, *layout.pending_axes))
         other = first.setdefault(key, block)
-        if other is not block and not np.array_equal(other, block, equal_nan=block.dtype.kind == "f"):
+        if other is not block and not np.array_equal(other, block, equal_nan=is_float(block.dtype)):
             return False
     return True
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends.blocks import join_blocks
+from graphir.backends.dtypes import is_float
 from graphir.checking.compare import Comparison, compare
 from graphir.checking.names import NameMap, Rule
 from graphir.checking.reference import make_reference
@@ -180,7 +181,7 @@ def _check_shapes(assigned: Assigned, graph: Graph, sizes: Sizes) -> None:
                     f"{assigned.names[value]!r} is {list(block.shape)} on {graph.mesh.describe(rank)}, but "
                     f"{value.name} {value.type} is {shape_text(local)} = {list(wanted)} there; {advice}"
                 )
-            if (block.dtype.kind == "f") != value.type.is_float:
+            if is_float(block.dtype) != value.type.is_float:
                 raise DataError(
                     f"{assigned.names[value]!r} is {block.dtype} on {graph.mesh.describe(rank)}, but {value.name} is "
                     f"{value.type}"

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends import Executable, ExecutionPlan, Step, plan
+from graphir.backends.dtypes import is_float
 from graphir.ir.attributes import Attributes
 from graphir.ir.builder import Builder
 from graphir.ir.dims import Sizes
@@ -150,7 +151,7 @@ def make_reference(
 
 def _floats_as(arguments: Mapping[str, Any], dtype: str) -> Arrays:
     arrays = {name: np.asarray(array) for name, array in arguments.items()}
-    return {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+    return {name: a.astype(dtype) if is_float(a.dtype) else a for name, a in arrays.items()}
 
 
 # -- Monte Carlo arithmetic -------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def _measure(planned: ExecutionPlan, exact: Arrays, arguments: Sequence[Arrays],
             {name: run.perturb(planned.graph[name], array) for name, array in mapping.items()} for mapping in arguments
         ]
         for name, array in record(run, *given).items():
-            if array.dtype.kind == "f" and array.size:
+            if is_float(array.dtype) and array.size:
                 gap = _gap(array, exact[name])
                 squares[name] += float(np.vdot(gap, gap))
                 largest[name] = max(largest[name], float(gap.max()))

@@ -1,4 +1,4 @@
-"""`graphir bench`: which BLAS NumPy runs on, how fast it is here, and what would make it faster."""
+"""`graphir bench`: which BLAS NumPy runs on, how fast it is here, what would make it faster, and which GPU there is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def bench(as_json: bool) -> int:
     """Show how fast NumPy's BLAS multiplies here, and what to set.
 
     Matrix products are most of a training step, so their rate is the measure of everything else. Close other
-    programs first: they halve what two threads reach.
+    programs first: they halve what two threads reach. Of a GPU it tells which one there is; what a step takes on it
+    is measured by `python -m benchmarks.gpu`.
     """
     from graphir.backends.blas import ELEMENTWISE, advice, elementwise_rate, find_blas, gemm_rate
     from graphir.processor import has_avx512, processor_features, processor_name
@@ -36,12 +37,24 @@ def bench(as_json: bool) -> int:
         },
         "Gelem/s": {name: elementwise_rate(name) for name in ELEMENTWISE},
         "advice": advice(blas, features),
+        "gpu": _gpu(),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         _print(found, blas)
     return 0
+
+
+def _gpu() -> dict[str, str | None]:
+    """The GPU that CuPy finds, or why there is none for it."""
+    from graphir.backends.cupy.device import device_properties
+    from graphir.errors import DeviceError, MissingDependencyError
+
+    try:
+        return {"device": str(device_properties()), "none because": None}
+    except (DeviceError, MissingDependencyError) as error:
+        return {"device": None, "none because": f"none: {error}"}
 
 
 def _print(found: dict[str, Any], blas: Blas | None) -> None:
@@ -52,6 +65,7 @@ def _print(found: dict[str, Any], blas: Blas | None) -> None:
     avx512 = {True: "with AVX-512", False: "without AVX-512", None: "with or without AVX-512: unknown"}[found["avx512"]]
     console.print(f"processor  {found['processor']}, {found['cores']} cores, {avx512}", markup=False)
     console.print(f"BLAS       {_described(blas)}", markup=False)
+    console.print(f"GPU        {found['gpu']['device'] or found['gpu']['none because']}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("matrix products, GFLOP/s")
     for heading in ("one thread", "all threads"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption
+from graphir.cli.options import GroupedCommand, GroupedOption, backend_option
 from graphir.cli.ranks import ranks_option, start_ranks
 from graphir.errors import ConfigError, GraphirError
 
@@ -91,13 +91,22 @@ def setting_of(options: dict[str, Any]) -> Setting:
 @click.option("--map", "rules", metavar="FILE", help="What the names in the dump are called here, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @ranks_option("Parallel")
-def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, ranks: str | None, **options: Any) -> int:
+@backend_option("Parallel")
+def check(
+    inject: bool,
+    folder: str | None,
+    rules: str | None,
+    as_json: bool,
+    ranks: str | None,
+    backend: str,
+    **options: Any,
+) -> int:
     """Compare a parallel run with the run on one rank, tensor by tensor.
 
     Forward, backward and update of the documents' Transformer run on simulated ranks, or, started by mpiexec, on real
-    ones, and every tensor is put
-    together and compared with the single run's. What departs by more than rounding explains is told, the first node
-    in the order of computation with its ranks, its rule and its line. --plan all checks every ready-made plan.
+    ones, and every tensor is put together and compared with the single run's. What departs by more than rounding
+    explains is told, the first node in the order of computation with its ranks, its rule and its line. --plan all
+    checks every ready-made plan; --backend cupy runs the ranks on a GPU, and compares with the run on the processor.
 
     --dump takes the tensors of another program: rank0.safetensors (or .npz), rank1…, each with that rank's blocks by
     name; parameters, T and Y included.
@@ -106,31 +115,34 @@ def check(inject: bool, folder: str | None, rules: str | None, as_json: bool, ra
         raise click.UsageError("--inject puts faults into runs of its own; it has no use for --dump")
     if rules is not None and folder is None:
         raise click.UsageError("--map says what the names in a dump are called; give --dump, too")
-    ranks, leads = start_ranks(ranks)
+    ranks, leads = start_ranks(ranks, backend)
     if ranks != "simulated" and (inject or folder is not None):
         raise click.UsageError("--inject and --dump need no ranks but simulated ones; start them without mpiexec")
+    if backend != "numpy" and (inject or folder is not None):
+        raise click.UsageError("--inject and --dump compare on the processor; leave out --backend")
     setting = setting_of(options)
     if inject:
         return _inject(setting, as_json)
     if folder is not None:
         report = _check_dump(setting, options, Path(folder), None if rules is None else Path(rules))
         return _show([report], as_json)
-    found = _check_runs(setting, ranks)
+    found = _check_runs(setting, ranks, backend)
     from graphir.backends.communicator import communicator_for
 
-    return communicator_for(setting.mesh, ranks).agree(_show(found, as_json) if leads else 0)
+    return communicator_for(setting.mesh, ranks, backend=backend).agree(_show(found, as_json) if leads else 0)
 
 
-def _check_runs(setting: Setting, ranks: str) -> list[Report | str]:
+def _check_runs(setting: Setting, ranks: str, backend: str) -> list[Report | str]:
     """A report for each plan; for one of many that does not fit, why."""
     from graphir.backends import Executable, ExecutionPlan, plan
     from graphir.backends.communicator import communicator_for
     from graphir.checking import check, settings
 
-    communicator = communicator_for(setting.mesh, ranks)
+    communicator = communicator_for(setting.mesh, ranks, backend=backend)
+    xp = _array_module(backend)
 
     def run(planned: ExecutionPlan) -> Executable:
-        return planned.executable(communicator=communicator)
+        return planned.executable(communicator=communicator, xp=xp)
 
     found: list[Report | str] = []
     several = list(settings(setting))
@@ -147,6 +159,13 @@ def _check_runs(setting: Setting, ranks: str) -> list[Report | str]:
         sizes, arguments = each.complete_sizes(), each.arguments(single)
         found.append(check(single, parallel, sizes, arguments, runner=run, title=each.title))
     return found
+
+
+def _array_module(backend: str) -> Any:
+    """What the checked run's kernels run on; None for the usual NumPy."""
+    from graphir.backends.cupy.device import require_device
+
+    return require_device() if backend == "cupy" else None
 
 
 def _check_dump(setting: Setting, options: dict[str, Any], folder: Path, rules: Path | None) -> Report:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "optimizer", "clip", "dp", "cp", "tp", "plan"),
+    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "optimizer", "clip", "dp", "cp", "tp", "plan"),
 )
 _PHASES = ("forward", "backward", "update")
 _SHOWN = 8

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graphir.cli.options import backend_option
+
 if TYPE_CHECKING:
     from graphir.training import Sampler
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 @click.option("--temperature", default=0.8, show_default=True, help="0: always the most probable token.")
 @click.option("--top-k", default=40, show_default=True, help="How many of the most probable tokens may be drawn.")
 @click.option("--seed", default=0, show_default=True, help="The same seed draws the same text.")
-def generate(checkpoint: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int) -> int:
+@backend_option()
+def generate(checkpoint: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, backend: str) -> int:
     """Continue a text with a trained model.
 
     CHECKPOINT_OR_DIR is a checkpoint, or the folder of a run, whose latest one is taken.
@@ -27,7 +30,7 @@ def generate(checkpoint: str, prompt: str, tokens: int, temperature: float, top_
     from graphir.training import Sampler, find_checkpoint, load_checkpoint
 
     saved = load_checkpoint(find_checkpoint(Path(checkpoint)))
-    sampler = Sampler(saved, temperature=temperature, top_k=top_k, seed=seed)
+    sampler = Sampler(saved, temperature=temperature, top_k=top_k, seed=seed, backend=backend)
     unknown = sampler.unknown(prompt)
     if unknown:
         click.echo(f"note: {unknown} of the prompt's tokens are unknown to the tokenizer", err=True)

@@ -62,6 +62,19 @@ def _option(each: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., An
     return click.option(flag(each.name), each.name, type=kind, default=each.default, show_default=shown, **keywords)
 
 
+def backend_option(group: str = _OTHERS) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds the option `--backend`."""
+    return click.option(
+        "--backend",
+        cls=GroupedOption,
+        group=group,
+        type=click.Choice(["numpy", "cupy"]),
+        default="numpy",
+        show_default=True,
+        help="What computes: the processor, by NumPy, or an NVIDIA GPU, by CuPy.",
+    )
+
+
 def given(context: click.Context) -> set[str]:
     """The names of the parameters that the user wrote, as opposed to defaults."""
     source = click.core.ParameterSource.COMMANDLINE

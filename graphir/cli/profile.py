@@ -99,7 +99,7 @@ def _measure(
     import numpy as np
 
     import graphir as gi
-    from graphir.backends.numpy import CompiledExecutable
+    from graphir.backends.numpy import NumpyExecutable
     from graphir.ir.dims import dim_names
     from graphir.training.parallel import Parallel
 
@@ -113,7 +113,7 @@ def _measure(
         run = gi.compile(parallel.shard(graph, needed), needed, fetch=fetch, threads=threads, donate=donate)
     except DimError as error:
         raise ConfigError(f"these sizes make no model: {error}") from None
-    assert isinstance(run, CompiledExecutable)
+    assert isinstance(run, NumpyExecutable)
     T, Y = np.random.default_rng(config.seed).integers(0, vocabulary, (2, config.batch, config.sequence))
     arrays, batch = gi.initialize(graph, needed, config.seed), {"T": T, "Y": Y, "seed": config.seed, "step": 0}
     return run.profile(arrays, batch, repetitions=repetitions), sizes

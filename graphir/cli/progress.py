@@ -37,7 +37,8 @@ class _Shown(Report):
         start = f", from step {step}" if step else ""
         self.say(text)
         self.say(f"{parameters:,} parameters in {config.layers} layers  {dims}")
-        self.say(f"{config.steps} steps{start}: {config.optimizer}, learning rate {config.learning_rate:g}")
+        narrow = "" if config.precision == "float32" else f", products of {config.precision}"
+        self.say(f"{config.steps} steps{start}: {config.optimizer}, learning rate {config.learning_rate:g}{narrow}")
 
     def stepped(self, record: Record) -> None:
         pace = record["tokens_per_second"]
@@ -98,7 +99,8 @@ class _Lines(_Shown):
             return
         validated = f"  val loss {record['val_loss']:.4f}" if "val_loss" in record else ""
         left = (self.steps - step) * self.seconds(record)
-        told = f"loss {record['loss']:.4f}{validated}  lr {record['lr']:.2e}  {self.speed:,.0f} tokens/s"
+        scale = f"  scale {record['scale']:g}" if "scale" in record else ""
+        told = f"loss {record['loss']:.4f}{validated}  lr {record['lr']:.2e}{scale}  {self.speed:,.0f} tokens/s"
         self.say(f"step {step}/{self.steps}  {told}  {_clock(left)} left")
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The command line as one of several ranks: `mpiexec -n 6 graphir train --dp 2 --tp 3`.
+"""The command line as one of several ranks: `mpiexec -n 6 graphir train --dp 2 --tp 3`, or by torchrun on GPUs.
 
 A launcher starts as many command lines as there are ranks. Each finds out by its environment that it is one of them;
 that of rank 0 alone prints, and what is wrong is told once.
@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from graphir.cli.options import GroupedOption
+from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.launch import RANKS, find_launch
 
 _THREADS = "OPENBLAS_NUM_THREADS"
@@ -25,17 +26,22 @@ def ranks_option(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         cls=GroupedOption,
         group=group,
         type=click.Choice(RANKS),
-        help="All ranks simulated by one process, or each a process.  [default: mpi if started by mpiexec]",
+        help="All ranks simulated by one process, or each a process, with a GPU under nccl.  "
+        "[default: mpi if started by mpiexec, nccl if by torchrun or with --backend cupy]",
     )
 
 
-def start_ranks(ranks: str | None) -> tuple[str, bool]:
-    """What ranks are, `simulated` or `mpi`, and whether this process is the one that prints.
+def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
+    """What ranks are, `simulated`, `mpi` or `nccl`, and whether this process is the one that prints.
 
     MissingDependencyError if there is no MPI.
     """
-    ranks = ranks or ("mpi" if find_launch() else "simulated")
-    if ranks == "simulated":
+    launch = find_launch()
+    if ranks is None:
+        on_devices = launch is not None and (launch.master is not None or backend == "cupy")
+        ranks = "simulated" if launch is None else "nccl" if on_devices else "mpi"
+    # Alone, a rank on a GPU needs nobody to meet.
+    if ranks == "simulated" or (ranks == "nccl" and launch is None):
         return ranks, True
     from graphir.backends.communicator.peers import peers
 
@@ -52,11 +58,13 @@ def meet_ranks() -> None:
 
 def end_ranks(message: str, code: int, cause: Exception | None = None) -> None:
     """Ends all ranks with `code`, and `message` told once; returns if there are none but this."""
-    launch = find_launch()
+    try:
+        launch = find_launch()
+    except ConfigError:
+        return  # the launcher's variables are what is wrong, so nobody can be met
     if launch is None:
         return
     from graphir.backends.communicator.peers import RankError, peers
-    from graphir.errors import MissingDependencyError
 
     try:
         known = peers()
@@ -64,11 +72,16 @@ def end_ranks(message: str, code: int, cause: Exception | None = None) -> None:
         if launch.rank:
             raise SystemExit(code) from None
         return
+    except CommunicationError:
+        return  # nobody has been met
     known.fail(message, code, isinstance(cause, RankError))
 
 
 def share_processors() -> None:
     """Gives BLAS this rank's share of the processors, unless the user has spoken; before NumPy is loaded."""
-    launch = find_launch()
+    try:
+        launch = find_launch()
+    except ConfigError:
+        return  # told by whatever comes next
     if launch is not None and _THREADS not in os.environ:
         os.environ[_THREADS] = str(launch.share(os.cpu_count() or 1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given
 from graphir.cli.ranks import ranks_option, start_ranks
 from graphir.training.config import TrainConfig
 
@@ -36,15 +36,18 @@ if TYPE_CHECKING:
     help="Go on from the latest checkpoint in --out, with its options; more --steps may be asked for.",
 )
 @ranks_option("Parallel")
+@backend_option("Parallel")
 @click.option("--quiet", "-q", cls=GroupedOption, group="Output", is_flag=True, help="Show nothing but errors.")
 @click.pass_context
-def train(context: click.Context, /, out: str, resume: bool, ranks: str | None, quiet: bool, **options: Any) -> int:
+def train(
+    context: click.Context, /, out: str, resume: bool, ranks: str | None, backend: str, quiet: bool, **options: Any
+) -> int:
     """Train the documents' Transformer on text.
 
     Without options, it reads Python's own reference prose for about two minutes and shows what it has learnt.
     Ctrl-C ends it after the step at hand, with a checkpoint to go on from.
     """
-    ranks, leads = start_ranks(ranks)
+    ranks, leads = start_ranks(ranks, backend)
     quiet = quiet or not leads
     config = TrainConfig(**options)
     if resume:
@@ -54,7 +57,7 @@ def train(context: click.Context, /, out: str, resume: bool, ranks: str | None, 
     from graphir.cli.progress import report_to
     from graphir.training import train as run
 
-    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config), ranks=ranks)
+    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config), ranks=ranks, backend=backend)
     if outcome.signal is not None:
         command = f"graphir train --resume --out {shlex.quote(out)}"
         saved = f"interrupted after step {outcome.step}, saved {outcome.checkpoint}"
@@ -62,7 +65,7 @@ def train(context: click.Context, /, out: str, resume: bool, ranks: str | None, 
             click.echo(f"{saved}; go on with\n  {command}", err=True)
         return 128 + outcome.signal
     if not quiet:
-        _show(outcome, config, out)
+        _show(outcome, config, out, backend)
     return 0
 
 
@@ -79,7 +82,7 @@ def _resumed(folder: Path, given_options: dict[str, Any]) -> TrainConfig:
     return replace(config, **{name: value for name, value in given_options.items() if name in known})
 
 
-def _show(outcome: Outcome, config: TrainConfig, out: str) -> None:
+def _show(outcome: Outcome, config: TrainConfig, out: str, backend: str) -> None:
     """Where everything is, and a sample of what the model writes."""
     folder = Path(out)
     written = [folder / "metrics.jsonl", folder / "loss.png"]
@@ -89,7 +92,7 @@ def _show(outcome: Outcome, config: TrainConfig, out: str) -> None:
     from graphir.cli.generate import write_stream
     from graphir.training import Sampler, load_checkpoint
 
-    sampler = Sampler(load_checkpoint(outcome.checkpoint), seed=config.seed)
+    sampler = Sampler(load_checkpoint(outcome.checkpoint), seed=config.seed, backend=backend)
     prompt = "The "
     click.echo(f"\nthe model continues {prompt!r}:\n")
     write_stream(sampler, prompt, config.sample)

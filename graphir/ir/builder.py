@@ -31,7 +31,7 @@ from graphir.ir.value import Value, join
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
 NAME = re.compile(r"[^\W\d][\w.]*\Z")
 _PATH = re.compile(r"[^\W\d][\w.]*(?:/[^\W\d][\w.]*)*\Z")
-_INIT = re.compile(r"(?:zeros|ones|normal\(((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\))\Z", re.ASCII)
+_INIT = re.compile(r"(?:zeros|ones|(normal|full)\(((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\))\Z", re.ASCII)
 
 
 class Builder:
@@ -74,7 +74,7 @@ class Builder:
         init: str = "normal(0.02)",
         layout: Layout | None = None,
     ) -> Value:
-        """A trained tensor of floats; `init` is `normal(σ)`, `zeros` or `ones`."""
+        """A trained tensor of floats; `init` is `normal(σ)`, `zeros`, `ones` or `full(x)`."""
         return self._argument("parameter", name, shape, dtype, init, layout)
 
     def state(
@@ -358,9 +358,10 @@ class Builder:
 def _check_init(name: str, init: str | None) -> None:
     match = _INIT.match(init) if isinstance(init, str) else None
     if match is None:
-        raise GraphError(f"{name}: init {init!r} is not zeros, ones or normal(σ)")
-    if match[1] is not None and not math.isfinite(float(match[1])):
-        raise GraphError(f"{name}: init {init!r} has a σ beyond all floats; give a finite one")
+        raise GraphError(f"{name}: init {init!r} is not zeros, ones, full(x) or normal(σ)")
+    if match[2] is not None and not math.isfinite(float(match[2])):
+        what = "a σ" if match[1] == "normal" else "a number"
+        raise GraphError(f"{name}: init {init!r} has {what} beyond all floats; give a finite one")
 
 
 def _at(at: str | None) -> str:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def without_collector(work: Callable[P, T]) -> Callable[P, T]:
-    """`work`, run with the collector off; for passes.
+    """`work`, run with the collector off; for passes, and for compiling.
 
     A pass makes some ten objects a node, all of which live on in the graph that it returns, and next to no garbage in
     cycles. The collector would visit them again and again as their number grows, and find nothing. It is off for the

@@ -145,17 +145,23 @@ class Dim:
     def size(self, sizes: Sizes) -> int:
         """The dim's number under `sizes`; DimError if a name is unbound or the result is not whole."""
         coefficient, powers = self._key
-        value = coefficient
+        # Two integers rather than a fraction: planning asks for sizes more often than for anything else.
+        above, below = coefficient.numerator, coefficient.denominator
         for name, power in powers:
             if name not in sizes:
                 raise DimError(f"dim {self} has no size: {name} is not given; add {name}=… to the sizes")
-            value *= Fraction(index(sizes[name])) ** power
-        if value.denominator != 1:
+            if power > 0:
+                above *= index(sizes[name]) ** power
+            else:
+                below *= index(sizes[name]) ** -power
+        size, rest = divmod(above, below)
+        if rest:
             bound = ", ".join(f"{name}={sizes[name]}" for name in sorted(self.names))
             definition = self.definitions.get(self._text)
             spelled = f"{self} = {definition}" if definition is not None else str(self)
+            value = Fraction(above, below)
             raise DimError(f"{spelled} is not whole: {bound} gives {value}; choose sizes that divide")
-        return value.numerator
+        return size
 
 
 def _power(name: str, power: int) -> str:

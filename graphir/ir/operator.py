@@ -61,6 +61,8 @@ __all__ = [
 Array: TypeAlias = Any
 Xp: TypeAlias = Any
 Kernel: TypeAlias = Callable[..., Any]
+#: Signatures, or, where they follow from attributes, what makes them of these.
+Declared: TypeAlias = str | Sequence[str] | Callable[..., str | Sequence[str]]
 Inverse: TypeAlias = Callable[[Any, tuple[int, ...], Mapping[str, Any]], Any]
 Relayout: TypeAlias = Callable[[Layout, Attributes], Layout]
 #: Attributes that any node may have: which outputs it keeps, and how factors are split that only outputs have.
@@ -101,7 +103,7 @@ class Operator:
     def __init__(
         self,
         key: str,
-        signature: str | Sequence[str] | Callable[..., str],
+        signature: Declared,
         kernel: Kernel,
         *,
         symbol: str | None = None,
@@ -111,6 +113,8 @@ class Operator:
         elementwise: bool = False,
         linear: str = "",
         jointly_linear: bool = False,
+        retypes: bool = False,
+        accumulates: str | None = None,
         associative: bool = False,
         random: bool = False,
         shape_only: bool = False,
@@ -140,6 +144,10 @@ class Operator:
         self.linear = frozenset(linear.split())
         #: Linear in all operands together: a pending sum passes if all of them are pending.
         self.jointly_linear = jointly_linear
+        #: Whether the result is the operand in another dtype, and nothing else: a cast.
+        self.retypes = retypes
+        #: Of a product: the attribute that holds the dtype of its results, where they are wider than the operands.
+        self.accumulates = accumulates
         #: Of a variadic operator: operands may be put together in groups first, as in a sum.
         self.associative = associative
         self.random = random
@@ -202,9 +210,7 @@ class Operator:
 
     # -- the declaration ------------------------------------------------------------------------------
 
-    def backward(
-        self, key: str, signature: str | Sequence[str] | Callable[..., str], **traits: Any
-    ) -> Callable[[Kernel], Operator]:
+    def backward(self, key: str, signature: Declared, **traits: Any) -> Callable[[Kernel], Operator]:
         """Declares the d-operator; its operands' names say which forward values it caches."""
 
         def declare(kernel: Kernel) -> Operator:
@@ -274,8 +280,8 @@ class Operator:
         found = self._static
         if found is None:
             assert callable(self._signature)
-            text = self._signature(**{name: attributes[name] for name in self._signature_names})
-            found = (parse_signature(text),)
+            made = self._signature(**{name: attributes[name] for name in self._signature_names})
+            found = tuple(map(parse_signature, (made,) if isinstance(made, str) else made))
         only = attributes.get("only")
         if only is None:
             return found
@@ -399,14 +405,12 @@ class Operator:
 _REGISTRY: dict[str, Operator] = {}
 
 
-def operator(
-    key: str, signature: str | Sequence[str] | Callable[..., str], **traits: Any
-) -> Callable[[Kernel], Operator]:
+def operator(key: str, signature: Declared, **traits: Any) -> Callable[[Kernel], Operator]:
     """Declares and registers the decorated kernel as an operator; see the module's docstring.
 
-    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, associative, random, reduction,
-    shape_only, view, inverse, identity, causal, ignores_masked, vanishes, updates, relayout, collective, exempt,
-    no_gradient, flops, examples.
+    Traits: symbol, auxiliary, depends, factors, elementwise, linear, jointly_linear, retypes, accumulates,
+    associative, random, reduction, shape_only, view, inverse, identity, causal, ignores_masked, vanishes, updates,
+    relayout, collective, exempt, no_gradient, flops, examples.
     OperatorError if the declaration contradicts itself or `key` is taken.
     """
 

@@ -26,6 +26,9 @@ class Emitter(Protocol):
     ) -> tuple[Value, ...]:
         """Adds a node and returns its outputs."""
 
+    def free_name(self, base: str) -> str:
+        """A full name that nothing has yet, made from the full name `base`."""
+
 
 def _refused(sign: str, function: str, reflected: bool = False) -> Callable[[Value, object], NoReturn]:
     """What Python's `sign` between values does: it tells the function that is meant."""
@@ -43,7 +46,7 @@ def _refused(sign: str, function: str, reflected: bool = False) -> Callable[[Val
 class Value(Frozen):
     """An edge: what a node produces, or a graph takes in. Its identity is its name, `layer3/mha/W_Q`.
 
-    `init` says how a parameter or a state starts (`normal(0.02)`, `zeros`, `ones`); None for all else.
+    `init` says how a parameter or a state starts (`normal(0.02)`, `zeros`, `ones`, `full(65536)`); None for all else.
     Immutable. `owner` is the builder that made it, which the operators' functions hand the next node to.
     """
 

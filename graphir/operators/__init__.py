@@ -2,10 +2,11 @@
 
 from graphir.operators import split_vocabulary as _split_vocabulary  # noqa: F401  registers decompositions
 from graphir.operators.attention import scale_mask, softmax
+from graphir.operators.cast import cast
 from graphir.operators.collectives import all_gather, all_reduce, all_to_all, identity, local_slice, reduce_scatter
 from graphir.operators.decode import argmax, top_k
 from graphir.operators.dropout import dropout
-from graphir.operators.elementwise import activation, add, cast, exponential, multiply, scale
+from graphir.operators.elementwise import activation, add, exponential, multiply, scale
 from graphir.operators.embedding import lookup, sinusoidal_positions, tokenize
 from graphir.operators.linear import matmul
 from graphir.operators.loss import (
@@ -18,6 +19,7 @@ from graphir.operators.loss import (
     mask_padding,
     token_ids,
 )
+from graphir.operators.loss_scale import adjust_scale
 from graphir.operators.normalization import layer_norm
 from graphir.operators.shape import broadcast, concatenate, reduce_sum, reshape, transpose
 from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
@@ -28,6 +30,7 @@ __all__ = [
     "adam",
     "adamw",
     "add",
+    "adjust_scale",
     "all_gather",
     "all_reduce",
     "all_to_all",

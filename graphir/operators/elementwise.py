@@ -1,4 +1,4 @@
-"""Elementwise arithmetic and activations: +, ⊙, scaling, cast, GL (B 4.2.2 and 4.4.5)."""
+"""Elementwise arithmetic and activations: +, ⊙, scaling, GL (B 4.2.2 and 4.4.5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, GradientContext, Xp, operator
-from graphir.ir.types import FLOATS
 from graphir.ir.value import Value
 from graphir.operators.special import erf
 
@@ -99,26 +98,6 @@ def d_exponential(xp: Xp, Y: Array, dY: Array) -> Array:
 def zeros(xp: Xp, X: Array) -> Array:
     """Y: zeros of the shape of X; the gradient of an output that the loss does not depend on."""
     return xp.zeros_like(X)
-
-
-# -- cast -------------------------------------------------------------------------------------------------
-
-
-def _cast_signature(to: str) -> str:
-    if to not in FLOATS:
-        raise TypeCheckError(f"cast goes to a float dtype ({', '.join(sorted(FLOATS))}), not {to!r}")
-    return "X[*b] float -> Y[*b] to"
-
-
-@operator("cast", _cast_signature, elementwise=True, linear="X", examples=({"to": "float64"},))
-def cast(xp: Xp, X: Array, *, to: str) -> Array:
-    """Y: X in the dtype `to`. Backward: dY in the dtype of X."""
-    return X.astype(to)
-
-
-@cast.gradient
-def _d_cast(context: GradientContext) -> list[Value]:
-    return [cast(context.gradient, to=context.inputs[0].dtype, name=context.names[0])]
 
 
 # -- GL: activations --------------------------------------------------------------------------------------

@@ -1,11 +1,19 @@
-"""Matrix multiplication: • and dMatmul (A 1.3, B 3.3 and 4.4.1)."""
+"""Matrix multiplication: • and dMatmul (A 1.3, B 3.3 and 4.4.1).
+
+Products of 16-bit operands are added up in float32. With `dtype` the sum is returned in that dtype, without it in the
+operands'. `dtype` holds for both passes: the gradients of 16-bit operands are float32, as they were added up, and dY
+is rounded to the operands' dtype before it is multiplied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Attributes, GradientContext, Xp, operator
+from graphir.ir.types import DTYPES, FLOATS
 from graphir.ir.value import Value
+from graphir.operators.cast import cast_to
 from graphir.operators.shape import flatten, transpose
 
 
@@ -13,61 +21,89 @@ def _swap(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
+def _result(dtype: str) -> str:
+    """What stands behind a result's brackets: nothing for the operands' dtype."""
+    if dtype and dtype not in FLOATS:
+        raise TypeCheckError(f"dtype={dtype!r} of a product is no float; choose from {', '.join(sorted(FLOATS))}")
+    return " dtype" if dtype else ""
+
+
+def _matmul_signature(dtype: str) -> tuple[str, str]:
+    result = f"Y[*b m n]{_result(dtype)}"
+    return f"X[*b m k], W[k n] -> {result}", f"X[*b m k], W[*b k n] -> {result}"
+
+
 @operator(
     "matmul",
-    ("X[*b m k], W[k n] -> Y[*b m n]", "X[*b m k], W[*b k n] -> Y[*b m n]"),
+    _matmul_signature,
     symbol="•",
     linear="X W",
+    accumulates="dtype",
     flops=2,
 )
-def matmul(xp: Xp, X: Array, W: Array) -> Array:
-    """Y [*b, m, n] = X [*b, m, k] • W [k, n], or W [*b, k, n], one matrix for each b."""
+def matmul(xp: Xp, X: Array, W: Array, *, dtype: str = "") -> Array:
+    """Y [*b, m, n] = X [*b, m, k] • W [k, n], or W [*b, k, n], one matrix for each b; Y in `dtype`, if given."""
+    Y = _product(_summable(X), _summable(W))
+    return Y.astype(dtype or X.dtype, copy=False)
+
+
+def _product(X: Array, W: Array) -> Array:
     if W.ndim == 2 and X.ndim > 2:
         # One large product instead of a stack of small ones.
         return (X.reshape(-1, X.shape[-1]) @ W).reshape(*X.shape[:-1], W.shape[-1])
     return X @ W
 
 
-def _d_matmul_signature(shared: bool) -> str:
-    W = "k n" if shared else "*b k n"
-    return f"X[*b m k], W[{W}], dY[*b m n] -> dX[*b m k], dW[{W}]"
+def _summable(x: Array) -> Array:
+    """x in a dtype in which products can be added up: float32, or its own if that is as wide."""
+    return x.astype("float32") if x.dtype.itemsize < DTYPES["float32"] else x
+
+
+def _d_matmul_signature(shared: bool, dtype: str) -> str:
+    W, result = "k n" if shared else "*b k n", _result(dtype)
+    return f"X[*b m k], W[{W}], dY[*b m n] -> dX[*b m k]{result}, dW[{W}]{result}"
 
 
 @matmul.backward(
     "dMatmul",
     _d_matmul_signature,
     depends={"dX": "W dY", "dW": "X dY"},
+    accumulates="dtype",
     flops=4,
     examples=({"shared": True}, {"shared": False}),
 )
 def d_matmul(
-    xp: Xp, X: Array | None, W: Array | None, dY: Array, *, shared: bool, only: tuple[str, ...]
+    xp: Xp, X: Array | None, W: Array | None, dY: Array, *, shared: bool, dtype: str = "", only: tuple[str, ...]
 ) -> tuple[Array | None, Array | None]:
-    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a W shared by all *b, dW sums over *b."""
+    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a W shared by all *b, dW sums over *b. Both in `dtype`, if given."""
     dX = dW = None
     if "dX" in only:
         assert W is not None
-        dX = matmul.kernel(xp, dY, _swap(W))
+        dX = matmul.kernel(xp, dY, _swap(W), dtype=dtype)
     if "dW" in only:
         assert X is not None
-        dW = X.reshape(-1, X.shape[-1]).T @ dY.reshape(-1, dY.shape[-1]) if shared else _swap(X) @ dY
+        if shared:
+            X, dY = X.reshape(-1, X.shape[-1]), dY.reshape(-1, dY.shape[-1])
+        dW = matmul.kernel(xp, _swap(X), dY, dtype=dtype)
     return dX, dW
 
 
 @matmul.gradient
 def _one_node(context: GradientContext) -> list[Value | None]:
-    return context.d_node(d_matmul, shared=context.inputs[1].type.rank == 2)
+    X, W = context.inputs
+    dY = cast_to(context.gradient, X.dtype)
+    return context._replace(gradients=(dY,)).d_node(d_matmul, shared=W.type.rank == 2)
 
 
 @d_matmul.lowering
 def _take_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
     """dMatmul as A's backward figures draw it: T of the cached values, and a • for each gradient."""
-    dY, made = operands["dY"], dict[str, Value]()
+    dY, dtype, made = operands["dY"], attributes["dtype"], dict[str, Value]()
     if "dX" in names:
-        made["dX"] = matmul(dY, transpose(operands["W"]), name=names["dX"])
+        made["dX"] = matmul(dY, transpose(operands["W"]), dtype=dtype, name=names["dX"])
     if "dW" in names:
         X = operands["X"]
         if attributes["shared"] and X.type.rank > 2:
             X, dY = flatten(X), flatten(dY)
-        made["dW"] = matmul(transpose(X), dY, name=names["dW"])
+        made["dW"] = matmul(transpose(X), dY, dtype=dtype, name=names["dW"])
     return made

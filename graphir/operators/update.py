@@ -2,7 +2,7 @@
 
 Updates are pure: they return new parameters and new state. That the result may overwrite the operand is
 declared (`updates`), and used by whoever has proved that nobody reads the old value afterwards.
-`step` counts from 0.
+`step` counts from 0. An update may be given `ok`, a bool: where that is false, parameters and state stay as they are.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from graphir.ir.operator import Array, Xp, operator
 _NO_GRADIENT = "an optimizer's update is not differentiated"
 
 
+def _with_ok(operands: str, results: str) -> tuple[str, str]:
+    """The signatures of an update, without and with a word on whether it is to happen."""
+    return f"{operands} -> {results}", f"{operands}, ok[] bool -> {results}"
+
+
+def _unless(xp: Xp, ok: Array | None, made: tuple[Array, ...], old: tuple[Array, ...]) -> tuple[Array, ...]:
+    """What was made, or, where the update is not to happen, the old."""
+    return made if ok is None else tuple(xp.where(ok, *pair) for pair in zip(made, old, strict=True))
+
+
 @operator(
     "SGD",
-    "W[*b], dW[*b], u[*b], lr[] float -> W_new[*b], u_new[*b]",
+    _with_ok("W[*b], dW[*b], u[*b], lr[] float", "W_new[*b], u_new[*b]"),
     elementwise=True,
     updates={"W_new": "W", "u_new": "u"},
     no_gradient=_NO_GRADIENT,
@@ -23,17 +33,25 @@ _NO_GRADIENT = "an optimizer's update is not differentiated"
     examples=({"momentum": 0.9},),
 )
 def sgd(
-    xp: Xp, W: Array, dW: Array, u: Array, lr: Array, *, momentum: float = 0.0, weight_decay: float = 0.0
-) -> tuple[Array, Array]:
-    """g = dW + weight_decay · W;  u ← momentum · u + g;  W ← W − lr · u (B 3.5 where both are 0)."""
+    xp: Xp,
+    W: Array,
+    dW: Array,
+    u: Array,
+    lr: Array,
+    ok: Array | None = None,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> tuple[Array, ...]:
+    """W_new, u_new: g = dW + weight_decay · W;  u ← momentum · u + g;  W ← W − lr · u (B 3.5 where both are 0)."""
     u_new = u * u.dtype.type(momentum)
     u_new += dW
     if weight_decay:
         u_new += W * W.dtype.type(weight_decay)
-    return W - u_new * lr.astype(W.dtype), u_new
+    return _unless(xp, ok, (W - u_new * lr.astype(W.dtype), u_new), (W, u))
 
 
-_ADAM_SIGNATURE = "W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float -> W_new[*b], m_new[*b], v_new[*b]"
+_ADAM_SIGNATURE = _with_ok("W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float", "W_new[*b], m_new[*b], v_new[*b]")
 _ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
 
 
@@ -73,15 +91,16 @@ def adam(
     v: Array,
     step: Array,
     lr: Array,
+    ok: Array | None = None,
     *,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """m ← β₁ m + (1 − β₁) dW;  v ← β₂ v + (1 − β₂) dW²;
     W ← W − lr m̂ / (√v̂ + ε), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = step + 1 (Kingma and Ba, 2015)."""
     change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
-    return xp.subtract(W, change, out=change), m_new, v_new
+    return _unless(xp, ok, (xp.subtract(W, change, out=change), m_new, v_new), (W, m, v))
 
 
 @operator(
@@ -100,17 +119,18 @@ def adamw(
     v: Array,
     step: Array,
     lr: Array,
+    ok: Array | None = None,
     *,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     weight_decay: float = 0.01,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """As Adam, with W decayed by lr · weight_decay · W beside it (Loshchilov and Hutter, 2019)."""
     change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
     W_new = W * W.dtype.type(1 - float(lr) * weight_decay)
     W_new -= change
-    return W_new, m_new, v_new
+    return _unless(xp, ok, (W_new, m_new, v_new), (W, m, v))
 
 
 # -- clipping by the global norm --------------------------------------------------------------------------
@@ -123,11 +143,20 @@ def square_sum(xp: Xp, X: Array) -> Array:
     return xp.asarray(flat @ flat)
 
 
-@operator("clip", "n[] -> c[], norm[]", no_gradient=_NO_GRADIENT, examples=({"limit": 1.0},))
-def clip_factor(xp: Xp, n: Array, *, limit: float) -> tuple[Array, Array]:
-    """norm = √n and c = min(1, limit / (norm + 1e-6)): what brings gradients of squared norm n within `limit`."""
-    norm = xp.sqrt(n)
-    return xp.minimum(n.dtype.type(1), limit / (norm + n.dtype.type(1e-6))), norm
+@operator(
+    "clip",
+    ("n[] -> c[], norm[]", "n[], s[] -> c[], norm[]"),
+    no_gradient=_NO_GRADIENT,
+    examples=({"limit": 1.0},),
+)
+def clip_factor(xp: Xp, n: Array, s: Array | None = None, *, limit: float) -> tuple[Array, Array]:
+    """norm = √n and c = min(1, limit / (norm + 1e-6)): what brings gradients of squared norm n within `limit`.
+
+    Of gradients that are s times too large, norm is that without s, and c divides by s as well.
+    """
+    norm = xp.sqrt(n) if s is None else xp.sqrt(n) / s
+    c = xp.minimum(n.dtype.type(1), limit / (norm + n.dtype.type(1e-6)))
+    return c if s is None else c / s, norm
 
 
 @operator("rescale", "X[*b], c[] -> Y[*b]", symbol="×", linear="X", no_gradient=_NO_GRADIENT, flops=1)

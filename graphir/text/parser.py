@@ -154,9 +154,9 @@ class _Parser(Literals):
     def _initialized(self, declare: Callable[..., Value]) -> None:
         """`embedding/E  [V, D]  ~ normal(0.02)`"""
         row = self._declared()
-        self.expect("~", "~ and how the tensor starts: zeros, ones or normal(σ)")
+        self.expect("~", "~ and how the tensor starts: zeros, ones, full(x) or normal(σ)")
         start = self.token
-        init = self.expect("name", "zeros, ones or normal(σ)").text
+        init = self.expect("name", "zeros, ones, full(x) or normal(σ)").text
         if self.accept("("):
             sigma = ""
             while self.token.kind not in (")", "newline"):

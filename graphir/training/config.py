@@ -15,6 +15,13 @@ from typing import Any
 from graphir.errors import CheckpointError, ConfigError
 from graphir.ir.layout import Mesh
 
+#: What matrix products may read, as `graphir.passes.PRECISIONS` has it; that room is not loaded for a help text.
+PRECISIONS = ("float32", "bfloat16", "float16")
+#: Products of float32 as `gi.compile(…, precision="tf32")` has them multiplied.
+TF32 = "tf32"
+#: Where a dynamic loss scale starts.
+DYNAMIC_START = 65536.0
+
 
 def _option(
     default: Any,
@@ -69,6 +76,14 @@ class TrainConfig:
     )
     dtype: str = _option("float32", "Model", "The floats of all tensors.", choices=("float32", "float64"))
 
+    precision: str = _option(
+        "float32",
+        "Model",
+        "What matrix products read: float32 for the floats of --dtype, or 16 bits, their sums and all else in --dtype; "
+        "tf32, on a GPU: float32 with 10 bits after the point.",
+        choices=(*PRECISIONS, TF32),
+    )
+
     steps: int = _option(2400, "Optimization", "Steps in all, those before a resumption included.", least=1, free=True)
     batch: int = _option(16, "Optimization", "B, sequences a step.", least=1)
     optimizer: str = _option("adamw", "Optimization", "The update.", choices=("sgd", "adam", "adamw"))
@@ -85,6 +100,12 @@ class TrainConfig:
     floor: float = _option(0.05, "Optimization", "The floor, as a share of the peak.", least=0, below=1)
     weight_decay: float = _option(0.1, "Optimization", "Decay of matrices (SGD and AdamW).", least=0)
     clip: float = _option(1.0, "Optimization", "Limit of the gradients' global norm; 0 for none.", least=0)
+    loss_scale: float = _option(
+        0.0,
+        "Optimization",
+        "What the loss is multiplied by under --precision float16; 0: a number that follows the gradients, from 65536.",
+        least=0,
+    )
     seed: int = _option(
         0, "Optimization", "What initial parameters, data order and dropout follow from.", least=0, below=2**63
     )
@@ -114,6 +135,11 @@ class TrainConfig:
         """The configuration itself, if every option is of its type and within its limits."""
         for each in fields(self):
             _check_value(each.name, getattr(self, each.name), each.default, each.metadata)
+        if self.loss_scale and self.precision != "float16":
+            raise ConfigError(
+                f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "
+                f"leave it out of {self.precision}"
+            )
         resolved = self.resolved()
         if self.schedule != "constant" and resolved.warmup >= resolved.schedule_steps:  # type: ignore[operator]
             raise ConfigError(
@@ -138,6 +164,17 @@ class TrainConfig:
         """The keywords of `models.transformer`, dropout and the decoding branch left out."""
         names = ("layers", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def stored_precision(self) -> str:
+        """What products read, as it is stored: under tf32, a device rounds float32 as it multiplies."""
+        return "float32" if self.precision == TF32 else self.precision
+
+    def differentiation_options(self) -> dict[str, Any]:
+        """The keywords of `autodiff`: the loss scale that the precision needs."""
+        if self.precision != "float16":
+            return {}
+        return {"loss_scale": self.loss_scale or DYNAMIC_START, "dynamic": not self.loss_scale}
 
     def mesh(self) -> Mesh:
         """The ranks that --dp, --cp and --tp ask for; an axis of one rank is none."""

@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from graphir.backends import Executable, initialize
+from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import communicator_for
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DimError, MissingDependencyError, NonFiniteError
 from graphir.ir.dims import dim_names
 from graphir.ir.graph import Graph
 from graphir.models import transformer
-from graphir.passes import Optimizer, Schedule, autodiff, optimize
+from graphir.passes import Optimizer, Schedule, autodiff, mixed_precision, optimize
+from graphir.passes.autodiff import SCALE
 from graphir.training.checkpoint import (
     Arrays,
     Checkpoint,
@@ -40,13 +42,15 @@ from graphir.training.checkpoint import (
     select_arrays,
     tokenizer_fingerprint,
 )
-from graphir.training.config import TrainConfig
+from graphir.training.config import TF32, TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
 from graphir.training.files import make_folder, remove_leftovers, write_atomically
 from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
 from graphir.training.parallel import Parallel
 
 _METRICS, _TOKENIZER = "metrics.jsonl", "tokenizer.json"
+#: Gradients that overflow float16 even at this loss scale are none.
+_LEAST_SCALE = 2.0**-14
 
 
 class Report:
@@ -86,11 +90,15 @@ def train(
     resume: bool = False,
     report: Report | None = None,
     ranks: str = "simulated",
+    backend: str = "numpy",
 ) -> Outcome:
     """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
 
     The ranks of a mesh are all simulated in this process, or, with `ranks` "mpi", this process is one of them: each
     keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
+
+    `backend` is that of `gi.compile`: on a GPU, parameters and state stay there from step to step, and come home for
+    checkpoints alone, which any backend goes on from.
 
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
@@ -99,7 +107,7 @@ def train(
     DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
     NonFiniteError, with the first node at fault, for a loss that is NaN or infinite.
     """
-    run = _Run(config.check(), Path(out), resume, ranks)
+    run = _Run(config.check(), Path(out), resume, ranks, backend)
     report = (report if run.leads else None) or Report()
     run.prepare_folder()
     try:
@@ -112,8 +120,14 @@ def train(
 
 def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
     """The whole step as one graph: forward, backward, clipping, schedule, updates."""
-    model = transformer(**config.model_options(), dropout=config.dropout, decode=None, padded=padded)
-    return optimize(autodiff(model), optimizer_of(config))
+    model = forward_graph(config, config.dropout, padded)
+    return optimize(autodiff(model, **config.differentiation_options()), optimizer_of(config))
+
+
+def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
+    """The model with its loss, in the configuration's precision."""
+    model = transformer(**config.model_options(), dropout=dropout, decode=None, padded=padded)
+    return mixed_precision(model, config.stored_precision)
 
 
 def optimizer_of(config: TrainConfig) -> Optimizer:
@@ -136,12 +150,12 @@ def optimizer_of(config: TrainConfig) -> Optimizer:
 class _Run:
     """A run that is ready to go: everything that can be wrong with it has been found before its folder is touched."""
 
-    def __init__(self, config: TrainConfig, folder: Path, resume: bool, ranks: str) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, resume: bool, ranks: str, backend: str = "numpy") -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
         #: Who says which ranks run here. One process speaks and writes for all.
-        self.communicator = communicator_for(config.mesh(), ranks)
+        self.communicator = communicator_for(config.mesh(), ranks, backend=backend)
         self.leads = self.communicator.leads
-        self.ranks = ranks
+        self.ranks, self.backend = ranks, backend
         #: What the run has put into the folder beside checkpoints.
         self.written: list[Path] = []
         if not resume and list_checkpoints(folder):
@@ -157,11 +171,12 @@ class _Run:
         graph = training_graph(config, padded)
         loss = next(value.name for value in graph.outputs if value.local_name == "L")
         updated = [value.name for value in graph.updates.values()]
+        #: The loss scale of this step, where there is one that follows the gradients.
+        self.scale = SCALE if any(value.name == SCALE for value in graph.state) else None
         fetch = [loss, "optimizer/lr", "optimizer/norm", *updated]
         self.graph = graph
         self.executable = self._compile(graph, fetch)
-        forward = transformer(**config.model_options(), dropout=0.0, decode=None, padded=padded)
-        self.forward = self._compile(forward, [loss])
+        self.forward = self._compile(forward_graph(config, 0.0, padded), [loss])
         self.loss = loss
         if saved is None:
             self.arrays: Arrays = initialize(graph, self.sizes, config.seed)
@@ -178,7 +193,9 @@ class _Run:
         config, sizes = self.config, self.sizes
         try:
             whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
-            return compile(self.parallel.shard(graph, whole), whole, fetch=fetch, ranks=self.ranks)
+            graph = self.parallel.shard(graph, whole)
+            precision = TF32 if config.precision == TF32 else "float32"
+            return compile(graph, whole, fetch=fetch, ranks=self.ranks, backend=self.backend, precision=precision)
         except DimError as error:
             options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
             raise ConfigError(f"these sizes make no model: {error} ({options})") from None
@@ -242,7 +259,13 @@ class _Run:
         loss, norm = float(result[self.loss]), float(result["optimizer/norm"])
         updated = result.updated()
         due = self.step + 1 == config.steps or _due(self.step + 1, config.checkpoint_every)
-        wrong = not (math.isfinite(loss) and math.isfinite(norm))
+        record: Record = {"step": self.step + 1, "loss": loss, "lr": float(result["optimizer/lr"])}
+        skipped = False
+        if self.scale is None:
+            record["norm"] = norm
+        else:
+            skipped = self._note_scale(record, norm)
+        wrong = not (math.isfinite(loss) and (skipped or math.isfinite(norm)))
         if due and not wrong:  # loss and norm are the same on all ranks, the blocks of what is updated are not
             wrong = bool(self.communicator.agree(not all(bool(np.isfinite(array).all()) for array in updated.values())))
         if wrong:
@@ -250,8 +273,21 @@ class _Run:
         self.arrays = updated
         self.step += 1
         speed = config.batch * config.sequence / (time.perf_counter() - start)
-        lr = float(result["optimizer/lr"])
-        return {"step": self.step, "loss": loss, "lr": lr, "norm": norm, "tokens_per_second": round(speed, 1)}
+        return {**record, "tokens_per_second": round(speed, 1)}
+
+    def _note_scale(self, record: Record, norm: float) -> bool:
+        """Puts the loss scale into the record, and the norm of a step that was carried out.
+
+        Returns whether the step was left out, as some are by design. A scale that has nowhere to fall is no reason to
+        go on: the fault lies elsewhere.
+        """
+        assert self.scale is not None
+        scale = record["scale"] = float(self.arrays[self.scale])
+        if math.isfinite(norm):
+            record["norm"] = norm
+            return False
+        record["skipped"] = 1
+        return scale > _LEAST_SCALE
 
     def _blame(self, inputs: Mapping[str, Any], loss: float, norm: float) -> None:
         """NonFiniteError that names the first node of this step to make NaN or infinity."""
@@ -283,7 +319,7 @@ class _Run:
         path = checkpoint_path(self.folder, self.step)
         # One after the other, so that who does not write holds no more than one whole array.
         wholes = ((name, self.executable.whole(name, array)) for name, array in self.arrays.items())
-        arrays = {name: array for name, array in wholes if self.leads}
+        arrays = {name: to_numpy(array) for name, array in wholes if self.leads}
         if not self.leads:
             return path
         tokenizer = self.config.tokenizer

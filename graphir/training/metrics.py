@@ -2,7 +2,8 @@
 
 A line holds `step` (steps done, from 1), `loss` (before this step's update, in nats a token), `lr`, `norm` (of all
 gradients together, before clipping), `tokens_per_second` and, where the step was followed by a validation,
-`val_loss`.
+`val_loss`. Where a loss scale follows the gradients, `scale` is that of this step, and a step whose gradients were not
+finite, and so changed no parameter, has `skipped` in place of `norm`.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class Parallel:
             array = arrays.get(value.name)
             if array is not None and self.padded and array.ndim == len(value.shape):
                 missing = [self.padded - self.vocabulary if _is_padded(dim) else 0 for dim in value.shape]
-                result[value.name] = np.pad(array, [(0, count) for count in missing])
+                if any(missing):
+                    result[value.name] = np.pad(array, [(0, count) for count in missing])
         return result
 
     def _tokens(self, graph: Graph, name: str) -> tuple[slice, ...]:

@@ -28,12 +28,21 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class Sampler:
     """Draws tokens from a checkpoint's model, the same ones for the same seed.
 
-    Temperature 0 always takes the most probable token, and `top_k` the k most probable into account.
+    Temperature 0 always takes the most probable token, and `top_k` the k most probable into account. `backend` is that
+    of `gi.compile`.
     Errors: ConfigError for a temperature, k or seed out of range, CheckpointError if the checkpoint's tensors are
     not its model's, or its tokenizer is not to be found.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, temperature: float = 0.8, top_k: int = 40, seed: int = 0) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        seed: int = 0,
+        backend: str = "numpy",
+    ) -> None:
         config = checkpoint.config
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ConfigError(
@@ -51,13 +60,14 @@ class Sampler:
         self.window = self.sizes["S"]
         self.seed = seed
         self._positions = "embedding/P_theta"
+        self.backend = backend
         self._executables: dict[int, Executable] = {}
         self.arrays: Arrays = select_arrays(checkpoint, self._executable(self.window).plan)
 
     def _executable(self, window: int) -> Executable:
         if window not in self._executables:
             sizes = {**self.sizes, "S": window}
-            self._executables[window] = compile(self.graph, sizes, fetch=["output/ids"])
+            self._executables[window] = compile(self.graph, sizes, fetch=["output/ids"], backend=self.backend)
         return self._executables[window]
 
     def next_token(self, ids: Sequence[int], step: int) -> int:

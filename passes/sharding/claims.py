@@ -109,9 +109,13 @@ def _assign(situation: Situation) -> dict[str, Axes]:
 
 
 def _passed(situation: Situation) -> dict[str, str]:
-    """What is pending in the operands and stays so in the result: through what only moves, sums or adds."""
+    """What is pending in the operands and stays so in the result: through what only moves, sums or adds.
+
+    A cast would round the terms of a sum in place of the sum.
+    """
     operator, given, lying = situation.operator, situation.given, situation.lying
     moves = len(given) == 1 and bool(operator.linear) and not (operator.elementwise and operator.flops)
+    moves = moves and not operator.retypes
     if lying is None or not (moves or operator.jointly_linear):
         return {}
     layouts = [mine or theirs for mine, theirs in zip(lying, given, strict=True)]

@@ -19,7 +19,7 @@ class Given:
     """Layouts that are given, before any is inferred.
 
     stored   of every argument, as a rank keeps it
-    used     of a parameter, as the nodes that read it want it (ZeRO-3: gathered)
+    used     of a parameter, as the nodes that read it want it (ZeRO-3: gathered); of its cast, too
     pinned   of other values, as they are brought to right after they are made
     """
 
@@ -46,6 +46,10 @@ class _Reader:
         for value in graph.parameters:
             given.stored[value] = self._layout("parameters", value)
             given.used[value] = self._used(value)
+        for node in self.nodes:
+            # What is read in another dtype is the parameter all the same.
+            if node.operator.retypes and node.inputs[0] in given.used:
+                given.used[node.outputs[0]] = given.used[node.inputs[0]]
         self._place_state()
         for value in self.names:
             splits = self.plan.matches("activations", self.names[value])

@@ -8,6 +8,7 @@ One walk over the nodes, and nothing but factor rules and declared traits decide
 - A value that is pending goes on as it is through what only moves or adds (T, R, C, Σ, +); before all else it is
   settled: by RS if the axis is wanted for a split, by AR if not.
 - Which collectives lead from one layout to another, `route` alone knows; consumers in one phase share them.
+- A parameter's cast to fewer bits lies as the parameter is stored, and is gathered afterwards: fewer bytes are sent.
 - What has no inputs but is made to measure (BC, positions, a mask) is made anew at each layout that is asked for.
 """
 
@@ -25,6 +26,7 @@ from graphir.ir.collector import without_collector
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
+from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.passes.sharding.claims import Claimed, Placement, Situation, place
 from graphir.passes.sharding.given import read_plan
@@ -116,8 +118,11 @@ class _Sharder:
         followed: Claimed = ()
         if node.operator.d_operator_of is not None and node.meta.of is not None:
             followed = self.claimed.get(node.meta.of, ())
-        updated = [old for old, _ in node.updates]
-        given = [stored[value] if value in updated else used.get(value) for value in node.inputs]
+        # Read as they are stored: what is updated, and a parameter that is cast before it is gathered.
+        in_place = {old for old, _ in node.updates}
+        if _narrows(node):
+            in_place.update(used.keys() & stored.keys() & set(node.inputs))
+        given = [stored[value] if value in in_place else used.get(value) for value in node.inputs]
         lying = [None if value in lazy or value in used else home[value].type.layout for value in node.inputs if placed]
         return Situation(
             node.operator,
@@ -308,3 +313,8 @@ class _Sharder:
             return home
         node = self.graph.producers[value]
         return self._move(home, layout, node, "it is an output of the graph")
+
+
+def _narrows(node: Node) -> bool:
+    """Whether it is a cast to fewer bits."""
+    return node.operator.retypes and DTYPES[node.outputs[0].dtype] < DTYPES[node.inputs[0].dtype]

@@ -12,22 +12,16 @@
             for k in range(d):                     level 1
                 a2[p2 + k] = …
 
-What an element needs in a later loop is read again if it has an array, computed again if that is little, else kept
-in a buffer of a row's length. Values that lie in each other's memory are one array: within a loop all is read before
-anything is written, and what a later loop needs of an array that an earlier one writes over is kept in a buffer, too.
+What is kept from one loop to the next, and why, is said in `backends/rows/schedule.py`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from graphir.backends.rows.expressions import Expression, Row
-
-#: What is computed twice rather than kept in a buffer: so many operations, of which these count for more.
-_LITTLE = 4
-_COSTS = {"exp": 12, "sigmoid": 14, "normal": 20, "divide": 4, "log": 12, "sqrt": 4}
+from graphir.backends.rows.schedule import Schedule, Store
 
 _TEXT = {
     "add": "{} + {}",
@@ -44,17 +38,9 @@ _TEXT = {
     "maximum": "{1} if {0} < {1} else {0}",
     "choose": "{1} if {0} else {2}",
     "positive": "{} > T(0)",
+    "finite": "np.isfinite({})",
+    "round": "{}",  # to T, which it is already
 }
-
-
-@dataclass(frozen=True)
-class Store:
-    """A result: its array, whether that has elements or one number a row, and whether it is a sum over rows."""
-
-    array: int
-    value: Expression
-    each: bool
-    adds: bool
 
 
 class Source:
@@ -64,60 +50,8 @@ class Source:
         self.row, self.loops, self.stores = row, loops, stores
         #: The array of each operand, by its number.
         self.array_of, self.arrays = arrays, len({*arrays.values(), *(store.array for store in stores)})
-        #: For each array the level of the loop that writes over it.
-        self._written = {store.array: store.value.level for store in self.stores if store.each}
-        self._held = {store.value: store for store in self.stores if store.each and not store.adds}
-        self._reductions = find_expressions(self.stores, "sum", "max")
-        self._picks = find_expressions(self.stores, "pick")
-        self._buffered: dict[Expression, int] = {}
-        self._masks: dict[int, int] = {}
-        self.buffers: list[str] = []
-        levels = [*self._written.values(), *(each.level for each in self._picks)]
-        self._levels = sorted({*levels, *(each.operands[0].level for each in self._reductions)})
-        self._plan()
-
-    # -- what is kept ---------------------------------------------------------------------------------
-
-    def _plan(self) -> None:
-        """Finds what has to be kept from one loop to a later one."""
-        for each in self._reductions:
-            self._need(each.operands[0], each.operands[0].level)
-        for store in self.stores:
-            self._need(store.value, store.value.level)
-
-    def _need(self, value: Expression, level: int) -> None:
-        """Notes that the loop of `level` needs `value`."""
-        if value.operation == "pick":
-            self._need(value.operands[0], value.level)
-        elif not value.each:
-            for each in value.operands:
-                self._need(each, each.level)
-        elif value.operation == "keep":
-            if value.detail not in self._masks:
-                self._masks[value.detail] = self._new_buffer("uint32")
-        elif value.operation == "load":
-            if self._written.get(self.array_of[value.detail], level) < level:
-                self._keep(value)
-        elif value.level < level and not self._is_held(value, level) and _cost(value) > _LITTLE:
-            self._keep(value)
-        elif value.level == level or not self._is_held(value, level):
-            for each in value.operands:
-                self._need(each, level)
-
-    def _keep(self, value: Expression) -> None:
-        if value not in self._buffered:
-            self._buffered[value] = self._new_buffer("T")
-            for each in value.operands:
-                self._need(each, value.level)
-            self._levels = sorted({*self._levels, value.level})
-
-    def _new_buffer(self, dtype: str) -> int:
-        self.buffers.append(dtype)
-        return len(self.buffers) - 1
-
-    def _is_held(self, value: Expression, level: int) -> bool:
-        """Whether an array has `value` when the loop of `level` runs."""
-        return value in self._held and value.level < level
+        self._schedule = schedule = Schedule(stores, arrays)
+        self.buffers = ["uint32" if value.operation == "keep" else "T" for value in schedule.buffers]
 
     # -- text -----------------------------------------------------------------------------------------
 
@@ -151,15 +85,16 @@ class Source:
             terms = [f"np.int64(i{j}) * g[{at + 1 + j}]" for j in range(self.loops)]
             self._row.append(f"q{i} = " + " + ".join([f"g[{at}]", *terms]))
             at += self.loops + 1
-        for mask, buffer in self._masks.items():
-            self._write_bits(mask, buffer)
+        for value, buffer in self._schedule.buffers.items():
+            if value.operation == "keep":
+                self._write_bits(value.detail, buffer)
         self._names: dict[Expression, str] = {}
         self._count = itertools.count()
-        for level in self._levels:
+        for level in self._schedule.levels:
             self._write_loop(level)
         # Everything is read before anything is written.
-        for store, value in [(store, self._of_row(store.value)) for store in self.stores if not store.each]:
-            self._row.append(f"a{store.array}[p{store.array}] {'+=' if store.adds else '='} {value}")
+        for store, name in [(store, self._of_row(store.value)) for store in self.stores if not store.each]:
+            self._row.append(f"a{store.array}[p{store.array}] {'+=' if store.adds else '='} {name}")
 
     def _write_bits(self, mask: int, buffer: int) -> None:
         """The hashes of a row's pairs of elements; each half is a draw."""
@@ -178,15 +113,15 @@ class Source:
         self._level, self._index = level, "k"
         self._body, self._elements = body, _ = list[str](), dict[Expression, str]()
         before, after, ends = [], [], []
-        for pick in self._picks:
+        for pick in self._schedule.picks:
             # Before the loop writes over what is picked from.
             if pick.level == level:
                 self._of_row(pick)
-        for value, buffer in self._buffered.items():
-            if value.level == level:
+        for value, buffer in self._schedule.buffers.items():
+            if value.level == level and value.operation != "keep":
                 name = self._element(value, kept=False)
                 body.append(f"w{buffer}[k] = {name}")
-        for i, each in enumerate(self._reductions):
+        for i, each in enumerate(self._schedule.reductions):
             if each.operands[0].level != level:
                 continue
             term, total = self._element(each.operands[0]), f"s{i}"
@@ -217,17 +152,17 @@ class Source:
 
     def _element_text(self, value: Expression, kept: bool) -> str:
         k = self._index
-        if kept and value in self._buffered and value.level < self._level:
-            return f"w{self._buffered[value]}[{k}]"
+        buffers = self._schedule.buffers
+        if kept and value in buffers and value.level < self._level and value.operation != "keep":
+            return f"w{buffers[value]}[{k}]"
         if value.operation == "load":
             array = self.array_of[value.detail]
             return f"a{array}[p{array} + {k}]"
         if value.operation == "repeat":
             array = self.array_of[value.detail]
             return f"a{array}[p{array}]"
-        if self._is_held(value, self._level):
-            array = self._held[value].array
-            return f"a{array}[p{array} + {k}]"
+        if (held := self._schedule.held(value, self._level)) is not None:
+            return f"a{held}[p{held} + {k}]"
         if value.operation == "column":
             return f"I({k})"
         if value.operation == "keep":
@@ -257,6 +192,8 @@ class Source:
                 return f"np.int64({value.detail})"
             case "width":
                 return "T(d)"
+            case "count":
+                return "np.int64(d)"
             case "ramp":
                 return f"q{value.detail}"
             case "prepared":
@@ -280,28 +217,3 @@ def _apply(value: Expression, operands: Sequence[str]) -> str:
         wrap = "I({})" if value.each else "{}"
         return f" {value.detail} ".join(wrap.format(each) for each in operands)
     return _TEXT[value.operation].format(*operands)
-
-
-def _cost(value: Expression) -> int:
-    if not value.each or not value.operands:
-        return 0
-    return _COSTS.get(value.operation, 1) + sum(map(_cost, value.operands))
-
-
-def find_expressions(stores: Sequence[Store], *operations: str) -> list[Expression]:
-    """The expressions of these operations, operands first."""
-    found: dict[Expression, None] = {}
-    seen: set[Expression] = set()
-
-    def visit(value: Expression) -> None:
-        if value in seen:
-            return
-        seen.add(value)
-        for each in value.operands:
-            visit(each)
-        if value.operation in operations:
-            found[value] = None
-
-    for store in stores:
-        visit(store.value)
-    return list(found)

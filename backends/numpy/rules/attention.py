@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
-from graphir.backends.numpy.rules.shared import minimum, number, row_column, row_dots, row_maxima, row_sums
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import minimum, rules
+from graphir.backends.numpy.rules.shared import number, row_column, row_dots, row_maxima, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
 from graphir.operators.special import MASKED
 
 
-@emits(scale_mask, inplace={"Z": "A"})
+@rules.emits(scale_mask, inplace={"Z": "A"})
 def _scale_mask(
     call: Calls,
     A: Array,
@@ -42,7 +43,7 @@ def _scale_mask(
         call(minimum, Z, _widen(bound, mask, Z.ndim), Z)
 
 
-@emits(d_scale_mask, inplace={"dA": "dZ"})
+@rules.emits(d_scale_mask, inplace={"dA": "dZ"})
 def _d_scale_mask(
     call: Calls,
     dZ: Array,
@@ -83,7 +84,7 @@ def _widen(keep: Array, mask: str, rank: int) -> Array:
     return keep.reshape(keep.shape[0], *(1,) * (rank - 2), keep.shape[1]) if mask == "padding" else keep
 
 
-@emits(softmax, inplace={"P": "Z"})
+@rules.emits(softmax, inplace={"P": "Z"})
 def _softmax(call: Calls, Z: Array, P: Array) -> Any:
     if Z.size == 0:
         return False
@@ -97,7 +98,7 @@ def _softmax(call: Calls, Z: Array, P: Array) -> Any:
     return None
 
 
-@emits(d_softmax, inplace={"dZ": "dP"})
+@rules.emits(d_softmax, inplace={"dZ": "dP"})
 def _d_softmax(call: Calls, P: Array, dP: Array, dZ: Array) -> None:
     along = call.scratch(P.shape[:-1], P.dtype)
     call(row_dots, P, dP, along)

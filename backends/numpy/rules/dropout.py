@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import number, workspace
 from graphir.ir.operator import Place
 from graphir.operators.dropout import d_dropout, dropout, dropout_mask
@@ -27,7 +28,7 @@ _LONGEST = 1 << 13
 _SHORTEST = 1 << 5
 
 
-@emits(dropout, inplace={"Y": "X"})
+@rules.emits(dropout, inplace={"Y": "X"})
 def _dropout(
     call: Calls,
     X: Array,
@@ -48,12 +49,12 @@ def _dropout(
     return None
 
 
-@emits(d_dropout, inplace={"dX": "dY"})
+@rules.emits(d_dropout, inplace={"dX": "dY"})
 def _d_dropout(call: Calls, m: Array, dY: Array, dX: Array, *, p: float) -> None:
     _apply(call, dY, m, dX, p)
 
 
-@emits(dropout_mask)
+@rules.emits(dropout_mask)
 def _dropout_mask(
     call: Calls, seed: Array, step: Array, m: Array, *, p: float, key: int, dims: Sequence[int], at: Place
 ) -> Any:

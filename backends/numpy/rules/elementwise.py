@@ -1,4 +1,4 @@
-"""Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, cast, GL and their d-operators.
+"""Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, GL and their d-operators.
 
 t is a hyperbolic tangent: Φ(X) = ½ (1 + tanh u(X)) for gelu in either form, σ(X) = ½ (1 + tanh ½X). tanh never
 overflows, and has a vector loop.
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
-from graphir.backends.numpy.rules.shared import full_row, maximum, minimum, number, polynomial, workspace
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import maximum, minimum, rules
+from graphir.backends.numpy.rules.shared import full_row, number, polynomial, workspace
 from graphir.operators.collectives import identity
 from graphir.operators.elementwise import (
     activation,
     activation_with_slope,
     add,
-    cast,
     d_activation,
     d_add,
     d_exponential,
@@ -32,7 +32,7 @@ from graphir.operators.elementwise import (
 # -- arithmetic -------------------------------------------------------------------------------------------
 
 
-@emits(add, inplace={"Y": "X0 X1"})
+@rules.emits(add, inplace={"Y": "X0 X1"})
 def _add(call: Calls, X: tuple[Array, ...], Y: Array) -> None:
     if len(X) == 1:
         call(np.copyto, Y, X[0])
@@ -42,19 +42,19 @@ def _add(call: Calls, X: tuple[Array, ...], Y: Array) -> None:
         call(np.add, Y, each, Y)
 
 
-@emits(d_add)
+@rules.emits(d_add)
 def _d_add(call: Calls, dY: Array, *, count: int, **gradients: Array | None) -> None:
     for dX in gradients.values():
         if dX is not None:
             call(np.copyto, dX, dY)
 
 
-@emits(multiply, inplace={"Y": "X W"})
+@rules.emits(multiply, inplace={"Y": "X W"})
 def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
     call(np.multiply, X, W, Y)
 
 
-@emits(d_multiply, inplace={"dX": "W dY", "dW": "X"})
+@rules.emits(d_multiply, inplace={"dX": "W dY", "dW": "X"})
 def _d_multiply(call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None) -> None:
     # dW first: dX may lie where dY does.
     if dW is not None:
@@ -63,32 +63,27 @@ def _d_multiply(call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Ar
         call(np.multiply, W, dY, dX)
 
 
-@emits(scale, inplace={"Y": "X"})
+@rules.emits(scale, inplace={"Y": "X"})
 def _scale(call: Calls, X: Array, Y: Array, *, by: float) -> None:
     call(np.multiply, X, number(by, X), Y)
 
 
-@emits(exponential, inplace={"Y": "X"})
+@rules.emits(exponential, inplace={"Y": "X"})
 def _exponential(call: Calls, X: Array, Y: Array) -> None:
     call(np.exp, X, Y)
 
 
-@emits(d_exponential, inplace={"dX": "Y dY"})
+@rules.emits(d_exponential, inplace={"dX": "Y dY"})
 def _d_exponential(call: Calls, Y: Array, dY: Array, dX: Array) -> None:
     call(np.multiply, Y, dY, dX)
 
 
-@emits(zeros, inplace={"Y": "X"})
+@rules.emits(zeros, inplace={"Y": "X"})
 def _zeros(call: Calls, X: Array, Y: Array) -> None:
     call(np.copyto, Y, number(0, Y))
 
 
-@emits(cast)
-def _cast(call: Calls, X: Array, Y: Array, *, to: str) -> None:
-    call(np.copyto, Y, X)
-
-
-@emits(identity, inplace={"Y": "X"})
+@rules.emits(identity, inplace={"Y": "X"})
 def _identity(call: Calls, X: Array, Y: Array) -> None:
     call(np.copyto, Y, X)
 
@@ -108,7 +103,7 @@ _NORMAL_LIMIT = 5.6**2
 _DENSITY = math.sqrt(2 / math.pi)
 
 
-@emits(activation, inplace={"Y": "X"})
+@rules.emits(activation, inplace={"Y": "X"})
 def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
     if kind == "relu":
         call(maximum, X, full_row(call, 0, X), Y)
@@ -152,7 +147,7 @@ def _cubic_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
     call(np.tanh, t, t)
 
 
-@emits(d_activation, inplace={"dX": "X dY"})
+@rules.emits(d_activation, inplace={"dX": "X dY"})
 def _d_activation(call: Calls, X: Array, dY: Array, dX: Array, *, kind: str) -> Any:
     if kind == "gelu" and X.dtype != np.float32:
         return False
@@ -218,7 +213,7 @@ def _silu_slope(call: Calls, X: Array, slope: Array) -> Array:
 _SLOPES = {"gelu": _gelu_slope, "gelu_tanh": _gelu_tanh_slope, "relu": _relu_slope, "silu": _silu_slope}
 
 
-@emits(activation_with_slope, inplace={"Y": "X"})
+@rules.emits(activation_with_slope, inplace={"Y": "X"})
 def _activation_with_slope(call: Calls, X: Array, Y: Array | None, slope: Array | None, *, kind: str) -> Any:
     if Y is None or slope is None or (kind == "gelu" and X.dtype != np.float32):
         return False

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import number
 from graphir.ir.operator import Place
 from graphir.operators.embedding import d_lookup, lookup
@@ -18,7 +19,7 @@ from graphir.operators.embedding import d_lookup, lookup
 _OFTEN = 8
 
 
-@emits(lookup)
+@rules.emits(lookup)
 def _lookup(call: Calls, E: Array, T: Array, X: Array, *, at: Place) -> None:
     if E.shape[0] == at.sizes["v"]:
         # Ids are checked before they come here; another mode would make a copy first.
@@ -37,7 +38,7 @@ def _take_inside(E: Array, T: Array, first: int, inside: Array, X: Array) -> Non
     np.take(E, rows, 0, X, "clip")
 
 
-@emits(d_lookup)
+@rules.emits(d_lookup)
 def _d_lookup(call: Calls, T: Array, dX: Array, dE: Array, *, v: int, at: Place) -> None:
     count, width = T.size, dE.shape[1]
     sorted_rows, sums = call.scratch((count, width), dX.dtype), call.scratch((count, width), dX.dtype)

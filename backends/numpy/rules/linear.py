@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits, rows
+from graphir.backends.compiled.emission import Array, Calls, rows
+from graphir.backends.numpy.engine import rules
+from graphir.backends.numpy.rules.precision import summable, widened
 from graphir.operators.linear import d_matmul, matmul
 
 
-@emits(matmul)
-def _matmul(call: Calls, X: Array, W: Array, Y: Array) -> None:
+@rules.emits(matmul)
+def _matmul(call: Calls, X: Array, W: Array, Y: Array, *, dtype: str) -> None:
+    """As `_multiply`, of operands wide enough to be added up."""
+    sums = summable(call, Y)
+    _multiply(call, widened(call, X), widened(call, W), sums)
+    if sums is not Y:
+        call(np.copyto, Y, sums)
+
+
+def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
     """One product where all rows lie side by side, else one for each matrix."""
     if W.ndim == 2 and X.ndim > 2:
         flat_X, flat_Y = rows(X), rows(Y)
@@ -18,14 +28,22 @@ def _matmul(call: Calls, X: Array, W: Array, Y: Array) -> None:
     call(np.matmul, X, W, Y)
 
 
-@emits(d_matmul)
+@rules.emits(d_matmul)
 def _d_matmul(
-    call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None, *, shared: bool
+    call: Calls,
+    X: Array | None,
+    W: Array | None,
+    dY: Array,
+    dX: Array | None,
+    dW: Array | None,
+    *,
+    shared: bool,
+    dtype: str,
 ) -> bool:
     """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product."""
     if dX is not None:
         assert W is not None
-        _matmul(call, dY, W.swapaxes(-1, -2), dX)
+        _matmul(call, dY, W.swapaxes(-1, -2), dX, dtype=dtype)
     if dW is not None:
         assert X is not None
         if shared:
@@ -33,5 +51,5 @@ def _d_matmul(
             if flat_X is None or flat_dY is None:
                 return False
             X, dY = flat_X, flat_dY
-        call(np.matmul, X.swapaxes(-1, -2), dY, dW)
+        _matmul(call, X.swapaxes(-1, -2), dY, dW, dtype=dtype)
     return True

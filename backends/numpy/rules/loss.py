@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits, rows
-from graphir.backends.numpy.rules.shared import made, minimum, row_column, row_maxima, row_sums
+from graphir.backends.compiled.emission import Array, Calls, rows
+from graphir.backends.numpy.engine import minimum, rules
+from graphir.backends.numpy.rules.shared import made, row_column, row_maxima, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.loss import (
     cross_entropy,
@@ -23,7 +24,7 @@ from graphir.operators.loss import (
 from graphir.operators.special import MASKED
 
 
-@emits(cross_entropy)
+@rules.emits(cross_entropy)
 def _cross_entropy(
     call: Calls, Z: Array, Y: Array, L: Array | None, lse: Array | None, *, ignore: int, at: Place
 ) -> Any:
@@ -37,7 +38,7 @@ def _cross_entropy(
     return None
 
 
-@emits(log_sum_exp)
+@rules.emits(log_sum_exp)
 def _log_sum_exp(call: Calls, Z: Array, lse: Array) -> Any:
     if Z.size == 0:
         return False
@@ -61,7 +62,7 @@ def _write_losses(logits: Array, Y: Array, lse: Array, ignore: int, L: Array) ->
     np.multiply(L, valid, L)
 
 
-@emits(d_cross_entropy, inplace={"dZ": "Z"})
+@rules.emits(d_cross_entropy, inplace={"dZ": "Z"})
 def _d_cross_entropy(
     call: Calls, Z: Array, lse: Array, Y: Array, dL: Array, dZ: Array, *, ignore: int, at: Place
 ) -> Any:
@@ -88,7 +89,7 @@ def _subtract_labels(P: Array, Y: Array, dL: Array, ignore: int, first: int, wei
 # -- a padded vocabulary ----------------------------------------------------------------------------------
 
 
-@emits(mask_padding, inplace={"Y": "Z"})
+@rules.emits(mask_padding, inplace={"Y": "Z"})
 def _mask_padding(call: Calls, Z: Array, Y: Array, *, valid: int, at: Place) -> Any:
     if valid > at.sizes["v"]:
         return False  # the kernel says why
@@ -96,7 +97,7 @@ def _mask_padding(call: Calls, Z: Array, Y: Array, *, valid: int, at: Place) -> 
     return None
 
 
-@emits(d_mask_padding, inplace={"dZ": "dY"})
+@rules.emits(d_mask_padding, inplace={"dZ": "dY"})
 def _d_mask_padding(call: Calls, dY: Array, dZ: Array, *, valid: int, at: Place) -> None:
     call(np.multiply, dY, _columns(call, dY, valid - at.start("v"), 1, 0), dZ)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits, rows
+from graphir.backends.compiled.emission import Array, Calls, rows
+from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import column_sums, made, number, row_column, row_dots, row_sums
 from graphir.operators.normalization import d_layer_norm, layer_norm
 
 
-@emits(layer_norm, inplace={"H": "X"})
+@rules.emits(layer_norm, inplace={"H": "X"})
 def _layer_norm(
     call: Calls,
     X: Array,
@@ -46,7 +47,7 @@ def _layer_norm(
     return None
 
 
-@emits(d_layer_norm, inplace={"dX": "X dH"})
+@rules.emits(d_layer_norm, inplace={"dX": "X dH"})
 def _d_layer_norm(
     call: Calls,
     X: Array | None,

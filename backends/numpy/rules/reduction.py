@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits, flat
-from graphir.backends.numpy.rules.shared import column_sums, maximum, number, row_dots, row_sums, unbroadcast
+from graphir.backends.compiled.emission import Array, Calls, flat
+from graphir.backends.numpy.engine import maximum, rules
+from graphir.backends.numpy.rules.shared import column_sums, number, row_dots, row_sums, unbroadcast
 from graphir.operators.loss import average, count_elements, d_average, d_divide, divide_by_count
 from graphir.operators.shape import sum_op
 from graphir.operators.update import square_sum
 
 
-@emits(sum_op)
+@rules.emits(sum_op)
 def _sum(call: Calls, X: Array, Y: Array, *, axes: tuple[int, ...], rank: int) -> None:
     kept = rank - len(axes)
     leading, trailing = axes == tuple(range(rank - kept)), axes == tuple(range(kept, rank))
@@ -28,7 +29,7 @@ def _sum(call: Calls, X: Array, Y: Array, *, axes: tuple[int, ...], rank: int) -
         call(np.add.reduce, X, axes, None, Y)
 
 
-@emits(square_sum)
+@rules.emits(square_sum)
 def _square_sum(call: Calls, X: Array, n: Array) -> None:
     vector = flat(X)
     if vector is not None:
@@ -39,12 +40,12 @@ def _square_sum(call: Calls, X: Array, n: Array) -> None:
         call(np.add.reduce, along, None, None, n)
 
 
-@emits(count_elements)
+@rules.emits(count_elements)
 def _count_elements(call: Calls, X: Array, n: Array) -> None:
     call(np.copyto, n, number(X.size, n))
 
 
-@emits(average)
+@rules.emits(average)
 def _average(call: Calls, X: Array, Y: Array) -> Any:
     if X.size == 0:
         return False
@@ -53,17 +54,17 @@ def _average(call: Calls, X: Array, Y: Array) -> Any:
     return None
 
 
-@emits(d_average)
+@rules.emits(d_average)
 def _d_average(call: Calls, dY: Array, dX: Array, *, r: int) -> None:
     call(np.divide, dY, number(r, dY), dX)
 
 
-@emits(divide_by_count, inplace={"Y": "X"})
+@rules.emits(divide_by_count, inplace={"Y": "X"})
 def _divide_by_count(call: Calls, X: Array, n: Array, Y: Array) -> None:
     _record_quotient(call, X, n, Y)
 
 
-@emits(d_divide, inplace={"dX": "dY"})
+@rules.emits(d_divide, inplace={"dX": "dY"})
 def _d_divide(call: Calls, n: Array, dY: Array, dX: Array) -> None:
     _record_quotient(call, dY, n, dX)
 

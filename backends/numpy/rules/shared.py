@@ -47,16 +47,6 @@ def unbroadcast(X: Array) -> Array:
     return X[tuple(slice(0, 1) if repeat else slice(None) for repeat in repeats)] if any(repeats) else X
 
 
-def minimum(X: Array, Y: Array, out: Array) -> None:
-    """As np.minimum, which alone among ufuncs, with np.maximum, is to be given its output by name."""
-    np.minimum(X, Y, out=out)
-
-
-def maximum(X: Array, Y: Array, out: Array) -> None:
-    """As np.maximum; see `minimum`."""
-    np.maximum(X, Y, out=out)
-
-
 def row_column(X: Array) -> Array:
     """X [*b] as [*b, 1]: what widens over the rows of [*b, d]."""
     return X[..., None]

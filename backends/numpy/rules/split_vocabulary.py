@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import row_column, row_dots, row_sums
 from graphir.operators.split_vocabulary import center, exp_sum, normalize, row_dot, row_max
 
 
-@emits(row_max)
+@rules.emits(row_max)
 def _row_max(call: Calls, Z: Array, top: Array) -> Any:
     if Z.size == 0:
         return False
@@ -19,7 +20,7 @@ def _row_max(call: Calls, Z: Array, top: Array) -> Any:
     return None
 
 
-@emits(exp_sum)
+@rules.emits(exp_sum)
 def _exp_sum(call: Calls, Z: Array, top: Array, s: Array) -> None:
     powers = call.scratch(Z.shape, Z.dtype)
     call(np.subtract, Z, row_column(top), powers)
@@ -27,7 +28,7 @@ def _exp_sum(call: Calls, Z: Array, top: Array, s: Array) -> None:
     row_sums(call, powers, s)
 
 
-@emits(normalize, inplace={"P": "Z"})
+@rules.emits(normalize, inplace={"P": "Z"})
 def _normalize(call: Calls, Z: Array, top: Array, s: Array, P: Array) -> None:
     share = call.scratch(s.shape, s.dtype)
     call(np.reciprocal, s, share)
@@ -36,12 +37,12 @@ def _normalize(call: Calls, Z: Array, top: Array, s: Array, P: Array) -> None:
     call(np.multiply, P, row_column(share), P)
 
 
-@emits(row_dot)
+@rules.emits(row_dot)
 def _row_dot(call: Calls, P: Array, dP: Array, c: Array) -> None:
     call(row_dots, P, dP, c)
 
 
-@emits(center, inplace={"dZ": "dP"})
+@rules.emits(center, inplace={"dZ": "dP"})
 def _center(call: Calls, P: Array, dP: Array, c: Array, dZ: Array) -> None:
     call(np.subtract, dP, row_column(c), dZ)
     call(np.multiply, dZ, P, dZ)

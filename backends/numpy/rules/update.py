@@ -1,30 +1,35 @@
 """Rules of optimizers and of clipping: SGD, Adam, AdamW, the clip factor and rescaling.
 
-`lr` and `step` are known at run time only: what follows from them is written once a run, into arrays [].
+`lr` and `step` are known at run time only: what follows from them is written once a run, into arrays []. An update
+that may not happen (`ok`) is left to the reference kernel, which writes nothing before it knows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from graphir.backends.compiled.emission import Array, Calls, emits
-from graphir.backends.numpy.rules.shared import made, minimum, number
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.numpy.engine import minimum, rules
+from graphir.backends.numpy.rules.shared import made, number
 from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
 
 
-@emits(sgd, inplace={"W_new": "W dW", "u_new": "u"})
+@rules.emits(sgd, inplace={"W_new": "W dW", "u_new": "u"})
 def _sgd(
     call: Calls,
     W: Array,
     dW: Array,
     u: Array,
     lr: Array,
+    ok: Array | None,
     W_new: Array | None,
     u_new: Array | None,
     *,
     momentum: float,
     weight_decay: float,
-) -> None:
+) -> bool:
+    if ok is not None:
+        return False
     W_new, u_new = made(call, W_new, W), made(call, u_new, u)
     change, rate = call.scratch(W.shape, W.dtype), call.kept((), W.dtype)
     call.once(np.copyto, rate, lr)
@@ -35,9 +40,10 @@ def _sgd(
         call(np.add, u_new, change, u_new)
     call(np.multiply, u_new, rate, change)
     call(np.subtract, W, change, W_new)
+    return True
 
 
-@emits(adam, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
+@rules.emits(adam, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
 def _adam(
     call: Calls,
     W: Array,
@@ -46,6 +52,7 @@ def _adam(
     v: Array,
     step: Array,
     lr: Array,
+    ok: Array | None,
     W_new: Array | None,
     m_new: Array | None,
     v_new: Array | None,
@@ -53,13 +60,16 @@ def _adam(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> None:
+) -> bool:
+    if ok is not None:
+        return False
     change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
     if W_new is not None:
         call(np.subtract, W, change, W_new)
+    return True
 
 
-@emits(adamw, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
+@rules.emits(adamw, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
 def _adamw(
     call: Calls,
     W: Array,
@@ -68,6 +78,7 @@ def _adamw(
     v: Array,
     step: Array,
     lr: Array,
+    ok: Array | None,
     W_new: Array | None,
     m_new: Array | None,
     v_new: Array | None,
@@ -76,13 +87,16 @@ def _adamw(
     beta2: float,
     epsilon: float,
     weight_decay: float,
-) -> None:
+) -> bool:
+    if ok is not None:
+        return False
     change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
     if W_new is not None:
         shrink = call.kept((), W.dtype)
         call.once(_write_shrink, lr, weight_decay, shrink)
         call(np.multiply, W, shrink, W_new)
         call(np.subtract, W_new, change, W_new)
+    return True
 
 
 def _record_change(
@@ -129,16 +143,20 @@ def _write_shrink(lr: Array, weight_decay: float, shrink: Array) -> None:
     shrink[...] = 1 - float(lr) * weight_decay
 
 
-@emits(clip_factor)
-def _clip_factor(call: Calls, n: Array, c: Array | None, norm: Array | None, *, limit: float) -> None:
+@rules.emits(clip_factor)
+def _clip_factor(call: Calls, n: Array, s: Array | None, c: Array | None, norm: Array | None, *, limit: float) -> None:
     norm = made(call, norm, n)
     call(np.sqrt, n, norm)
+    if s is not None:
+        call(np.divide, norm, s, norm)
     if c is not None:
         call(np.add, norm, number(1e-6, n), c)
         call(np.divide, number(limit, n), c, c)
         call(minimum, c, number(1, n), c)
+        if s is not None:
+            call(np.divide, c, s, c)
 
 
-@emits(rescale, inplace={"Y": "X"})
+@rules.emits(rescale, inplace={"Y": "X"})
 def _rescale(call: Calls, X: Array, c: Array, Y: Array) -> None:
     call(np.multiply, X, c, Y)

@@ -1,0 +1,106 @@
+"""Recorded calls as CUDA graphs: launched once each instead of call by call.
+
+A *piece* is what a list of calls is cut into: a graph of as many as can be captured, or one that cannot be. Capturing
+records what calls ask of the device, with the very addresses, and carries nothing out. What a reference kernel asks
+depends on numbers that it reads back, and on memory that it allocates: it cannot be captured, nor what is declared so
+by `not_captured`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from graphir.backends.compiled.emission import Function
+from graphir.backends.compiled.writer import Call, run_reference
+
+#: A graph of fewer calls costs more to launch than these.
+_LEAST = 2
+_LEFT_OUT = "graphir_not_captured"
+
+
+def not_captured(function: Function) -> Function:
+    """Declares that calls of `function` wait for the device, or allocate, and so run outside of graphs."""
+    setattr(function, _LEFT_OUT, True)
+    return function
+
+
+class Recording:
+    """A list of calls: carried out one by one the first time, which compiles kernels; captured the second time.
+
+    `stream` is CuPy's current stream whenever this runs.
+    """
+
+    def __init__(self, cupy: Any, stream: Any, calls: Sequence[Call]) -> None:
+        self._cupy, self._stream, self._calls = cupy, stream, calls
+        self._runs = 0
+        self._pieces: list[Callable[[], None]] = []
+        #: How many graphs there are, how many calls in all of them, the calls outside, and those of them that were
+        #: expected to be captured, with what came of it.
+        self.graphs, self.captured = 0, 0
+        self.outside: list[Call] = []
+        self.refused: list[tuple[Call, Exception]] = []
+
+    def run(self) -> None:
+        """Carries the calls out."""
+        self._runs += 1
+        if self._runs == 1:
+            _carry_out(self._calls)
+            return
+        if self._runs == 2:
+            self._capture()
+        for piece in self._pieces:
+            piece()
+
+    def _capture(self) -> None:
+        start = 0
+        for position, call in enumerate(self._calls):
+            if not _can_be_captured(call):
+                self._add(self._calls[start:position])
+                self._leave_out(self._calls[position : position + 1])
+                start = position + 1
+        self._add(self._calls[start:])
+
+    def _add(self, calls: Sequence[Call]) -> None:
+        """A graph of `calls`; of one that the device will not capture after all, of those before and behind it."""
+        if len(calls) < _LEAST:
+            self._leave_out(calls)
+            return
+        done = 0
+        self._stream.begin_capture()
+        try:
+            for function, arguments in calls:
+                function(*arguments)
+                done += 1
+        except Exception as error:
+            self._abandon()
+            self.refused.append((calls[done], error))
+            self._add(calls[:done])
+            self._leave_out(calls[done : done + 1])
+            self._add(calls[done + 1 :])
+            return
+        graph = self._stream.end_capture()
+        self._pieces.append(graph.launch)
+        self.graphs += 1
+        self.captured += len(calls)
+
+    def _abandon(self) -> None:
+        """Ends a capture that has failed; CUDA says once more that it has."""
+        with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
+            self._stream.end_capture()
+
+    def _leave_out(self, calls: Sequence[Call]) -> None:
+        if calls:
+            self.outside += calls
+            self._pieces.append(lambda: _carry_out(calls))
+
+
+def _can_be_captured(call: Call) -> bool:
+    function, _ = call
+    return function is not run_reference and not getattr(function, _LEFT_OUT, False)
+
+
+def _carry_out(calls: Sequence[Call]) -> None:
+    for function, arguments in calls:
+        function(*arguments)

@@ -1,0 +1,136 @@
+"""The CuPy backend's executable: programs on one GPU, captured into CUDA graphs, their buffers where they are for good.
+
+Arguments are copied into the program's own buffers, so that what is captured stays right whatever the caller hands in:
+from NumPy's memory or the device's; not at all if it is the buffer itself, as `run.updated()` of a donating executable
+is. Results are copied out of them, so that they are the caller's. Nothing waits for the device but who looks at a
+result: `float(run["L"])`, `run.numpy("logits")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Any
+
+from graphir.backends.arrays import is_on_device
+from graphir.backends.compiled.emission import Kernels
+from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.program import Program
+from graphir.backends.cupy.attention import AttentionKernels
+from graphir.backends.cupy.capture import Recording
+from graphir.backends.cupy.device import free_memory, spelled
+from graphir.backends.cupy.engine import CupyEngine
+from graphir.backends.cupy.kernels import CudaKernels
+from graphir.backends.cupy.staging import Staging
+from graphir.backends.plan import ExecutionPlan
+from graphir.errors import DeviceError
+from graphir.ir.graph import Graph
+from graphir.ir.value import Value
+
+
+class CupyExecutable(CompiledExecutable):
+    """As `CompiledExecutable`, on the current device. With `tf32`, products of float32 round their factors.
+
+    The first run carries calls out one by one, the second captures them, all others launch what was captured.
+    Errors: MissingDependencyError without CuPy, DeviceError without a GPU or where its memory does not suffice.
+    """
+
+    engine: CupyEngine
+
+    def __init__(
+        self,
+        reference: ExecutionPlan,
+        optimised: Graph,
+        *,
+        tf32: bool = False,
+        kernels: Kernels | None = None,
+        **options: Any,
+    ) -> None:
+        engine = CupyEngine(tf32)
+        made = kernels or AttentionKernels(engine, CudaKernels(engine))
+        super().__init__(reference, optimised, engine, kernels=made, **options)
+
+    # -- programs -------------------------------------------------------------------------------------
+
+    @cached_property
+    def _stream(self) -> Any:
+        # The default stream cannot be captured.
+        return self.xp.cuda.Stream(non_blocking=True)
+
+    @cached_property
+    def _staging(self) -> Staging:
+        return Staging(self.xp)
+
+    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
+        try:
+            with self._stream:
+                return super()._write(rank, before)
+        except self.xp.cuda.memory.OutOfMemoryError:
+            count = len(self.communicator.ranks)
+            ranks = f" for each of {count} ranks" if count > 1 else ""
+            needed, left = spelled(self.memory.bytes), spelled(free_memory())
+            raise DeviceError(
+                f"{self.graph.name} needs {needed}{ranks}, and the device has {left} left; compile with memory=… to "
+                f"recompute more, or for smaller sizes\n{self.memory}"
+            ) from None
+
+    @cached_property
+    def recordings(self) -> list[list[Recording]]:
+        """For each rank held here, its segments, as they are captured."""
+        return [
+            [Recording(self.xp, self._stream, segment.calls[0]) for segment in program.segments]
+            for program in self.programs
+        ]
+
+    # -- running --------------------------------------------------------------------------------------
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return self._on_stream()
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """What the caller's stream has been asked for comes before the run, and what it is asked for later, behind."""
+        callers = self.xp.cuda.get_current_stream()
+        self._stream.wait_event(callers.record())
+        self._staging.begin()
+        try:
+            with self._stream:
+                yield
+        finally:
+            callers.wait_event(self._stream.record())
+
+    def _hand_in(self, program: Program, value: Value, block: Any) -> None:
+        held = program.rank.arrays[value]
+        if value.dtype == "text":
+            self.engine.copy(held, block)
+        elif not is_on_device(block):
+            self._staging.send(block, held)
+        elif self.engine.address(block) != self.engine.address(held) or not block.flags.c_contiguous:
+            self.engine.copy(held, block)
+
+    def _prepare_run(self) -> None:
+        self._staging.end()
+
+    def _run_segment(self, rank: int, index: int) -> None:
+        self.recordings[rank][index].run()
+
+    @cached_property
+    def _old(self) -> dict[Value, Value]:
+        """For each donated argument's new content the argument."""
+        return {new: old for old, new in self.optimised.updates.items()} if self.donate else {}
+
+    def _hand_out(self, value: Value, given: Any) -> Any:
+        if value in self._old:
+            old = self._old[value]
+            for program in self.programs:
+                arrays = program.rank.arrays
+                if arrays[old] is not arrays[value]:
+                    self.engine.copy(arrays[old], arrays[value])
+            return self.join(value, self._blocks(old))
+        blocks = self._blocks(value)
+        made = self.join(value, blocks)
+        return made.copy() if any(made is block for block in blocks) else made
+
+
+__all__ = ["CupyExecutable"]

@@ -1,0 +1,70 @@
+"""The NumPy engine: arrays in the machine's memory, and the rules that write NumPy calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from graphir.backends.compiled.emission import Array, Function, Rules
+from graphir.backends.compiled.engine import Tiling
+
+rules = Rules()
+
+# Most values of a tile take over another's memory, so that about a quarter is at work at a time; smaller tiles lose
+# more to calls than they gain by the cache.
+_TILING = Tiling(bytes=1 << 22, small=1 << 16, causal=(64, 128))
+
+
+def minimum(X: Array, Y: Array, out: Array) -> None:
+    """As np.minimum, which alone among ufuncs, with np.maximum, is to be given its output by name."""
+    np.minimum(X, Y, out=out)
+
+
+def maximum(X: Array, Y: Array, out: Array) -> None:
+    """As np.maximum; see `minimum`."""
+    np.maximum(X, Y, out=out)
+
+
+class NumpyEngine:
+    """As `Engine`, of NumPy arrays."""
+
+    name = "numpy"
+    xp: Any = np
+    rules = rules
+    tiling = _TILING
+    #: A cache line, as vector instructions like it.
+    alignment = 64
+    add: Function = np.add
+    maximum: Function = staticmethod(maximum)
+    copy: Function = staticmethod(np.copyto)
+
+    def allocate(self, size: int) -> Array:
+        raw = np.empty(size + self.alignment, np.uint8)
+        start = -raw.ctypes.data % self.alignment
+        return raw[start : start + size]
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        return np.empty(tuple(shape), dtype)
+
+    def view(
+        self,
+        buffer: Array,
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        offset: int = 0,
+        strides: Sequence[int] | None = None,
+    ) -> Array:
+        return np.ndarray(tuple(shape), dtype, buffer, offset, None if strides is None else tuple(strides))
+
+    def constant(self, array: Array) -> Array:
+        array.flags.writeable = False
+        return array
+
+    def address(self, array: Array) -> int:
+        return int(array.__array_interface__["data"][0])
+
+
+ENGINE = NumpyEngine()

@@ -1,0 +1,174 @@
+"""What a run computes of the arrays of a tile: which are the same memory, which have elements in the columns.
+
+A *part* is a tile's part of a value, with its strides along the run's axes. A *plan* is what the snippets of the run's
+nodes answer for parts that lie as these do: a `Row` of expressions, and the stores. Runs of equal structure share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from graphir.backends.compiled.emission import Array
+from graphir.backends.rows.expressions import Expression, Row
+from graphir.backends.rows.runs import Run, strides
+from graphir.backends.rows.schedule import Store, find_expressions
+from graphir.backends.rows.snippets import find_snippet
+from graphir.ir.graph import Node
+from graphir.ir.value import Value
+
+#: Attributes that say which numbers a node takes, not what it does with them.
+_OF_THE_NODE = ("key", "dims", "split")
+
+Key: TypeAlias = tuple[Any, ...]
+#: The attributes of each node, with dims in numbers.
+Keywords: TypeAlias = Mapping[Node, Mapping[str, Any]]
+
+
+@dataclass
+class Part:
+    """A tile's part of a value as a kernel sees it: `strides` in elements, along the run's axes."""
+
+    array: Array
+    address: int
+    strides: tuple[int, ...]
+    each: bool
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first address, and the one behind the last."""
+        reach = sum((size - 1) * stride for size, stride in zip(self.array.shape, self.array.strides, strict=True))
+        return self.address, self.address + reach + self.array.itemsize
+
+    @property
+    def identity(self) -> Key:
+        """Equal for parts that are the same elements of the same memory."""
+        return self.bounds, self.strides, self.array.dtype.str
+
+
+@dataclass
+class Plan:
+    """What a run computes, for a way in which its arrays lie.
+
+    stores    the results
+    slots     of each operand that is read, by number, its array
+    kernels   what has been compiled of it
+    """
+
+    row: Row
+    stores: list[Store]
+    slots: Mapping[int, int]
+    kernels: dict[Key, Any] = field(default_factory=dict)
+
+    @property
+    def written(self) -> set[int]:
+        """The arrays that are written."""
+        return {store.array for store in self.stores}
+
+    @property
+    def used(self) -> set[int]:
+        """The arrays that are read or written."""
+        return self.written.union(self.slots.values())
+
+
+def find_parts(
+    run: Run, arrays: Mapping[Value, Array], sizes: Sequence[int], address: Callable[[Array], int], packed: bool
+) -> dict[Value, Part] | None:
+    """Every operand and result that is no text; None where one lies in no way that kernels read.
+
+    `packed`: whether elements of a row have to lie side by side.
+    """
+    parts = {}
+    for value in (*run.inputs, *run.outputs):
+        array = arrays[value]
+        if array.size == 0 or array.dtype == object:
+            return None
+        size = array.itemsize
+        if any(stride % size or stride < 0 for stride in array.strides):
+            return None
+        along = strides(run, value, [stride // size for stride in array.strides])
+        # Along a dim of one entry, any stride is as good as another.
+        along = tuple(step if many > 1 else 0 for step, many in zip(along, sizes, strict=True))
+        has_columns = run.axes[-1] in run.task.space.dims[value]
+        each = has_columns and (along[-1] == 1 or sizes[-1] == 1 or (along[-1] != 0 and not packed))
+        if not each and (along[-1] != 0 or (has_columns and value in run.outputs)):
+            return None
+        parts[value] = Part(array, address(array), along, each)
+    return parts
+
+
+def same_memory(parts: Mapping[Value, Part]) -> dict[Value, int]:
+    """A number for each value's array: the same for values that are the same elements of the same memory."""
+    order: dict[Key, int] = {}
+    return {value: order.setdefault(part.identity, len(order)) for value, part in parts.items()}
+
+
+def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], keywords: Keywords) -> Key:
+    """Equal for runs that compute the same, of whatever values, on arrays that lie alike."""
+    numbers = {value: i for i, value in enumerate(run.inputs)}
+    nodes = []
+    for node in run.nodes:
+        attributes = tuple(sorted((k, v) for k, v in keywords[node].items() if k not in (*_OF_THE_NODE, "shape")))
+        operands = tuple(numbers[value] for value in node.inputs)
+        results = tuple(numbers.setdefault(value, len(numbers)) for value in node.outputs)
+        nodes.append((node.operator.key, node.inference.rule, attributes, operands, results))
+    values = tuple((run.task.space.dims[value], value.dtype) for value in numbers)
+    outputs = tuple(numbers[value] for value in run.outputs)
+    return tuple(nodes), values, run.axes, outputs, run.dtype, tuple(at.values()), tuple(p.each for p in parts.values())
+
+
+def make_plan(
+    run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], keywords: Keywords, converts: bool
+) -> Plan | None:
+    """Asks the snippets of a run's nodes; None where one has no answer, or an array would have to be converted.
+
+    `converts`: whether the kernel converts what it loads and stores.
+    """
+    row = Row()
+    dims = run.task.space.dims
+    known: dict[Value, Expression] = {}
+    for i, value in enumerate(run.inputs):
+        columns = run.axes[-1] in dims[value]
+        known[value] = row.leaf("load" if parts[value].each or not columns else "repeat", i, each=columns)
+    for row.node, node in enumerate(run.nodes):
+        made = _ask(row, node, [known[value] for value in node.inputs], keywords[node])
+        if made is None:
+            return None
+        for operand, value in zip(node.inference.rule.outputs, node.outputs, strict=True):
+            if operand.name not in made:
+                return None
+            found = made[operand.name]
+            # Over what of the row an output lacks, it is the sum; over rows the kernel adds up.
+            known[value] = row.sum(found) if found.each and run.axes[-1] not in dims[value] else found
+    if not converts and any(value.dtype not in (run.dtype, "bool") for value in run.outputs):
+        return None
+    rows = set(run.axes[:-1])
+    stores = [Store(at[v], known[v], parts[v].each, not rows <= set(dims[v])) for v in run.outputs]
+    if not converts and any(each.detail != run.dtype for each in find_expressions(stores, "round")):
+        return None
+    if not converts and find_expressions(stores, "round"):
+        return None
+    slots = {}
+    for load in find_expressions(stores, "load", "repeat"):
+        value = run.inputs[load.detail]
+        if not converts and value.dtype not in (run.dtype, "bool", "int32", "int64"):
+            return None
+        slots[load.detail] = at[value]
+    return Plan(row, stores, slots)
+
+
+def _ask(
+    row: Row, node: Node, operands: Sequence[Expression], keywords: Mapping[str, Any]
+) -> Mapping[str, Expression] | None:
+    operator = node.operator
+    given = dict(zip((o.name for o in node.inference.rule.inputs), operands, strict=True))
+    if operator.variadic:
+        name = operator.signatures(node.attributes)[0].inputs[0].name
+        named: dict[str, Any] = {name: tuple(operands)}
+    else:
+        named = {name: given.get(name) for name in operator.operands}
+    attributes = {name: value for name, value in keywords.items() if name not in ("shape", "only")}
+    found = find_snippet(operator)
+    assert found is not None
+    return found.answer(row, **named, **attributes)

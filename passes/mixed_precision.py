@@ -1,0 +1,116 @@
+"""Mixed precision: products read 16 bits an element, everything else stays as it is.
+
+Notation. *Narrow* is bfloat16 or float16, *wide* the dtype that the graph has, float32.
+
+    E           wide, a parameter: the master that is updated
+    E.bfloat16  its cast, a node like any other
+    W_lm        a view of the cast, so narrow itself
+
+- A node whose operator can add up wide what it reads narrow (`accumulates`), and that does sum over products
+  (`contracted`), is a product. It gets its operands cast, each value once, and returns what it returned.
+- A cast stands in front of the views (T, R, C) between a value and its products, for a view of 16 bits moves half the
+  bytes; but not where somebody reads such a view wide, who would then have to have his own.
+- Nothing else changes: LN, softmax, cross-entropy, sums of the residual stream and statistics are wide.
+
+What follows in the passes after it, by what casts and products declare: `autodiff` rounds dY for its products, and
+returns gradients wide, as they were added up. `shard` casts a parameter where it is stored and gathers the cast, so
+that ZeRO sends half the bytes; so it does with what sequence parallelism gathers. Pending sums are wide and settled
+before they are rounded: all-reduces and reduce-scatters send what they did.
+"""
+
+from __future__ import annotations
+
+from graphir.errors import ConfigError
+from graphir.ir.analysis import contracted
+from graphir.ir.builder import Builder
+from graphir.ir.collector import without_collector
+from graphir.ir.graph import FORWARD, Graph, Node
+from graphir.ir.types import DTYPES, FLOATS
+from graphir.ir.value import Value
+from graphir.operators.cast import cast
+
+#: What products may read; the first leaves a graph as it is.
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@without_collector
+def mixed_precision(graph: Graph, dtype: str) -> Graph:
+    """The forward graph with its matrix products on operands of `dtype`; with "float32", the graph as it is.
+
+    A value's cast is called `X.bfloat16`; a view that only products read keeps its name, and is narrow itself.
+    Parameters and outputs keep their types. Errors: ConfigError for another dtype, and for a graph that is
+    differentiated or sharded already: gradients and collectives would be left as they were.
+    """
+    if dtype not in PRECISIONS:
+        raise ConfigError(f"precision {dtype!r} is none of {', '.join(PRECISIONS)}")
+    if graph.mesh.axes or any(node.meta.phase != FORWARD for node in graph.nodes):
+        raise ConfigError(
+            f"graph {graph.name} is {'sharded' if graph.mesh.axes else 'differentiated'} already; "
+            f"mixed_precision comes first, then autodiff, then shard"
+        )
+    return graph if dtype == "float32" else _Narrowing(graph, dtype).run()
+
+
+class _Narrowing:
+    def __init__(self, graph: Graph, dtype: str) -> None:
+        self.graph, self.dtype = graph, dtype
+        self.views = _narrow_views(graph)
+        self.builder = Builder(graph.name, graph.nodes[0].outputs[0].dtype if graph.nodes else dtype)
+        self.copies = self.builder.copy_arguments(graph)
+        #: The narrow form of each value that has one.
+        self.narrow: dict[Value, Value] = {}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes:
+            if _is_product(node):
+                self._emit_product(node)
+            elif node in self.views:
+                self._emit_view(node)
+            else:
+                self.builder.copy_node(node, self.copies)
+        self.builder.copy_aliases(self.graph, self.copies)
+        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+
+    def _emit_product(self, node: Node) -> None:
+        operands = [self._narrowed(value, node) if _is_wide(value) else self.copies[value] for value in node.inputs]
+        assert node.operator.accumulates is not None
+        attributes = {**node.attributes, node.operator.accumulates: node.outputs[0].dtype}
+        names = [f"/{value.name}" for value in node.outputs]
+        made = self.builder.emit(node.operator, operands, attributes, names, node.meta)
+        self.copies.update(zip(node.outputs, made, strict=True))
+
+    def _emit_view(self, node: Node) -> None:
+        (view,) = node.outputs
+        operand = self._narrowed(node.inputs[0], node)
+        (made,) = self.builder.emit(node.operator, [operand], node.attributes, [f"/{view.name}"], node.meta)
+        self.copies[view] = self.narrow[view] = made
+
+    def _narrowed(self, value: Value, reader: Node) -> Value:
+        """The narrow form of `value`, cast where `reader` is the first to want it."""
+        found = self.narrow.get(value)
+        if found is None:
+            why = f"{reader.name} = {reader.operator.key}(…) reads {self.dtype}"
+            with self.builder.context(scope=value.scope, phase=FORWARD, at=reader.meta.at, why=why):
+                name = self.builder.free_name(f"{value.name}.{self.dtype}")
+                found = self.narrow[value] = cast(self.copies[value], to=self.dtype, name=f"/{name}")
+        return found
+
+
+def _is_product(node: Node) -> bool:
+    """Whether it sums over products, can do so wide, and reads anything that is wide."""
+    return node.operator.accumulates is not None and bool(contracted(node)) and any(map(_is_wide, node.inputs))
+
+
+def _is_wide(value: Value) -> bool:
+    return value.dtype in FLOATS and DTYPES[value.dtype] > 2
+
+
+def _narrow_views(graph: Graph) -> set[Node]:
+    """The views that nobody reads wide: all who read them are products, or views of this kind."""
+    outputs, found = frozenset(graph.outputs), set[Node]()
+    for node in reversed(graph.nodes):
+        readers = [reader for reader, _ in graph.uses[node.outputs[0]]]
+        narrow = all(reader in found or _is_product(reader) for reader in readers)
+        if node.operator.view and readers and narrow and _is_wide(node.inputs[0]) and outputs.isdisjoint(node.outputs):
+            found.add(node)
+    return found

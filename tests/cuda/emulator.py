@@ -1,0 +1,163 @@
+"""RawModule and RawKernel of the stand-in for CuPy: CUDA sources compiled as host C++, and run on host memory.
+
+The sources are the real ones; `emulator.hpp` gives them CUDA. What g++ makes of them is kept in a temporary folder, by
+the hash of the text, from one run of the tests to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+_HEADER = Path(__file__).with_name("emulator.hpp")
+_FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing")
+_KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
+_DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
+#: The reason for which tests that need it are skipped; None where it is there.
+MISSING = None if shutil.which("g++") else "g++ is not installed, and kernels are emulated with it"
+
+_LAUNCH = """
+extern "C" int {symbol}(
+    void** arguments, const int* bytes, int number, const unsigned int* grid, const unsigned int* block, size_t shared
+) {{
+    return emulated::launch({kernel}, arguments, bytes, number, grid, block, shared);
+}}
+"""
+
+
+#: Held by who runs a kernel: its threads and blocks are in static variables, and ranks may be threads.
+_DEVICE = threading.Lock()
+
+
+class LaunchError(RuntimeError):
+    """A launch that a GPU would refuse, or never end."""
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
+
+
+class Function:
+    """A kernel: `function(grid, block, arguments)`, as CuPy's."""
+
+    def __init__(self, name: str, launch: Any, enqueue: Callable[[Callable[[], None]], None]) -> None:
+        self.name, self._launch, self._enqueue = name, launch, enqueue
+        self.max_dynamic_shared_size_bytes = 0
+
+    def __call__(
+        self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0, stream: Any = None
+    ) -> None:
+        """Launches; arguments are read now, and the work is done when its turn comes."""
+        values = [_packed(each) for each in args]
+        pointers = (ctypes.c_void_p * len(values))(*(each.ctypes.data for each in values))
+        sizes = (ctypes.c_int * len(values))(*(each.nbytes for each in values))
+        dims = [(ctypes.c_uint * 3)(*each, *(1,) * (3 - len(each))) for each in (grid, block)]
+
+        def work() -> None:
+            with _DEVICE:
+                found = self._launch(pointers, sizes, len(values), *dims, ctypes.c_size_t(shared_mem))
+            if found:
+                raise LaunchError(_reason(self.name, found, len(values)))
+
+        # The arrays that the pointers lie in, and those that arguments point to, have to live as long.
+        work.held = values, args  # type: ignore[attr-defined]
+        self._enqueue(work)
+
+
+def _reason(name: str, found: int, number: int) -> str:
+    known = {
+        -1: "some of its threads wait at a barrier that others never reach",
+        -2: f"it does not take {number} arguments",
+        -3: "a block has more than 1024 threads",
+    }
+    return f"kernel {name}: {known.get(found, f'argument {found - 1} has fewer bytes than its parameter')}"
+
+
+def _packed(argument: Any) -> np.ndarray[Any, Any]:
+    """An argument's bytes, as CuPy packs it: an array's address, a number as it is, Python's numbers in 64 bits."""
+    if hasattr(argument, "data") and hasattr(argument.data, "ptr"):
+        return np.array([argument.data.ptr], np.uint64)
+    if isinstance(argument, np.generic):
+        return np.array([argument])
+    if isinstance(argument, bool | int | float):
+        return np.array([argument], np.float64 if isinstance(argument, float) else np.int64)
+    raise TypeError(f"{type(argument).__name__} is nothing that a kernel takes")
+
+
+class RawModule:
+    """As `cupy.RawModule`, of one text. `enqueue` is given the work of each launch: the current stream."""
+
+    enqueue: ClassVar[Callable[[Callable[[], None]], None]] = staticmethod(_at_once)
+
+    def __init__(
+        self,
+        *,
+        code: str,
+        options: Sequence[str] = (),
+        backend: str = "nvrtc",
+        name_expressions: Sequence[str] | None = None,
+        jitify: bool = False,
+    ) -> None:
+        self.code = code
+        self._expressions = list(name_expressions or ())
+        self._library: Any = None
+
+    def compile(self, log_stream: Any = None) -> None:
+        """Builds the library, once."""
+        if self._library is None:
+            self._library = ctypes.CDLL(str(_built(self.code, self._expressions)))
+
+    def get_function(self, name: str) -> Function:
+        """The kernel of that name, or of that name expression."""
+        self.compile()
+        symbol = f"expression_{self._expressions.index(name)}" if name in self._expressions else f"launch_{name}"
+        return Function(name, getattr(self._library, symbol), type(self).enqueue)
+
+
+class RawKernel:
+    """As `cupy.RawKernel`."""
+
+    module: ClassVar[type[RawModule]] = RawModule
+
+    def __init__(self, code: str, name: str, options: Sequence[str] = (), **others: Any) -> None:
+        self._function = self.module(code=code, options=options).get_function(name)
+        self.name = name
+
+    def __call__(self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], **others: Any) -> None:
+        """Launches."""
+        self._function(grid, block, args, **others)
+
+
+def _built(code: str, expressions: Sequence[str]) -> Path:
+    """The library of a text."""
+    plain = re.sub(r"#include <cuda_\w+\.h>", "", code)
+    plain = _DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(emulated::dynamic_shared);", plain)
+    text = f'#include "{_HEADER}"\n{plain}'
+    for name in () if expressions else dict.fromkeys(_KERNEL.findall(code)):
+        text += _LAUNCH.format(symbol=f"launch_{name}", kernel=name)
+    for i, expression in enumerate(expressions):
+        text += _LAUNCH.format(symbol=f"expression_{i}", kernel=expression)
+    digest = hashlib.sha256(" ".join((*_FLAGS, _HEADER.read_text(), text)).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"graphir-emulated-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    library = folder / f"{digest}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source, made = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
+            source.write_text(text)
+            done = subprocess.run(["g++", *_FLAGS, str(source), "-o", str(made)], capture_output=True, text=True)
+            if done.returncode:
+                raise SyntaxError(f"g++ does not compile this kernel:\n{done.stderr}")
+            os.replace(made, library)
+    return library

@@ -1,0 +1,160 @@
+"""Graphs run by fused CUDA kernels alone: over the emulator, with NumPy for what they leave out, or on a real GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes  # noqa: F401  teaches NumPy bfloat16
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.backends.compiled.emission import Rules
+from graphir.backends.compiled.engine import Tiling
+from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.program import Program
+from graphir.backends.cupy.kernels import CudaKernels
+from graphir.ir.graph import Graph
+from graphir.ir.value import Value
+from tests.cuda import emulator
+from tests.cuda.emulator import Function, RawModule
+
+
+class HostArray(np.ndarray):
+    """An array that has its address where CuPy's have it."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+class _HostModule:
+    """NumPy, with CuPy's way to compile kernels, and views that keep their class."""
+
+    RawModule = RawModule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def broadcast_to(array: Any, shape: Sequence[int]) -> Any:
+        return np.broadcast_to(array, shape, subok=True)
+
+
+class HostEngine:
+    """As `Engine`, on host memory; no operator has a rule."""
+
+    name = "host"
+    xp: Any = _HostModule()
+    alignment = 256
+    tiling = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
+    add, copy = staticmethod(np.add), staticmethod(np.copyto)
+
+    def __init__(self) -> None:
+        self.rules = Rules()
+
+    @staticmethod
+    def maximum(X: Any, Y: Any, out: Any) -> None:
+        np.maximum(X, Y, out=out)
+
+    def allocate(self, size: int) -> Any:
+        raw = self.empty((size + self.alignment,), np.uint8)
+        start = -raw.ctypes.data % self.alignment
+        return raw[start : start + size]
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        made = np.empty(tuple(shape), dtype)
+        # What a kernel forgets to write shows.
+        made.view(np.uint8).fill(0xFF) if made.ndim and made.dtype != object else made.fill(0)
+        return made.view(HostArray)
+
+    def view(
+        self, buffer: Any, shape: Sequence[int], dtype: Any, offset: int = 0, strides: Sequence[int] | None = None
+    ) -> Any:
+        plain = buffer.view(np.ndarray)
+        made = np.ndarray(tuple(shape), dtype, plain, offset, None if strides is None else tuple(strides))
+        return made.view(HostArray)
+
+    def constant(self, array: Any) -> Any:
+        return np.asarray(array).view(HostArray)
+
+    def address(self, array: Any) -> int:
+        return int(array.ctypes.data)
+
+
+class HostExecutable(CompiledExecutable):
+    """Calls carried out one by one, on copies of the arguments."""
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def _hand_in(self, program: Program, value: Value, block: Any) -> None:
+        np.copyto(program.rank.arrays[value], block)
+
+    def _run_segment(self, rank: int, index: int) -> None:
+        for function, arguments in self.programs[rank].segments[index].calls[0]:
+            function(*arguments)
+
+    def _hand_out(self, value: Value, given: Any) -> Any:
+        return np.array(self.join(value, self._blocks(value)))
+
+
+class Counted(CudaKernels):
+    """Counts the runs that are written, and those that are refused."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine)
+        self.written = self.refused = 0
+
+    def write(self, *arguments: Any) -> bool:
+        done = super().write(*arguments)
+        self.written += done
+        self.refused += not done
+        return done
+
+
+def compile_with_kernels(graph: Graph, sizes: Mapping[str, int], where: str, **options: Any) -> CompiledExecutable:
+    """`graph` compiled with fused CUDA kernels, `where` "emulated" or "cupy"; `kernels` of it are `Counted`."""
+    planned = gi.compile(graph, sizes, **options)
+    if where == "emulated":
+        engine = HostEngine()
+        return HostExecutable(planned.plan, planned.optimised, engine, kernels=Counted(engine))
+    from graphir.backends.cupy.engine import CupyEngine
+    from graphir.backends.cupy.executable import CupyExecutable
+
+    return CupyExecutable(planned.plan, planned.optimised, kernels=Counted(CupyEngine()))
+
+
+def launched(executable: CompiledExecutable) -> tuple[int, list[Any]]:
+    """How many calls of a program are launches, and the other calls."""
+    calls = [call for segment in executable.programs[0].segments for call in segment.calls[0]]
+    others = [call for call in calls if type(call[0]).__name__ != Function.__name__]
+    return len(calls) - len(others), others
+
+
+def to_numpy(array: Any) -> Any:
+    """A result, on the host."""
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+@pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where kernels run."""
+    if request.param == "emulated" and emulator.MISSING:
+        pytest.skip(emulator.MISSING)
+    if request.param == "cupy":
+        _require_gpu()
+    return str(request.param)
+
+
+def _require_gpu() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"no GPU: {error}")
+    if not count:
+        pytest.skip("no GPU")

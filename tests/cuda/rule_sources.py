@@ -1,0 +1,32 @@
+"""The texts of the kernels that are written by hand: of the CuPy backend's rules, and of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from graphir.backends.cupy.attention import choose_tiles
+from graphir.backends.cupy.attention import source as attention_source
+from graphir.backends.cupy.rules.shared import source
+
+_FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+#: Attention's kernels, with how many operands each holds of its rows and of its columns.
+_ATTENTION = {"attention.cu": (1, 2), "attention_queries.cu": (2, 2), "attention_keys.cu": (2, 2)}
+
+
+def rule_sources() -> Iterator[tuple[str, str]]:
+    """Each text by what it is."""
+    for value, itemsize in _FLOATS.items():
+        total = "float64" if value == "float64" else "float32"
+        for ids in ("int32", "int64"):
+            yield f"lookup {value} {ids}", source("lookup.cu", Value=value, Id=ids)
+            yield f"dLookup {value} {ids}", source("lookup_gradient.cu", Value=value, Sum=total, Id=ids)
+        yield f"sum {value}", source("reduce.cu", Value=value, Sum=total)
+        yield f"ARG {value}", source("argmax.cu", Value=value, Sum=total, Id="int64")
+        for file, held in _ATTENTION.items():
+            for width, mask, causal, dropout in ((16, 0, True, True), (64, 1, True, True), (128, 2, False, False)):
+                tiles = choose_tiles(itemsize, width, *held)
+                if tiles is not None:
+                    types = {"Value": value, "Result": total, "Sum": total, "Id": "int64"}
+                    numbers = {"WIDTH": width, "WARPS": tiles[0], "WIDE": tiles[1]}
+                    switches = {"MASK": mask, "CAUSAL": causal, "DROPOUT": dropout}
+                    yield f"{file} {value} {width}", attention_source(file, **types, **numbers, **switches)

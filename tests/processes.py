@@ -1,0 +1,66 @@
+"""Processes that are told by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT that they belong together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.free_port import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What launchers set, which no test inherits.
+_LAUNCHERS = ("PMI_", "OMPI_", "MPI_LOCAL", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """That of a rank, with one thread of BLAS: there are more ranks than cores."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
+    told = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **own, **{name: str(value) for name, value in told.items()}}
+
+
+class Outcome:
+    """What became of the processes: exit codes and stderr by rank, stdout of all, and seconds until the last ended."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]], timeout: float) -> None:
+        start = time.monotonic()
+        end = start + timeout
+        try:
+            told = [each.communicate(timeout=max(0.1, end - time.monotonic())) for each in processes]
+        finally:
+            for each in processes:
+                each.kill()
+                each.communicate()
+        self.seconds = time.monotonic() - start
+        self.codes = [each.returncode for each in processes]
+        self.stdout = "".join(out for out, _ in told)
+        self.stderr = [err for _, err in told]
+
+
+def launch(
+    size: int,
+    *arguments: object,
+    timeout: float = 60.0,
+    missing: frozenset[int] = frozenset(),
+    more: Mapping[int, Mapping[str, str]] | None = None,
+) -> Outcome:
+    """`python arguments…` on every rank but those that are missing; `more` variables for some."""
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env={**environment(rank, size, port), **(more or {}).get(rank, {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(size)
+        if rank not in missing
+    ]
+    return Outcome(processes, timeout)

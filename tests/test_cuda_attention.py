@@ -1,0 +1,281 @@
+"""Attention's core in one kernel: the real sources, emulated, against float64 and against the interpreter.
+
+On a GPU 16-bit factors go to the tensor cores; here one instruction of theirs is carried out by all lanes of a warp as
+its definition has it, so that which lane holds what is tested, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import graphir as gi
+from graphir.backends.compiled.emission import Array
+from graphir.backends.cupy.attention import AttentionKernels, AttentionRun, choose_tiles, source
+from graphir.backends.cupy.kernels import CudaKernels
+from graphir.ir.graph import Graph
+from graphir.operators.dropout import keep_mask
+from graphir.passes import autodiff, mixed_precision
+from tests.cuda import emulator
+from tests.cuda.harness import HostArray, HostEngine, HostExecutable
+
+pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
+
+DTYPES = {"double": np.float64, "float": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+# -- whole graphs -----------------------------------------------------------------------------------------
+
+
+class Engine(HostEngine):
+    tf32 = False
+
+
+class Counted(AttentionKernels):
+    """Counts the attention that is written, and that is refused."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine, CudaKernels(engine))
+        self.written = self.refused = 0
+
+    def write(self, call: Any, run: Any, *others: Any) -> bool:
+        done = super().write(call, run, *others)
+        if isinstance(run, AttentionRun):
+            self.written += done
+            self.refused += not done
+        return done
+
+
+SIZES = {"B": 2, "S": 20, "D": 24, "N_H": 2, "D_ff": 32, "V": 11}
+
+
+def _step(options: Mapping[str, Any], precision: str = "float32") -> Graph:
+    return autodiff(mixed_precision(gi.models.transformer(1, decode=None, **options), precision))
+
+
+def _arguments(graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    rng, shape = np.random.default_rng(0), (sizes["B"], sizes["S"])
+    given = {"T": rng.integers(0, sizes["V"], shape), "Y": rng.integers(0, sizes["V"], shape), "seed": 5, "step": 3}
+    names = {value.name: value for value in graph.arguments}
+    if "keep" in names:
+        square = names["keep"].shape[0] == names["keep"].shape[1]
+        keep = np.ones((sizes["S"],) * 2 if square else shape, bool)
+        keep[1:, -5:] = False
+        given["keep"] = keep
+    return gi.initialize(graph, sizes, seed=1), given
+
+
+def _compile(graph: Graph, sizes: Mapping[str, int], level: str, engine: Engine) -> tuple[HostExecutable, Counted]:
+    planned, kernels = gi.compile(graph, sizes, recompute=level), Counted(engine)
+    return HostExecutable(planned.plan, planned.optimised, engine, kernels=kernels), kernels
+
+
+def _worst(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
+    """The largest difference of any result, as a share of its largest element."""
+    pairs = [(np.asarray(made[name], np.float64), np.asarray(array, np.float64)) for name, array in wanted.items()]
+    return max(float(abs(one - other).max() / max(abs(other).max(), 1e-6)) for one, other in pairs)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "causal, dropout": {"dropout": 0.2},
+    "bidirectional": {"causal": False},
+    "padding, dropout": {"dropout": 0.1, "mask": "padding"},
+    "a given mask": {"causal": False, "mask": "given"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_of_the_transformer(variant: str) -> None:
+    graph = _step({"dtype": "float64", **VARIANTS[variant]})
+    arguments = _arguments(graph, SIZES)
+    executable, kernels = _compile(graph, SIZES, "attention", Engine())
+    made = executable(*arguments)
+    assert (kernels.written, kernels.refused) == (2, 0)
+    assert _worst(made, gi.compile(graph, SIZES, backend="reference")(*arguments)) < 1e-12
+
+
+def test_queries_in_tiles() -> None:
+    """The keys behind a tile's last query are left out, and gradients of keys and values are sums over tiles."""
+    sizes = {**SIZES, "S": 150}
+    graph = _step({"dropout": 0.1})
+    arguments = _arguments(graph, sizes)
+    executable, kernels = _compile(graph, sizes, "attention", Engine())
+    made = executable(*arguments)
+    assert kernels.written > 2
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
+
+
+def test_narrow_operands_are_rounded_where_the_graph_rounds_them() -> None:
+    sizes = {**SIZES, "D": 32}
+    graph = _step({"dropout": 0.1}, "bfloat16")
+    arguments = _arguments(graph, sizes)
+    executable, kernels = _compile(graph, sizes, "attention", Engine())
+    made = executable(*arguments)
+    assert (kernels.written, kernels.refused) == (2, 0)
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 2e-2
+
+
+def test_no_scores_are_in_memory() -> None:
+    """S × S is in no buffer: neither in the arena, nor in scratch."""
+    sizes = {**SIZES, "S": 100}
+    graph = _step({"dropout": 0.1})
+    executable, kernels = _compile(graph, sizes, "attention", Engine())
+    executable(*_arguments(graph, sizes))
+    assert kernels.refused == 0
+    for program in executable.programs:
+        arrays = [each for s in program.segments for _, arguments in s.calls[0] for each in _flat(arguments)]
+        assert arrays
+        assert all(each.shape[-2:] != (100, 100) for each in arrays)
+
+
+def _flat(arguments: Any) -> list[Array]:
+    if isinstance(arguments, tuple):
+        return [each for one in arguments for each in _flat(one)]
+    return [arguments] if isinstance(arguments, np.ndarray) else []
+
+
+@pytest.mark.parametrize("level", ["masks", "full"])
+def test_scores_that_others_read_are_left_to_products(level: str) -> None:
+    """P held for the backward pass has to be made; at level full, it is made once for both passes."""
+    graph = _step({"dropout": 0.1})
+    arguments = _arguments(graph, SIZES)
+    executable, kernels = _compile(graph, SIZES, level, Engine())
+    made = executable(*arguments)
+    assert kernels.written == (1 if level == "full" else 0)
+    assert _worst(made, gi.compile(graph, SIZES, backend="reference")(*arguments)) < 1e-4
+
+
+@pytest.mark.parametrize("why", ["tf32", "width"])
+def test_what_the_kernels_are_not_for_is_left_to_products(why: str) -> None:
+    engine, sizes = Engine(), dict(SIZES)
+    if why == "tf32":
+        engine.tf32 = True
+    else:
+        sizes |= {"D": 272, "S": 6}
+    graph = _step({})
+    arguments = _arguments(graph, sizes)
+    executable, kernels = _compile(graph, sizes, "attention", engine)
+    made = executable(*arguments)
+    assert (kernels.written, kernels.refused) == (0, 2)
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
+
+
+# -- kernels ----------------------------------------------------------------------------------------------
+
+
+class Problem:
+    """Attention on views [B, N_H, S, D_h] of rows [B, S, D], what it is to give, and the kernels' arguments."""
+
+    def __init__(self, value: str, queries: int, keys: int, width: int, causal: bool, p: float, seed: int = 0) -> None:
+        self.value, self.causal, self.p = value, causal, p
+        self.shape = (2, 3, queries, keys)
+        self.rng, self.width = np.random.default_rng(seed), width
+        self.Q, self.K, self.V, self.dO = (self._draw(each) for each in (queries, keys, keys, queries))
+        self.sum = np.float64 if value == "double" else np.float32
+
+    def _draw(self, rows: int) -> Any:
+        return self._heads(self.rng.standard_normal((2, rows, 3 * self.width)).astype(DTYPES[self.value]))
+
+    def _heads(self, rows: NDArray[Any]) -> Any:
+        return rows.reshape(2, -1, 3, self.width).transpose(0, 2, 1, 3).view(HostArray)
+
+    def result(self, rows: int) -> Any:
+        """NaN, to be written over."""
+        return self._heads(np.full((2, rows, 3 * self.width), np.nan, self.sum))
+
+    def exact(self) -> tuple[NDArray[Any], ...]:
+        """O, dQ, dK, dV in float64."""
+        M, N = self.shape[2:]
+        Q, K, V, dO = (np.asarray(each, np.float64) for each in (self.Q, self.K, self.V, self.dO))
+        seen = np.arange(M)[:, None] >= np.arange(N) if self.causal else np.ones((M, N), bool)
+        Z = np.where(seen, Q @ K.swapaxes(-1, -2) / np.sqrt(self.width), -1e30)
+        P = np.exp(Z - Z.max(-1, keepdims=True))
+        P /= P.sum(-1, keepdims=True)
+        kept = keep_mask(np, (0, 0, 0, 0), self.shape, self.shape, 5, 3, 77, self.p) / (1 - self.p)
+        dP = kept * (dO @ V.swapaxes(-1, -2))
+        dZ = P * (dP - (P * dP).sum(-1, keepdims=True)) * seen / np.sqrt(self.width)
+        return (P * kept) @ V, dZ @ K, dZ.swapaxes(-1, -2) @ Q, (P * kept).swapaxes(-1, -2) @ dO
+
+    def launch(self, file: str, length: int, tiles: tuple[int, int], arrays: Sequence[Any], *rows: Any) -> None:
+        """Runs a kernel on `arrays`, operands and results, and rows."""
+        (B, heads, M, N), (warps, wide) = self.shape, tiles
+        sum_ = "float64" if self.sum is np.float64 else "float32"
+        named = {"double": "float64", "float": "float32"}.get(self.value, self.value)
+        types = {"Value": named, "Result": sum_, "Sum": sum_, "Id": "int64"}
+        switches = {"MASK": 0, "CAUSAL": self.causal, "DROPOUT": self.p > 0}
+        text = source(file, **types, WIDTH=-(-self.width // 16) * 16, WARPS=warps, WIDE=wide, **switches)
+        lying = [np.int64(step // each.itemsize) for each in arrays for step in each.strides]
+        sizes = (*map(np.int64, (heads, M, N)), np.int32(self.width))
+        factors = self.sum(1 / np.sqrt(self.width)), self.sum(1 / (1 - self.p))
+        seed, step = (np.full((), each, np.int64).view(HostArray) for each in (5, 3))
+        drawn = (seed, step, np.int64(77), np.uint32(round(self.p * 65536)))
+        mask = (self.Q, *map(np.int64, (0, 0, 0, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
+        kernel = emulator.RawModule(code=text).get_function("run")
+        grid = (B * heads * -(-length // (16 * warps)),)
+        kernel(grid, (32 * warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
+
+
+PROBLEMS = [
+    ("double", 50, 50, 20, True, 0.2, (1, 16)),
+    ("double", 33, 70, 16, False, 0.2, (2, 32)),
+    ("double", 1, 1, 1, True, 0.0, (1, 16)),
+    ("float", 100, 100, 33, True, 0.1, (2, 16)),
+    ("float16", 70, 70, 64, True, 0.2, (4, 32)),
+    ("bfloat16", 65, 129, 40, False, 0.0, (2, 32)),
+]
+#: The largest error: results are of the size of 1, operands rounded to so many digits.
+_ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
+    *numbers, tiles = problem
+    this = Problem(*numbers)
+    B, heads, M, N = this.shape
+    wanted, error = this.exact(), _ERRORS[this.value]
+    out, dQ, dK, dV = this.result(M), this.result(M), this.result(N), this.result(N)
+    this.launch("attention.cu", M, tiles, (this.Q, this.K, this.V, out))
+    rows = np.full((3, B * heads * M), np.nan, this.sum).view(HostArray)
+    operands, plane = (this.Q, this.K, this.V, this.dO), np.int64(B * heads * M)
+    this.launch("attention_queries.cu", M, tiles, (*operands, dQ), rows, plane)
+    this.launch("attention_keys.cu", N, tiles, (*operands, dK, dV), rows, plane)
+    for made, exact in zip((out, dQ, dK, dV), wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=error, atol=error)
+
+
+def test_a_tile_more_changes_nothing_that_is_stored() -> None:
+    """How the work is cut does not show but in rounding; results beside the last row are left as they are."""
+    this = Problem("double", 40, 40, 16, True, 0.3)
+    results = [this.result(40) for _ in range(3)]
+    for out, tiles in zip(results, ((1, 16), (2, 32), (4, 64)), strict=True):
+        this.launch("attention.cu", 40, tiles, (this.Q, this.K, this.V, out))
+        np.testing.assert_allclose(out, results[0], rtol=1e-13, atol=1e-13)
+
+
+def test_nan_is_seen() -> None:
+    this = Problem("float", 20, 20, 16, True, 0.0)
+    this.K[0, 1, 5, 3] = np.nan
+    out = this.result(20)
+    this.launch("attention.cu", 20, (1, 16), (this.Q, this.K, this.V, out))
+    rows = np.isnan(np.asarray(out)).all(axis=-1)
+    assert rows[0, 1, 5:].all()
+    assert rows.sum() == 15
+
+
+def test_tiles_fit_into_shared_memory() -> None:
+    for itemsize in (2, 4, 8):
+        for width in range(16, 129, 16):
+            for held in ((1, 2), (2, 2)):
+                found = choose_tiles(itemsize, width, *held)
+                if found is None:
+                    assert itemsize == 8
+                    assert width > 64
+                    continue
+                rows, gap = 16 * found[0], 16 // itemsize
+                held_rows = held[0] * rows + held[1] * found[1]
+                assert (held_rows * (width + gap) + rows * (found[1] + gap)) * itemsize <= 48 << 10

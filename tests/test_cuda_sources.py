@@ -1,0 +1,68 @@
+"""Every CUDA text is compiled for the GPUs that are around, by NVRTC, which needs none of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import pytest
+
+from tests.cuda.sources import all_sources
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+#: Generated kernels declare sizes by rule, of which a short one does not use all.
+_OPTIONS = (b"-std=c++17", b"-diag-suppress=177")
+
+
+def _has_nvrtc() -> bool:
+    try:
+        return importlib.util.find_spec("cuda.bindings.nvrtc") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+nvrtc = pytest.mark.skipif(not _has_nvrtc(), reason="cuda-bindings and nvidia-cuda-nvrtc are not installed")
+
+
+def compiled(text: str, architecture: str) -> str:
+    """What NVRTC says of a text; nothing if it is content."""
+    from cuda.bindings import nvrtc as library
+
+    _, program = library.nvrtcCreateProgram(text.encode(), b"kernel.cu", 0, [], [])
+    options = [f"-arch={architecture}".encode(), *_OPTIONS]
+    (done,) = library.nvrtcCompileProgram(program, len(options), options)
+    _, size = library.nvrtcGetProgramLogSize(program)
+    log = b" " * size
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(program)
+    said = log.decode().strip("\0 \n")
+    return said if said or done == library.nvrtcResult.NVRTC_SUCCESS else str(done)
+
+
+@lru_cache(maxsize=1)
+def sources() -> dict[str, str]:
+    return all_sources()
+
+
+@nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_source_compiles_without_a_warning(architecture: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        logs = pool.map(lambda text: compiled(text, architecture), sources().values())
+    said = {name: log for name, log in zip(sources(), logs, strict=True) if log}
+    assert not said, "\n\n".join(f"{name}\n{log}" for name, log in list(said.items())[:3])
+
+
+@nvrtc
+def test_what_is_wrong_is_said() -> None:
+    assert "identifier" in compiled('extern "C" __global__ void run(float* x) { x[0] = y; }', "sm_90")
+    assert "is used before its value is set" in compiled(
+        'extern "C" __global__ void run(float* x) { float y; x[0] = y; }', "sm_90"
+    )
+
+
+def test_sources_need_no_headers_that_would_have_to_be_found() -> None:
+    assert len(sources()) > 100
+    assert not [name for name, text in sources().items() if "#include" in text]

@@ -1,0 +1,59 @@
+"""The memory plan against what is really allocated, as Python tracks it."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.passes import LEVELS, autodiff, optimize, shard
+
+SIZES = {"B": 8, "S": 256, "D": 256, "N_H": 4, "D_ff": 1024, "V": 2048}
+
+
+def tracked(executable, parameters, batch):
+    """Bytes of arrays while the graph runs again: its buffers, its results, what comes and goes; arguments left out."""
+    tracemalloc.start()
+    try:
+        run = executable(parameters, batch)
+        held = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
+        del run
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        executable(parameters, batch)
+        passing = tracemalloc.get_traced_memory()[1] - before
+        return sum(trace.size for trace in held.traces) + passing
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    return autodiff(gi.models.transformer(layers=3, dropout=0.1))
+
+
+def check(graph, ranks=1, **options):
+    executable = gi.compile(graph, SIZES, **options)
+    ids = np.random.default_rng(0).integers(0, SIZES["V"], (SIZES["B"], SIZES["S"]))
+    scalars = {value.name: 1 for value in graph.arguments if value.name in ("seed", "step", "lr")}
+    plan = executable.memory
+    planned = ranks * (plan.bytes - plan.arguments)
+    assert tracked(executable, gi.initialize(graph, SIZES), {"T": ids, "Y": ids, **scalars}) == pytest.approx(
+        planned, rel=0.1
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradients_at_every_level(gradients, level):
+    check(gradients, recompute=level)
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_step_of_adamw(gradients, donate):
+    check(optimize(gradients), donate=donate)
+
+
+def test_simulated_ranks(gradients):
+    check(shard(gradients, gi.Mesh(dp=2), "data"), ranks=2)
