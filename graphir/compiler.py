@@ -86,10 +86,17 @@ def compile(
         raise ConfigError(f"kernels={kernels!r} is unknown; choose from {', '.join(KERNELS)}")
     if kernels == "numba" and backend != "numpy":
         raise ConfigError(f'kernels="numba" is for backend="numpy", not for {backend!r}, which has its own')
+    if precision in ("bfloat16", "float16"):
+        raise ConfigError(
+            f"precision={precision!r} is a property of the graph, not of how it is run: compile "
+            f"passes.mixed_precision(graph, {precision!r}), made before autodiff"
+        )
     if precision not in PRECISIONS:
         raise ConfigError(f"precision={precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     if precision == TF32 and backend != "cupy":
-        raise ConfigError(f'precision="tf32" is what tensor cores do, for backend="cupy", not for {backend!r}')
+        raise ConfigError(
+            f'precision="tf32" is what tensor cores do, for backend="cupy", not for {backend!r}; leave it out'
+        )
     if backend == "cupy":
         _check_cupy_options(kernels, threads, bucket, ranks)
     if recompute is None:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 import graphir as gi
 from graphir.backends.compiled.emission import Array
 from graphir.backends.cupy.attention import AttentionKernels, AttentionRun, choose_tiles, source
-from graphir.backends.cupy.kernels import CudaKernels
+from graphir.backends.cupy.kernels import CudaKernels, compiled
 from graphir.ir.graph import Graph
 from graphir.operators.dropout import keep_mask
 from graphir.passes import autodiff, mixed_precision
 from tests.cuda import emulator
-from tests.cuda.harness import HostArray, HostEngine, HostExecutable
+from tests.cuda.harness import HostArray, HostEngine, HostExecutable, copied
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -70,8 +70,10 @@ def _arguments(graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, Any], 
     return gi.initialize(graph, sizes, seed=1), given
 
 
-def _compile(graph: Graph, sizes: Mapping[str, int], level: str, engine: Engine) -> tuple[HostExecutable, Counted]:
-    planned, kernels = gi.compile(graph, sizes, recompute=level), Counted(engine)
+def _compile(
+    graph: Graph, sizes: Mapping[str, int], level: str, engine: Engine, make: type[Counted] = Counted
+) -> tuple[HostExecutable, Counted]:
+    planned, kernels = gi.compile(graph, sizes, recompute=level), make(engine)
     return HostExecutable(planned.plan, planned.optimised, engine, kernels=kernels), kernels
 
 
@@ -99,14 +101,31 @@ def test_steps_of_the_transformer(variant: str) -> None:
     assert _worst(made, gi.compile(graph, SIZES, backend="reference")(*arguments)) < 1e-12
 
 
-def test_queries_in_tiles() -> None:
-    """The keys behind a tile's last query are left out, and gradients of keys and values are sums over tiles."""
+class Cut(Counted):
+    """As if some of a task were left to others."""
+
+    def held(self, task: Any) -> Any:
+        return frozenset()
+
+
+@pytest.mark.parametrize("kernels", [Counted, Cut])
+def test_queries_in_tiles(kernels: type[Counted]) -> None:
+    """A task that is all attention is not cut: no gradient is a sum over tiles, and no scores are planned for.
+
+    In tiles, the keys behind a tile's last query are left out.
+    """
     sizes = {**SIZES, "S": 150}
     graph = _step({"dropout": 0.1})
     arguments = _arguments(graph, sizes)
-    executable, kernels = _compile(graph, sizes, "attention", Engine())
+    executable, kept = _compile(graph, sizes, "attention", Engine(), kernels)
     made = executable(*arguments)
-    assert kernels.written > 2
+    scores = sizes["B"] * sizes["N_H"] * sizes["S"] ** 2 * 4
+    if kernels is Counted:
+        assert kept.written == 2
+        assert executable.memory.scratch < scores / 4
+    else:
+        assert kept.written > 2
+        assert executable.memory.scratch > scores / 4
     assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
 
 
@@ -182,7 +201,7 @@ class Problem:
         return self._heads(self.rng.standard_normal((2, rows, 3 * self.width)).astype(DTYPES[self.value]))
 
     def _heads(self, rows: NDArray[Any]) -> Any:
-        return rows.reshape(2, -1, 3, self.width).transpose(0, 2, 1, 3).view(HostArray)
+        return copied(rows).reshape(2, -1, 3, self.width).transpose(0, 2, 1, 3).view(HostArray)
 
     def result(self, rows: int) -> Any:
         """NaN, to be written over."""
@@ -215,7 +234,7 @@ class Problem:
         seed, step = (np.full((), each, np.int64).view(HostArray) for each in (5, 3))
         drawn = (seed, step, np.int64(77), np.uint32(round(self.p * 65536)))
         mask = (self.Q, *map(np.int64, (0, 0, 0, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
-        kernel = emulator.RawModule(code=text).get_function("run")
+        kernel = compiled(emulator, text)
         grid = (B * heads * -(-length // (16 * warps)),)
         kernel(grid, (32 * warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
 
@@ -227,6 +246,9 @@ PROBLEMS = [
     ("float", 100, 100, 33, True, 0.1, (2, 16)),
     ("float16", 70, 70, 64, True, 0.2, (4, 32)),
     ("bfloat16", 65, 129, 40, False, 0.0, (2, 32)),
+    ("bfloat16", 33, 33, 80, True, 0.0, (1, 64)),
+    ("float", 17, 65, 96, False, 0.99, (2, 16)),
+    ("float16", 40, 257, 128, False, 0.01, (1, 32)),
 ]
 #: The largest error: results are of the size of 1, operands rounded to so many digits.
 _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}

@@ -103,6 +103,22 @@ def test_the_emulator_tells_what_a_device_would_not_survive() -> None:
         code="""
 extern "C" __global__ void stuck() { if (threadIdx.x < 3) __syncthreads(); else __syncwarp(); }
 extern "C" __global__ void takes(const float* x, long long n) {}
+extern "C" __global__ void reads(const float* x, float* y, long long k) { y[threadIdx.x] = x[k]; }
+struct alignas(16) Four { float v[4]; };
+extern "C" __global__ void packs(float* x, long long k) { *(Four*)(x + k) = Four{{1, 2, 3, 4}}; }
+extern "C" __global__ void shares(float* x, int k) {
+    __shared__ float numbers[32];
+    numbers[threadIdx.x + k] = 1;
+    __syncthreads();
+    x[threadIdx.x] = numbers[31];
+}
+extern "C" __global__ void counts(long long* n, int k) { *n = k + k; }
+extern "C" __global__ void races(float* x) {
+    __shared__ float last;
+    last = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x == 0) x[blockIdx.x] = last;
+}
 """
     )
     with pytest.raises(emulator.LaunchError, match="kernel stuck: some of its threads wait at a barrier that others"):
@@ -112,6 +128,27 @@ extern "C" __global__ void takes(const float* x, long long n) {}
         takes((1,), (1,), (x, np.int32(4)))
     with pytest.raises(emulator.LaunchError, match="kernel takes: it does not take 1 arguments"):
         takes((1,), (1,), (x,))
+    with pytest.raises(emulator.LaunchError, match="kernel takes: a grid has no blocks"):
+        takes((0,), (1,), (x, np.int64(4)))
     with pytest.raises(TypeError, match="ndarray is nothing that a kernel takes"):
         takes((1,), (1,), (np.zeros(4), np.int64(4)))
     assert takes((1,), (1,), (SimpleNamespace(data=SimpleNamespace(ptr=0)), 4)) is None
+    engine = HostEngine()
+    x, y, n = engine.empty((8,), "float32"), engine.empty((64,), "float32"), engine.empty((), "int64")
+    reads, packs = module.get_function("reads"), module.get_function("packs")
+    reads((1,), (64,), (x, y, np.int64(7)))
+    with pytest.raises(emulator.LaunchError, match="kernel reads: it reads or writes where there is no array"):
+        reads((1,), (64,), (x, y, np.int64(8)))
+    packs((1,), (1,), (x, np.int64(4)))
+    with pytest.raises(emulator.LaunchError, match="packs: it reads or writes at an address that is no multiple of"):
+        packs((1,), (1,), (x, np.int64(2)))
+    shares, counts = module.get_function("shares"), module.get_function("counts")
+    shares((1,), (8,), (x, np.int32(0)))
+    assert np.isnan(x).all(), "shared memory that nobody has written to"
+    with pytest.raises(emulator.LaunchError, match="shares: an index is beyond the end of an array in registers or sh"):
+        shares((1,), (8,), (x, np.int32(25)))
+    counts((1,), (1,), (n, np.int32((1 << 30) - 1)))
+    with pytest.raises(emulator.LaunchError, match="kernel counts: an integer grows out of its type"):
+        counts((1,), (1,), (n, np.int32(1 << 30)))
+    module.get_function("races")((64,), (32,), (y,))
+    assert len(np.unique(y)) > 1, "threads come in another order each time"

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
+from graphir.backends.cupy import kernels
 from graphir.backends.cupy.form import BLOCK_WIDTH, WARP_WIDTH, rows_form
 from graphir.backends.rows.geometry import overlap
 from graphir.backends.rows.plan import Part
@@ -199,6 +200,30 @@ def test_a_sum_over_some_of_the_rows_is_one_over_what_they_would_add(where: str)
     rng = np.random.default_rng(1)
     arrays = {name: rng.standard_normal((3, 4, 5, 33)).astype("float32") for name in "Xc"}
     _check(graph, {"M": 3, "N": 4, "K": 5, "D": 33}, arrays, where, "float32")
+
+
+@pytest.mark.parametrize("width", [100, 1024, 5000, 9001])
+@pytest.mark.parametrize("count", [2, 9, 20])
+def test_any_number_of_sums_over_rows(count: int, width: int, where: str) -> None:
+    """More than registers hold are added up in memory, or by blocks that have some of the columns only."""
+    block = gi.Builder()
+    X = block.input("X", (N, D))
+    others = [block.input(f"R{i}", (N, D)) for i in range(count)]
+    graph = block.build(*(gi.reduce_sum(gi.multiply(X, R), (0,), name=f"S{i}") for i, R in enumerate(others)))
+    rng = np.random.default_rng(width)
+    arrays = {value.name: rng.standard_normal((21, width)).astype("float32") for value in graph.arguments}
+    executable = _check(graph, {"N": 21, "D": width}, arrays, where, "float32")
+    assert (executable.kernels.written, executable.kernels.refused) == (1, 0)
+
+
+def test_what_needs_more_than_32_bits_is_counted_with_64(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same kernels as of the largest arrays, on small ones."""
+    monkeypatch.setattr(kernels, "NARROW", 0)
+    for make, names in _MADE:
+        for width in (33, 768, 9001):
+            test_rows_of_any_width_agree_with_float64(make, names, width, where)
+    test_a_sum_over_some_of_the_rows_is_one_over_what_they_would_add(where)
+    test_any_number_of_sums_over_rows(2, 9001, where)
 
 
 def _part(array: Any) -> Part:

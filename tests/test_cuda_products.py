@@ -6,6 +6,7 @@ around what belongs to a view, and held to be untouched there.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from graphir.backends.cupy import cublas
-from graphir.backends.cupy.cublas import Matrix, Shape, find_kind
+from graphir.backends.cupy.cublas import Matrix, Shape, find_kind, load_library
 from graphir.backends.cupy.matmul import Product, batched, carry_out, find_plan, plan, summed
 from graphir.errors import DeviceError
 from tests.cuda.blas import Library
+from tests.cuda.runtime import Stream
 
 _many = settings(max_examples=150, deadline=None)
 #: The largest error of one product, as a share of the sum of the sizes of what is added up.
@@ -48,14 +50,14 @@ def library() -> Iterator[Library]:
     """cuBLAS as CuPy would have loaded it, for the one device that there is, on its one stream."""
     library = Library()
     runtime = types.SimpleNamespace(getDevice=lambda: 0)
-    stream = types.SimpleNamespace(ptr=7)
+    stream = Stream()
     cuda = types.SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cublas, "load_cupy", lambda: types.SimpleNamespace(cuda=cuda, empty=_empty))
         patch.setattr(cublas, "load_library", lambda: library)
-        cublas.prepare.cache_clear()
+        cublas.forget_handles()
         yield library
-    cublas.prepare.cache_clear()
+    cublas.forget_handles()
 
 
 def _dtype(name: str) -> np.dtype[Any]:
@@ -258,3 +260,54 @@ def test_another_stream_gets_the_workspace_again(library: Library) -> None:
         handle.on(stream)
         assert library._stream == stream
         assert library._workspace
+
+
+# -- the library ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("system", "wanted"), [("posix", "libcublas.so.13"), ("nt", "cublas64_13.dll")])
+def test_cupy_is_asked_to_find_the_library(monkeypatch: pytest.MonkeyPatch, system: str, wanted: str) -> None:
+    """CuPy looks where pip installs CUDA only if the binding is asked for as an attribute of its package."""
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        if name != "cublas":
+            raise AttributeError(name)
+        found.append("CuPy")
+        return types.ModuleType(name)
+
+    def load(name: str) -> Any:
+        found.append(name)
+        return types.SimpleNamespace(**{each: types.SimpleNamespace() for each in cublas._FUNCTIONS})
+
+    libs = types.ModuleType("cupy_backends.cuda.libs")
+    libs.__getattr__ = look  # type: ignore[method-assign]
+    runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13020)
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy_backends", types.ModuleType("cupy_backends"))
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda", types.ModuleType("cupy_backends.cuda"))
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", libs)
+    monkeypatch.setattr(cublas, "load_cupy", lambda: cupy)
+    monkeypatch.setattr(cublas.os, "name", system)
+    monkeypatch.setattr(cublas.ctypes, "CDLL", load)
+    load_library.cache_clear()
+    load_library()
+    load_library.cache_clear()
+    assert found == ["CuPy", wanted]
+
+
+def test_streams_have_workspaces_of_their_own(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [Stream(), Stream()]
+    cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(getDevice=lambda: 0), get_current_stream=lambda: current[0]
+    )
+    monkeypatch.setattr(cublas, "load_cupy", lambda: types.SimpleNamespace(cuda=cuda, empty=_empty))
+    first = cublas.handle()
+    assert cublas.handle() is first
+    current.reverse()
+    second = cublas.handle()
+    assert second is not first
+    assert cublas.address(second._workspace) != cublas.address(first._workspace)
+    # One whose stream is gone serves the next.
+    current[:] = [Stream()]
+    assert cublas.handle() in (first, second)

@@ -28,6 +28,8 @@ from graphir.operators.loss import count_elements
 from graphir.operators.shape import sum_op
 from tests.cuda import emulator
 from tests.cuda.blas import Library
+from tests.cuda.harness import copied, guarded
+from tests.cuda.runtime import Stream
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -54,7 +56,7 @@ class Recorder:
         function(*arguments)
 
     def scratch(self, shape: Sequence[int], dtype: Any) -> Host:
-        return _array(np.full(shape, np.nan, dtype))
+        return _array(guarded(tuple(shape), np.dtype(dtype)))
 
     def constant(self, key: tuple[Any, ...], make: Callable[[], NDArray[Any]]) -> Host:
         return _array(make())
@@ -64,7 +66,7 @@ class Recorder:
 def library() -> Iterator[Library]:
     """cuBLAS's stand-in, of the one device that there is."""
     library = Library()
-    stream, runtime = types.SimpleNamespace(ptr=1), types.SimpleNamespace(getDevice=lambda: 0)
+    stream, runtime = Stream(), types.SimpleNamespace(getDevice=lambda: 0)
     cuda = types.SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
 
     def empty(size: int, dtype: str) -> Host:
@@ -74,9 +76,9 @@ def library() -> Iterator[Library]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cublas, "load_cupy", lambda: types.SimpleNamespace(cuda=cuda, empty=empty))
         patch.setattr(cublas, "load_library", lambda: library)
-        cublas.prepare.cache_clear()
+        cublas.forget_handles()
         yield library
-    cublas.prepare.cache_clear()
+    cublas.forget_handles()
 
 
 def _run(operator: Operator, **given: Any) -> None:
@@ -95,7 +97,7 @@ def _strided(rng: np.random.Generator, shape: Sequence[int], dtype: Any, turned:
     if turned and len(shape) > 2:
         order[0], order[1] = 1, 0
     stored = [shape[i] for i in order]
-    memory = rng.standard_normal([*stored[:-1], stored[-1] + 3]).astype(dtype)
+    memory = copied(rng.standard_normal([*stored[:-1], stored[-1] + 3]).astype(dtype))
     return _array(memory[..., : stored[-1]].transpose(np.argsort(order)))
 
 

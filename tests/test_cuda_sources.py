@@ -12,7 +12,7 @@ from tests.cuda.sources import all_sources
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 #: Generated kernels declare sizes by rule, of which a short one does not use all.
-_OPTIONS = (b"-std=c++17", b"-diag-suppress=177")
+_OPTIONS = (b"-std=c++17", b"-ftz=true", b"--device-as-default-execution-space", b"-diag-suppress=177")
 
 
 def _has_nvrtc() -> bool:

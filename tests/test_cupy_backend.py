@@ -87,7 +87,9 @@ def test_attention_in_several_tiles_of_queries(cupy: Any, level: str) -> None:
     causal = [task for task in run.prepared.tasks if task.causal is not None]
     # Where nothing is computed again, what the backward pass reads of the scores is stored whole.
     assert bool(causal) == (level != "nothing")
-    assert all(len(list(task.tiles[0])) == 4 for task in causal)
+    # What a kernel carries out without its scores is not cut.
+    assert any(task.held for task in causal) == (level not in ("nothing", "masks"))
+    assert all(len(list(task.tiles[0])) == (1 if task.held else 4) for task in causal)
     for _ in range(2):
         agree(home(run(*given)), wanted, 1e-10)
 
@@ -228,6 +230,41 @@ def test_a_call_that_the_device_does_not_capture_is_left_out_of_the_graph(cupy: 
     assert (recording.graphs, recording.captured, len(recording.outside)) == (2, 4, 1)
     ((_, error),) = recording.refused
     assert "get waits for the device while a stream is captured" in str(error)
+
+
+def test_memory_that_is_somebody_elses_later_is_no_part_of_a_graph(cupy: Any) -> None:
+    target, source = cupy.zeros((3,), "float32"), cupy.ones((3,), "float32")
+    add = (cupy.add, (target, source, target))
+
+    def add_twice() -> None:
+        # What CuPy makes of operands that overlap a result, too: a copy that is gone when it returns.
+        cupy.add(target, source + source, target)
+
+    stream = cupy.cuda.Stream()
+    recording = Recording(cupy, stream, [add, add, (add_twice, ()), add, add])
+    with stream:
+        for _ in range(3):
+            recording.run()
+    assert target.get().tolist() == [18] * 3
+    assert (recording.graphs, recording.captured, recording.outside) == (2, 4, [(add_twice, ())])
+    ((_, error),) = recording.refused
+    assert str(error) == "12 bytes are allocated while a stream is captured"
+
+
+def test_a_graph_that_cannot_be_made_is_carried_out_call_by_call(cupy: Any) -> None:
+    target = cupy.zeros((), "float32")
+    stream = cupy.cuda.Stream()
+
+    def spoil() -> None:
+        # As a library that says nothing of what it did to the capture.
+        stream.is_broken = stream.is_capturing()
+
+    recording = Recording(cupy, stream, [(cupy.add, (target, 1, target)), (spoil, ())])
+    with stream:
+        for _ in range(3):
+            recording.run()
+    assert float(target) == 3
+    assert (recording.graphs, len(recording.outside), len(recording.refused)) == (0, 2, 2)
 
 
 def test_an_error_of_a_call_is_raised_and_the_next_run_works(cupy: Any) -> None:
@@ -381,9 +418,12 @@ def test_options_that_make_no_sense_on_a_gpu(options: dict[str, Any], message: s
     assert str(caught.value) == message
 
 
-def test_tf32_is_for_tensor_cores() -> None:
+def test_tf32_is_for_tensor_cores_and_16_bits_are_for_a_pass() -> None:
+    graph = gi.models.transformer(1, decode=None)
     with pytest.raises(ConfigError, match='precision="tf32" is what tensor cores do, for backend="cupy", not for'):
-        gi.compile(gi.models.transformer(1, decode=None), SIZES, precision="tf32")
+        gi.compile(graph, SIZES, precision="tf32")
+    with pytest.raises(ConfigError, match=r"property of the graph, .* passes.mixed_precision\(graph, 'float16'\)"):
+        gi.compile(graph, SIZES, precision="float16")
 
 
 def test_tf32_rounds_factors_alone(cupy: Any) -> None:
@@ -400,7 +440,7 @@ def test_without_a_gpu_there_is_one_sentence(cupy: Any, monkeypatch: pytest.Monk
         gi.compile(gi.models.transformer(1, decode=None), SIZES, backend="cupy")
     assert str(caught.value) == (
         'backend="cupy" needs an NVIDIA GPU and its driver, and CUDA says cudaErrorNoDevice: no CUDA-capable device is '
-        'detected; compile with backend="numpy" to run without'
+        'detected; use backend="numpy" to run without'
     )
 
 
@@ -409,6 +449,12 @@ def test_without_cupy_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         MissingDependencyError, match=r'CuPy .*: pip install "graphir\[cuda12\]" or "graphir\[cuda13\]"'
     ):
+        gi.compile(gi.models.transformer(1, decode=None), SIZES, backend="cupy")
+
+
+def test_a_cupy_that_is_too_old_is_told_apart(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy, "__version__", "13.6.0")
+    with pytest.raises(MissingDependencyError, match=r"CuPy 13\.6\.0 is older than 14: pip install \"graphir\[cuda12"):
         gi.compile(gi.models.transformer(1, decode=None), SIZES, backend="cupy")
 
 

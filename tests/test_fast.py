@@ -7,6 +7,7 @@ programs. What compiling may change, the rounding of exp and what follows, masks
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
+from graphir.backends.compiled.engine import Tiling
+from graphir.backends.numpy.engine import NumpyEngine
 from graphir.backends.numpy.fast import build, kernels
 from graphir.backends.numpy.fast.source import Source
 from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
@@ -157,6 +160,27 @@ def test_ranks_compute_their_blocks_with_kernels(case: Case, interpreted: Counte
     arguments = {**start(step_of(case), tuple(case.sizes.items())), **batch(case.sizes, 0)}
     _check(sharded_step_of(case), case.sizes, arguments)
     assert interpreted.written > 10
+
+
+@pytest.mark.parametrize("refused", ["first", "others"])
+def test_what_is_prepared_once_is_so_for_a_kernel_and_for_rules_of_other_tiles(
+    refused: str, monkeypatch: pytest.MonkeyPatch, interpreted: Counted
+) -> None:
+    """Of a mask's tiles some are a kernel's and some the rules': each hashes with keys that have been written."""
+    write, tiles = kernels.Kernels.write, itertools.count()
+    monkeypatch.setattr(
+        kernels.Kernels, "write", lambda *a: ((next(tiles) == 0) is not (refused == "first")) and write(*a)
+    )
+    monkeypatch.setattr(NumpyEngine, "tiling", Tiling(bytes=1 << 12, small=1 << 16, causal=(64, 128)))
+    monkeypatch.setattr(NumpyEngine, "empty", lambda self, shape, dtype: np.full(tuple(shape), 7, dtype))
+    block = gi.Builder()
+    X = block.input("X", gi.dims("B D"))
+    seed, step = (block.input(name, dtype="int64") for name in ("seed", "step"))
+    graph = block.build(gi.scale(gi.dropout(gi.scale(X, by=2.0), seed, step, p=0.5, key=5), by=0.5, name="Y"))
+    arrays = {"X": np.random.default_rng(0).standard_normal((64, 64)).astype("float32"), "seed": 7, "step": 2}
+    _check(graph, {"B": 64, "D": 64}, arrays, "float32")
+    assert interpreted.written
+    assert next(tiles) > 2
 
 
 # -- compiled ---------------------------------------------------------------------------------------------

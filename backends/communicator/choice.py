@@ -21,7 +21,10 @@ def communicator_for(
     if ranks not in RANKS:
         raise ConfigError(f"ranks={ranks!r} is unknown; choose from {', '.join(RANKS)}")
     if ranks == "nccl" and backend not in (None, "cupy"):
-        raise ConfigError(f"ranks='nccl' moves what is on GPUs; backend={backend!r} computes elsewhere: use 'mpi'")
+        raise ConfigError(
+            f"ranks='nccl' moves what is on GPUs; backend={backend!r} computes elsewhere: use backend='cupy', "
+            f"or ranks='mpi' under mpiexec"
+        )
     if ranks == "mpi" and backend == "cupy":
         raise ConfigError("ranks='mpi' moves NumPy's arrays; backend='cupy' keeps its own on the GPU: use ranks='nccl'")
     simulated = SimulatedCommunicator(mesh, algorithm)

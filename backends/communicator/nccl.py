@@ -18,6 +18,7 @@ stream is captured. Traffic is counted as the best algorithm sends it, a message
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class NcclCommunicator(Communicator):
 
     def __init__(self, mesh: Mesh, peers: Peers | None = None, device: int | None = None) -> None:
         self._cupy = require_device()
-        self._nccl = self._cupy.cuda.nccl
+        # No attribute of `cupy.cuda` before somebody imports it.
+        self._nccl = importlib.import_module("cupy.cuda.nccl")
         if not self._nccl.available:
             raise MissingDependencyError(
                 "ranks='nccl' needs NCCL, and CuPy finds none; pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, "

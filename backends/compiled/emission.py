@@ -60,6 +60,12 @@ class Kernels(Protocol):
     def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
 
+    def held(self, task: Task) -> frozenset[Value]:
+        """What these kernels hold in registers, a piece at a time, where they carry out all of a task.
+
+        Such a task is not cut, and these values need no memory. Empty of every other task.
+        """
+
     def write(
         self,
         call: Calls,

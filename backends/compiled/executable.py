@@ -53,7 +53,7 @@ class CompiledExecutable(Executable, ABC):
         super().__init__(reference, algorithm, source, communicator, engine.xp)
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.donate, self.bucket = optimised, donate, bucket
-        self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas)
+        self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels)
 
     @property
     def memory(self) -> MemoryPlan:

@@ -73,6 +73,8 @@ def _scratch(task: Task, homes: Homes, thread: int) -> int:
     made = {value: i for i, node in enumerate(task.nodes) for value in node.outputs}
     last: dict[Value, int] = {}
     for value, first in homes.rep.items():
+        if first in task.held:
+            continue
         if value in homes.last and first not in homes.outer and first not in homes.inverse:
             last[first] = max(last.get(first, 0), homes.last[value])
     changes = [0] * (len(task.nodes) + 1)

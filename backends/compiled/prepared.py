@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from graphir.backends.compiled.causal import Beyond, find_causal
+from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
 from graphir.backends.compiled.storage import Arena, Homes, find_homes, plan_arena
@@ -19,7 +20,7 @@ from graphir.ir.value import Value
 
 
 class Prepared:
-    """An optimised graph, prepared for an engine and a number of threads.
+    """An optimised graph, prepared for an engine, with its fused kernels if it has any, and a number of threads.
 
     tasks     what is carried out, in order, with tiles for each thread
     packed    values of which only the causal half is stored, tile after tile, with their bytes
@@ -36,6 +37,7 @@ class Prepared:
         threads: int = 1,
         donate: bool = False,
         share_replicas: bool = False,
+        kernels: Kernels | None = None,
     ) -> None:
         self.graph, self.engine, self.donate = graph, engine, donate
         self.steps = plan_complete(graph, sizes)
@@ -44,6 +46,8 @@ class Prepared:
         self._outside = frozenset((*graph.arguments, *graph.outputs))
         packed = self._find_causal()
         for task in self.tasks:
+            if kernels is not None:
+                task.held = kernels.held(task)
             choose_tiles(task, threads, engine.tiling)
         self.packed = self._packed_sizes(packed)
         self.shared = self._find_shared() if share_replicas else {}

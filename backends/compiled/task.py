@@ -93,6 +93,7 @@ class Task:
     causal    (q, k) where nothing is to be computed for k > q
     tiles     for each thread its tiles, in order; a thread without work has none
     private   sums of which each thread makes a term, to be added up when all are done
+    held      values that have no memory, as kernels that carry out the whole task hold them in pieces
     """
 
     node: Node
@@ -106,6 +107,7 @@ class Task:
     causal: tuple[Factor, Factor] | None = None
     tiles: list[Tiles] = field(default_factory=list)
     private: frozenset[Value] = frozenset()
+    held: frozenset[Value] = frozenset()
 
     @cached_property
     def product(self) -> Node | None:

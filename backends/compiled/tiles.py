@@ -61,11 +61,11 @@ def _cut(task: Task, share: Tile, tiling: Tiling) -> Tiles:
     """A thread's share as tiles."""
     ranges = {loop: share.get(loop, (0, task.sizes[loop])) for loop in task.space.loops}
     widths = {loop: stop - start for loop, (start, stop) in ranges.items()}
-    if task.causal is not None:
+    if task.causal is not None and not task.held:
         least, most = tiling.causal
         q = task.causal[0]
         widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
-    if task.product is None:
+    if task.product is None and not task.held:
         _shrink(task, widths, tiling)
     pieces = tuple(Pieces(loop, *ranges[loop], widths[loop]) for loop in task.space.loops)
     return Tiles(pieces, task.causal, 0 if task.causal is None else task.sizes[task.causal[1]])

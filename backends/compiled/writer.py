@@ -66,7 +66,11 @@ class Writer:
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
         self._signatures: dict[Node, Signature] = {}
         self._visited: set[tuple[Any, ...]] = set()
-        self._kept: dict[tuple[Node, int], Array] = {}
+        #: Who is being written: a node, by itself or as the first of a run that one call computes.
+        self._way: tuple[Node, bool] | None = None
+        #: The tile at which each of these came first: what it needs once is written there.
+        self._began: dict[tuple[Node, bool] | None, int] = {}
+        self._kept: dict[tuple[tuple[Node, bool] | None, int], Array] = {}
         self._packed_at: dict[Value, int] = {}
         self._own: list[tuple[int, int, int]] = []
         #: Nodes that one fused kernel computes, by the position of the first.
@@ -97,7 +101,7 @@ class Writer:
     def _write_run(self, run: Run) -> bool:
         """Writes the nodes of a run as one call; False if this tile is to be written node by node."""
         assert self.rank.kernels is not None
-        self.node, self._own, self._asked = run.nodes[0], [], 0
+        self.node, self._way, self._own, self._asked = run.nodes[0], (run.nodes[0], True), [], 0
         visited, additions = set(self._visited), list[tuple[Function, Array, Array]]()
         arrays = {value: self._get(value) for value in run.inputs}
         for value in run.outputs:
@@ -116,7 +120,7 @@ class Writer:
         return done
 
     def _write_node(self, node: Node) -> None:
-        self.node, self._own, self._asked = node, [], 0
+        self.node, self._way, self._own, self._asked = node, (node, False), [], 0
         rule_of_node = node.inference.rule
         operands = [self._get(value) for value in node.inputs]
         outputs: list[Array | None] = []
@@ -339,8 +343,8 @@ class Writer:
         self.nodes.append(self.node)
 
     def once(self, function: Function, *arguments: Any) -> None:
-        """Records a call that is needed before the first tile only."""
-        if self._number == 0:
+        """Records a call that is needed before the first tile only that is written in this way."""
+        if self._began.setdefault(self._way, self._number) == self._number:
             self(function, *arguments)
 
     def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
@@ -351,7 +355,7 @@ class Writer:
 
     def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """A buffer for the node on all tiles."""
-        key = (self.node, self._asked)
+        key = (self._way, self._asked)
         self._asked += 1
         if key not in self._kept:
             self._kept[key] = self.engine.empty(shape, dtype)

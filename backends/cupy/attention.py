@@ -32,6 +32,7 @@ from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.rows.runs import Run
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator, Place
+from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
 from graphir.operators.cast import cast
@@ -69,7 +70,28 @@ class AttentionKernels:
 
     def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
-        return {**self.others.runs(task, homes), **find_attention(task, homes)}
+        return {**self.others.runs(task, homes), **find_attention(task)}
+
+    def held(self, task: Task) -> frozenset[Value]:
+        """The scores, and what else is between a core's results and operands, of a task that is nothing but a core."""
+        work = {node for node in task.nodes if not node.operator.view}
+        for run in find_attention(task).values():
+            if work == set(run.nodes) and self.fits(run):
+                return _inner(run)
+        return frozenset()
+
+    def fits(self, run: AttentionRun) -> bool:
+        """Whether the kernels are for operands of these dtypes and this width."""
+        operands = {run.roles[name].dtype for name in ("Q", "K_T", "V", "dO") if name in run.roles}
+        results = {value.dtype for value in run.outputs}
+        if len(operands) > 1 or len(results) > 1 or not operands | results <= set(_FLOATS):
+            return False
+        if self.engine.tf32 and "float32" in operands:
+            return False
+        width, itemsize = run.task.shapes[run.roles["Q"]][-1], DTYPES[operands.pop()]
+        # The gradient's kernels hold the most.
+        tiles = choose_tiles(itemsize, _padded(width), 1 if "O" in run.roles else 2, 2)
+        return width <= _WIDEST and tiles is not None
 
     def write(
         self,
@@ -83,13 +105,13 @@ class AttentionKernels:
         """As `Kernels.write`."""
         if not isinstance(run, AttentionRun):
             return self.others.write(call, run, arrays, sizes, place, keywords)
-        return _Writing(self.engine, call, run, arrays, place, keywords).write()
+        return self.fits(run) and _Writing(self.engine, call, run, arrays, place, keywords).write()
 
 
 # -- finding ----------------------------------------------------------------------------------------------
 
 
-def find_attention(task: Task, homes: Homes) -> dict[int, AttentionRun]:
+def find_attention(task: Task) -> dict[int, AttentionRun]:
     """Attention's core and its gradient among a task's nodes, by the position of the first."""
     work = [(position, node) for position, node in enumerate(task.nodes) if not node.operator.view]
     found: dict[int, AttentionRun] = {}
@@ -99,16 +121,25 @@ def find_attention(task: Task, homes: Homes) -> dict[int, AttentionRun]:
                 run = _Match(task, work[index:]).run()
             except _MismatchError:
                 continue
-            if _is_closed(run, homes):
+            if _is_closed(run):
                 found[position] = run
     return found
 
 
-def _is_closed(run: AttentionRun, homes: Homes) -> bool:
-    """Whether nobody outside reads what the run does not leave."""
-    inner = {value for node in run.nodes for value in node.outputs} - set(run.outputs)
-    leaving = inner & (set(run.task.leaving) | homes.inverse.keys())
-    return not leaving and all(homes.last.get(value, -1) < run.stop for value in inner)
+def _inner(run: AttentionRun) -> frozenset[Value]:
+    """What the run makes and does not leave."""
+    return frozenset(value for node in run.nodes for value in node.outputs) - set(run.outputs)
+
+
+def _is_closed(run: AttentionRun) -> bool:
+    """Whether nobody outside reads what the run does not leave, or a view of it."""
+    inner, mine = set(_inner(run)), set(run.nodes)
+    for node in run.task.nodes:
+        if node.operator.view and node.inputs[0] in inner:
+            inner.add(node.outputs[0])
+        elif node not in mine and not inner.isdisjoint(node.inputs):
+            return False
+    return inner.isdisjoint(run.task.leaving)
 
 
 class _MismatchError(Exception):
@@ -218,6 +249,11 @@ def source(file: str, **options: Any) -> str:
     return "\n".join([*parts, (folder / file).read_text(encoding="utf-8")])
 
 
+def _padded(width: int) -> int:
+    """The width of a head in shared memory."""
+    return -(-width // 16) * 16
+
+
 def choose_tiles(itemsize: int, width: int, tall: int, wide: int) -> tuple[int, int] | None:
     """Warps and columns of scores for a kernel that holds so many operands of its rows and of its columns."""
     gap = 16 // itemsize
@@ -253,21 +289,21 @@ class _Writing:
         self.sum = np.dtype(run.dtype).type
 
     def write(self) -> bool:
-        """Records the launches; False where the kernels are not for such arrays."""
+        """Records the launches; False where there is nothing to launch."""
         operands = [self.arrays[name] for name in ("Q", "K", "V", "dO") if name in self.arrays]
         results = [self.arrays[name] for name in ("O", "dQ", "dK", "dV") if name in self.arrays]
-        kinds, made = {each.dtype.name for each in operands}, {each.dtype.name for each in results}
-        if len(kinds) > 1 or len(made) > 1 or not kinds | made <= set(_FLOATS) or self.width > _WIDEST:
+        if not all(each.size for each in (*operands, *results)):
             return False
-        if (self.engine.tf32 and "float32" in kinds) or not all(each.size for each in (*operands, *results)):
-            return False
-        types = {"Value": kinds.pop(), "Result": made.pop(), "Sum": self.run.dtype, "Id": self._id_dtype()}
+        value, result = operands[0].dtype.name, results[0].dtype.name
+        types = {"Value": value, "Result": result, "Sum": self.run.dtype, "Id": self._id_dtype()}
         if "O" in self.arrays:
-            return self._launch("attention.cu", types, self.queries, (1, 2), operands, results)
+            self._launch("attention.cu", types, self.queries, (1, 2), operands, results)
+            return True
         rows = self.call.scratch((3, self.batch * self.heads * self.queries), self.run.dtype)
         dQ, dK, dV = results
-        first = self._launch("attention_queries.cu", types, self.queries, (2, 2), operands, [dQ], rows)
-        return first and self._launch("attention_keys.cu", types, self.keys, (2, 2), operands, [dK, dV], rows)
+        self._launch("attention_queries.cu", types, self.queries, (2, 2), operands, [dQ], rows)
+        self._launch("attention_keys.cu", types, self.keys, (2, 2), operands, [dK, dV], rows)
+        return True
 
     def _launch(
         self,
@@ -278,11 +314,10 @@ class _Writing:
         operands: Sequence[Array],
         results: Sequence[Array],
         rows: Array | None = None,
-    ) -> bool:
-        width = -(-self.width // 16) * 16
+    ) -> None:
+        width = _padded(self.width)
         tiles = choose_tiles(operands[0].itemsize, width, *held)
-        if tiles is None:
-            return False
+        assert tiles is not None
         warps, wide = tiles
         attributes = self.keywords[self.run.masked]
         switches = {"MASK": _mask_kind(attributes["mask"]), "CAUSAL": attributes["causal"], "DROPOUT": self._rate > 0}
@@ -294,7 +329,6 @@ class _Writing:
         blocks = self.batch * self.heads * -(-length // (16 * warps))
         arguments = (*operands, *results, *shared, *sizes, *factors, *lying, *self._mask())
         self.call(compiled(self.engine.xp, text), (blocks,), (32 * warps,), arguments)
-        return True
 
     @property
     def _rate(self) -> float:

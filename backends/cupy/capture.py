@@ -3,7 +3,8 @@
 A *piece* is what a list of calls is cut into: a graph of as many as can be captured, or one that cannot be. Capturing
 records what calls ask of the device, with the very addresses, and carries nothing out. What a reference kernel asks
 depends on numbers that it reads back, and on memory that it allocates: it cannot be captured, nor what is declared so
-by `not_captured`.
+by `not_captured`. CUDA itself lets CuPy allocate in a capture; but a graph would go on writing to such memory when it
+has long been given to somebody else, and so a call that tries is left out.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ class Recording:
         done = 0
         self._stream.begin_capture()
         try:
-            for function, arguments in calls:
-                function(*arguments)
-                done += 1
+            with self._cupy.cuda.using_allocator(_refuse):
+                for function, arguments in calls:
+                    function(*arguments)
+                    done += 1
         except Exception as error:
             self._abandon()
             self.refused.append((calls[done], error))
@@ -80,7 +82,13 @@ class Recording:
             self._leave_out(calls[done : done + 1])
             self._add(calls[done + 1 :])
             return
-        graph = self._stream.end_capture()
+        try:
+            graph = self._stream.end_capture()
+        except self._cupy.cuda.runtime.CUDARuntimeError as error:
+            # Of which call is not said, nor is it worth looking for: all of them work one by one.
+            self.refused += [(call, error) for call in calls]
+            self._leave_out(calls)
+            return
         self._pieces.append(graph.launch)
         self.graphs += 1
         self.captured += len(calls)
@@ -94,6 +102,11 @@ class Recording:
         if calls:
             self.outside += calls
             self._pieces.append(lambda: _carry_out(calls))
+
+
+def _refuse(size: int) -> Any:
+    """CuPy's allocator while calls are captured."""
+    raise MemoryError(f"{size} bytes are allocated while a stream is captured")
 
 
 def _can_be_captured(call: Call) -> bool:

@@ -1,7 +1,7 @@
 """cuBLAS by its C interface: C [m, n] = α op(A) [m, k] • op(B) [k, n] + β C, each matrix column by column.
 
 Element (i, j) of a matrix lies at i + j · ld, in elements; op is the matrix itself or its transpose. CuPy's own binding
-refuses every call while a stream is captured (`setStream` raises NotImplementedError, in CuPy 12 to 14), and captured
+refuses every call while a stream is captured (`setStream` raises NotImplementedError, up to CuPy 14), and captured
 is what a step's products have to be. So the library that CuPy has loaded is called directly. cuBLAS itself can be
 captured: what it is given on the host, α and β, is copied at the call, and its workspace is one that it is given once.
 """
@@ -9,9 +9,11 @@ captured: what it is given on the host, α and β, is copied at the call, and it
 from __future__ import annotations
 
 import ctypes
-import importlib
+import os
+import weakref
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from graphir.backends.compiled.emission import Array
@@ -93,7 +95,7 @@ def address(array: Any) -> int:
 
 
 class Handle:
-    """cuBLAS on one device, by a handle with a workspace of its own; one stream at a time uses it.
+    """cuBLAS on one device, by a handle with a workspace of its own, for one stream at a time.
 
     Errors: DeviceError with cuBLAS's own words, and what it was asked for.
     """
@@ -107,7 +109,7 @@ class Handle:
         self._check(library.cublasSetMathMode(self._handle, _MATH), "set how sums are formed")
 
     def on(self, stream: int) -> Handle:
-        """The handle, whose calls go to `stream` from now on."""
+        """The handle, whose calls go to `stream`, given by its address, from now on."""
         if stream != self._stream:
             # Another stream takes the workspace away.
             self._check(self._library.cublasSetStream_v2(self._handle, stream), "change to another stream")
@@ -143,26 +145,40 @@ class Handle:
             raise DeviceError(f"cuBLAS could not {tried}: {name.decode()}")
 
 
+#: Of each device the handle of each stream that there is, and those whose streams are gone. Streams that shared a
+#: workspace would spoil each other's sums, and graphs write to the workspace that they were captured with.
+_HANDLES: dict[int, MutableMapping[Any, Handle]] = {}
+_IDLE: dict[int, list[Handle]] = {}
+
+
 def handle() -> Handle:
-    """The handle of the current device, on CuPy's current stream; see `prepare`."""
+    """The handle of CuPy's current stream, made when it is first asked for: never while the stream is captured."""
     cupy = load_cupy()
-    return prepare(cupy.cuda.runtime.getDevice()).on(cupy.cuda.get_current_stream().ptr)
+    device, stream = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream()
+    handles = _HANDLES.setdefault(device, weakref.WeakKeyDictionary())
+    if stream not in handles:
+        idle = _IDLE.setdefault(device, [])
+        handles[stream] = idle.pop() if idle else Handle(load_library(), cupy.empty(_WORKSPACE, "uint8"))
+        weakref.finalize(stream, idle.append, handles[stream]).atexit = False
+    return handles[stream].on(stream.ptr)
 
 
-@cache
-def prepare(device: int) -> Handle:
-    """The handle of `device`, the current one, made when it is first asked for: never while a stream is captured."""
-    return Handle(load_library(), load_cupy().empty(_WORKSPACE, "uint8"))
+def forget_handles() -> None:
+    """Makes all handles anew when they are next asked for."""
+    _HANDLES.clear()
+    _IDLE.clear()
 
 
 @lru_cache(maxsize=1)
 def load_library() -> Any:
     """The library that CuPy has loaded. Errors: MissingDependencyError where there is none."""
     version = load_cupy().cuda.runtime.runtimeGetVersion() // 1000
+    name = f"cublas64_{version}.dll" if os.name == "nt" else f"libcublas.so.{version}"
     try:
-        # CuPy knows where it may lie; once it is loaded, its name alone finds it.
-        importlib.import_module("cupy_backends.cuda.libs.cublas")
-        library = ctypes.CDLL(f"libcublas.so.{version}")
+        # Asked for as an attribute, CuPy looks wherever it may lie; once it is loaded, its name alone finds it.
+        from cupy_backends.cuda.libs import cublas  # noqa: F401
+
+        library = ctypes.CDLL(name)
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"products on the GPU need cuBLAS {version}, which CuPy does not find ({str(error).splitlines()[0]}): "

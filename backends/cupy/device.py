@@ -11,19 +11,26 @@ from typing import Any
 
 from graphir.errors import DeviceError, MissingDependencyError
 
+#: The first CuPy that looks for cuBLAS where pip installs it, and that knows bfloat16.
+_OLDEST = 14
 _INSTALL = (
     'pip install "graphir[cuda12]" or "graphir[cuda13]", whichever CUDA the driver has, or compile with backend="numpy"'
 )
 
 
 def load_cupy() -> Any:
-    """The module `cupy`. Errors: MissingDependencyError, with what to install, where there is none."""
+    """The module `cupy`. Errors: MissingDependencyError, with what to install, where there is none, or one too old."""
     try:
-        return importlib.import_module("cupy")
+        cupy = importlib.import_module("cupy")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         why = "is not installed" if missing else f"cannot be loaded ({str(error).strip().splitlines()[0]})"
         raise MissingDependencyError(f'backend="cupy" was asked for, and CuPy {why}: {_INSTALL}') from None
+    if int(cupy.__version__.partition(".")[0]) < _OLDEST:
+        raise MissingDependencyError(
+            f'backend="cupy" was asked for, and CuPy {cupy.__version__} is older than {_OLDEST}: {_INSTALL}'
+        )
+    return cupy
 
 
 def require_device() -> Any:
@@ -43,7 +50,7 @@ def require_device() -> Any:
 
 
 def _no_device(why: str) -> str:
-    return f'backend="cupy" needs an NVIDIA GPU and its driver, and {why}; compile with backend="numpy" to run without'
+    return f'backend="cupy" needs an NVIDIA GPU and its driver, and {why}; use backend="numpy" to run without'
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from graphir.backends.cupy.device import require_device
 
 rules = Rules()
 
-# A whole task keeps a GPU busy. Attention alone is cut, so that no more of its scores [B, N_H, S, S] is there at a
-# time than this, and so that the keys behind the last query of a tile are left out.
+# A whole task keeps a GPU busy. Attention alone is cut, where no kernel carries it out without its scores
+# [B, N_H, S, S]: so that no more of them is there at a time than this, and so that the keys behind the last query of a
+# tile are left out.
 _TILING = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
 
 

@@ -3,6 +3,7 @@
     elements   no sum over a row or rows: threads go through all elements, `vector` at a time, rows and columns alike
     rows       a team works on a row at a time: a warp, or the whole block; thread t has the columns t, t + team, …,
                each standing for `vector` that lie side by side
+    slabs      rows, of which a block has some columns only: sums over rows whose columns know nothing of each other
 
 Where a row takes few `steps` of a team, loops over it are unrolled, and what is kept from one to the next stays in
 registers; else, of the longest rows, it is kept in a buffer of global memory that each block has.
@@ -22,6 +23,8 @@ WARP_WIDTH = 1024
 BLOCK_WIDTH = 8192
 #: So many numbers a thread may keep in registers, beside those that it computes with.
 REGISTERS = 128
+#: So many columns a thread has of a slab: enough loads at a time.
+SLAB = 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Form:
     steps    of a team's loop over a row, if it is unrolled; 0 if it is not
     wide     whether elements are counted with 64 bits
     pairs    for each mask, whether its elements are drawn in packs
+    slabs    whether a block has a slab of the columns, by its second number
     """
 
     team: int
@@ -50,6 +54,7 @@ class Form:
     steps: int
     wide: bool
     pairs: tuple[bool, ...]
+    slabs: bool = False
 
     @property
     def teams(self) -> int:
@@ -69,7 +74,8 @@ def elements_form(vector: int, wide: bool, pairs: Sequence[bool]) -> Form:
 
 def rows_form(width: int, vector: int, wide: bool, pairs: Sequence[bool], unrolled: bool = True) -> Form:
     """The form for rows of a width."""
-    if width <= WARP_WIDTH:
+    if width <= WARP_WIDTH and unrolled:
+        # Not where terms are added up in memory: a block has one row of them, and no two teams may add to it.
         team, block = 32, 256
     elif width <= BLOCK_WIDTH:
         team, block = 256, 256
@@ -77,6 +83,11 @@ def rows_form(width: int, vector: int, wide: bool, pairs: Sequence[bool], unroll
         team, block = 512, 512
     steps = -(-width // (team * vector)) if unrolled and width <= BLOCK_WIDTH else 0
     return Form(team, block, vector, steps, wide, tuple(pairs))
+
+
+def slabs_form(vector: int, wide: bool, pairs: Sequence[bool]) -> Form:
+    """The form for sums over rows in which nothing is asked of a whole row."""
+    return Form(256, 256, vector, SLAB // vector, wide, tuple(pairs), slabs=True)
 
 
 def make_schedule(

@@ -19,7 +19,17 @@ from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
-from graphir.backends.cupy.form import Form, Kind, elements_form, kept_by, make_schedule, rows_form
+from graphir.backends.cupy.form import (
+    REGISTERS,
+    SLAB,
+    Form,
+    Kind,
+    elements_form,
+    kept_by,
+    make_schedule,
+    rows_form,
+    slabs_form,
+)
 from graphir.backends.cupy.source import CannotWriteError, Prologue, Source
 from graphir.backends.cupy.text import TYPES, sum_text
 from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
@@ -37,6 +47,8 @@ _FLOATS = (frozenset({"float16", "bfloat16", "float32", "float64"}),)
 #: Enough blocks to fill any device; where each leaves terms, fewer, for these are to be added up.
 _BLOCKS, _TERMS = 2048, 512
 _PACK = 16
+#: So many elements are counted with 32 bits, a grid's step behind the last included.
+NARROW = 1 << 30
 _OPTIONS = ("-std=c++17",)
 
 
@@ -77,6 +89,10 @@ class CudaKernels:
     def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node: all that snippets can, however small."""
         return find_runs(task, homes, 0, _FLOATS, numbers=True)
+
+    def held(self, task: Task) -> frozenset[Value]:
+        """None: what these kernels are for is cut into tiles beforehand."""
+        return frozenset()
 
     def write(
         self,
@@ -173,7 +189,7 @@ class _Launch:
         for position, i in enumerate(used):
             steps_of = [step[position] for _, step in loops]
             kinds[i] = Kind(kinds[i].dtype, self._packs(self.arrays[i], steps_of, last[1][position], vector))
-        wide = math.prod(sizes) >= 1 << 30
+        wide = math.prod(sizes) >= NARROW
         pairs = [self._pairs(ramp.detail, len(used), loops, last, vector) for ramp, _, _ in self.plan.row.masks]
         if not by_rows:
             form = elements_form(vector, wide, pairs)
@@ -183,6 +199,8 @@ class _Launch:
             held = len(kept_by(schedule)) + sum(store.adds and store.each for store in self.stores)
             if held * form.kept > 192:
                 form = rows_form(width, vector, wide, pairs, unrolled=False)
+            if not form.steps and self._has_slabs():
+                form = slabs_form(vector, wide, pairs)
         prologues = [self._prologue(each) for each in self.plan.row.prepared]
         key = form, tuple(kinds), tuple(prologues), len(loops), tuple(s.adds for s in self.stores)
         if key not in self.plan.kernels:
@@ -195,7 +213,7 @@ class _Launch:
             return False
         kernel, buffers, terms = self.plan.kernels[key]
         rows = math.prod(size for size, _ in loops)
-        blocks = self._blocks(form, rows, width, bool(terms))
+        blocks, *slabs = self._blocks(form, rows, width, bool(terms))
         kept = [self.call.scratch((blocks * form.teams * width,), _numpy_dtype(kind, self.dtype)) for kind in buffers]
         left = [self.call.scratch((blocks, width if store.each else 1), self.dtype) for store in terms]
         arguments = [*(self.arrays[i].array for i in used), *left, *kept, *self._prepared(), *self._numbers()]
@@ -206,7 +224,7 @@ class _Launch:
                 arguments.append(np.int64(self.ramps[position - len(used)][0]))
             arguments += [np.int64(step[position]) for _, step in loops]
             arguments.append(np.int64(last[1][position]))
-        self.call(kernel, (blocks,), (form.block,), tuple(arguments))
+        self.call(kernel, (blocks, *slabs), (form.block,), tuple(arguments))
         for store, partial in zip(terms, left, strict=True):
             target = self.arrays[store.array]
             self._add_up(partial, blocks, [len(sizes) - 1] if store.each else [], target)
@@ -228,10 +246,19 @@ class _Launch:
         *loops, last = merge_loops(sizes, steps)
         return loops or [(1, [0] * len(steps))], last
 
-    def _blocks(self, form: Form, rows: int, width: int, terms: bool) -> int:
+    def _has_slabs(self) -> bool:
+        """Whether columns know nothing of each other, and a thread can hold the terms of a slab's."""
+        alone = all(store.each for store in self.stores) and not find_expressions(self.stores, "sum", "max", "pick")
+        return alone and sum(store.adds for store in self.stores) * SLAB <= REGISTERS
+
+    def _blocks(self, form: Form, rows: int, width: int, terms: bool) -> tuple[int, ...]:
+        """The grid: blocks that share the rows, and, if there are any, slabs of the columns."""
+        if form.slabs:
+            slabs = -(-width // (form.block * form.kept))
+            return min(rows, -(-_BLOCKS // slabs)), slabs
         if form.team:
-            return min(-(-rows // form.teams), _TERMS if terms else _BLOCKS)
-        return min(-(-rows * (width // form.vector) // form.block), _BLOCKS)
+            return (min(-(-rows // form.teams), _TERMS if terms else _BLOCKS),)
+        return (min(-(-rows * (width // form.vector) // form.block), _BLOCKS),)
 
     # -- packs ----------------------------------------------------------------------------------------
 
@@ -306,7 +333,9 @@ def compiled(xp: Any, text: str) -> Callable[..., None]:
     """The kernel `run` of a module with this text, compiled once in a process."""
     key = xp.RawModule, text
     if key not in _COMPILED:
-        module: Module = xp.RawModule(code=text, options=_OPTIONS)
+        # CuPy writes it to a file in the locale's encoding, which may lack the signs that comments have.
+        plain = text.encode("ascii", "replace").decode("ascii")
+        module: Module = xp.RawModule(code=plain, options=_OPTIONS)
         _COMPILED[key] = module.get_function("run")
     return _COMPILED[key]
 

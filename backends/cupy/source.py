@@ -130,6 +130,8 @@ class Source:
             return
         yield "const int team = threadIdx.x / TEAM, lane = threadIdx.x % TEAM;"
         yield f"const Index rows = {rows};"
+        if self.form.slabs:
+            yield "const Index slab = Index(blockIdx.y) * (STEPS * TEAM * VECTOR);"
         for i, store in enumerate(self.terms):
             if not store.each:
                 yield f"T t{i} = T(0);"
@@ -175,7 +177,7 @@ class Source:
             elif self.form.steps:
                 yield "#pragma unroll"
                 yield "for (int i = 0; i < STEPS * VECTOR; ++i) {"
-                yield "    const Index k = (i / VECTOR * TEAM + lane) * VECTOR + i % VECTOR;"
+                yield f"    const Index k = {self._slab}(i / VECTOR * TEAM + lane) * VECTOR + i % VECTOR;"
                 yield f"    if (k < d) y{i}[blockIdx.x * width + k] = t{i}[i];"
                 yield "}"
 
@@ -276,8 +278,13 @@ class Source:
             return lines
         if not self.form.steps:
             return ["for (Index k0 = lane * VECTOR; k0 < d; k0 += TEAM * VECTOR) {", *indented(lines), "}"]
-        step = ["const Index k0 = (s * TEAM + lane) * VECTOR;", "if (k0 < d) {", *indented(lines), "}"]
+        step = [f"const Index k0 = {self._slab}(s * TEAM + lane) * VECTOR;", "if (k0 < d) {", *indented(lines), "}"]
         return ["#pragma unroll", "for (int s = 0; s < STEPS; ++s) {", *indented(step), "}"]
+
+    @property
+    def _slab(self) -> str:
+        """Where a block's columns begin, to be added to."""
+        return "slab + " if self.form.slabs else ""
 
     def _kept_at(self, number: int) -> str:
         return f"w{number}[s * VECTOR + j]" if self.form.steps else f"w{number}[k]"

@@ -145,8 +145,6 @@ def make_plan(
         return None
     rows = set(run.axes[:-1])
     stores = [Store(at[v], known[v], parts[v].each, not rows <= set(dims[v])) for v in run.outputs]
-    if not converts and any(each.detail != run.dtype for each in find_expressions(stores, "round")):
-        return None
     if not converts and find_expressions(stores, "round"):
         return None
     slots = {}

@@ -19,6 +19,13 @@ sums of n terms err by a multiple of √n u with probability near one (Higham an
 
 A rounding is at most u, its sample has the standard deviation u, and errors of two runs may differ in sign: SAFETY
 stands for the tail. Clean runs over all plans stay below a third of the tolerance.
+
+Narrow values. Where products read 16 bits, each value is perturbed by the u of its own dtype, and spread is counted in
+units of the coarsest. A product reads its narrow operands as they are and adds up wide, so a narrow value has been
+rounded once: its g is that of the nodes that work in its dtype, a cast or a view, and the sum's growth is the result's.
+What is wide departs from the float64 run by the roundings of what it was made from, and is allowed as much.
+float16 ends at 2⁻²⁴: below 2⁻¹⁴ a rounding is half of that, whatever the value.
+
 Kinks (ReLU at 0) and choices (ARG, TOP-k) have no derivative: where a value lies within rounding of one, a run may
 depart honestly.
 """
@@ -48,9 +55,13 @@ Arrays = dict[str, NDArray[Any]]
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 SAFETY = 4.0
 SAMPLES = 4
-#: The size of the perturbations: float32's own roundoff, so that what is quadratic in it is measured as it will be; in
-#: float64, whose own rounding is far below, that errs on the large side.
+#: Where there are narrow values: nearly all roundings that count are casts, whose g is no more than they are.
+NARROW_SAMPLES = 16
+#: The least size of the perturbations: float32's own roundoff, so that what is quadratic in it is measured as it will
+#: be; in float64, whose own rounding is far below, that errs on the large side.
 _EPSILON = 2.0**-24
+#: The largest rounding of what is next to zero, where that is not next to nothing.
+_SMALLEST = {"float16": 2.0**-25}
 
 
 def on_one_rank(graph: Graph, dtype: str | None = None) -> Graph:
@@ -103,7 +114,10 @@ def record(executable: Executable, *arguments: Mapping[str, Any]) -> Arrays:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far rounding leads a value, per unit roundoff: in the 2-norm, and for any single element."""
+    """How far rounding leads a value, per unit roundoff: in the 2-norm, and for any single element.
+
+    Where a graph has narrow values, the unit is that of the narrowest.
+    """
 
     norm: float = 0.0
     element: float = 0.0
@@ -117,24 +131,29 @@ class Reference:
              from the parallel graph on one rank for what only that has (parts of sums, pieces of a split node)
     spread   how far rounding may lead, by the same names
     origin   the single graph's name for a value, where it has one
+    narrow   the unit roundoff of what products read, where that is narrower than the rest; else 0
     """
 
     exact: Mapping[str, NDArray[Any]]
     spread: Mapping[str, Spread]
     origin: Mapping[str, str]
+    narrow: float = 0.0
 
     def tolerance(self, name: str, dtype: str) -> tuple[float, float]:
         """The largest deviation that rounding in `dtype` explains: (2-norm, any element)."""
         if dtype not in ROUNDOFF:
             return 0.0, 0.0
-        scale, spread = SAFETY * ROUNDOFF[dtype], self.spread[name]
+        scale, spread = SAFETY * max(ROUNDOFF[dtype], self.narrow), self.spread[name]
         return scale * spread.norm, scale * spread.element
 
 
 def make_reference(
-    single: Graph, parallel: Graph, sizes: Sizes, *arguments: Mapping[str, Any], samples: int = SAMPLES
+    single: Graph, parallel: Graph, sizes: Sizes, *arguments: Mapping[str, Any], samples: int | None = None
 ) -> Reference:
-    """Runs `single`, and `parallel` on one rank, in float64, the latter also perturbed; all with these arguments."""
+    """Runs `single`, and `parallel` on one rank, in float64, the latter also perturbed; all with these arguments.
+
+    `samples` says how often it is perturbed; as often as its dtypes need unless given.
+    """
     wide = [_floats_as(mapping, "float64") for mapping in arguments]
     alone = record(plan(on_one_rank(single, "float64"), sizes).executable(), *wide)
     planned = plan(on_one_rank(parallel, "float64"), sizes)
@@ -145,8 +164,13 @@ def make_reference(
         if name in alone:
             origin[value.name] = name
     exact = {name: alone[origin[name]] if name in origin else array for name, array in together.items()}
-    spread = _measure(planned, together, wide, samples)
-    return Reference(exact, spread, origin)
+    roundings = _roundings(parallel, planned)
+    coarsest = max((each.unit for each in roundings.values()), default=_EPSILON)
+    narrow = coarsest if coarsest > _EPSILON else 0.0
+    if samples is None:
+        samples = NARROW_SAMPLES if narrow else SAMPLES
+    spread = _measure(planned, together, wide, samples, roundings, coarsest)
+    return Reference(exact, spread, origin, narrow)
 
 
 def _floats_as(arguments: Mapping[str, Any], dtype: str) -> Arrays:
@@ -157,12 +181,31 @@ def _floats_as(arguments: Mapping[str, Any], dtype: str) -> Arrays:
 # -- Monte Carlo arithmetic -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Rounding:
+    """How a value is perturbed.
+
+    unit    its dtype's roundoff, or the least size of perturbations if that is more
+    growth  g
+    least   below which no rounding falls, however small the element
+    """
+
+    unit: float
+    growth: float
+    least: float
+
+    @property
+    def size(self) -> float:
+        """Of a perturbation, to the value."""
+        return self.unit * self.growth
+
+
 class _Perturbed(Executable):
     """Runs with every float result multiplied by 1 + ε g ξ."""
 
-    def __init__(self, plan: ExecutionPlan, growth: Mapping[Value, float], generator: np.random.Generator) -> None:
+    def __init__(self, plan: ExecutionPlan, roundings: Mapping[str, _Rounding], generator: np.random.Generator) -> None:
         super().__init__(plan)
-        self.growth, self.generator = growth, generator
+        self.roundings, self.generator = roundings, generator
 
     def apply(self, step: Step, operands: Sequence[Any], rank: int) -> tuple[Any, ...]:
         results = list(super().apply(step, operands, rank))
@@ -174,15 +217,25 @@ class _Perturbed(Executable):
         """`array` as another rounding might have left it."""
         if not value.type.is_float:
             return array
-        found = np.asarray(array)
-        return found * (1 + _EPSILON * self.growth[value] * self.generator.standard_normal(found.shape))
+        found, rounding = np.asarray(array), self.roundings[value.name]
+        drawn = self.generator.standard_normal(found.shape)
+        if rounding.least:
+            return found + np.maximum(np.abs(found) * rounding.size, rounding.least) * drawn
+        return found * (1 + rounding.size * drawn)
 
 
-def _measure(planned: ExecutionPlan, exact: Arrays, arguments: Sequence[Arrays], samples: int) -> dict[str, Spread]:
-    growth = _growth(planned)
+def _measure(
+    planned: ExecutionPlan,
+    exact: Arrays,
+    arguments: Sequence[Arrays],
+    samples: int,
+    roundings: Mapping[str, _Rounding],
+    unit: float,
+) -> dict[str, Spread]:
+    """The spread of each value, counted in `unit`."""
     squares, largest = dict.fromkeys(exact, 0.0), dict.fromkeys(exact, 0.0)
     for seed in range(samples):
-        run = _Perturbed(planned, growth, np.random.default_rng(seed))
+        run = _Perturbed(planned, roundings, np.random.default_rng(seed))
         given = [
             {name: run.perturb(planned.graph[name], array) for name, array in mapping.items()} for mapping in arguments
         ]
@@ -192,14 +245,15 @@ def _measure(planned: ExecutionPlan, exact: Arrays, arguments: Sequence[Arrays],
                 squares[name] += float(np.vdot(gap, gap))
                 largest[name] = max(largest[name], float(gap.max()))
     result = {}
-    for value, each in growth.items():
+    for value in planned.graph.values.values():
         array = exact[value.name]
         if not value.type.is_float or not array.size:
             result[value.name] = Spread()
             continue
+        size = roundings[value.name].size
         finite = np.where(np.isfinite(array), np.abs(array), 0)
-        norm = max((squares[value.name] / samples) ** 0.5 / _EPSILON, each * float(np.sqrt(np.vdot(finite, finite))))
-        result[value.name] = Spread(norm, max(largest[value.name] / _EPSILON, each * float(finite.max())))
+        norm = max((squares[value.name] / samples) ** 0.5, size * float(np.sqrt(np.vdot(finite, finite))))
+        result[value.name] = Spread(norm / unit, max(largest[value.name], size * float(finite.max())) / unit)
     return result
 
 
@@ -210,9 +264,22 @@ def _gap(array: NDArray[Any], exact: NDArray[Any]) -> NDArray[Any]:
         return np.where(same, 0.0, np.abs(array - exact))
 
 
-def _growth(planned: ExecutionPlan) -> dict[Value, float]:
-    """g of every value: √(n + f), n the longest sum among the nodes that make or read it."""
-    found: dict[Value, float] = dict.fromkeys(planned.graph.values.values(), 1.0)
+def _roundings(parallel: Graph, planned: ExecutionPlan) -> dict[str, _Rounding]:
+    """How each float of `parallel` is rounded, by name; `planned` is the same on one rank."""
+    dtypes = {value.name: value.dtype for value in parallel.values.values() if value.type.is_float}
+    growth = _growth(planned, {name: ROUNDOFF[dtype] for name, dtype in dtypes.items()})
+    return {
+        name: _Rounding(max(ROUNDOFF[dtype], _EPSILON), growth[name], _SMALLEST.get(dtype, 0.0))
+        for name, dtype in dtypes.items()
+    }
+
+
+def _growth(planned: ExecutionPlan, roundoff: Mapping[str, float]) -> dict[str, float]:
+    """g of every value: √(n + f), n the longest sum among the nodes that make or read it.
+
+    A node that makes what is wider than `value` has not worked in its dtype, and makes no more of its rounding.
+    """
+    found: dict[str, float] = dict.fromkeys(planned.graph.values, 1.0)
     for step in planned.steps:
         rule, factors, _ = step.node.inference
         sizes = {factor: dim.size(planned.sizes) for factor, dim in factors.items()}
@@ -224,6 +291,8 @@ def _growth(planned: ExecutionPlan) -> dict[Value, float]:
                 count *= sizes[factor]
             longest = max(longest, count)
         g = float(np.sqrt(longest + step.node.operator.flops))
+        made = min((roundoff[value.name] for value in step.node.outputs if value.name in roundoff), default=1.0)
         for value in (*step.node.inputs, *step.node.outputs):
-            found[value] = max(found[value], g)
+            if roundoff.get(value.name, 0.0) <= made:
+                found[value.name] = max(found[value.name], g)
     return found

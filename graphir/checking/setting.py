@@ -27,6 +27,7 @@ from graphir.passes import (
     Plan,
     autodiff,
     complete_plan,
+    mixed_precision,
     optimize,
     prune,
     recompute_masks,
@@ -34,6 +35,8 @@ from graphir.passes import (
 )
 
 ALL = "all"
+#: Gradients of so small a model are far above float16's least with it, and far below its largest.
+_LOSS_SCALE = 1024.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,15 @@ class Setting:
 
     A plan's name is that of a ready-made one, a sum of several, or `all`; the usual one is added for axes that it
     leaves out, but for a `Plan`, which is taken as it is.
-    `sizes` that are not given follow: small ones that every axis divides.
+    `sizes` that are not given follow: small ones that every axis divides. `precision` is what products read, as in
+    `passes.mixed_precision`; in float16 the loss is scaled.
     """
 
     layers: int = 2
     plan: str | Plan | None = None
     mesh: Mesh = Mesh(dp=2, tp=3)  # noqa: RUF009 - immutable
     dtype: str = "float32"
+    precision: str = "float32"
     optimizer: str = "adamw"
     dropout: float = 0.1
     activation: str = "gelu_tanh"
@@ -80,9 +85,14 @@ class Setting:
         """The training step on one rank: forward, backward, clipping, update."""
         names = ("dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
         model = transformer(self.layers, decode=None, **{name: getattr(self, name) for name in names})
-        if self.optimizer == "none":
-            return recompute_masks(prune(autodiff(model, loss="L")))
-        step = optimize(autodiff(model, loss="L"), Optimizer(self.optimizer, clip=1.0))
+        model = mixed_precision(model, self.precision)
+        scaling: dict[str, Any] = {}
+        if self.precision == "float16":
+            # Without an optimizer nobody moves a scale.
+            scaling = {"loss_scale": _LOSS_SCALE, "dynamic": self.optimizer != "none"}
+        step = autodiff(model, loss="L", **scaling)
+        if self.optimizer != "none":
+            step = optimize(step, Optimizer(self.optimizer, clip=1.0))
         return recompute_masks(prune(step))
 
     def parallel(self, single: Graph) -> Graph:
@@ -101,6 +111,8 @@ class Setting:
             drawn = found[value.name] + 0.1 * draw.standard_normal(found[value.name].shape)
             found[value.name] = drawn.astype(value.dtype)
         for value in single.state:
+            if not value.shape:
+                continue  # the loss scale and its count, which start where they are meant to
             shape, second = found[value.name].shape, value.local_name.endswith(".v")
             noise = 1e-2 * draw.standard_normal(shape)
             found[value.name] = (noise**2 if second else noise).astype(value.dtype)

@@ -32,7 +32,18 @@ _SIZES = {
 _AXES = {"dp": "N_DP, ranks that share the batch.", "cp": "Ranks that share the sequence.", "tp": "N_T, ranks a layer."}
 #: The mesh where no axis is named.
 _USUAL = {"dp": 2, "tp": 3}
-_MODEL = ("dtype", "activation", "positions", "tied", "qkv_bias", "final_norm", "dropout", "optimizer", "seed")
+_MODEL = (
+    "dtype",
+    "precision",
+    "activation",
+    "positions",
+    "tied",
+    "qkv_bias",
+    "final_norm",
+    "dropout",
+    "optimizer",
+    "seed",
+)
 
 
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +61,7 @@ def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ]
     choices = {
         "--dtype": (("float32", "float64"), "The floats of all tensors."),
+        "--precision": (("float32", "bfloat16", "float16"), "What products read; float32: the floats of --dtype."),
         "--activation": (("gelu", "gelu_tanh", "relu", "silu"), "GL."),
         "--positions": (("learned", "sinusoidal"), "How places are told apart."),
         "--optimizer": (("none", "sgd", "adam", "adamw"), "The update; none: forward and backward only."),

@@ -29,8 +29,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from graphir.errors import OperatorError, TypeCheckError
 from graphir.ir.assignment import infer_layouts
@@ -38,6 +37,7 @@ from graphir.ir.attributes import Attributes, Size
 from graphir.ir.declaration import check_backward, check_signatures, read_kernel
 from graphir.ir.dims import Dim, shape_text
 from graphir.ir.gradient import GradientContext, GradientRule, Lowering, Recomputation
+from graphir.ir.inference import Inference, Place
 from graphir.ir.layout import Layout
 from graphir.ir.signature import Operand, Signature, bind_factors, check_dtypes, expand, output_shape, parse_signature
 from graphir.ir.types import TensorType
@@ -67,34 +67,6 @@ Inverse: TypeAlias = Callable[[Any, tuple[int, ...], Mapping[str, Any]], Any]
 Relayout: TypeAlias = Callable[[Layout, Attributes], Layout]
 #: Attributes that any node may have: which outputs it keeps, and how factors are split that only outputs have.
 _BESIDE = frozenset({"only", "split"})
-
-
-class Inference(NamedTuple):
-    """What a type check finds: the rule that fits, each factor's dim, the types of the outputs."""
-
-    rule: Signature
-    factors: Mapping[str, Dim]
-    types: tuple[TensorType, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a kernel's blocks lie: per factor, the first global index here and the global size."""
-
-    rule: Signature
-    starts: Mapping[str, int]
-    sizes: Mapping[str, int]
-
-    def start(self, factor: str) -> int:
-        """The first global index of this rank's block along `factor`."""
-        return self.starts.get(factor, 0)
-
-    def region(self, operand: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """An operand's first global indices and its global shape."""
-        for each in (*self.rule.inputs, *self.rule.outputs):
-            if each.name == operand:
-                return tuple(self.start(f) for f in each.factors), tuple(self.sizes[f] for f in each.factors)
-        raise KeyError(operand)
 
 
 class Operator:

@@ -1,18 +1,22 @@
 // CUDA on the host: what kernels use of CUDA C++, as host C++, so that the real sources run where there is no GPU.
 //
 // A block's threads are fibers, which change places only where they wait for each other; blocks run one after the other.
-// Shared memory is static. A barrier that some thread of the block, or warp, never reaches is an error, as is a wrong
-// number of arguments.
+// Both take their turns in another order each time: what depends on who comes first, for want of a barrier, shows.
+// Shared memory is static, and NaN when a block begins. Errors are a barrier that some thread of the block, or warp, never
+// reaches; a wrong number of arguments; an address of no memory, or of none that is aligned as what is loaded there has
+// to be; an index beyond an array in registers or shared memory; and an integer that grows out of its type.
 
 #pragma once
 #define GRAPHIR_EMULATED 1
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
 
+#include <numeric>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -21,7 +25,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ static __attribute__((section("shared_memory")))
 #define __constant__ static
 #define __launch_bounds__(...)
 
@@ -53,6 +57,26 @@ static unsigned char slots[MOST][16];
 static unsigned char* dynamic_shared;
 static void (*body)(void*);
 static void* given;
+
+// What went wrong in a launch; see the errors below.
+static int fault;
+// Where all that is __shared__ lies; nowhere if nothing is.
+#define LINKER_MADE __attribute__((weak, visibility("hidden")))
+extern "C" LINKER_MADE char __start_shared_memory[], __stop_shared_memory[];
+
+static unsigned long long random_state = 1;
+
+// Below `bound`; Marsaglia's xorshift.
+static unsigned int random_below(unsigned int bound) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (unsigned int)(random_state >> 32) % bound;
+}
+
+static void shuffle(int* order, int many) {
+    for (int i = many - 1; i > 0; --i) std::swap(order[i], order[random_below(i + 1)]);
+}
 
 static void give_way() {
     if (_setjmp(fibers[now].place) == 0) _longjmp(scheduler, 1);
@@ -105,18 +129,31 @@ static bool release() {
     return any;
 }
 
-// Runs a block; false if its threads wait for each other for ever.
+const int STUCK = -1, WRONG_NUMBER = -2, TOO_LARGE = -3, OUTSIDE = -4, MISALIGNED = -5, BEYOND = -6, OVERFLOWN = -7;
+const int NO_BLOCKS = -8;
+
+// Ends the launch, from within a fiber.
+static void fail(int what) {
+    fault = what;
+    _longjmp(scheduler, 1);
+}
+
+// Runs a block. Whether its threads all came to their end.
 static bool run_block() {
+    static int order[MOST];
     count = int(blockDim.x * blockDim.y * blockDim.z);
+    if (__start_shared_memory) memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
     for (int i = 0; i < count; ++i) {
         fibers[i].state = READY;
         fibers[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     }
+    for (int i = 0; i < count; ++i) order[i] = i;
     do {
-        for (int i = 0; i < count; ++i) {
-            if (fibers[i].state == READY) resume(i);
+        shuffle(order, count);
+        for (int i = 0; i < count && !fault; ++i) {
+            if (fibers[order[i]].state == READY) resume(order[i]);
         }
-    } while (release());
+    } while (!fault && release());
     bool done = true;
     for (int i = 0; i < count; ++i) {
         if (fibers[i].state == DONE) continue;
@@ -126,7 +163,12 @@ static bool run_block() {
     return done;
 }
 
-const int STUCK = -1, WRONG_NUMBER = -2, TOO_LARGE = -3;
+// A block of the grid by its number, in an order that goes through all: multiples of what shares no divisor with them.
+static unsigned long long stride_through(unsigned long long blocks) {
+    unsigned long long step = blocks < 3 ? 1 : 1 + random_below((unsigned int)blocks - 1);
+    while (std::gcd(step, blocks) != 1) ++step;
+    return step;
+}
 
 template <class... P, size_t... I>
 void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
@@ -145,6 +187,7 @@ int launch(
         if (bytes[i] < sizes[i + 1]) return i + 1;
     }
     if (block[0] * block[1] * block[2] > unsigned(MOST)) return TOO_LARGE;
+    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return NO_BLOCKS;
     static void (*chosen)(P...);
     chosen = kernel;
     given = arguments;
@@ -152,20 +195,37 @@ int launch(
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     dynamic_shared = static_cast<unsigned char*>(aligned_alloc(128, (shared / 128 + 1) * 128));
+    fault = 0;
+    struct sigaction mine = {}, before_segv, before_bus;
+    mine.sa_handler = [](int) { fail(OUTSIDE); };
+    mine.sa_flags = SA_NODEFER;
+    sigaction(SIGSEGV, &mine, &before_segv);
+    sigaction(SIGBUS, &mine, &before_bus);
+    const unsigned long long blocks = (unsigned long long)grid[0] * grid[1] * grid[2], step = stride_through(blocks);
+    unsigned long long at = random_below((unsigned int)blocks);
     bool done = true;
-    for (unsigned int z = 0; done && z < grid[2]; ++z) {
-        for (unsigned int y = 0; done && y < grid[1]; ++y) {
-            for (unsigned int x = 0; done && x < grid[0]; ++x) {
-                blockIdx = {x, y, z};
-                done = run_block();
-            }
-        }
+    for (unsigned long long i = 0; done && i < blocks; ++i, at = (at + step) % blocks) {
+        blockIdx = {(unsigned int)(at % grid[0]), (unsigned int)(at / grid[0] % grid[1]), (unsigned int)(at / grid[0] / grid[1])};
+        memset(dynamic_shared, 0xFF, shared);
+        done = run_block();
     }
+    sigaction(SIGSEGV, &before_segv, nullptr);
+    sigaction(SIGBUS, &before_bus, nullptr);
     free(dynamic_shared);
-    return done ? 0 : STUCK;
+    return done ? 0 : fault ? fault : STUCK;
 }
 
 }  // namespace emulated
+
+// What g++'s checks call when they fail (-fsanitize=alignment,bounds,signed-integer-overflow).
+#define CHECK(name, what, ...) \
+    extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_##name(__VA_ARGS__) { emulated::fail(what); }
+CHECK(type_mismatch_v1, emulated::MISALIGNED, void*, void*)
+CHECK(out_of_bounds, emulated::BEYOND, void*, void*)
+CHECK(add_overflow, emulated::OVERFLOWN, void*, void*, void*)
+CHECK(sub_overflow, emulated::OVERFLOWN, void*, void*, void*)
+CHECK(mul_overflow, emulated::OVERFLOWN, void*, void*, void*)
+CHECK(negate_overflow, emulated::OVERFLOWN, void*, void*)
 
 // -- barriers and what warps tell each other ---------------------------------------------------------------
 

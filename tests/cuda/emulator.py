@@ -22,6 +22,8 @@ import numpy as np
 
 _HEADER = Path(__file__).with_name("emulator.hpp")
 _FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing")
+#: The header has what these checks call.
+_CHECKS = ("-fsanitize=alignment,bounds,signed-integer-overflow",)
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
 #: The reason for which tests that need it are skipped; None where it is there.
@@ -59,6 +61,8 @@ class Function:
         self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0, stream: Any = None
     ) -> None:
         """Launches; arguments are read now, and the work is done when its turn comes."""
+        if not isinstance(grid, tuple) or not isinstance(block, tuple):
+            raise TypeError("CuPy takes grid and block as tuples")
         values = [_packed(each) for each in args]
         pointers = (ctypes.c_void_p * len(values))(*(each.ctypes.data for each in values))
         sizes = (ctypes.c_int * len(values))(*(each.nbytes for each in values))
@@ -80,18 +84,27 @@ def _reason(name: str, found: int, number: int) -> str:
         -1: "some of its threads wait at a barrier that others never reach",
         -2: f"it does not take {number} arguments",
         -3: "a block has more than 1024 threads",
+        -4: "it reads or writes where there is no array",
+        -5: "it reads or writes at an address that is no multiple of what its type asks for",
+        -6: "an index is beyond the end of an array in registers or shared memory",
+        -7: "an integer grows out of its type",
+        -8: "a grid has no blocks",
     }
     return f"kernel {name}: {known.get(found, f'argument {found - 1} has fewer bytes than its parameter')}"
 
 
+#: What CuPy makes of Python's own numbers.
+_PYTHONS: dict[type, type] = {bool: np.bool_, int: np.int64, float: np.float64}
+
+
 def _packed(argument: Any) -> np.ndarray[Any, Any]:
-    """An argument's bytes, as CuPy packs it: an array's address, a number as it is, Python's numbers in 64 bits."""
+    """An argument's bytes, as CuPy packs it: an array's address, a number of NumPy's as it is, or `_PYTHONS`."""
     if hasattr(argument, "data") and hasattr(argument.data, "ptr"):
         return np.array([argument.data.ptr], np.uint64)
     if isinstance(argument, np.generic):
         return np.array([argument])
-    if isinstance(argument, bool | int | float):
-        return np.array([argument], np.float64 if isinstance(argument, float) else np.int64)
+    if type(argument) in _PYTHONS:
+        return np.array([argument], _PYTHONS[type(argument)])
     raise TypeError(f"{type(argument).__name__} is nothing that a kernel takes")
 
 
@@ -109,6 +122,10 @@ class RawModule:
         name_expressions: Sequence[str] | None = None,
         jitify: bool = False,
     ) -> None:
+        if not isinstance(options, tuple):
+            raise TypeError("CuPy takes options as a tuple")
+        # CuPy writes the text to a file, in the encoding of whatever locale it is run in.
+        code.encode("ascii")
         self.code = code
         self._expressions = list(name_expressions or ())
         self._library: Any = None
@@ -143,12 +160,13 @@ def _built(code: str, expressions: Sequence[str]) -> Path:
     """The library of a text."""
     plain = re.sub(r"#include <cuda_\w+\.h>", "", code)
     plain = _DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(emulated::dynamic_shared);", plain)
-    text = f'#include "{_HEADER}"\n{plain}'
+    # Without a name of their own outside, templates may have static variables in a section that is chosen for them.
+    text = f'#include "{_HEADER}"\nnamespace {{\n{plain}\n}}\n'
     for name in () if expressions else dict.fromkeys(_KERNEL.findall(code)):
         text += _LAUNCH.format(symbol=f"launch_{name}", kernel=name)
     for i, expression in enumerate(expressions):
         text += _LAUNCH.format(symbol=f"expression_{i}", kernel=expression)
-    digest = hashlib.sha256(" ".join((*_FLAGS, _HEADER.read_text(), text)).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(" ".join((*_FLAGS, *_CHECKS, _HEADER.read_text(), text)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"graphir-emulated-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{digest}.so"
@@ -156,7 +174,9 @@ def _built(code: str, expressions: Sequence[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             source, made = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
             source.write_text(text)
-            done = subprocess.run(["g++", *_FLAGS, str(source), "-o", str(made)], capture_output=True, text=True)
+            done = subprocess.run(
+                ["g++", *_FLAGS, *_CHECKS, str(source), "-o", str(made)], capture_output=True, text=True
+            )
             if done.returncode:
                 raise SyntaxError(f"g++ does not compile this kernel:\n{done.stderr}")
             os.replace(made, library)

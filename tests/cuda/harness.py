@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -13,7 +16,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.compiled.emission import Rules
-from graphir.backends.compiled.engine import Tiling
+from graphir.backends.compiled.engine import Tiling, rounded
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.program import Program
 from graphir.backends.cupy.kernels import CudaKernels
@@ -21,6 +24,31 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from tests.cuda import emulator
 from tests.cuda.emulator import Function, RawModule
+
+_PAGE = mmap.PAGESIZE
+_C = ctypes.CDLL(None, use_errno=True)
+
+
+def guarded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An array of NaN, or −1. It ends where its memory does, but for less than 16 bytes: to read on is a fault."""
+    size = math.prod(shape) * dtype.itemsize
+    # Packs of 16 bytes stay aligned.
+    held = -(-max(size, 1) // 16) * 16
+    pages = -(-held // _PAGE) * _PAGE
+    memory = mmap.mmap(-1, pages + _PAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    if _C.mprotect(ctypes.c_void_p(whole.ctypes.data + pages), ctypes.c_size_t(_PAGE), 0):
+        raise OSError(ctypes.get_errno(), "the page behind an array cannot be protected")
+    # What a kernel forgets to write shows.
+    whole[pages - held : pages] = 0xFF
+    return np.ndarray(shape, dtype, whole, pages - held)
+
+
+def copied(array: Any) -> np.ndarray[Any, Any]:
+    """A copy that is `guarded`."""
+    made = guarded(array.shape, array.dtype)
+    made[...] = array
+    return made
 
 
 class HostArray(np.ndarray):
@@ -61,15 +89,14 @@ class HostEngine:
         np.maximum(X, Y, out=out)
 
     def allocate(self, size: int) -> Any:
-        raw = self.empty((size + self.alignment,), np.uint8)
-        start = -raw.ctypes.data % self.alignment
-        return raw[start : start + size]
+        # Pages end at a multiple of the alignment, and so does what lies before their end.
+        return self.empty((rounded(size, self.alignment),), np.uint8)[:size]
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        made = np.empty(tuple(shape), dtype)
-        # What a kernel forgets to write shows.
-        made.view(np.uint8).fill(0xFF) if made.ndim and made.dtype != object else made.fill(0)
-        return made.view(HostArray)
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            return np.zeros(tuple(shape), kind).view(HostArray)
+        return guarded(tuple(shape), kind).view(HostArray)
 
     def view(
         self, buffer: Any, shape: Sequence[int], dtype: Any, offset: int = 0, strides: Sequence[int] | None = None

@@ -1,7 +1,7 @@
 """The stand-in's device: streams, captures, memory, and what CUDA says of itself.
 
 Work on a stream is carried out at once; while it is captured, it is recorded and not carried out, and whatever would
-wait for the device, or allocate, raises.
+wait for the device raises. Allocating is left alone, as CuPy captures: who must not has `using_allocator`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -74,7 +75,7 @@ class Stream:
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.null:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream cannot be captured")
+            raise RuntimeError("cannot capture on the default (legacy) stream")
         assert self.capture is None, "the stream is captured already"
         self.capture, self.is_broken = [], False
 
@@ -102,7 +103,7 @@ class Stream:
 class State:
     """The device: its current stream, the graphs that were captured, and how often it was waited for.
 
-    Each thread has a current stream of its own.
+    Each thread has a current stream, and an allocator that is asked first, of its own.
     """
 
     def __init__(self) -> None:
@@ -124,6 +125,14 @@ class State:
     def stream(self, stream: Stream) -> None:
         self._of_thread.stream = stream
 
+    @property
+    def allocator(self) -> Callable[[int], Any] | None:
+        return getattr(self._of_thread, "allocator", None)
+
+    @allocator.setter
+    def allocator(self, allocator: Callable[[int], Any] | None) -> None:
+        self._of_thread.allocator = allocator
+
 
 STATE = State()
 
@@ -143,10 +152,21 @@ def waits(what: str) -> None:
 
 
 def allocates(size: int) -> None:
-    refuse_in_capture(f"{size} bytes are allocated")
+    if STATE.allocator is not None:
+        STATE.allocator(size)
     STATE.allocations += 1
     if STATE.memory is not None and size > STATE.memory:
         raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes).")
+
+
+@contextmanager
+def using_allocator(allocator: Callable[[int], Any] | None = None) -> Iterator[None]:
+    """Whatever is allocated inside is asked of `allocator` first."""
+    before, STATE.allocator = STATE.allocator, allocator
+    try:
+        yield
+    finally:
+        STATE.allocator = before
 
 
 def refuse_in_capture(why: str) -> None:
@@ -168,6 +188,9 @@ class MemoryPointer:
         return MemoryPointer(self.ptr + int(offset), self.mem)
 
     def copy_from_host_async(self, source: int, size: int, stream: Stream | None = None) -> None:
+        if STATE.stream.capture is not None:
+            # CuPy's own refusal, after which the capture goes on.
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
         enqueue(lambda: _move(self.ptr, source, size))
 
     def copy_from_async(self, source: MemoryPointer, size: int, stream: Stream | None = None) -> None:

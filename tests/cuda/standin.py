@@ -45,6 +45,7 @@ from tests.cuda.runtime import (
     Stream,
     alloc_pinned_memory,
     enqueue,
+    using_allocator,
 )
 
 #: What is NumPy's own in CuPy, too.
@@ -104,7 +105,7 @@ def _module() -> Any:
     found.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
     found.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
         Stream=Stream, Event=Event, Graph=Graph, Device=Device, MemoryPointer=MemoryPointer,
-        runtime=Runtime(), alloc_pinned_memory=alloc_pinned_memory, nccl=nccl,
+        runtime=Runtime(), alloc_pinned_memory=alloc_pinned_memory, using_allocator=using_allocator,
         get_current_stream=lambda: STATE.stream, is_available=lambda: True,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError, MemoryPointer=MemoryPointer),
         stream=types.SimpleNamespace(Stream=Stream, get_current_stream=lambda: STATE.stream),
@@ -134,10 +135,12 @@ def installed() -> Iterator[Any]:
     vars(STATE).update(vars(State()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
+        # CuPy's, too, is no attribute of `cupy.cuda` unless it is imported.
+        patch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
         patch.setattr(cublas, "load_library", lambda: library)
         patch.setattr(nccl, "enqueue", enqueue)
         library = blas.Library(enqueue)
-        cublas.prepare.cache_clear()
+        cublas.forget_handles()
         yield cupy
-    cublas.prepare.cache_clear()
+    cublas.forget_handles()
     vars(STATE).update(state)

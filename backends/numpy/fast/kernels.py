@@ -60,6 +60,10 @@ class Kernels:
         """The runs of a task, by the position of their first node."""
         return find_runs(task, homes, self.least)
 
+    def held(self, task: Task) -> frozenset[Value]:
+        """None: what these kernels are for is cut into tiles beforehand."""
+        return frozenset()
+
     def write(
         self,
         call: Calls,
