@@ -104,8 +104,8 @@ def test_simulated_ranks_return_the_whole_whatever_is_asked() -> None:
 
 
 def test_an_unknown_kind_of_ranks() -> None:
-    with pytest.raises(ConfigError, match=r"^ranks='nccl' is unknown; choose from simulated, mpi$"):
-        communicator_for(Mesh(tp=2), "nccl")
+    with pytest.raises(ConfigError, match=r"^ranks='gloo' is unknown; choose from simulated, mpi, nccl$"):
+        communicator_for(Mesh(tp=2), "gloo")
 
 
 @needs_mpi

@@ -55,7 +55,7 @@ def test_models_are_whole_at_every_stage(model):
 
 def test_the_hand_made_graph_is_whole_before_it_is_broken():
     Y = value("Y")
-    gi.verify(graph(node("matmul", (X, W), Y), outputs=(Y,)))
+    gi.verify(graph(node("matmul", (X, W), Y, dtype=""), outputs=(Y,)))
 
 
 # -- types ------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_the_hand_made_graph_is_whole_before_it_is_broken():
     ],
 )
 def test_a_wrong_type_shows_both(declared, said):
-    assert complaint(graph(node("matmul", (X, W), declared))).startswith(
+    assert complaint(graph(node("matmul", (X, W), declared, dtype=""))).startswith(
         f"Y = matmul(…) is declared {said}, but its inputs make float32[B, D_ff]\n"
     )
 
@@ -83,7 +83,7 @@ def test_a_missing_output_shows_both():
 
 
 def test_operands_that_do_not_match_are_named():
-    message = complaint(graph(node("matmul", (X, X), value("Y"))))
+    message = complaint(graph(node("matmul", (X, X), value("Y"), dtype="")))
     assert message.startswith("Y = matmul(…): k is D in X[B, D] but B in W[B, D]\n")
 
 

@@ -188,12 +188,12 @@ class Graph(Frozen):
                 found.setdefault(value, []).append((node, position))
         return MappingProxyType({value: tuple(uses) for value, uses in found.items()})
 
-    @property
-    def updates(self) -> dict[Value, Value]:
+    @cached_property
+    def updates(self) -> Mapping[Value, Value]:
         """The new value of each parameter and state that the graph updates."""
         arguments = {*self.parameters, *self.state}
         pairs = ((self.origin(old), new) for node in self.nodes for old, new in node.updates)
-        return {old: new for old, new in pairs if old in arguments}
+        return MappingProxyType({old: new for old, new in pairs if old in arguments})
 
     def origin(self, value: Value) -> Value:
         """The value whose content `value` is: itself, or what collectives alone made it from."""
