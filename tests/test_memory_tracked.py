@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.passes import LEVELS, autodiff, optimize, shard
+from graphir.passes import autodiff, optimize, shard
 
 SIZES = {"B": 8, "S": 256, "D": 256, "N_H": 4, "D_ff": 1024, "V": 2048}
 
@@ -45,14 +45,13 @@ def check(graph, ranks=1, **options):
     )
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_gradients_at_every_level(gradients, level):
+@pytest.mark.parametrize("level", ["nothing", "masks", "full"])
+def test_gradients_at_levels(gradients, level):
     check(gradients, recompute=level)
 
 
-@pytest.mark.parametrize("donate", [False, True])
-def test_a_step_of_adamw(gradients, donate):
-    check(optimize(gradients), donate=donate)
+def test_a_step_of_adamw(gradients):
+    check(optimize(gradients), donate=True)
 
 
 def test_simulated_ranks(gradients):

@@ -88,10 +88,10 @@ def _generated() -> Iterator[tuple[str, str]]:
         "step bfloat16": (step("bfloat16"), _SIZES),
         "step float64": (step(dtype="float64"), _ODD),
     }
+    # Every operator by itself; float16, whose kernels differ in how they load and store, is in the steps.
     for operator in snipped():
-        for dtype in ("float16", "bfloat16"):
-            for i, case in enumerate(cases(operator, dtype, count=1)):
-                graphs[f"{operator.key} {dtype}, case {i}"] = case.graph, dict(case.sizes)
+        for i, case in enumerate(cases(operator, "bfloat16", count=1)):
+            graphs[f"{operator.key} bfloat16, case {i}"] = case.graph, dict(case.sizes)
     for name, (graph, sizes) in graphs.items():
         for i, text in enumerate(texts_of(graph, sizes)):
             yield f"{name}, kernel {i}", text
