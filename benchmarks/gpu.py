@@ -14,7 +14,6 @@ Without a GPU it says so and ends with exit code 2.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -31,7 +30,7 @@ from rich.table import Table
 from benchmarks.contestants import ON_GPU
 from benchmarks.contestants.floor import Products
 from benchmarks.contestants.problem import PRECISIONS, SIZES, WORK, Problem
-from benchmarks.step import DisagreementError, chosen, environment, measure, quartiles
+from benchmarks.step import chosen, environment, measure, quartiles, run_problems
 from graphir.backends.cupy.device import device_properties
 from graphir.errors import DeviceError, MissingDependencyError
 from graphir.passes import prune
@@ -128,19 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (DeviceError, MissingDependencyError) as error:
         parser.exit(2, f"error: {error}\n")
     # A pipe has no width of its own; this one holds every column.
-    console, results = Console(highlight=False, width=None if sys.stdout.isatty() else 140), []
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items() if number)
     console.print(f"{machine['date']}, {machine['device']['text']}; Python {machine['python']}, {packages}\n")
-    try:
-        for problem in problems(given.size, given.what, given.precisions, given.dropout):
-            found = measure(problem, given.contestants, given.rounds, console, on_gpu=True, rivals=RIVALS)
-            add_rates(problem, found)
-            print_table(problem, found, console)
-            results.append(found)
-            if given.json:
-                given.json.write_text(json.dumps({"environment": machine, "results": results}, indent=1) + "\n")
-    except DisagreementError as error:
-        parser.exit(1, f"error: {error}\n")
+
+    def show(problem: Problem) -> dict[str, Any]:
+        found = measure(problem, given.contestants, given.rounds, console, on_gpu=True, rivals=RIVALS)
+        add_rates(problem, found)
+        print_table(problem, found, console)
+        return found
+
+    run_problems(problems(given.size, given.what, given.precisions, given.dropout), show, machine, given.json, parser)
 
 
 if __name__ == "__main__":

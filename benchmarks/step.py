@@ -19,7 +19,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,27 @@ def chosen(known: Iterable[str]) -> Any:
     return read
 
 
+def run_problems(
+    problems: Iterable[Problem],
+    show: Callable[[Problem], dict[str, Any]],
+    machine: Mapping[str, Any],
+    file: Path | None,
+    parser: argparse.ArgumentParser,
+) -> None:
+    """Measures and shows one problem after the other; all so far are in `file`, if one is asked for.
+
+    Ends the program with exit code 1 where contestants do not agree.
+    """
+    results = []
+    try:
+        for problem in problems:
+            results.append(show(problem))
+            if file is not None:
+                file.write_text(json.dumps({"environment": machine, "results": results}, indent=1) + "\n")
+    except DisagreementError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=chosen(SIZES), default=["small", "medium", "large"], help=", ".join(SIZES))
@@ -177,19 +198,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, every round's times too")
     given = parser.parse_args(arguments)
     # A pipe has no width of its own; this one holds every column.
-    console, results = Console(highlight=False, width=None if sys.stdout.isatty() else 120), []
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     machine = environment()
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items() if number)
     console.print(f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, {packages}\n")
-    try:
-        for problem in problems(given.sizes, given.what, given.dropout):
-            found = measure(problem, given.contestants, given.rounds, console)
-            print_table(problem, found, console)
-            results.append(found)
-            if given.json:
-                given.json.write_text(json.dumps({"environment": machine, "results": results}, indent=1) + "\n")
-    except DisagreementError as error:
-        parser.exit(1, f"error: {error}\n")
+
+    def show(problem: Problem) -> dict[str, Any]:
+        found = measure(problem, given.contestants, given.rounds, console)
+        print_table(problem, found, console)
+        return found
+
+    run_problems(problems(given.sizes, given.what, given.dropout), show, machine, given.json, parser)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from graphir.backends.cupy.text import TYPES, sum_text
 from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
 from graphir.backends.rows.expressions import Prepared
 from graphir.backends.rows.geometry import LaidRamp, Loop, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Key, Keywords, Part, Plan, find_parts, make_plan, same_memory, structure
+from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
 from graphir.backends.rows.runs import Run, find_runs
 from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.ir.graph import Node
@@ -59,16 +59,6 @@ class Module(Protocol):
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """What a run is written for; see `CudaKernels.write`."""
-
-    arrays: Mapping[Value, Array]
-    sizes: Sequence[int]
-    place: Callable[[Node], Place]
-    keywords: Keywords
-
-
-@dataclass(frozen=True)
 class _Array:
     """An array of a kernel: its strides, in elements, along the run's axes."""
 
@@ -84,7 +74,7 @@ class CudaKernels:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._plans: dict[Key, Plan | None] = {}
+        self._plans = Plans(engine.address, packed=False, converts=True)
 
     def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node: all that snippets can, however small."""
@@ -110,22 +100,14 @@ class CudaKernels:
         place      where a node's part lies in the global tensors
         keywords   the nodes' attributes, with dims in numbers
         """
-        tile = _Tile(arrays, sizes, place, keywords)
-        parts = find_parts(run, arrays, sizes, self.engine.address, packed=False)
-        if parts is None:
+        tile = RunTile(arrays, sizes, place, keywords)
+        planned = self._plans.find(run, tile)
+        if planned is None:
             return False
-        at = same_memory(parts)
-        key = structure(run, parts, at, keywords)
-        if key not in self._plans:
-            self._plans[key] = make_plan(run, parts, at, keywords, converts=True)
-        plan = self._plans[key]
-        if plan is None:
-            return False
-        lying = {index: parts[value] for value, index in at.items() if index in plan.used}
+        plan, lying, dtypes = planned
         ramps = lay_ramps(run, plan.row, place)
         if ramps is None or overlap(lying, plan.written):
             return False
-        dtypes = {at[value]: value.dtype for value in parts}
         return _Launch(self, call, run, plan, tile, lying, dtypes, ramps).record()
 
 
@@ -138,7 +120,7 @@ class _Launch:
         call: Calls,
         run: Run,
         plan: Plan,
-        tile: _Tile,
+        tile: RunTile,
         lying: Mapping[int, Part],
         dtypes: Mapping[int, str],
         ramps: Sequence[LaidRamp],

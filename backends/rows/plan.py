@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from graphir.backends.compiled.emission import Array
 from graphir.backends.rows.expressions import Expression, Row
@@ -16,6 +16,7 @@ from graphir.backends.rows.runs import Run, strides
 from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.backends.rows.snippets import find_snippet
 from graphir.ir.graph import Node
+from graphir.ir.operator import Place
 from graphir.ir.value import Value
 
 #: Attributes that say which numbers a node takes, not what it does with them.
@@ -70,6 +71,56 @@ class Plan:
     def used(self) -> set[int]:
         """The arrays that are read or written."""
         return self.written.union(self.slots.values())
+
+
+@dataclass(frozen=True)
+class RunTile:
+    """What a run is written for.
+
+    arrays     the tile's part of each operand and result of the run
+    sizes      how much of each of the run's axes it covers
+    place      where a node's part lies in the global tensors
+    keywords   the nodes' attributes, with dims in numbers
+    """
+
+    arrays: Mapping[Value, Array]
+    sizes: Sequence[int]
+    place: Callable[[Node], Place]
+    keywords: Keywords
+
+
+class Planned(NamedTuple):
+    """A plan, and by its arrays' numbers the parts that it reads or writes, and every array's dtype."""
+
+    plan: Plan
+    lying: Mapping[int, Part]
+    dtypes: Mapping[int, str]
+
+
+class Plans:
+    """The plans of runs for one kind of kernel, each made once for all that compute the same on arrays that lie alike.
+
+    `address` tells where an array begins; see `find_parts` for `packed`, `make_plan` for `converts`.
+    """
+
+    def __init__(self, address: Callable[[Array], int], *, packed: bool, converts: bool) -> None:
+        self._address, self._packed, self._converts = address, packed, converts
+        self._plans: dict[Key, Plan | None] = {}
+
+    def find(self, run: Run, tile: RunTile) -> Planned | None:
+        """The plan of a run on a tile; None where its arrays lie in no way for such kernels, or it has no plan."""
+        parts = find_parts(run, tile.arrays, tile.sizes, self._address, self._packed)
+        if parts is None:
+            return None
+        at = same_memory(parts)
+        key = structure(run, parts, at, tile.keywords)
+        if key not in self._plans:
+            self._plans[key] = make_plan(run, parts, at, tile.keywords, self._converts)
+        plan = self._plans[key]
+        if plan is None:
+            return None
+        lying = {index: parts[value] for value, index in at.items() if index in plan.used}
+        return Planned(plan, lying, {at[value]: value.dtype for value in parts})
 
 
 def find_parts(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import graphir as gi
-from benchmarks.contestants.problem import Problem, norm
+from benchmarks.contestants import graphs
+from benchmarks.contestants.problem import Problem
 from graphir.backends.cupy.device import require_device
-from graphir.ir.value import gradient_name
 
 
 def rate() -> float:
@@ -40,39 +39,8 @@ def free_memory() -> int:
 def prepare(
     problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any]
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
-    cupy, graph = require_device(), problem.graph()
-    updated = [value.name for value in graph.updates.values()]
-    run = gi.compile(
-        graph,
-        problem.sizes,
-        backend="cupy",
-        precision="tf32" if problem.precision == "tf32" else "float32",
-        fetch=["output/L", *updated] if updated else None,
-        donate=bool(updated),
-    )
-    gradients = [] if problem.what == "forward" else [gradient_name(value.name) for value in graph.parameters]
-    held: Mapping[str, Any] = {name: cupy.asarray(array) for name, array in parameters.items()}
+    cupy = require_device()
+    held = {name: cupy.asarray(array) for name, array in parameters.items()}
     given = {name: cupy.asarray(array) if name in "TY" else array for name, array in batch.items()}
-    count = 0
-
-    def once() -> Any:
-        nonlocal held, count
-        result = run(held, {**given, "step": count})
-        count += 1
-        if updated:
-            held = result.updated()
-        return result
-
-    def step() -> None:
-        once()
-
-    def check() -> dict[str, float]:
-        result = once()
-        found = {"loss": float(result.numpy("L"))}
-        if updated:
-            found["next loss"] = float(once().numpy("L"))
-        elif gradients:
-            found["norm"] = norm(result.numpy(name) for name in gradients)
-        return found
-
-    return step, check
+    precision = "tf32" if problem.precision == "tf32" else "float32"
+    return graphs.prepare(problem, held, given, backend="cupy", precision=precision)

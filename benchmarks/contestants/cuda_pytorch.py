@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.contestants.problem import Problem, norm
-from benchmarks.contestants.pytorch import Attention, PlainAttention, Transformer, adamw
+from benchmarks.contestants.problem import Problem
+from benchmarks.contestants.pytorch import Attention, PlainAttention, Transformer, contest
 
 DEVICE = "cuda"
 
@@ -35,12 +36,12 @@ def finish() -> None:
 def free_memory() -> int:
     """What steps keep stays kept: only the first call, before them, gives back."""
     finish()
-    if not torch.cuda.is_current_stream_capturing() and _steps == 0:
+    if not torch.cuda.is_current_stream_capturing() and not _prepared:
         torch.cuda.empty_cache()
     return torch.cuda.mem_get_info()[0]
 
 
-_steps = 0
+_prepared = False
 
 
 def prepare(
@@ -50,39 +51,13 @@ def prepare(
     compiled: bool = False,
     plain: bool = False,
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
+    global _prepared
+    _prepared = True
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if problem.precision == "tf32" else "highest")
     model = Transformer(problem, PlainAttention if plain else Attention)
     model.load(parameters)
-    model.to(DEVICE).train(problem.what != "forward")
+    model.to(DEVICE)
     ids, targets = (torch.as_tensor(batch[name], device=DEVICE) for name in "TY")
-    loss_of: Callable[..., torch.Tensor] = torch.compile(model) if compiled else model
-    optimizer = adamw(model) if problem.what == "optimizer" else None
-    narrow = problem.precision == "bfloat16"
-
-    def once() -> torch.Tensor:
-        global _steps
-        _steps += 1
-        with torch.autocast(DEVICE, torch.bfloat16) if narrow else nullcontext():
-            if problem.what == "forward":
-                with torch.inference_mode():
-                    return loss_of(ids, targets)
-            model.zero_grad(set_to_none=True)
-            loss = loss_of(ids, targets)
-        loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-        return loss
-
-    def step() -> None:
-        once()
-
-    def check() -> dict[str, float]:
-        found = {"loss": once().item()}
-        if optimizer is not None:
-            found["next loss"] = once().item()
-        elif problem.what == "gradients":
-            found["norm"] = norm(each.grad.cpu() for each in model.parameters() if each.grad is not None)
-        return found
-
-    return step, check
+    narrow = partial(torch.autocast, DEVICE, torch.bfloat16)
+    return contest(problem, model, ids, targets, compiled, narrow if problem.precision == "bfloat16" else nullcontext)

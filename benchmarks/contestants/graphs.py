@@ -1,4 +1,4 @@
-"""graphir's contestants: the problem's graph compiled for NumPy, or interpreted node by node."""
+"""graphir's contestants: the problem's graph compiled, or interpreted node by node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import graphir as gi
 from benchmarks.contestants.problem import Problem, norm
+from graphir.backends import Run
 from graphir.backends.blas import gemm_rate
 from graphir.ir.value import gradient_name
 
@@ -26,7 +27,7 @@ def prepare(
     gradients = [] if problem.what == "forward" else [gradient_name(value.name) for value in graph.parameters]
     held, count = dict(parameters), 0
 
-    def once() -> Mapping[str, Any]:
+    def once() -> Run:
         nonlocal held, count
         result = run(held, {**batch, "step": count})
         count += 1
@@ -39,11 +40,11 @@ def prepare(
 
     def check() -> dict[str, float]:
         result = once()
-        found = {"loss": float(result["L"])}
+        found = {"loss": float(result.numpy("L"))}
         if updated:
-            found["next loss"] = float(once()["L"])
+            found["next loss"] = float(once().numpy("L"))
         elif gradients:
-            found["norm"] = norm(result[name] for name in gradients)
+            found["norm"] = norm(result.numpy(name) for name in gradients)
         return found
 
     return step, check

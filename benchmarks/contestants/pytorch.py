@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -134,17 +135,30 @@ def prepare(
     torch.manual_seed(0)
     model = Transformer(problem)
     model.load(parameters)
-    model.train(problem.what != "forward")
     ids, targets = torch.as_tensor(batch["T"]), torch.as_tensor(batch["Y"])
+    return contest(problem, model, ids, targets, compiled)
+
+
+def contest(
+    problem: Problem,
+    model: nn.Module,
+    ids: torch.Tensor,
+    targets: torch.Tensor,
+    compiled: bool,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
+    """A step of the problem, and a check, of a model that has its parameters; the loss is made under `autocast`."""
+    model.train(problem.what != "forward")
     loss_of: Callable[..., torch.Tensor] = torch.compile(model) if compiled else model
     optimizer = adamw(model) if problem.what == "optimizer" else None
 
     def once() -> torch.Tensor:
-        if problem.what == "forward":
-            with torch.inference_mode():
-                return loss_of(ids, targets)
-        model.zero_grad(set_to_none=True)
-        loss = loss_of(ids, targets)
+        with autocast():
+            if problem.what == "forward":
+                with torch.inference_mode():
+                    return loss_of(ids, targets)
+            model.zero_grad(set_to_none=True)
+            loss = loss_of(ids, targets)
         loss.backward()
         if optimizer is not None:
             optimizer.step()
@@ -158,7 +172,7 @@ def prepare(
         if optimizer is not None:
             found["next loss"] = once().item()
         elif problem.what == "gradients":
-            found["norm"] = norm(each.grad for each in model.parameters())
+            found["norm"] = norm(each.grad.cpu() for each in model.parameters() if each.grad is not None)
         return found
 
     return step, check

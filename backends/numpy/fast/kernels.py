@@ -9,7 +9,6 @@ under rows [B, S, D] is that row with strides 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from graphir.backends.numpy.fast.build import build, require_numba
 from graphir.backends.numpy.fast.source import Source
 from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
 from graphir.backends.rows.geometry import last_of, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Key, Keywords, Part, Plan, find_parts, make_plan, same_memory, structure
+from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
 from graphir.backends.rows.runs import Run, find_runs
 from graphir.backends.rows.schedule import Store
 from graphir.ir.graph import Node
@@ -34,16 +33,6 @@ LEAST = 1 << 12
 _MOST_DRAWS = 1 << 33
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """What a run is written for; see `Kernels.write`."""
-
-    arrays: Mapping[Value, Array]
-    sizes: Sequence[int]
-    place: Callable[[Node], Place]
-    keywords: Keywords
-
-
 class Kernels:
     """Writes the calls of runs. Errors: MissingDependencyError, with what to install, where there is no Numba.
 
@@ -54,7 +43,7 @@ class Kernels:
     def __init__(self, least: int | None = None) -> None:
         require_numba()
         self.least = LEAST if least is None else least
-        self._plans: dict[Key, Plan | None] = {}
+        self._plans = Plans(_address, packed=True, converts=False)
 
     def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
@@ -80,19 +69,12 @@ class Kernels:
         place      where a node's part lies in the global tensors
         keywords   the nodes' attributes, with dims in numbers
         """
-        tile = _Tile(arrays, sizes, place, keywords)
-        parts = find_parts(run, tile.arrays, tile.sizes, _address, packed=True)
-        if parts is None:
+        tile = RunTile(arrays, sizes, place, keywords)
+        planned = self._plans.find(run, tile)
+        if planned is None:
             return False
-        at = same_memory(parts)
-        key = structure(run, parts, at, tile.keywords)
-        if key not in self._plans:
-            self._plans[key] = make_plan(run, parts, at, tile.keywords, converts=False)
-        plan = self._plans[key]
-        if plan is None:
-            return False
-        lying = {index: parts[value] for value, index in at.items() if index in plan.used}
-        geometry = _geometry(run, plan, lying, tile.sizes, tile.place)
+        plan, lying, _ = planned
+        geometry = _geometry(run, plan, lying, sizes, place)
         if geometry is None or overlap(lying, plan.written):
             return False
         _record(call, run, plan, lying, tile, *geometry)
@@ -100,7 +82,7 @@ class Kernels:
 
 
 def _record(
-    call: Calls, run: Run, plan: Plan, lying: Mapping[int, Part], tile: _Tile, geometry: Array, loops: int
+    call: Calls, run: Run, plan: Plan, lying: Mapping[int, Part], tile: RunTile, geometry: Array, loops: int
 ) -> None:
     dtype = np.dtype(run.dtype)
     prepared = []
