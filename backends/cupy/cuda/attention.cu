@@ -36,13 +36,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
         mask_scores(z, mask, q, k, scale);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            Sum most = top[half];
-#pragma unroll
-            for (int n = 0; n < TILES; ++n) {
-                most = most < z[n][2 * half] ? z[n][2 * half] : most;
-                most = most < z[n][2 * half + 1] ? z[n][2 * half + 1] : most;
-            }
-            most = row_top(most);
+            const Sum most = raised(top[half], z, half);
             const Sum shrink = exp(top[half] - most);
             top[half] = most;
             total[half] *= shrink;

@@ -150,3 +150,13 @@ __device__ inline void mask_scores(Sum (&z)[TILES][4], const Mask& mask, long lo
         }
     }
 }
+
+// The largest score of a row so far, those of its half of a tile included; the four lanes that share the row have it.
+__device__ inline Sum raised(Sum most, const Sum (&z)[TILES][4], int half) {
+#pragma unroll
+    for (int n = 0; n < TILES; ++n) {
+        most = most < z[n][2 * half] ? z[n][2 * half] : most;
+        most = most < z[n][2 * half + 1] ? z[n][2 * half + 1] : most;
+    }
+    return row_top(most);
+}

@@ -5,7 +5,8 @@
 //     dZ = P (dP − c),  c = Σ P dP        dQ = SM's slope dZ • K
 //
 // Nothing of the forward pass is stored: a first round over all keys makes each row's maximum, 1 / Σ exp(Z − max) and
-// c, as softmax is made along with the products, and a second one dQ. They are left in `rows`, three planes [b, h, q]. A masked score passes no gradient on.
+// c, as softmax is made along with the products, and a second one dQ. They are left in `rows`, three planes [b, h, q]. A
+// masked score passes no gradient on.
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
     const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dQ, Sum* rows, long long plane,
@@ -46,12 +47,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
                 const long long row = q + lane / 4 + 8 * half;
                 Sum most = top[half];
                 if (round == 0) {
-#pragma unroll
-                    for (int n = 0; n < TILES; ++n) {
-                        most = most < z[n][2 * half] ? z[n][2 * half] : most;
-                        most = most < z[n][2 * half + 1] ? z[n][2 * half + 1] : most;
-                    }
-                    most = row_top(most);
+                    most = raised(most, z, half);
                     const Sum shrink = exp(top[half] - most);
                     top[half] = most;
                     total[half] *= shrink;
