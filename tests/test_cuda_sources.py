@@ -36,7 +36,8 @@ def compiled(text: str, architecture: str) -> str:
     options = [f"-arch={architecture}".encode(), *_OPTIONS]
     (done,) = library.nvrtcCompileProgram(program, len(options), options)
     _, size = library.nvrtcGetProgramLogSize(program)
-    log = b" " * size
+    # NVRTC writes into it. One byte more than it needs: bytes of a length of 1 are Python's own, which all share.
+    log = bytes(size + 1)
     library.nvrtcGetProgramLog(program, log)
     library.nvrtcDestroyProgram(program)
     said = log.decode().strip("\0 \n")
