@@ -1,12 +1,17 @@
 """A training step on a GPU against its floor and PyTorch: time, throughput and peak memory.
 
     python -m benchmarks.gpu [--precisions float32,tf32,bfloat16] [--dropout 0,0.1] [--contestants graphir,floor]
-                             [--size gpt2] [--what optimizer] [--rounds 20] [--json FILE]
+                             [--size gpt2,gpt2-50304] [--what optimizer] [--rounds 20] [--json FILE]
 
 GPT-2 small, B 8, S 1024, unless told otherwise. Contestants take turns on one device, each in a process of its own, and
 ratios are taken within a round; before anything is timed all must give the same loss (`benchmarks.step`). PyTorch runs
 eagerly, with its fused attention or a plain one, and compiled. The floor is the step's matrix products alone, by
 cuBLAS (`benchmarks/contestants/cuda_floor.py`); TFLOP/s count these products, whoever forms them.
+
+50257 tokens make rows of logits that tensor cores are slow on. Of `gpt2`, PyTorch has them as its users write it, while
+graphir and the floor multiply 50304 rows, the last of them zeros, and all give the loss of 50257. Of `gpt2-50304`
+everyone has 50304 tokens, as nanoGPT trains it. Each contestant is compiled anew for a size, which takes minutes: one
+size is the default.
 
 Without a GPU it says so and ends with exit code 2.
 """
@@ -107,14 +112,14 @@ def setting() -> dict[str, Any]:
     }
 
 
-def problems(size: str, what: str, precisions: Sequence[str], rates: Sequence[float]) -> list[Problem]:
-    """Every precision with every rate of dropout."""
-    return [Problem(size, what, rate, precision) for precision in precisions for rate in rates]
+def problems(sizes: Sequence[str], what: str, precisions: Sequence[str], rates: Sequence[float]) -> list[Problem]:
+    """Every size in every precision with every rate of dropout."""
+    return [Problem(size, what, rate, precision) for size in sizes for precision in precisions for rate in rates]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="gpt2")
+    parser.add_argument("--size", type=chosen(SIZES), default=["gpt2"], help=", ".join(SIZES))
     parser.add_argument("--what", choices=WORK, default="optimizer")
     parser.add_argument("--precisions", type=chosen(PRECISIONS), default=list(PRECISIONS), help=", ".join(PRECISIONS))
     parser.add_argument("--dropout", type=lambda text: [float(each) for each in text.split(",")], default=[0.0, 0.1])

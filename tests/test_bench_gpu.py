@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import gpu, step
 from benchmarks.contestants import ON_GPU, cuda_graphs, graphs
-from benchmarks.contestants.problem import PRECISIONS, Problem
+from benchmarks.contestants.problem import PRECISIONS, SIZES, PaddedProblem, Problem
 from benchmarks.contestants.rounds import Rounds
 from graphir.backends.cupy.device import device_properties
 from graphir.errors import GraphirError
@@ -54,11 +54,16 @@ def test_the_names_that_the_benchmark_speaks_of() -> None:
 
 
 def test_problems() -> None:
-    found = gpu.problems("gpt2", "optimizer", ["float32", "bfloat16"], [0.0, 0.1])
+    found = gpu.problems(["gpt2"], "optimizer", ["float32", "bfloat16"], [0.0, 0.1])
     assert [(each.precision, each.dropout) for each in found] == [
         ("float32", 0.0), ("float32", 0.1), ("bfloat16", 0.0), ("bfloat16", 0.1),
     ]  # fmt: skip
     assert str(found[-1]) == "gpt2 (L12 B8 S1024 D768 N_H12 D_ff3072 V50257), optimizer, dropout 0.1, bfloat16"
+    both = gpu.problems(["gpt2", "gpt2-50304"], "optimizer", ["tf32"], [0.0])
+    assert [each.sizes["V"] for each in both] == [50257, 50304]
+    # On a GPU the same rows are multiplied.
+    assert [PaddedProblem(**vars(each)).vocabulary.rows for each in both] == [50304, 50304]
+    assert "V_pad" not in both[0].sizes
 
 
 def test_the_operations_of_a_step_by_hand() -> None:
@@ -145,6 +150,41 @@ def test_the_floor_forms_the_products_of_the_step() -> None:
     whole = L * 6 * 2 * B * S * S * D
     assert products.flops == gpu.flops(TINY) - whole * (1 + 16 / S) / 2 + whole
     assert all(each.dtype == torch.bfloat16 for call in products.calls[0] for each in call)
+
+
+ODD = {"L": 1, "B": 2, "S": 16, "D": 32, "N_H": 2, "D_ff": 64, "V": 250}
+
+
+@pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
+@pytest.mark.parametrize("what", ["forward", "gradients", "optimizer"])
+def test_an_odd_vocabulary_is_padded_on_a_device_and_gives_the_same_numbers(
+    what: str, monkeypatch: pytest.MonkeyPatch, device: None
+) -> None:
+    monkeypatch.setitem(SIZES, "odd", ODD)
+    compiled: list[dict[str, int]] = []
+    real = graphs.gi.compile
+
+    def noting(graph: Any, sizes: dict[str, int], **options: Any) -> Any:
+        compiled.append(sizes)
+        return real(graph, sizes, **options)
+
+    problem = Problem("odd", what)
+    exact = numbers(graphs, problem, backend="reference")
+    monkeypatch.setattr(graphs.gi, "compile", noting)
+    step.require_agreement(problem, {"reference": exact, "graphir": numbers(cuda_graphs, problem)})
+    assert [sizes["V_pad"] for sizes in compiled] == [256]
+
+
+@pytest.mark.torch
+def test_the_floor_multiplies_the_rows_of_a_padded_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from benchmarks.contestants.cuda_floor import DeviceProducts
+
+    monkeypatch.setitem(SIZES, "odd", ODD)
+    calls = DeviceProducts(Problem("odd", "gradients"), torch.float32, "cpu").calls[0]
+    widths = {size for call in calls for array in call for size in array.shape}
+    assert 256 in widths
+    assert 250 not in widths
 
 
 def test_looser_numbers_for_what_reads_less() -> None:

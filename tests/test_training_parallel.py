@@ -11,7 +11,6 @@ import pytest
 from graphir.errors import ConfigError, LayoutError
 from graphir.training import TrainConfig, load_checkpoint, train
 from graphir.training.metrics import read_metrics
-from graphir.training.parallel import Parallel
 
 CONFIG = TrainConfig(
     layers=1,
@@ -68,12 +67,6 @@ def test_a_run_goes_on_under_another_mesh(alone, tmp_path):
     train(replace(CONFIG, tp=2), tmp_path, resume=True)
     assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert np.allclose(curve(tmp_path), curve(alone), rtol=1e-9, atol=0)
-
-
-def test_a_vocabulary_is_padded_only_where_ranks_cannot_share_it():
-    assert Parallel.of(replace(CONFIG, tp=3, plan="vocabulary"), 256).sizes == {"V_pad": 258}
-    assert Parallel.of(replace(CONFIG, tp=2, plan="vocabulary"), 256).sizes == {}
-    assert Parallel.of(replace(CONFIG, tp=3), 256).sizes == {}
 
 
 @pytest.mark.parametrize(

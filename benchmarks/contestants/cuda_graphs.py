@@ -1,4 +1,7 @@
-"""graphir on a GPU: the problem's graph compiled for CuPy, with ids and parameters on the device, as in training."""
+"""graphir on a GPU: the problem's graph compiled for CuPy, with ids and parameters on the device, as in training.
+
+As there, an odd vocabulary is padded: the numbers stay those of V.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.contestants import graphs
-from benchmarks.contestants.problem import Problem
+from benchmarks.contestants.problem import PaddedProblem, Problem
 from graphir.backends.cupy.device import require_device
 
 
@@ -40,7 +43,9 @@ def prepare(
     problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any]
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
     cupy = require_device()
-    held = {name: cupy.asarray(array) for name, array in parameters.items()}
+    problem = PaddedProblem(**vars(problem))
+    padded = problem.vocabulary.pad(problem.graph(), parameters)
+    held = {name: cupy.asarray(array) for name, array in padded.items()}
     given = {name: cupy.asarray(array) if name in "TY" else array for name, array in batch.items()}
     precision = "tf32" if problem.precision == "tf32" else "float32"
     return graphs.prepare(problem, held, given, backend="cupy", precision=precision)

@@ -5,6 +5,10 @@ On a GPU, products may read less: factors rounded to tf32, or to bfloat16, and s
 Learned positions, pre-LN layers, Q, K and V without biases, GELU by tanh, a final LN, a bias on the logits, causal
 attention; dropout, where there is any, on the embedding, the attention weights, inside the MLP and on both residual
 branches. Parameters and batch are the same for all; their names are graphir's.
+
+GPT-2's vocabulary is odd, so its logits' rows start anywhere, which no tensor core likes. `gpt2` is that model: who can
+may pad its vocabulary, as long as loss and gradients are those of the 50257 tokens. `gpt2-50304` is the model that
+people train instead, with more tokens than texts have, so that nobody has to.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import numpy as np
 import graphir as gi
 from graphir.ir.graph import Graph
 from graphir.passes import Optimizer, autodiff, mixed_precision, optimize
+from graphir.training.config import MULTIPLES
+from graphir.training.vocabulary import Vocabulary
 
 #: Layers, and the dims of the model.
 SIZES: dict[str, dict[str, int]] = {
@@ -25,6 +31,7 @@ SIZES: dict[str, dict[str, int]] = {
     "medium": {"L": 6, "B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192},
     "large": {"L": 12, "B": 1, "S": 512, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257},
     "gpt2": {"L": 12, "B": 8, "S": 1024, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257},
+    "gpt2-50304": {"L": 12, "B": 8, "S": 1024, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50304},
 }
 
 #: What of a step is done: the loss alone; the loss and all gradients; these and the update of all parameters.
@@ -52,12 +59,18 @@ class Problem:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The dims of the model by name, without L."""
-        return {name: size for name, size in SIZES[self.size].items() if name != "L"}
+        """The dims of the model by name, without L; V_pad where it is more than V."""
+        return {name: size for name, size in SIZES[self.size].items() if name != "L"} | self.vocabulary.sizes
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """V and V_pad."""
+        return Vocabulary.of(SIZES[self.size]["V"], 1)
 
     def graph(self) -> Graph:
         """The work as a graph; its outputs are what has to be computed."""
-        options = {"dropout": self.dropout, "decode": None, "activation": "gelu_tanh"}
+        padded = self.vocabulary.padded
+        options = {"dropout": self.dropout, "decode": None, "activation": "gelu_tanh", "padded": padded}
         model = gi.models.transformer(self.layers, **options)
         if self.precision == "bfloat16":
             model = mixed_precision(model, "bfloat16")
@@ -66,8 +79,8 @@ class Problem:
         return optimize(autodiff(model), OPTIMIZER) if self.what == "optimizer" else autodiff(model)
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Parameters, and an optimizer's state where there is one, by graphir's names."""
-        return gi.initialize(self.graph(), self.sizes)
+        """Parameters, and an optimizer's state where there is one, by graphir's names; of the vocabulary V rows."""
+        return gi.initialize(self.graph(), {**self.sizes, **self.vocabulary.unpadded})
 
     def batch(self) -> dict[str, Any]:
         """The graph's inputs: T and Y [B, S], ids drawn evenly, and seed and step, which dropout is keyed by."""
@@ -83,6 +96,14 @@ class Problem:
     def to_json(self) -> dict[str, Any]:
         """The problem with its dims."""
         return {**asdict(self), "sizes": SIZES[self.size]}
+
+
+class PaddedProblem(Problem):
+    """The same loss, gradients, parameters and batch, with the rows that training on a GPU gives a vocabulary."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(SIZES[self.size]["V"], MULTIPLES["cupy"])
 
 
 def norm(arrays: Any) -> float:

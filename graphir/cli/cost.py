@@ -14,13 +14,17 @@ from graphir.cli.options import GroupedCommand, GroupedOption, config_options
 from graphir.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from graphir.backends.compiled.memory import MemoryPlan
     from graphir.cost import Polynomial
     from graphir.ir.graph import Graph
+    from graphir.training.vocabulary import Vocabulary
 
 _OPTIONS = (
     *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "optimizer", "clip", "dp", "cp", "tp", "plan"),
+    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "vocabulary_multiple", "optimizer", "clip"),
+    *("dp", "cp", "tp", "plan"),
 )
 _PHASES = ("forward", "backward", "update")
 _SHOWN = 8
@@ -60,8 +64,8 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, **options: Any) -> int:
     """Work out what a training step costs: parameters, FLOPs, memory and bytes sent, of one rank.
 
-    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs; last
-    comes the memory that the compiled step is planned to need.
+    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs, rows
+    that only pad the vocabulary included; last comes the memory that the compiled step is planned to need.
     """
     from graphir.cost import count_elements, count_flops, mesh_sizes, node_flops, peak_memory
     from graphir.training.config import TrainConfig
@@ -70,8 +74,8 @@ def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, *
 
     config = TrainConfig(**options).check()
     parallel = Parallel.of(config, vocabulary)
-    sizes = config.sizes(vocabulary) | parallel.sizes
-    graph = parallel.shard(training_graph(config, parallel.padded is not None), sizes)
+    sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
+    graph = parallel.shard(training_graph(config, parallel.vocabulary.padded), sizes)
     complete = mesh_sizes(graph, sizes)
     rows: dict[str, Polynomial] = {
         "parameters": count_elements(graph.parameters),
@@ -81,6 +85,7 @@ def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, *
     by_operator: Counter[str] = Counter()
     for node in graph.nodes:
         by_operator[node.operator.key] += int(node_flops(node).number(complete))
+    padding = _padding(rows, parallel.vocabulary, complete)
     peak = peak_memory(graph, sizes)
     sent = _sent(graph, complete)
     level, planned = _planned(graph, sizes, recompute, memory)
@@ -89,6 +94,7 @@ def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, *
             "mesh": str(graph.mesh),
             "sizes": complete,
             **{name: {"formula": str(each), "number": int(each.number(complete))} for name, each in rows.items()},
+            "padding of the vocabulary": padding,
             "FLOPs by operator": dict(by_operator.most_common()),
             "peak bytes": peak.bytes,
             "peak at": peak.node.name if peak.node else None,
@@ -106,13 +112,21 @@ def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, *
         }
         click.echo(json.dumps(found, indent=2))
         return 0
-    _print(graph, rows, by_operator, sent, complete)
+    _print(graph, rows, padding, by_operator, sent, complete)
     where = f" at {peak.node.name}" if peak.node else ""
     click.echo(f"\nmemory of values at most {_bytes(peak.bytes)}{where}, with nothing fused; the largest then:")
     for value, size in peak.values[:_SHOWN]:
         click.echo(f"  {_bytes(size):>10}  {value.name} {value.type}")
     click.echo(f"\ncompiled, recompute={level}: {planned}")
     return 0
+
+
+def _padding(rows: Mapping[str, Polynomial], vocabulary: Vocabulary, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How much of each row of the table is there only because V_pad is more than V; nothing if it is not."""
+    if not vocabulary.padded:
+        return {}
+    tokens = {**sizes, **vocabulary.unpadded}
+    return {name: round(each.number(sizes) - each.number(tokens)) for name, each in rows.items()}
 
 
 def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | None) -> tuple[str, MemoryPlan]:
@@ -152,6 +166,7 @@ def _sent(graph: Graph, sizes: dict[str, int]) -> dict[str, Fraction]:
 def _print(
     graph: Graph,
     rows: dict[str, Polynomial],
+    padding: dict[str, int],
     by_operator: Counter[str],
     sent: dict[str, Fraction],
     sizes: dict[str, int],
@@ -162,10 +177,16 @@ def _print(
     console = Console()
     of = f"one of {graph.mesh.size} ranks ({graph.mesh})" if graph.mesh.axes else "one rank"
     table = Table(title=f"a training step on {of}", box=None, title_justify="left", pad_edge=False)
-    for name, justify in (("", "left"), ("number", "right"), ("formula", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("", overflow="fold")
+    table.add_column("number", justify="right", overflow="fold")
+    if padding:
+        table.add_column(f"V_pad = {sizes['V_pad']} adds", justify="right", overflow="fold")
+    table.add_column("formula", overflow="fold")
     for name, each in rows.items():
-        table.add_row(name, f"{int(each.number(sizes)):,}", str(each))
+        number = int(each.number(sizes))
+        # A row that is all zero, as SGD's state is, has no shares.
+        extra = [f"{padding[name]:,} ({padding[name] / max(number, 1):.2%})"] if padding else []
+        table.add_row(name, f"{number:,}", *extra, str(each))
     console.print(table)
     total = sum(by_operator.values())
     listed = ", ".join(f"{key} {count / total:.1%}" for key, count in by_operator.most_common(_SHOWN))

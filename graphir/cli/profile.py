@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "optimizer", "clip", "dp", "cp", "tp", "plan"),
+    *("tied", "qkv_bias", "final_norm", "dtype", "vocabulary_multiple", "optimizer", "clip", "dp", "cp", "tp", "plan"),
 )
 _WHAT = {"forward": "the loss", "step": "the loss and all gradients", "train": "loss, gradients and update"}
 _GROUPINGS = ("node", "operator", "scope", "phase", "task", "kind")
@@ -104,8 +104,8 @@ def _measure(
     from graphir.training.parallel import Parallel
 
     parallel = Parallel.of(config, vocabulary)
-    sizes = config.sizes(vocabulary) | parallel.sizes
-    graph, fetch = _graph(config, what, parallel.padded is not None)
+    sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
+    graph, fetch = _graph(config, what, parallel.vocabulary.padded)
     needed = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
     try:
         # A step that updates owns its parameters: the new ones are written over the old.
@@ -115,7 +115,8 @@ def _measure(
         raise ConfigError(f"these sizes make no model: {error}") from None
     assert isinstance(run, NumpyExecutable)
     T, Y = np.random.default_rng(config.seed).integers(0, vocabulary, (2, config.batch, config.sequence))
-    arrays, batch = gi.initialize(graph, needed, config.seed), {"T": T, "Y": Y, "seed": config.seed, "step": 0}
+    arrays = parallel.vocabulary.initialize(graph, needed, config.seed)
+    batch = {"T": T, "Y": Y, "seed": config.seed, "step": 0}
     return run.profile(arrays, batch, repetitions=repetitions), sizes
 
 

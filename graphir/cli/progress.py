@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -30,8 +31,7 @@ class _Shown(Report):
         self.speed = 0.0
         self.val_loss: float | None = None
 
-    def begin(self, config: TrainConfig, corpus: Corpus, parameters: int, step: int) -> None:
-        sizes = config.sizes(corpus.vocabulary)
+    def begin(self, config: TrainConfig, corpus: Corpus, sizes: Mapping[str, int], parameters: int, step: int) -> None:
         dims = "  ".join(f"{name}={size}" for name, size in sizes.items())
         text = f"{corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.validation):,} to validate on"
         start = f", from step {step}" if step else ""
@@ -71,8 +71,8 @@ class _Bar(_Shown):
             expand=True,
         )
 
-    def begin(self, config: TrainConfig, corpus: Corpus, parameters: int, step: int) -> None:
-        super().begin(config, corpus, parameters, step)
+    def begin(self, config: TrainConfig, corpus: Corpus, sizes: Mapping[str, int], parameters: int, step: int) -> None:
+        super().begin(config, corpus, sizes, parameters, step)
         self.task = self.progress.add_task("train", total=config.steps, completed=step, told="")
         self.progress.start()
 
@@ -104,8 +104,8 @@ class _Lines(_Shown):
         self.say(f"step {step}/{self.steps}  {told}  {_clock(left)} left")
         sys.stdout.flush()
 
-    def begin(self, config: TrainConfig, corpus: Corpus, parameters: int, step: int) -> None:
-        super().begin(config, corpus, parameters, step)
+    def begin(self, config: TrainConfig, corpus: Corpus, sizes: Mapping[str, int], parameters: int, step: int) -> None:
+        super().begin(config, corpus, sizes, parameters, step)
         self.tokens = config.batch * config.sequence
 
     def seconds(self, record: Record) -> float:

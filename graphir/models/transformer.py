@@ -69,7 +69,8 @@ class Options:
     positions   "learned" (a parameter P_theta [S, D]) or "sinusoidal"
     mean        "tokens": the loss is the mean over all valid tokens; "replicas": the mean of the means of N_DP
                 equal parts of the batch, as data-parallel replicas that average their gradients have it (A 3.5)
-    padded      whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly
+    padded      whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly, or that rows
+                of logits are as wide as tensor cores like; who starts these rows at zero keeps them there
     tied        whether the output projection W_lm is Eᵀ
     qkv_bias    whether Q, K and V have biases
     final_norm  whether an LN stands before the output projection

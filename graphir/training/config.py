@@ -21,6 +21,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 TF32 = "tf32"
 #: Where a dynamic loss scale starts.
 DYNAMIC_START = 65536.0
+#: What V_pad is a multiple of where --vocabulary-multiple leaves it to the backend, 1 on all others. Tensor cores want
+#: rows that start at multiples of 16 bytes; 64 numbers of 16 bits are 128 bytes, a line of a GPU's cache.
+MULTIPLES = {"cupy": 64}
 
 
 def _option(
@@ -82,6 +85,15 @@ class TrainConfig:
         "What matrix products read: float32 for the floats of --dtype, or 16 bits, their sums and all else in --dtype; "
         "tf32, on a GPU: float32 with 10 bits after the point.",
         choices=(*PRECISIONS, TF32),
+    )
+    vocabulary_multiple: int | None = _option(
+        None,
+        "Model",
+        "V_pad: the vocabulary's tensors get rows of zeros up to the next multiple of this, on each rank that shares "
+        "them. Tensor cores are fast on rows of whole 16 bytes, which an odd V has not; all numbers stay those of V, "
+        "which is what checkpoints hold.  [default: 1; with --backend cupy 64]",
+        least=1,
+        free=True,
     )
 
     steps: int = _option(2400, "Optimization", "Steps in all, those before a resumption included.", least=1, free=True)
@@ -169,6 +181,10 @@ class TrainConfig:
     def stored_precision(self) -> str:
         """What products read, as it is stored: under tf32, a device rounds float32 as it multiplies."""
         return "float32" if self.precision == TF32 else self.precision
+
+    def multiple_on(self, backend: str) -> int:
+        """What V_pad is a multiple of on this backend. A default is no part of the run: elsewhere it may be another."""
+        return self.vocabulary_multiple or MULTIPLES.get(backend, 1)
 
     def differentiation_options(self) -> dict[str, Any]:
         """The keywords of `autodiff`: the loss scale that the precision needs."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends import Executable, initialize
+from graphir.backends import Executable
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import communicator_for
 from graphir.compiler import compile
@@ -56,8 +56,8 @@ _LEAST_SCALE = 2.0**-14
 class Report:
     """What a run tells while it goes on. Nothing is shown here; whoever wants to see overrides."""
 
-    def begin(self, config: TrainConfig, corpus: Corpus, parameters: int, step: int) -> None:
-        """Before the first step: `parameters` numbers are trained, `step` steps are done already."""
+    def begin(self, config: TrainConfig, corpus: Corpus, sizes: Mapping[str, int], parameters: int, step: int) -> None:
+        """Before the first step: the dims in numbers; `parameters` are trained, `step` steps are done already."""
 
     def stepped(self, record: Record) -> None:
         """After each step, with its line of the metrics."""
@@ -111,7 +111,7 @@ def train(
     report = (report if run.leads else None) or Report()
     run.prepare_folder()
     try:
-        report.begin(run.config, run.corpus, run.parameter_count, run.step)
+        report.begin(run.config, run.corpus, run.sizes, run.parameter_count, run.step)
         return run.go(report)
     finally:
         report.end()
@@ -164,11 +164,11 @@ class _Run:
         if saved is not None:
             _require_same_options(saved, config)
         self.corpus = load_corpus(config)
-        self.parallel = Parallel.of(config, self.corpus.vocabulary)
-        self.sizes = config.sizes(self.corpus.vocabulary) | self.parallel.sizes
+        self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
+        self.vocabulary = self.parallel.vocabulary
+        self.sizes = config.sizes(self.vocabulary.tokens) | self.vocabulary.sizes
         self.tokenizer = tokenizer_fingerprint(config.tokenizer)
-        padded = self.parallel.padded is not None
-        graph = training_graph(config, padded)
+        graph = training_graph(config, self.vocabulary.padded)
         loss = next(value.name for value in graph.outputs if value.local_name == "L")
         updated = [value.name for value in graph.updates.values()]
         #: The loss scale of this step, where there is one that follows the gradients.
@@ -176,18 +176,19 @@ class _Run:
         fetch = [loss, "optimizer/lr", "optimizer/norm", *updated]
         self.graph = graph
         self.executable = self._compile(graph, fetch)
-        self.forward = self._compile(forward_graph(config, 0.0, padded), [loss])
+        self.forward = self._compile(forward_graph(config, 0.0, self.vocabulary.padded), [loss])
         self.loss = loss
         if saved is None:
-            self.arrays: Arrays = initialize(graph, self.sizes, config.seed)
+            self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed)
         else:
             _require_same_data(saved, self.corpus, self.tokenizer)
-            saved = replace(saved, arrays=self.parallel.pad(graph, saved.arrays))
+            saved = replace(saved, arrays=self.vocabulary.pad(graph, saved.arrays))
             self.arrays = select_arrays(saved, self.executable.plan)
             self.step = saved.step
         if self.step >= config.steps:
             raise ConfigError(f"{folder} is at step {self.step} of {config.steps} already; ask for more --steps")
-        self.parameter_count = sum(self.arrays[value.name].size for value in graph.parameters)
+        parameters = {value.name: self.arrays[value.name] for value in graph.parameters}
+        self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
     def _compile(self, graph: Graph, fetch: list[str]) -> Executable:
         config, sizes = self.config, self.sizes
@@ -326,8 +327,8 @@ class _Run:
         config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
         config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
         data = self.corpus.fingerprint
-        arrays = self.parallel.strip(self.graph, arrays)
-        sizes = config.sizes(self.corpus.vocabulary)
+        arrays = self.vocabulary.strip(self.graph, arrays)
+        sizes = config.sizes(self.vocabulary.tokens)
         save_checkpoint(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays))
         remove_old(self.folder, self.config.keep)
         return path

@@ -45,7 +45,7 @@ def test_training_follows_the_processor(donate: bool) -> None:
 
 
 @pytest.mark.parametrize("plan", ["data+megatron", "sequence+zero1"])
-@pytest.mark.parametrize("axes", [{"tp": 2}, {"dp": 2, "tp": 3}], ids=str)
+@pytest.mark.parametrize("axes", [{"dp": 1, "tp": 2}, {"dp": 2, "tp": 3}], ids=str)
 def test_simulated_ranks_on_one_device(plan: str, axes: dict[str, int]) -> None:
     bodies.simulated_ranks_are_those_of_the_processor(plan, axes)
 
