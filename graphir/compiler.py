@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("numpy", "cupy", "reference")
 KERNELS = ("numpy", "numba")
+#: Backends of GPUs. Their kernels make attention's scores, and its gradient's, without storing them: unless told
+#: otherwise, P is recomputed.
+_GPU = frozenset({"cupy"})
 #: How the products of float32 are multiplied.
 TF32 = "tf32"
 PRECISIONS = ("float32", TF32)
@@ -61,7 +64,7 @@ def compile(
                the arrays that `run.updated()` returns, which the next run takes as they are
     share_replicas  whether what simulated ranks would all compute alike is computed by one of them for all: faster,
                in more memory, and blind to a replica that goes astray
-    without    optimising passes to leave out: `passes.OPTIMISING`
+    without    optimising passes to leave out: `passes.OPTIMISING`; of these keep_statistics is done on a GPU only
     algorithm  how the simulated ranks of a sharded graph reduce and gather: ring, direct or naive
     ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi", or "nccl" of the cupy backend: it is
                one of as many processes, by mpiexec or torchrun, and runs its own rank, under NCCL on its own GPU; see
@@ -100,7 +103,7 @@ def compile(
     if backend == "cupy":
         _check_cupy_options(kernels, threads, bucket, ranks)
     if recompute is None:
-        recompute = "attention" if backend == "cupy" else "masks"
+        recompute = "attention" if backend in _GPU else "masks"
     if recompute not in LEVELS:
         raise ConfigError(f"recompute={recompute!r} is no level; choose from {', '.join(LEVELS)}")
     communicator = communicator_for(graph.mesh, ranks, algorithm, backend)
@@ -120,7 +123,7 @@ def compile(
 
         return make(
             reference,
-            optimised(pruned, level, without),
+            optimised(pruned, level, without, on_gpu=backend in _GPU),
             donate=donate,
             share_replicas=share_replicas,
             algorithm=algorithm,

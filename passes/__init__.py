@@ -1,9 +1,9 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
 `mixed_precision` casts what products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what
-no output needs, `share` computes once what is computed twice,
-`recompute_masks` replaces stored dropout masks by computed ones, `lower` takes d-nodes apart, `shard` rewrites
-the graph for the ranks of a mesh.
+no output needs, `share` computes once what is computed twice, `keep_statistics` has a softmax's numbers kept,
+`recompute_masks` replaces stored dropout masks by computed ones, `round_products` stores in 16 bits what is read in 16
+bits, `lower` takes d-nodes apart, `shard` rewrites the graph for the ranks of a mesh.
 """
 
 if __name__ == "passes":
@@ -12,23 +12,26 @@ if __name__ == "passes":
 from graphir.passes.autodiff import autodiff
 from graphir.passes.fuse import fuse, unfuse
 from graphir.passes.lower import lower, separate_products
-from graphir.passes.mixed_precision import PRECISIONS, mixed_precision
+from graphir.passes.mixed_precision import PRECISIONS, RESULTS, mixed_precision
 from graphir.passes.optimising import OPTIMISING, optimised, optimising
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.overlap import overlap
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import LEVELS, recompute, recompute_masks
+from graphir.passes.rounding import round_products
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
 from graphir.passes.share import share
 from graphir.passes.simplify import simplify
 from graphir.passes.slopes import keep_slopes
+from graphir.passes.statistics import keep_statistics
 
 __all__ = [
     "LEVELS",
     "OPTIMISING",
     "PLANS",
     "PRECISIONS",
+    "RESULTS",
     "Optimizer",
     "Pass",
     "Plan",
@@ -38,6 +41,7 @@ __all__ = [
     "find_plan",
     "fuse",
     "keep_slopes",
+    "keep_statistics",
     "lower",
     "mixed_precision",
     "optimised",
@@ -47,6 +51,7 @@ __all__ = [
     "prune",
     "recompute",
     "recompute_masks",
+    "round_products",
     "run_passes",
     "separate_products",
     "shard",

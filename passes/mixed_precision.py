@@ -11,11 +11,15 @@ Notation. *Narrow* is bfloat16 or float16, *wide* the dtype that the graph has, 
 - A cast stands in front of the views (T, R, C) between a value and its products, for a view of 16 bits moves half the
   bytes; but not where somebody reads such a view wide, who would then have to have his own.
 - Nothing else changes: LN, softmax, cross-entropy, sums of the residual stream and statistics are wide.
+- What a product returns is wide, as it was added up. With `results="narrow"` it is rounded first, as PyTorch's autocast
+  and Megatron-LM have it: half as many bytes are written, held and sent, at the price of some digits. Who reads it
+  wide reads a cast. The gradient of a weight, a sum over all tokens, stays wide.
 
 What follows in the passes after it, by what casts and products declare: `autodiff` rounds dY for its products, and
-returns gradients wide, as they were added up. `shard` casts a parameter where it is stored and gathers the cast, so
-that ZeRO sends half the bytes; so it does with what sequence parallelism gathers. Pending sums are wide and settled
-before they are rounded: all-reduces and reduce-scatters send what they did.
+returns gradients wide, as they were added up; with narrow results, those of activations narrow. `shard` casts a
+parameter where it is stored and gathers the cast, so that ZeRO sends half the bytes; so it does with what sequence
+parallelism gathers. Pending sums are wide and settled before they are rounded: all-reduces and reduce-scatters send
+what they did; with narrow results, half as much of activations.
 """
 
 from __future__ import annotations
@@ -31,29 +35,33 @@ from graphir.operators.cast import cast
 
 #: What products may read; the first leaves a graph as it is.
 PRECISIONS = ("float32", "bfloat16", "float16")
+#: What products that read narrow may return.
+RESULTS = ("wide", "narrow")
 
 
 @without_collector
-def mixed_precision(graph: Graph, dtype: str) -> Graph:
+def mixed_precision(graph: Graph, dtype: str, results: str = "wide") -> Graph:
     """The forward graph with its matrix products on operands of `dtype`; with "float32", the graph as it is.
 
-    A value's cast is called `X.bfloat16`; a view that only products read keeps its name, and is narrow itself.
-    Parameters and outputs keep their types. Errors: ConfigError for another dtype, and for a graph that is
-    differentiated or sharded already: gradients and collectives would be left as they were.
+    A value's cast, and with `results="narrow"` what is cast to a value, is called `X.bfloat16`; a view, or such a
+    result, that only products read keeps its name, and is narrow itself. Parameters and outputs keep their types.
+    Errors: ConfigError for another dtype or other results, and for a graph that is differentiated or sharded already:
+    gradients and collectives would be left as they were.
     """
-    if dtype not in PRECISIONS:
-        raise ConfigError(f"precision {dtype!r} is none of {', '.join(PRECISIONS)}")
+    for given, allowed, name in ((dtype, PRECISIONS, "precision"), (results, RESULTS, "results")):
+        if given not in allowed:
+            raise ConfigError(f"{name} {given!r} is none of {', '.join(allowed)}")
     if graph.mesh.axes or any(node.meta.phase != FORWARD for node in graph.nodes):
         raise ConfigError(
             f"graph {graph.name} is {'sharded' if graph.mesh.axes else 'differentiated'} already; "
             f"mixed_precision comes first, then autodiff, then shard"
         )
-    return graph if dtype == "float32" else _Narrowing(graph, dtype).run()
+    return graph if dtype == "float32" else _Narrowing(graph, dtype, results == "narrow").run()
 
 
 class _Narrowing:
-    def __init__(self, graph: Graph, dtype: str) -> None:
-        self.graph, self.dtype = graph, dtype
+    def __init__(self, graph: Graph, dtype: str, results: bool) -> None:
+        self.graph, self.dtype, self.results = graph, dtype, results
         self.views = _narrow_views(graph)
         self.builder = Builder(graph.name, graph.nodes[0].outputs[0].dtype if graph.nodes else dtype)
         self.copies = self.builder.copy_arguments(graph)
@@ -74,10 +82,25 @@ class _Narrowing:
     def _emit_product(self, node: Node) -> None:
         operands = [self._narrowed(value, node) if _is_wide(value) else self.copies[value] for value in node.inputs]
         assert node.operator.accumulates is not None
-        attributes = {**node.attributes, node.operator.accumulates: node.outputs[0].dtype}
-        names = [f"/{value.name}" for value in node.outputs]
-        made = self.builder.emit(node.operator, operands, attributes, names, node.meta)
-        self.copies.update(zip(node.outputs, made, strict=True))
+        (value,) = node.outputs
+        dtype = self.dtype if self.results else value.dtype
+        attributes, name = {**node.attributes, node.operator.accumulates: dtype}, value.name
+        is_read_wide = dtype != value.dtype and self._is_read_wide(value)
+        if is_read_wide:
+            name = self.builder.free_name(f"{value.name}.{dtype}")
+        (made,) = self.builder.emit(node.operator, operands, attributes, [f"/{name}"], node.meta)
+        self.copies[value] = made
+        if dtype != value.dtype:
+            self.narrow[value] = made
+        if is_read_wide:
+            why = f"{node.name} = {node.operator.key}(…) returns {dtype}"
+            with self.builder.context(scope=value.scope, phase=FORWARD, at=node.meta.at, why=why):
+                self.copies[value] = cast(made, to=value.dtype, name=f"/{value.name}")
+
+    def _is_read_wide(self, value: Value) -> bool:
+        """Whether somebody reads it as it was: who is no product, nor a view for products."""
+        readers = [reader for reader, _ in self.graph.uses[value]]
+        return value in self.graph.outputs or not all(_is_product(each) or each in self.views for each in readers)
 
     def _emit_view(self, node: Node) -> None:
         (view,) = node.outputs

@@ -4,7 +4,8 @@ A level says what forward values may be held for the backward pass; everything e
 again, in the backward phase, right before it is needed.
 
     nothing     hold all, dropout masks included
-    masks       all but dropout's results, which follow from the operand and a counter, and casts of what is held
+    masks       all but dropout's results, which follow from the operand and a counter, and casts of what is held, with
+                the sums of casts to more bits with biases
     attention   and but what lies between attention's two products, [B, N_H, S, S]: made again from Q and K
     selective   only results of products outside of it and the residual stream (about as in Korthikanti et al., 2022)
     full        only the residual stream: each block is computed a second time (Chen et al., 2016)
@@ -25,6 +26,7 @@ from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
+from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.passes.fuse.streams import find_streams
 from graphir.passes.fuse.units import Flow
@@ -33,9 +35,11 @@ LEVELS = ("nothing", "masks", "attention", "selective", "full")
 
 
 @without_collector
-def recompute(graph: Graph, level: str = "masks") -> Graph:
+def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph:
     """The graph with what `level` does not hold for the backward pass computed again there, as `X.again`.
 
+    With `biases`, a bias is added to what is held once more there: as much is held, and one value less is written,
+    which pays where arithmetic costs less than memory's traffic.
     Results are those of the graph as it was, random ones included. ConfigError for a level that is none.
     """
     if level not in LEVELS:
@@ -44,7 +48,7 @@ def recompute(graph: Graph, level: str = "masks") -> Graph:
         return graph
     flow = Flow(graph)
     late = {flow.root(value) for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
-    return _Recompute(graph, _holds(flow, late, level), late).run()
+    return _Recompute(graph, _holds(flow, late, level, biases), late).run()
 
 
 def recompute_masks(graph: Graph) -> Graph:
@@ -52,17 +56,23 @@ def recompute_masks(graph: Graph) -> Graph:
     return recompute(graph, "masks")
 
 
-def _holds(flow: Flow, late: Set[Value], level: str) -> Callable[[Node], bool]:
+def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
     streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
     stream = {node for node in flow.nodes if node.meta.phase == FORWARD and _joins(node, flow)}
     inside = _leading_to(stream, flow.graph)
 
     def holds(node: Node) -> bool:
+        if _adds_bias(node, flow):
+            summed = flow.graph.producers[flow.root(node.inputs[0])]
+            if (biases and holds(summed)) or _widens(summed):
+                return False
         if level in ("selective", "full"):
             is_product = bool(contracted(node)) and node not in streamed
             return node in stream or node not in inside or (level == "selective" and is_product)
         if level == "attention" and node in streamed:
+            return False
+        if _widens(node):
             return False
         if node.operator.retypes:
             source = flow.root(node.inputs[0])
@@ -81,6 +91,23 @@ def _joins(node: Node, flow: Flow) -> bool:
     rank = len(node.outputs[0].shape)
     branches = [value for value in node.inputs if len(flow.root(value).shape) == rank]
     return node.operator.jointly_linear and len(branches) > 1
+
+
+def _widens(node: Node) -> bool:
+    """Whether it casts to more bits, so that its operand is less to hold."""
+    return node.operator.retypes and DTYPES[node.inputs[0].dtype] < DTYPES[node.outputs[0].dtype]
+
+
+def _adds_bias(node: Node, flow: Flow) -> bool:
+    """Whether it adds nothing but biases to what a forward node makes."""
+    if (
+        not node.operator.jointly_linear
+        or len(node.inputs) < 2
+        or flow.root(node.inputs[0]) not in flow.graph.producers
+    ):
+        return False
+    rank, (first, *others) = len(node.outputs[0].shape), node.inputs
+    return len(first.shape) == rank > max(len(flow.root(value).shape) for value in others)
 
 
 def _leading_to(targets: Set[Node], graph: Graph) -> set[Node]:

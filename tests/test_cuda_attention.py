@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.backends.compiled.emission import Array
-from graphir.backends.cupy.attention import AttentionKernels, AttentionRun, choose_tiles, source
-from graphir.backends.cupy.kernels import CudaKernels, compiled
+from graphir.backends.cupy.attention import FORWARD, KEYS, QUERIES, AttentionKernels, Kernel, Tiles, load, padded
+from graphir.backends.cupy.attention_match import AttentionRun
+from graphir.backends.cupy.kernels import CudaKernels
 from graphir.ir.graph import Graph
 from graphir.operators.dropout import keep_mask
-from graphir.passes import autodiff, mixed_precision
+from graphir.passes import autodiff, mixed_precision, optimised, prune
 from tests.cuda import emulator
 from tests.cuda.harness import HostArray, HostEngine, HostExecutable, copied
 
@@ -71,10 +72,16 @@ def _arguments(graph: Graph, sizes: Mapping[str, int]) -> tuple[dict[str, Any], 
 
 
 def _compile(
-    graph: Graph, sizes: Mapping[str, int], level: str, engine: Engine, make: type[Counted] = Counted
+    graph: Graph,
+    sizes: Mapping[str, int],
+    level: str,
+    engine: Engine,
+    make: type[Counted] = Counted,
+    on_gpu: bool = True,
 ) -> tuple[HostExecutable, Counted]:
-    planned, kernels = gi.compile(graph, sizes, recompute=level), make(engine)
-    return HostExecutable(planned.plan, planned.optimised, engine, kernels=kernels), kernels
+    reference, kernels = gi.compile(graph, sizes).plan, make(engine)
+    graph = optimised(prune(graph), level, on_gpu=on_gpu)
+    return HostExecutable(reference, graph, engine, kernels=kernels), kernels
 
 
 def _worst(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
@@ -139,13 +146,16 @@ def test_narrow_operands_are_rounded_where_the_graph_rounds_them() -> None:
     assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 2e-2
 
 
-def test_no_scores_are_in_memory() -> None:
-    """S × S is in no buffer: neither in the arena, nor in scratch."""
+@pytest.mark.parametrize(("level", "cores"), [("attention", 2), ("selective", 2), ("full", 3)])
+def test_no_scores_are_in_memory(level: str, cores: int) -> None:
+    """S × S is in no buffer: neither in the arena, nor in scratch. At level full O is made again by the core."""
     sizes = {**SIZES, "S": 100}
     graph = _step({"dropout": 0.1})
-    executable, kernels = _compile(graph, sizes, "attention", Engine())
-    executable(*_arguments(graph, sizes))
-    assert kernels.refused == 0
+    arguments = _arguments(graph, sizes)
+    executable, kernels = _compile(graph, sizes, level, Engine())
+    made = executable(*arguments)
+    assert (kernels.written, kernels.refused) == (cores, 0)
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
     for program in executable.programs:
         arrays = [each for s in program.segments for _, arguments in s.calls[0] for each in _flat(arguments)]
         assert arrays
@@ -158,14 +168,14 @@ def _flat(arguments: Any) -> list[Array]:
     return [arguments] if isinstance(arguments, np.ndarray) else []
 
 
-@pytest.mark.parametrize("level", ["masks", "full"])
-def test_scores_that_others_read_are_left_to_products(level: str) -> None:
-    """P held for the backward pass has to be made; at level full, it is made once for both passes."""
+@pytest.mark.parametrize(("level", "on_gpu", "cores"), [("masks", True, 0), ("attention", False, 1)])
+def test_what_is_not_as_the_kernels_want_it_is_left_to_products(level: str, on_gpu: bool, cores: int) -> None:
+    """P held for the backward pass has to be made; without statistics the gradient's rows would have to be summed."""
     graph = _step({"dropout": 0.1})
     arguments = _arguments(graph, SIZES)
-    executable, kernels = _compile(graph, SIZES, level, Engine())
+    executable, kernels = _compile(graph, SIZES, level, Engine(), on_gpu=on_gpu)
     made = executable(*arguments)
-    assert kernels.written == (1 if level == "full" else 0)
+    assert (kernels.written, kernels.refused) == (cores, 0)
     assert _worst(made, gi.compile(graph, SIZES, backend="reference")(*arguments)) < 1e-4
 
 
@@ -196,6 +206,8 @@ class Problem:
         self.rng, self.width = np.random.default_rng(seed), width
         self.Q, self.K, self.V, self.dO = (self._draw(each) for each in (queries, keys, keys, queries))
         self.sum = np.float64 if value == "double" else np.float32
+        #: The dtype of results, beside that of sums.
+        self.stored: Any = self.sum
 
     def _draw(self, rows: int) -> Any:
         return self._heads(self.rng.standard_normal((2, rows, 3 * self.width)).astype(DTYPES[self.value]))
@@ -205,7 +217,7 @@ class Problem:
 
     def result(self, rows: int) -> Any:
         """NaN, to be written over."""
-        return self._heads(np.full((2, rows, 3 * self.width), np.nan, self.sum))
+        return self._heads(np.full((2, rows, 3 * self.width), np.nan, self.stored))
 
     def exact(self) -> tuple[NDArray[Any], ...]:
         """O, dQ, dK, dV in float64."""
@@ -220,35 +232,53 @@ class Problem:
         dZ = P * (dP - (P * dP).sum(-1, keepdims=True)) * seen / np.sqrt(self.width)
         return (P * kept) @ V, dZ @ K, dZ.swapaxes(-1, -2) @ Q, (P * kept).swapaxes(-1, -2) @ dO
 
-    def launch(self, file: str, length: int, tiles: tuple[int, int], arrays: Sequence[Any], *rows: Any) -> None:
-        """Runs a kernel on `arrays`, operands and results, and rows."""
-        (B, heads, M, N), (warps, wide) = self.shape, tiles
+    def numbers(self, count: int = 3) -> list[Any]:
+        """Numbers of the rows, NaN, as views of [B, S, N_H]."""
+        B, heads, queries, _ = self.shape
+        plain = [np.full((B, queries, heads), np.nan, self.sum) for _ in range(count)]
+        return [copied(each).transpose(0, 2, 1).view(HostArray) for each in plain]
+
+    def launch(self, kernel: Kernel, length: int, tiles: Tiles, arrays: Sequence[Any], numbers: Sequence[Any]) -> None:
+        """Runs a kernel on `arrays`, operands and results, and numbers of the rows, if any."""
+        B, heads, M, N = self.shape
         sum_ = "float64" if self.sum is np.float64 else "float32"
         named = {"double": "float64", "float": "float32"}.get(self.value, self.value)
-        types = {"Value": named, "Result": sum_, "Sum": sum_, "Id": "int64"}
-        switches = {"MASK": 0, "CAUSAL": self.causal, "DROPOUT": self.p > 0}
-        text = source(file, **types, WIDTH=-(-self.width // 16) * 16, WARPS=warps, WIDE=wide, **switches)
-        lying = [np.int64(step // each.itemsize) for each in arrays for step in each.strides]
+        types = {"Value": named, "Result": np.dtype(self.stored).name, "Sum": sum_, "Id": "int64"}
+        switches = {
+            "MASK": 0,
+            "CAUSAL": self.causal,
+            "BLIND": False,
+            "PAIRED": N % 2 == 0,
+            "DROPOUT": self.p > 0,
+            "STATISTICS": bool(numbers),
+        }
+        # Without numbers, of any array none is written.
+        rows = numbers or [arrays[0]] * 2
+        steps = [each.strides for each in arrays] + [each.strides if numbers else (0, 0, 0) for each in rows]
+        sizes_of = [each.itemsize for each in (*arrays, *rows)]
+        lying = [np.int64(step // size) for each, size in zip(steps, sizes_of, strict=True) for step in each]
         sizes = (*map(np.int64, (heads, M, N)), np.int32(self.width))
         factors = self.sum(1 / np.sqrt(self.width)), self.sum(1 / (1 - self.p))
         seed, step = (np.full((), each, np.int64).view(HostArray) for each in (5, 3))
         drawn = (seed, step, np.int64(77), np.uint32(round(self.p * 65536)))
         mask = (self.Q, *map(np.int64, (0, 0, 0, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
-        kernel = compiled(emulator, text)
-        grid = (B * heads * -(-length // (16 * warps)),)
-        kernel(grid, (32 * warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
+        function = load(emulator, kernel, tiles, padded(self.width), self.Q.itemsize, {**types, **switches})
+        grid = (B * heads * -(-length // tiles.rows),)
+        function(grid, (32 * tiles.warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
 
 
 PROBLEMS = [
-    ("double", 50, 50, 20, True, 0.2, (1, 16)),
-    ("double", 33, 70, 16, False, 0.2, (2, 32)),
-    ("double", 1, 1, 1, True, 0.0, (1, 16)),
-    ("float", 100, 100, 33, True, 0.1, (2, 16)),
-    ("float16", 70, 70, 64, True, 0.2, (4, 32)),
-    ("bfloat16", 65, 129, 40, False, 0.0, (2, 32)),
-    ("bfloat16", 33, 33, 80, True, 0.0, (1, 64)),
-    ("float", 17, 65, 96, False, 0.99, (2, 16)),
-    ("float16", 40, 257, 128, False, 0.01, (1, 32)),
+    ("double", 50, 50, 20, True, 0.2, Tiles(1, 1, 16)),
+    ("double", 33, 70, 16, False, 0.2, Tiles(1, 2, 32)),
+    ("double", 1, 1, 1, True, 0.0, Tiles(1, 1, 16)),
+    ("float", 100, 100, 33, True, 0.1, Tiles(2, 2, 16)),
+    ("float16", 70, 70, 64, True, 0.2, Tiles(1, 4, 32)),
+    ("float16", 75, 75, 64, True, 0.2, Tiles(1, 2, 64)),
+    ("bfloat16", 65, 129, 40, False, 0.0, Tiles(2, 2, 32)),
+    ("bfloat16", 33, 33, 80, True, 0.0, Tiles(1, 1, 32)),
+    ("bfloat16", 200, 200, 64, True, 0.1, Tiles(2, 4, 64)),
+    ("float", 17, 65, 96, False, 0.99, Tiles(1, 2, 16)),
+    ("float16", 40, 257, 128, False, 0.01, Tiles(1, 1, 32)),
 ]
 #: The largest error: results are of the size of 1, operands rounded to so many digits.
 _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -258,24 +288,40 @@ _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
     *numbers, tiles = problem
     this = Problem(*numbers)
-    B, heads, M, N = this.shape
+    M, N = this.shape[2:]
     wanted, error = this.exact(), _ERRORS[this.value]
+    if tiles.high == 2 and this.value == "bfloat16":
+        this.stored = ml_dtypes.bfloat16
     out, dQ, dK, dV = this.result(M), this.result(M), this.result(N), this.result(N)
-    this.launch("attention.cu", M, tiles, (this.Q, this.K, this.V, out))
-    rows = np.full((3, B * heads * M), np.nan, this.sum).view(HostArray)
-    operands, plane = (this.Q, this.K, this.V, this.dO), np.int64(B * heads * M)
-    this.launch("attention_queries.cu", M, tiles, (*operands, dQ), rows, plane)
-    this.launch("attention_keys.cu", N, tiles, (*operands, dK, dV), rows, plane)
+    top, s, c = this.numbers()
+    this.launch(FORWARD, M, tiles, (this.Q, this.K, this.V, out), (top, s))
+    c[...] = (np.asarray(out, np.float64) * np.asarray(this.dO, np.float64)).sum(-1)
+    operands = (this.Q, this.K, this.V, this.dO)
+    this.launch(QUERIES, M, tiles, (*operands, dQ), (top, s, c))
+    this.launch(KEYS, N, tiles, (*operands, dK, dV), (top, s, c))
     for made, exact in zip((out, dQ, dK, dV), wanted, strict=True):
         np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=error, atol=error)
+
+
+def test_statistics_are_those_of_the_scaled_scores() -> None:
+    this = Problem("double", 40, 56, 16, True, 0.3)
+    out, (top, s) = this.result(40), this.numbers(2)
+    this.launch(FORWARD, 40, Tiles(1, 2, 16), (this.Q, this.K, this.V, out), (top, s))
+    Z = np.asarray(this.Q) @ np.asarray(this.K).swapaxes(-1, -2) / 4
+    Z = np.where(np.arange(40)[:, None] >= np.arange(56), Z, -1e30)
+    np.testing.assert_allclose(top, Z.max(-1), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(s, np.exp(Z - Z.max(-1, keepdims=True)).sum(-1), rtol=1e-13)
+    plain = this.result(40)
+    this.launch(FORWARD, 40, Tiles(1, 2, 16), (this.Q, this.K, this.V, plain), ())
+    np.testing.assert_array_equal(plain, out)
 
 
 def test_a_tile_more_changes_nothing_that_is_stored() -> None:
     """How the work is cut does not show but in rounding; results beside the last row are left as they are."""
     this = Problem("double", 40, 40, 16, True, 0.3)
     results = [this.result(40) for _ in range(3)]
-    for out, tiles in zip(results, ((1, 16), (2, 32), (4, 64)), strict=True):
-        this.launch("attention.cu", 40, tiles, (this.Q, this.K, this.V, out))
+    for out, tiles in zip(results, (Tiles(1, 1, 16), Tiles(2, 2, 32), Tiles(1, 4, 64)), strict=True):
+        this.launch(FORWARD, 40, tiles, (this.Q, this.K, this.V, out), ())
         np.testing.assert_allclose(out, results[0], rtol=1e-13, atol=1e-13)
 
 
@@ -283,7 +329,7 @@ def test_nan_is_seen() -> None:
     this = Problem("float", 20, 20, 16, True, 0.0)
     this.K[0, 1, 5, 3] = np.nan
     out = this.result(20)
-    this.launch("attention.cu", 20, (1, 16), (this.Q, this.K, this.V, out))
+    this.launch(FORWARD, 20, Tiles(1, 1, 16), (this.Q, this.K, this.V, out), ())
     rows = np.isnan(np.asarray(out)).all(axis=-1)
     assert rows[0, 1, 5:].all()
     assert rows.sum() == 15
@@ -292,12 +338,12 @@ def test_nan_is_seen() -> None:
 def test_tiles_fit_into_shared_memory() -> None:
     for itemsize in (2, 4, 8):
         for width in range(16, 129, 16):
-            for held in ((1, 2), (2, 2)):
-                found = choose_tiles(itemsize, width, *held)
-                if found is None:
-                    assert itemsize == 8
-                    assert width > 64
-                    continue
-                rows, gap = 16 * found[0], 16 // itemsize
-                held_rows = held[0] * rows + held[1] * found[1]
-                assert (held_rows * (width + gap) + rows * (found[1] + gap)) * itemsize <= 48 << 10
+            for kernel in (FORWARD, QUERIES, KEYS):
+                for dropout in (False, True):
+                    tiles = kernel.tiles(itemsize, width, dropout)
+                    if tiles is None:
+                        assert itemsize == 8
+                        assert width > 64
+                        continue
+                    assert tiles.shared(kernel.held, width, itemsize) <= (96 if itemsize == 2 else 64) << 10
+                    assert tiles.wide <= 32 * tiles.warps

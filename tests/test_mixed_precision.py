@@ -22,9 +22,21 @@ from graphir.testing import check_operator
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
+from tests.precision_cases import (  # noqa: E402  PyTorch first
+    UNIT,
+    B,
+    D,
+    F,
+    S,
+    block_arrays,
+    distance,
+    in_autocast,
+    in_graphir,
+    in_torch,
+    product_of,
+)
+
 SIZES = {"B": 4, "S": 8, "D": 16, "N_H": 4, "D_ff": 32, "V": 12}
-UNIT = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
-B, S, D, F = gi.dims("B S D D_ff")
 narrow = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 
 
@@ -35,15 +47,6 @@ def model(**options: Any) -> gi.Graph:
 def batch() -> dict[str, Any]:
     rng = np.random.default_rng(3)
     return {"T": rng.integers(0, 12, (4, 8)), "Y": rng.integers(0, 12, (4, 8)), "seed": 1, "step": 2}
-
-
-def distance(found: Any, expected: Any) -> float:
-    """The worst distance of any result from `expected`, relative to the norm of that result."""
-    gaps = []
-    for name in expected:
-        mine, right = np.asarray(found[name], np.float64), np.asarray(expected[name], np.float64)
-        gaps.append(float(np.linalg.norm(mine - right) / np.linalg.norm(right)))
-    return max(gaps)
 
 
 # -- what becomes narrow ----------------------------------------------------------------------------------
@@ -274,72 +277,11 @@ def test_who_reads_a_cast_sees_it_rounded() -> None:
         assert (gi.compile(graph, sizes, **options)({"X": x})["Z"] == 2.0**-10).all()
 
 
-class _Product(torch.autograd.Function):  # type: ignore[misc]
-    """X • W of operands rounded to `kind`, and its backward pass with dY rounded, all sums in float32."""
-
-    @staticmethod
-    def forward(context: Any, X: Any, W: Any, kind: Any) -> Any:
-        X, W = X.to(kind).float(), W.to(kind).float()
-        context.save_for_backward(X, W)
-        context.kind = kind
-        return X @ W
-
-    @staticmethod
-    def backward(context: Any, dY: Any) -> Any:  # type: ignore[override]
-        X, W = context.saved_tensors
-        dY = dY.to(context.kind).float()
-        dW = X.transpose(-1, -2) @ dY
-        return dY @ W.transpose(-1, -2), dW.sum(0) if W.dim() < dW.dim() else dW, None
-
-
-def block_in_torch(t: dict[str, Any], product: Any) -> Any:
-    """A layer with attention of one head and an MLP, and its loss Σ R ⊙ Y."""
-    H = torch.nn.functional.layer_norm(t["X"], (16,), t["gamma"], t["beta"])
-    Q, K, V = (product(H, t[f"W_{which}"]) for which in "QKV")
-    P = torch.softmax(product(Q, K.transpose(1, 2)) / 4, -1)
-    X = t["X"] + product(product(P, V), t["W_O"])
-    Y = X + product(torch.nn.functional.gelu(product(X, t["W_up"]), approximate="tanh"), t["W_down"])
-    return (Y * t["R"]).sum()
-
-
-def block_in_graphir() -> gi.Graph:
-    block = gi.Builder("block")
-    X = block.parameter("X", (B, S, D))
-    W = {name: block.parameter(f"W_{name}", (D, D)) for name in "QKVO"}
-    W_up, W_down = block.parameter("W_up", (D, F)), block.parameter("W_down", (F, D))
-    H = gi.layer_norm(X, block.parameter("gamma", (D,)), block.parameter("beta", (D,)))
-    Q, K, V = (gi.matmul(H, W[which]) for which in "QKV")
-    P = gi.softmax(gi.scale(gi.matmul(Q, gi.transpose(K)), by=0.25))
-    A = gi.add(X, gi.matmul(gi.matmul(P, V), W["O"]))
-    Y = gi.add(A, gi.matmul(gi.activation(gi.matmul(A, W_up), kind="gelu_tanh"), W_down))
-    return block.build(gi.reduce_sum(gi.multiply(Y, block.input("R", (B, S, D))), name="L"))
-
-
-def block_arrays() -> dict[str, Any]:
-    rng = np.random.default_rng(8)
-    shapes = {"X": (4, 8, 16), "R": (4, 8, 16), "gamma": (16,), "beta": (16,), "W_up": (16, 32), "W_down": (32, 16)}
-    shapes |= {f"W_{which}": (16, 16) for which in "QKVO"}
-    return {name: rng.standard_normal(shape, np.float32) / 4 for name, shape in shapes.items()}
-
-
-def in_torch(arrays: dict[str, Any], product: Any, wide: bool = False) -> dict[str, Any]:
-    kind = torch.float64 if wide else torch.float32
-    tensors = {name: torch.tensor(array, dtype=kind, requires_grad=name != "R") for name, array in arrays.items()}
-    block_in_torch(tensors, product).backward()
-    return {f"d{name}": tensor.grad.numpy() for name, tensor in tensors.items() if name != "R"}
-
-
-def in_graphir(arrays: dict[str, Any], dtype: str, backend: str) -> dict[str, Any]:
-    graph = autodiff(mixed_precision(block_in_graphir(), dtype))
-    found = gi.compile(graph, {"B": 4, "S": 8, "D": 16, "D_ff": 32}, backend=backend)(arrays)
-    return {f"d{name}": found[f"d{name}"] for name in arrays if name != "R"}
-
-
 @narrow
 @pytest.mark.parametrize("backend", ["reference", "numpy"])
 def test_gradients_are_those_of_the_same_casts_in_pytorch(dtype: str, backend: str) -> None:
     arrays = block_arrays()
-    right = in_torch(arrays, lambda X, W: _Product.apply(X, W, getattr(torch, dtype)))
+    right = in_torch(arrays, product_of(dtype))
     found = in_graphir(arrays, dtype, backend)
     for name, expected in right.items():
         assert found[name].dtype == np.float32
@@ -354,12 +296,7 @@ def test_it_is_nearer_to_float64_than_autocast() -> None:
     arrays = block_arrays()
     exact = in_torch(arrays, torch.matmul, wide=True)
     mine = in_graphir(arrays, "bfloat16", "numpy")
-    with torch.autocast("cpu", torch.bfloat16):
-        tensors = {name: torch.tensor(array, requires_grad=name != "R") for name, array in arrays.items()}
-        loss = block_in_torch(tensors, torch.matmul)
-    loss.backward()
-    theirs = {f"d{name}": tensor.grad.numpy() for name, tensor in tensors.items() if name != "R"}
-    assert 1e-4 < distance(mine, exact) < distance(theirs, exact) < 5 * UNIT["bfloat16"]
+    assert 1e-4 < distance(mine, exact) < distance(in_autocast(arrays), exact) < 5 * UNIT["bfloat16"]
 
 
 # -- what is kept for the backward pass --------------------------------------------------------------------

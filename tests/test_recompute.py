@@ -109,6 +109,34 @@ def test_every_level_computes_the_same_gradients(dropout: float) -> None:
             assert np.array_equal(found[name], array), (level, name)
 
 
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_biases_are_added_again_to_what_is_held_in_their_place(level: str) -> None:
+    joint = prune(small_step())
+    plain, graph = recompute(joint, level), gi.verify(recompute(joint, level, biases=True))
+    made = {node.name for node in graph.nodes} - {node.name for node in plain.nodes}
+    # Z_up is GELU's operand, and the logits are CE's; the later levels make Z_up again anyway.
+    of_layers = {f"layer{i}/mlp/Z_up" for i in range(3)} if level in ("masks", "attention") else set()
+    wanted = {"output/Z_bias", *of_layers}
+    assert {name.removesuffix(".again") for name in made} == wanted
+    ids = np.arange(SIZES["B"] * SIZES["S"]).reshape(SIZES["B"], SIZES["S"]) % SIZES["V"]
+    arguments = gi.initialize(joint, SIZES), {"T": ids, "Y": ids, "seed": 3, "step": 5}
+    one, other = (
+        gi.compile(each, SIZES, recompute="nothing", backend="reference")(*arguments) for each in (plain, graph)
+    )
+    assert all(np.array_equal(other[name], array) for name, array in one.items())
+    # The product is held in place of its sum with the bias.
+    products = {"output/Z_lin" if name == "output/Z_bias" else f"{name}_lin" for name in wanted}
+    assert held(graph) - held(plain) == products
+    assert held(plain) - held(graph) == wanted
+
+
+def held(graph: gi.Graph) -> set[str]:
+    """What the backward pass reads of the forward pass, or views of it; a bias on all rows is a view."""
+    made = {value.name: node for node in graph.nodes for value in node.outputs if node.meta.phase == FORWARD}
+    read = {value.name for node in graph.nodes if node.meta.phase == BACKWARD for value in node.inputs}
+    return {name for name in read & made.keys() if not made[name].operator.view}
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_memory_falls_from_level_to_level(dropout: float) -> None:
     joint = small_step(dropout=dropout)

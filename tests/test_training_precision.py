@@ -42,9 +42,10 @@ def _bfloat16() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("ranks", [{}, {"tp": 3, "plan": "sequence+vocabulary"}, {"dp": 2, "plan": "zero3"}])
-def test_the_curve_is_that_of_float32(precision: str, ranks: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("results", ["wide", "narrow"])
+def test_the_curve_is_that_of_float32(results: str, precision: str, ranks: dict[str, Any], tmp_path: Path) -> None:
     train(CONFIG, tmp_path / "wide")
-    train(replace(CONFIG, precision=precision, **ranks), tmp_path / "narrow")
+    train(replace(CONFIG, precision=precision, results=results, **ranks), tmp_path / "narrow")
     for wide, narrow in zip(records(tmp_path / "wide"), records(tmp_path / "narrow"), strict=True):
         assert narrow["loss"] == pytest.approx(wide["loss"], rel=2e-3)
         assert narrow["norm"] == pytest.approx(wide["norm"], rel=2e-2)
@@ -116,6 +117,12 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "--loss-scale 8 is for --precision float16, whose range is small; leave it out of bfloat16"
     )
+    with pytest.raises(ConfigError) as caught:
+        train(replace(CONFIG, results="narrow"), tmp_path)
+    assert str(caught.value) == (
+        "--results narrow rounds what products of 16 bits return; --precision float32 has none: "
+        "choose bfloat16 or float16"
+    )
     with pytest.raises(ConfigError, match="--precision 'float8' is none of float32, bfloat16, float16, tf32"):
         train(replace(CONFIG, precision="float8"), tmp_path)
     with pytest.raises(ConfigError, match='precision="tf32" is what tensor cores do, for backend="cupy"'):
@@ -124,10 +131,10 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
 
 def test_the_precisions_are_those_of_the_pass() -> None:
     from graphir import compiler
-    from graphir.passes import PRECISIONS
+    from graphir.passes import PRECISIONS, RESULTS
     from graphir.training import config
 
-    assert config.PRECISIONS == PRECISIONS
+    assert (config.PRECISIONS, config.RESULTS) == (PRECISIONS, RESULTS)
     assert config.TF32 in compiler.PRECISIONS
 
 
@@ -166,5 +173,5 @@ def test_cost_counts_16_bits_as_two_bytes(call: Callable[..., str]) -> None:
 def test_the_command_line_has_it(call: Callable[..., str], tmp_path: Path) -> None:
     options = ["--layers=1", "--width=16", "--heads=2", "--sequence=8", "--batch=2", "--sample=0", "--steps=2"]
     out = call("train", "--precision=float16", "--validate-batches=1", *options, f"--out={tmp_path / 'run'}")
-    assert "products of float16" in out
+    assert "products of float16\n" in out
     assert "scale 65536" in out

@@ -1,12 +1,6 @@
 """Attention's core in one kernel, or two for its gradient, without the scores [B, N_H, S, S] in memory.
 
-What is taken is recognised by its nodes, whatever their names, casts between them left out:
-
-    forward    A = Q • Kᵀ,  Z = SM(A),  P = S(Z),  P' = DO(P),  O = P' • V
-    gradient   the same up to P', then dP' = dO • Vᵀ,  dV = P'ᵀ • dO,  dP = dDO(dP'),  dZ = dS(P, dP),  dA = dSM(dZ),
-               dQ = dA • K,  dKᵀ = Qᵀ • dA
-
-with nobody else reading what lies between. That is what a stream is where P is not held for the backward pass: from the
+What is taken is what `attention_match` finds: what a stream is where P is not held for the backward pass, from the
 recompute level "attention" on. Everything else is left to products and fused kernels, and so are heads wider than 128,
 and float32 with TF32 asked for, which cuBLAS multiplies on tensor cores.
 """
@@ -16,50 +10,86 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, Kernels
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
+from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_attention, inner_values
 from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import steps
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.rows.runs import Run
 from graphir.ir.graph import Node
-from graphir.ir.operator import Operator, Place
+from graphir.ir.operator import Place
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
-from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
-from graphir.operators.cast import cast
-from graphir.operators.dropout import d_dropout, dropout
-from graphir.operators.linear import d_matmul, matmul
 
 #: The widest head: what a thread keeps of a result must fit into its registers.
 _WIDEST = 128
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-#: Warps, each of 16 rows, and how many columns of scores are made at a time: the first that fits.
-_TILES = ((4, 64), (4, 32), (4, 16), (2, 32), (2, 16), (1, 16))
-#: Shared memory that every device has for a block.
-_SHARED = 48 << 10
+#: Shared memory that a device has for a block that asks for it, at least: any, and one whose tensor cores multiply what
+#: is narrow; and what a block has unasked.
+_SHARED, _SHARED_IF_NARROW, _UNASKED = 64 << 10, 96 << 10, 48 << 10
 #: A draw of dropout has so many values.
 _LEVELS = 1 << 16
 
 
-@dataclass(frozen=True)
-class AttentionRun(Run):
-    """The nodes of attention's core, or of its gradient. `roles`: Q, K_T, V, dO, O, dQ, dK_T, dV, as far as there are.
+class Tiles(NamedTuple):
+    """How a block of threads goes about: `warps`, each with `high` times 16 rows, and `wide` columns at a time."""
 
-    masked, dropped   the nodes that mask the scores, and drop probabilities, if any
+    high: int
+    warps: int
+    wide: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows of scores a block makes."""
+        return 16 * self.high * self.warps
+
+    def shared(self, held: int, width: int, itemsize: int) -> int:
+        """Bytes of shared memory, with `held` operands of its rows, two of its columns, each twice, and numbers."""
+        gap = 16 // itemsize
+        spare = 0 if itemsize == 2 else self.rows * (self.wide + gap)
+        return ((held * self.rows + 4 * self.wide) * (width + gap) + spare) * itemsize + 32 * self.wide
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of the sources, how many operands of its rows it holds, and tiles to choose from: the first that fit.
+
+    narrow, dropping   of 16 bits, which the tensor cores multiply, without and with dropout
     """
 
-    roles: Mapping[str, Value]
-    masked: Node
-    dropped: Node | None
+    file: str
+    held: int
+    narrow: tuple[Tiles, ...]
+    dropping: tuple[Tiles, ...]
+
+    def tiles(self, itemsize: int, width: int, dropout: bool) -> Tiles | None:
+        """For heads of `width`; None if they are too wide."""
+        most = _SHARED_IF_NARROW if itemsize == 2 else _SHARED
+        choice = _WIDE if itemsize > 2 else self.dropping if dropout else self.narrow
+        for each in choice:
+            # Twice the rows are twice the results in registers.
+            if each.shared(self.held, width, itemsize) <= most and (each.high == 1 or width <= 64):
+                return each
+        return None
+
+
+_WIDE = (Tiles(1, 4, 32), Tiles(1, 4, 16), Tiles(1, 2, 32), Tiles(1, 2, 16), Tiles(1, 1, 16))
+# Two fragments of rows read half as much of shared memory for a product as one, which is what bounds these kernels, as
+# long as what a thread keeps fits into its 255 registers.
+_ONE = (Tiles(1, 4, 64), Tiles(1, 4, 32))
+_TALL, _FLAT = (Tiles(2, 4, 64), *_ONE), (Tiles(2, 4, 32), *_ONE)
+FORWARD = Kernel("attention.cu", 1, narrow=_TALL, dropping=_TALL)
+QUERIES = Kernel("attention_queries.cu", 2, narrow=_FLAT, dropping=_FLAT)
+KEYS = Kernel("attention_keys.cu", 2, narrow=_FLAT, dropping=_ONE)
 
 
 class AttentionKernels:
@@ -77,21 +107,21 @@ class AttentionKernels:
         work = {node for node in task.nodes if not node.operator.view}
         for run in find_attention(task).values():
             if work == set(run.nodes) and self.fits(run):
-                return _inner(run)
+                return inner_values(run)
         return frozenset()
 
     def fits(self, run: AttentionRun) -> bool:
         """Whether the kernels are for operands of these dtypes and this width."""
         operands = {run.roles[name].dtype for name in ("Q", "K_T", "V", "dO") if name in run.roles}
-        results = {value.dtype for value in run.outputs}
+        results = {value.dtype for name, value in run.roles.items() if name not in ROWS and value in run.outputs}
         if len(operands) > 1 or len(results) > 1 or not operands | results <= set(_FLOATS):
             return False
         if self.engine.tf32 and "float32" in operands:
             return False
         width, itemsize = run.task.shapes[run.roles["Q"]][-1], DTYPES[operands.pop()]
-        # The gradient's kernels hold the most.
-        tiles = choose_tiles(itemsize, _padded(width), 1 if "O" in run.roles else 2, 2)
-        return width <= _WIDEST and tiles is not None
+        kernels = (FORWARD,) if "O" in run.roles else (QUERIES, KEYS)
+        tiles = [each.tiles(itemsize, padded(width), run.dropped is not None) for each in kernels]
+        return width <= _WIDEST and None not in tiles
 
     def write(
         self,
@@ -108,134 +138,6 @@ class AttentionKernels:
         return self.fits(run) and _Writing(self.engine, call, run, arrays, place, keywords).write()
 
 
-# -- finding ----------------------------------------------------------------------------------------------
-
-
-def find_attention(task: Task) -> dict[int, AttentionRun]:
-    """Attention's core and its gradient among a task's nodes, by the position of the first."""
-    work = [(position, node) for position, node in enumerate(task.nodes) if not node.operator.view]
-    found: dict[int, AttentionRun] = {}
-    for index, (position, node) in enumerate(work):
-        if node.operator is matmul and len(node.outputs[0].shape) == 4:
-            try:
-                run = _Match(task, work[index:]).run()
-            except _MismatchError:
-                continue
-            if _is_closed(run):
-                found[position] = run
-    return found
-
-
-def _inner(run: AttentionRun) -> frozenset[Value]:
-    """What the run makes and does not leave."""
-    return frozenset(value for node in run.nodes for value in node.outputs) - set(run.outputs)
-
-
-def _is_closed(run: AttentionRun) -> bool:
-    """Whether nobody outside reads what the run does not leave, or a view of it."""
-    inner, mine = set(_inner(run)), set(run.nodes)
-    for node in run.task.nodes:
-        if node.operator.view and node.inputs[0] in inner:
-            inner.add(node.outputs[0])
-        elif node not in mine and not inner.isdisjoint(node.inputs):
-            return False
-    return inner.isdisjoint(run.task.leaving)
-
-
-class _MismatchError(Exception):
-    """The nodes are not attention's."""
-
-
-class _Match:
-    """Goes through nodes one after the other, casts left out."""
-
-    def __init__(self, task: Task, work: Sequence[tuple[int, Node]]) -> None:
-        self.task, self.work = task, work
-        self.taken: list[Node] = []
-        #: What a cast of this run is made of.
-        self.source: dict[Value, Value] = {}
-        self.stop = 0
-
-    def run(self) -> AttentionRun:
-        """The run that the nodes begin with. Errors: _MismatchError if they do not."""
-        first = self._take(matmul)
-        masked = self._take(scale_mask, A=first.outputs[0])
-        P = self._take(softmax, Z=masked.outputs[0]).outputs[0]
-        dropped = self._take(dropout, X=P) if self._next() is dropout else None
-        kept = P if dropped is None else _result(dropped, "Y")
-        roles = {"Q": first.inputs[0], "K_T": first.inputs[1]}
-        if self._next() is matmul:
-            last = self._take(matmul, X=kept)
-            roles |= {"V": last.inputs[1], "O": last.outputs[0]}
-        else:
-            roles |= self._gradient(roles, masked, P, dropped, kept)
-        if any(self.source.keys() & {value} for value in roles.values()):
-            raise _MismatchError
-        made = {value for node in self.taken for value in node.outputs}
-        inputs = dict.fromkeys(v for node in self.taken for v in node.inputs if v not in made)
-        outputs = tuple(value for name, value in roles.items() if value in made)
-        dtype = "float64" if roles["Q"].dtype == "float64" else "float32"
-        return AttentionRun(
-            self.task, tuple(self.taken), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped
-        )
-
-    def _gradient(
-        self, roles: Mapping[str, Value], masked: Node, P: Value, dropped: Node | None, kept: Value
-    ) -> dict[str, Value]:
-        """The roles of what follows P' in the gradient."""
-        of_kept = self._take(d_matmul, only=("dX",))
-        dO = _operand(of_kept, "dY")
-        of_v = self._take(d_matmul, only=("dW",), X=kept, dY=dO)
-        dP = of_kept.outputs[0]
-        if dropped is not None:
-            dP = self._take(d_dropout, m=_result(dropped, "m"), dY=dP).outputs[0]
-        dZ = self._take(d_softmax, P=P, dP=dP).outputs[0]
-        slope = self._take(d_scale_mask, dZ=dZ)
-        if slope.attributes != masked.attributes or slope.inputs[1:] != masked.inputs[1:]:
-            raise _MismatchError
-        dA = slope.outputs[0]
-        of_q = self._take(d_matmul, only=("dX",), W=roles["K_T"], dY=dA)
-        of_k = self._take(d_matmul, only=("dW",), X=roles["Q"], dY=dA)
-        V = _operand(of_kept, "W")
-        return {"V": V, "dO": dO, "dQ": of_q.outputs[0], "dK_T": of_k.outputs[0], "dV": of_v.outputs[0]}
-
-    def _next(self) -> Operator | None:
-        """The operator that comes next; casts on the way are taken."""
-        while len(self.taken) < len(self.work):
-            node = self.work[len(self.taken)][1]
-            if node.operator is not cast:
-                return node.operator
-            self.taken.append(node)
-            self.source[node.outputs[0]] = self.source.get(node.inputs[0], node.inputs[0])
-        return None
-
-    def _take(self, operator: Operator, only: tuple[str, ...] | None = None, **operands: Value) -> Node:
-        """The next node, of this operator, with these operands."""
-        if self._next() is not operator:
-            raise _MismatchError
-        position, node = self.work[len(self.taken)]
-        given = {name: _operand(node, name) for name in operands}
-        if (only is not None and node.attributes["only"] != only) or any(
-            self.source.get(given[name], given[name]) is not value for name, value in operands.items()
-        ):
-            raise _MismatchError
-        self.taken.append(node)
-        self.stop = position + 1
-        return node
-
-
-def _operand(node: Node, name: str) -> Value:
-    names = [operand.name for operand in node.inference.rule.inputs]
-    if name not in names:
-        raise _MismatchError
-    return node.inputs[names.index(name)]
-
-
-def _result(node: Node, name: str) -> Value:
-    names = [operand.name for operand in node.inference.rule.outputs]
-    return node.outputs[names.index(name)]
-
-
 # -- writing ----------------------------------------------------------------------------------------------
 
 
@@ -245,24 +147,29 @@ def source(file: str, **options: Any) -> str:
     types = [f"typedef {TYPES[each]} {name};" for name, each in options.items() if isinstance(each, str)]
     numbers = [f"const int {name} = {int(each)};" for name, each in options.items() if not isinstance(each, str)]
     folder = Path(__file__).parent / "cuda"
-    parts = [*map(included, ("conversions", "hash", "products")), *types, *numbers, included("attention")]
+    parts = [*map(included, ("conversions", "hash", "copies", "products")), *types, *numbers, included("attention")]
     return "\n".join([*parts, (folder / file).read_text(encoding="utf-8")])
 
 
-def _padded(width: int) -> int:
+def load(
+    xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]
+) -> Callable[..., None]:
+    """The kernel for these tiles, to be launched with the shared memory that it needs."""
+    function: Any = compiled(xp, source(kernel.file, **options, **tile_sizes(tiles, width)))
+    size = tiles.shared(kernel.held, width, itemsize)
+    if size > _UNASKED:
+        function.max_dynamic_shared_size_bytes = size
+    return partial(function, shared_mem=size)
+
+
+def tile_sizes(tiles: Tiles, width: int) -> dict[str, int]:
+    """What the sources call them."""
+    return {"WIDTH": width, "HIGH": tiles.high, "WARPS": tiles.warps, "WIDE": tiles.wide}
+
+
+def padded(width: int) -> int:
     """The width of a head in shared memory."""
     return -(-width // 16) * 16
-
-
-def choose_tiles(itemsize: int, width: int, tall: int, wide: int) -> tuple[int, int] | None:
-    """Warps and columns of scores for a kernel that holds so many operands of its rows and of its columns."""
-    gap = 16 // itemsize
-    for warps, columns in _TILES:
-        rows = 16 * warps
-        size = (tall * rows + wide * columns) * (width + gap) + rows * (columns + gap)
-        if size * itemsize <= _SHARED:
-            return warps, columns
-    return None
 
 
 class _Writing:
@@ -297,42 +204,56 @@ class _Writing:
         value, result = operands[0].dtype.name, results[0].dtype.name
         types = {"Value": value, "Result": result, "Sum": self.run.dtype, "Id": self._id_dtype()}
         if "O" in self.arrays:
-            self._launch("attention.cu", types, self.queries, (1, 2), operands, results)
+            self._launch(FORWARD, types, operands, results)
             return True
-        rows = self.call.scratch((3, self.batch * self.heads * self.queries), self.run.dtype)
         dQ, dK, dV = results
-        self._launch("attention_queries.cu", types, self.queries, (2, 2), operands, [dQ], rows)
-        self._launch("attention_keys.cu", types, self.keys, (2, 2), operands, [dK, dV], rows)
+        self._launch(QUERIES, types, operands, [dQ])
+        self._launch(KEYS, types, operands, [dK, dV])
         return True
 
     def _launch(
-        self,
-        file: str,
-        types: Mapping[str, str],
-        length: int,
-        held: tuple[int, int],
-        operands: Sequence[Array],
-        results: Sequence[Array],
-        rows: Array | None = None,
+        self, kernel: Kernel, types: Mapping[str, str], operands: Sequence[Array], results: Sequence[Array]
     ) -> None:
-        width = _padded(self.width)
-        tiles = choose_tiles(operands[0].itemsize, width, *held)
+        width, itemsize = padded(self.width), operands[0].itemsize
+        tiles = kernel.tiles(itemsize, width, self._rate > 0)
         assert tiles is not None
-        warps, wide = tiles
         attributes = self.keywords[self.run.masked]
-        switches = {"MASK": _mask_kind(attributes["mask"]), "CAUSAL": attributes["causal"], "DROPOUT": self._rate > 0}
-        text = source(file, **types, WIDTH=width, WARPS=warps, WIDE=wide, **switches)
-        shared = () if rows is None else (rows, np.int64(rows.shape[1]))
+        switches = {
+            "MASK": _mask_kind(attributes["mask"]),
+            "CAUSAL": attributes["causal"],
+            "BLIND": attributes["mask"] != "none" or (attributes["causal"] and self._ahead < 0),
+            "DROPOUT": self._rate > 0,
+            "PAIRED": self._is_paired,
+            "STATISTICS": "top" in self.arrays,
+        }
         sizes = (*map(np.int64, (self.heads, self.queries, self.keys)), np.int32(self.width))
         factors = (self.sum(1 / math.sqrt(attributes["width"])), self.sum(1 / (1 - self._rate)))
-        lying = [np.int64(step) for each in (*operands, *results) for step in steps(each)]
-        blocks = self.batch * self.heads * -(-length // (16 * warps))
-        arguments = (*operands, *results, *shared, *sizes, *factors, *lying, *self._mask())
-        self.call(compiled(self.engine.xp, text), (blocks,), (32 * warps,), arguments)
+        arrays = (*operands, *results)
+        numbers, number_steps = self._statistics(kernel, results[0])
+        lying = [np.int64(step) for each in (*map(steps, arrays), *number_steps) for step in each]
+        length = self.keys if kernel is KEYS else self.queries
+        blocks = self.batch * self.heads * -(-length // tiles.rows)
+        arguments = (*arrays, *numbers, *sizes, *factors, *lying, *self._mask())
+        function = load(self.engine.xp, kernel, tiles, width, itemsize, {**types, **switches})
+        self.call(function, (blocks,), (32 * tiles.warps,), arguments)
+
+    def _statistics(self, kernel: Kernel, unwritten: Array) -> tuple[list[Array], list[Sequence[int]]]:
+        """Each row's numbers, [b, h, q], and their strides; any array, where the forward pass leaves none."""
+        if "top" not in self.arrays:
+            return [unwritten] * 2, [(0, 0, 0)] * 2
+        names = ("top", "s") if kernel is FORWARD else ("top", "s", "c")
+        found = [self.arrays[name] for name in names]
+        return found, [*map(steps, found)]
 
     @property
     def _rate(self) -> float:
         return 0.0 if self.run.dropped is None else float(self.keywords[self.run.dropped]["p"])
+
+    @property
+    def _ahead(self) -> int:
+        """How many keys lie before the first query: query q sees keys up to q + so many."""
+        at = self.place(self.run.masked)
+        return at.start("q") - at.start("k")
 
     def _id_dtype(self) -> str:
         return "int64" if self.run.dropped is None else self.run.dropped.inputs[1].dtype
@@ -340,23 +261,34 @@ class _Writing:
     def _mask(self) -> tuple[Any, ...]:
         """Which scores count, and the stream of dropout: MASK_PARAMETERS of attention.cuh."""
         masked, dropped, unread = self.run.masked, self.run.dropped, self.arrays["Q"]
-        at, kind = self.place(masked), _mask_kind(self.keywords[masked]["mask"])
+        kind = _mask_kind(self.keywords[masked]["mask"])
         keep = unread
         strides: tuple[int, ...] = (0, 0, 0)
-        leading: tuple[int, ...] = (0, 0, 0)
         if kind:
             keep = self.given[masked.inputs[1]]
             strides = (keep.strides[0], 0, keep.strides[1]) if kind == 1 else (0, *keep.strides)
-        ahead = at.start("q") - at.start("k")
-        seed, step, key, threshold, origin = unread, unread, 0, 0, 0
+        seed, step, key, threshold = unread, unread, 0, 0
         if dropped is not None:
             seed, step = self.given[dropped.inputs[1]], self.given[dropped.inputs[2]]
-            starts, sizes = self.place(dropped).region("X")
-            leading = (sizes[1] * sizes[2] * sizes[3], sizes[2] * sizes[3], sizes[3])
-            origin = sum(start * size for start, size in zip(starts, (*leading, 1), strict=True))
             key, threshold = self.keywords[dropped]["key"], min(round(self._rate * _LEVELS), _LEVELS - 1)
-        places = (*map(np.int64, (*strides, ahead)), seed, step, np.uint64(key % (1 << 64)), np.uint32(threshold))
-        return (keep, *places, *map(np.int64, (origin, *leading)))
+        places = (*map(np.int64, (*strides, self._ahead)), seed, step, np.uint64(key % (1 << 64)), np.uint32(threshold))
+        return (keep, *places, *map(np.int64, self._elements))
+
+    @property
+    def _elements(self) -> tuple[int, ...]:
+        """The number, in all of P, of the first element here, and how far the next of b, h and q are from it."""
+        if self.run.dropped is None:
+            return 0, 0, 0, 0
+        starts, sizes = self.place(self.run.dropped).region("X")
+        leading = tuple(math.prod(sizes[i:]) for i in (1, 2, 3))
+        return sum(start * size for start, size in zip(starts, (*leading, 1), strict=True)), *leading
+
+    @property
+    def _is_paired(self) -> bool:
+        """Whether rows begin with the first of two elements that share a hash, and all are of the first page."""
+        origin, per_b, per_h, per_q = self._elements
+        last = origin + self.batch * per_b + self.heads * per_h + self.queries * per_q
+        return origin % 2 == 0 == per_q % 2 and last < 1 << 33
 
 
 def _mask_kind(mask: str) -> int:

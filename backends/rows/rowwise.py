@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.snippets import Made, snippet
 from graphir.ir.operator import Place
-from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
+from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax, softmax_rows
 from graphir.operators.normalization import d_layer_norm, layer_norm
 from graphir.operators.special import MASKED
 
@@ -72,10 +72,12 @@ def _query(at: Place) -> tuple[int, Mapping[str, int]]:
     return at.start("q") - at.start("k"), {"q": 1}
 
 
-@snippet(softmax)
+@snippet(softmax, softmax_rows)
 def _softmax(row: Row, Z: Expression) -> Made:
-    powers = row.exp(Z - row.max(Z))
-    return {"P": powers * (1.0 / row.sum(powers))}
+    top = row.max(Z)
+    powers = row.exp(Z - top)
+    s = row.sum(powers)
+    return {"P": powers * (1.0 / s), "top": top, "s": s}
 
 
 @snippet(d_softmax)

@@ -73,7 +73,8 @@ class Problem:
         options = {"dropout": self.dropout, "decode": None, "activation": "gelu_tanh", "padded": padded}
         model = gi.models.transformer(self.layers, **options)
         if self.precision == "bfloat16":
-            model = mixed_precision(model, "bfloat16")
+            # As PyTorch's autocast has it.
+            model = mixed_precision(model, "bfloat16", results="narrow")
         if self.what == "forward":
             return model
         return optimize(autodiff(model), OPTIMIZER) if self.what == "optimizer" else autodiff(model)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "vocabulary_multiple", "optimizer", "clip"),
+    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "results", "vocabulary_multiple", "optimizer", "clip"),
     *("dp", "cp", "tp", "plan"),
 )
 _PHASES = ("forward", "backward", "update")

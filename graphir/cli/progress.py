@@ -38,6 +38,7 @@ class _Shown(Report):
         self.say(text)
         self.say(f"{parameters:,} parameters in {config.layers} layers  {dims}")
         narrow = "" if config.precision == "float32" else f", products of {config.precision}"
+        narrow += " with narrow results" if config.results == "narrow" else ""
         self.say(f"{config.steps} steps{start}: {config.optimizer}, learning rate {config.learning_rate:g}{narrow}")
 
     def stepped(self, record: Record) -> None:

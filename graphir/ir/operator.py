@@ -157,6 +157,12 @@ class Operator:
         self.gradient_rule: GradientRule | None = None
         #: As this operator, with its slope as a second result: the d-node is then a product.
         self.with_slope: Operator | None = None
+        #: As this operator, with statistics of its rows as further results; of them and the operand, `from_statistics`
+        #: makes the result again.
+        self.with_statistics: Operator | None = None
+        self.from_statistics: Operator | None = None
+        #: As this d-operator of P and dP, given the inner product of each row of the two as a third operand.
+        self.given_dot: Operator | None = None
         self.lower: Lowering | None = None
         #: As `lower`, for a node one of whose whole dims is split.
         self.decompose: Lowering | None = None

@@ -1,4 +1,7 @@
-"""Attention's own operators: scale and mask SM, softmax S, with dSM and dS (A 1.3.3, B 4.4.3 and 4.4.4)."""
+"""Attention's own operators: scale and mask SM, softmax S, with dSM and dS (A 1.3.3, B 4.4.3 and 4.4.4).
+
+S that keeps its rows' statistics is for graphs that make P again: see `passes.keep_statistics`.
+"""
 
 from __future__ import annotations
 
@@ -110,6 +113,28 @@ def softmax(xp: Xp, Z: Array) -> Array:
     xp.exp(P, out=P)
     P /= P.sum(axis=-1, keepdims=True)
     return P
+
+
+@operator(
+    "S_rows",
+    "Z[*b k!] -> P[*b k!], top[*b], s[*b]",
+    symbol="S",
+    auxiliary="top s",
+    ignores_masked="Z",
+    no_gradient="it stands for S in graphs that are differentiated already",
+    flops=5,
+)
+def softmax_rows(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
+    """P = S(Z), with each row's maximum top [*b] = max Z and sum s [*b] = Σ exp(Z − top), for P to be made again."""
+    top = Z.max(axis=-1)
+    P = Z - top[..., None]
+    xp.exp(P, out=P)
+    s = P.sum(axis=-1)
+    P /= s[..., None]
+    return P, top, s
+
+
+softmax.with_statistics = softmax_rows
 
 
 @softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")

@@ -2,7 +2,8 @@
 
 Products of 16-bit operands are added up in float32. With `dtype` the sum is returned in that dtype, without it in the
 operands'. `dtype` holds for both passes: the gradients of 16-bit operands are float32, as they were added up, and dY
-is rounded to the operands' dtype before it is multiplied.
+is rounded to the operands' dtype before it is multiplied. Where `dtype` is of 16 bits, too, so is dX; dW of a weight, a
+sum over all rows of all b, is float32 still.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from graphir.ir.types import DTYPES, FLOATS
 from graphir.ir.value import Value
 from graphir.operators.cast import cast_to
 from graphir.operators.shape import flatten, transpose
+
+#: In what products of fewer bits are added up.
+_SUM = "float32"
 
 
 def _swap(x: Array) -> Array:
@@ -56,7 +60,7 @@ def _product(X: Array, W: Array) -> Array:
 
 def _summable(x: Array) -> Array:
     """x in a dtype in which products can be added up: float32, or its own if that is as wide."""
-    return x.astype("float32") if x.dtype.itemsize < DTYPES["float32"] else x
+    return x.astype(_SUM) if x.dtype.itemsize < DTYPES[_SUM] else x
 
 
 def _d_matmul_signature(shared: bool, dtype: str) -> str:
@@ -89,10 +93,16 @@ def d_matmul(
 
 
 @matmul.gradient
-def _one_node(context: GradientContext) -> list[Value | None]:
+def _d_matmul(context: GradientContext) -> list[Value | None]:
     X, W = context.inputs
-    dY = cast_to(context.gradient, X.dtype)
-    return context._replace(gradients=(dY,)).d_node(d_matmul, shared=W.type.rank == 2)
+    context = context._replace(gradients=(cast_to(context.gradient, X.dtype),))
+    shared, dtype, (dX_name, dW_name) = W.type.rank == 2, context.attributes["dtype"], context.names
+    if not (shared and dtype and DTYPES[dtype] < DTYPES[_SUM]):
+        return context.d_node(d_matmul, shared=shared)
+    # One node of each, as they differ in dtype.
+    dX, _ = context._replace(names=(dX_name, None)).d_node(d_matmul, shared=shared)
+    _, dW = context._replace(names=(None, dW_name)).d_node(d_matmul, shared=shared, dtype=_SUM)
+    return [dX, dW]
 
 
 @d_matmul.lowering

@@ -2,6 +2,9 @@
 
 Each needs a row's maximum and sums of it; with the row in pieces these are pending, and an AR of one number a
 row forms them: no logits are gathered. The same results under the same names, cached ones included.
+
+The pieces of S and dS serve rows that are whole, too, where a row's numbers are known from elsewhere: the forward pass
+has had the maximum and the sum, and the inner product may be had of others. See `passes.keep_statistics`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Mapping
 
 from graphir.ir.operator import Array, Attributes, Place, Xp, operator
 from graphir.ir.value import Value
-from graphir.operators.attention import d_softmax, softmax
+from graphir.operators.attention import d_softmax, softmax, softmax_rows
 from graphir.operators.loss import IGNORE, cross_entropy
 
 _NO_GRADIENT = "it is a piece of an operator taken apart after differentiation"
@@ -51,7 +54,7 @@ def negative_log_likelihood(
     return (lse - z) * (ignore != Y), lse
 
 
-@operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", no_gradient=_NO_GRADIENT, flops=3)
+@operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", ignores_masked="Z", no_gradient=_NO_GRADIENT, flops=3)
 def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
     """P = exp(Z − top) / s."""
     P = xp.exp(Z - top[..., None])
@@ -65,7 +68,7 @@ def row_dot(xp: Xp, P: Array, dP: Array) -> Array:
     return xp.einsum("...v,...v->...", P, dP)
 
 
-@operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", no_gradient=_NO_GRADIENT, flops=2)
+@operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", vanishes="P", no_gradient=_NO_GRADIENT, flops=2)
 def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
     """dZ = P ⊙ (dP − c)."""
     dZ = dP - c[..., None]
@@ -73,11 +76,17 @@ def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
     return dZ
 
 
+softmax.from_statistics = normalize
+d_softmax.given_dot = center
+
+
 @softmax.decomposition
+@softmax_rows.decomposition
 def _softmax_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
     Z = operands["Z"]
-    top = row_max(Z, name=f"{names['P']}.top")
-    return {"P": normalize(Z, top, exp_sum(Z, top, name=f"{names['P']}.sum"), name=names["P"])}
+    top = row_max(Z, name=names.get("top", f"{names['P']}.top"))
+    s = exp_sum(Z, top, name=names.get("s", f"{names['P']}.sum"))
+    return {"P": normalize(Z, top, s, name=names["P"]), "top": top, "s": s}
 
 
 @d_softmax.decomposition

@@ -15,8 +15,9 @@ from typing import Any
 from graphir.errors import CheckpointError, ConfigError
 from graphir.ir.layout import Mesh
 
-#: What matrix products may read, as `graphir.passes.PRECISIONS` has it; that room is not loaded for a help text.
+#: What matrix products may read and return, as `graphir.passes` has it; that room is not loaded for a help text.
 PRECISIONS = ("float32", "bfloat16", "float16")
+RESULTS = ("wide", "narrow")
 #: Products of float32 as `gi.compile(…, precision="tf32")` has them multiplied.
 TF32 = "tf32"
 #: Where a dynamic loss scale starts.
@@ -86,6 +87,13 @@ class TrainConfig:
         "tf32, on a GPU: float32 with 10 bits after the point.",
         choices=(*PRECISIONS, TF32),
     )
+    results: str = _option(
+        "wide",
+        "Model",
+        "What products of 16 bits return: wide, as it was added up, or narrow, rounded to 16 bits, as PyTorch's "
+        "autocast has it: fewer bytes are written, held and sent. A weight's gradient is wide either way.",
+        choices=RESULTS,
+    )
     vocabulary_multiple: int | None = _option(
         None,
         "Model",
@@ -151,6 +159,11 @@ class TrainConfig:
             raise ConfigError(
                 f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "
                 f"leave it out of {self.precision}"
+            )
+        if self.results == "narrow" and self.precision not in PRECISIONS[1:]:
+            raise ConfigError(
+                f"--results narrow rounds what products of 16 bits return; --precision {self.precision} has none: "
+                f"choose {' or '.join(PRECISIONS[1:])}"
             )
         resolved = self.resolved()
         if self.schedule != "constant" and resolved.warmup >= resolved.schedule_steps:  # type: ignore[operator]

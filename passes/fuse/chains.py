@@ -64,8 +64,10 @@ class _Chains:
         self._units[group] = unit
         if not unit.is_fused and _may_chain(unit.nodes[0]):
             anchor, limit = leading_rows(unit.nodes[0])
-            if most_rows(self.flow.with_views(unit.nodes), anchor, limit) == limit > 0:
-                unit.anchor, unit.rows = anchor, limit
+            rows = most_rows(self.flow.with_views(unit.nodes), anchor, limit)
+            # Columns that a view has merged with a row's dim stay whole.
+            if rows >= min(limit, len(anchor.shape) - 1) > 0:
+                unit.anchor, unit.rows = anchor, rows
                 self._chains.add(group)
         return group
 

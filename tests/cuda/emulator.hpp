@@ -2,7 +2,7 @@
 //
 // A block's threads are fibers, which change places only where they wait for each other; blocks run one after the other.
 // Both take their turns in another order each time: what depends on who comes first, for want of a barrier, shows.
-// Shared memory is static, and NaN when a block begins. Errors are a barrier that some thread of the block, or warp, never
+// Shared memory is NaN when a block begins. Errors are a barrier that some thread of the block, or warp, never
 // reaches; a wrong number of arguments; an address of no memory, or of none that is aligned as what is loaded there has
 // to be; an index beyond an array in registers or shared memory; and an integer that grows out of its type.
 
@@ -14,12 +14,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <numeric>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -110,6 +112,26 @@ inline void wait(State state) {
     give_way();
 }
 
+// What threads have asked to be copied, and have not waited for: the later, the better a missing wait shows.
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+    bool inside;
+};
+static std::vector<Copy> copies[MOST];
+
+template <class T>
+void copy_later(T& to, const T& from, bool inside) { copies[now].push_back({&to, &from, sizeof(T), inside}); }
+
+inline void settle() {
+    for (const Copy& each : copies[now]) {
+        if (each.inside) memcpy(each.to, each.from, each.bytes);
+        else memset(each.to, 0, each.bytes);
+    }
+    copies[now].clear();
+}
+
 // Lets go those who all wait for each other. Whether somebody was let go.
 static bool release() {
     bool all = true;
@@ -144,6 +166,7 @@ static bool run_block() {
     count = int(blockDim.x * blockDim.y * blockDim.z);
     if (__start_shared_memory) memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
     for (int i = 0; i < count; ++i) {
+        copies[i].clear();
         fibers[i].state = READY;
         fibers[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
     }
@@ -194,7 +217,11 @@ int launch(
     body = [](void* each) { call(chosen, static_cast<void**>(each), std::index_sequence_for<P...>()); };
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
-    dynamic_shared = static_cast<unsigned char*>(aligned_alloc(128, (shared / 128 + 1) * 128));
+    // It ends where its memory does: to read on is a fault.
+    const size_t page = 4096, held = (shared + 15) / 16 * 16, pages = (held + page - 1) / page * page;
+    void* const mapped = mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(static_cast<unsigned char*>(mapped) + pages, page, PROT_NONE);
+    dynamic_shared = static_cast<unsigned char*>(mapped) + pages - held;
     fault = 0;
     struct sigaction mine = {}, before_segv, before_bus;
     mine.sa_handler = [](int) { fail(OUTSIDE); };
@@ -211,7 +238,7 @@ int launch(
     }
     sigaction(SIGSEGV, &before_segv, nullptr);
     sigaction(SIGBUS, &before_bus, nullptr);
-    free(dynamic_shared);
+    munmap(mapped, pages + page);
     return done ? 0 : fault ? fault : STUCK;
 }
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphir.backends.cupy.attention import choose_tiles
+from graphir.backends.cupy.attention import FORWARD, KEYS, QUERIES, tile_sizes
 from graphir.backends.cupy.attention import source as attention_source
 from graphir.backends.cupy.rules.shared import source
 
 _FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 #: Width of a head, kind of mask, causal, dropout. The widest takes longest to compile; float64 goes without.
 _CASES = ((16, 0, True, True), (64, 1, True, True), (128, 2, False, False))
-#: Attention's kernels, with how many operands each holds of its rows and of its columns.
-_ATTENTION = {"attention.cu": (1, 2), "attention_queries.cu": (2, 2), "attention_keys.cu": (2, 2)}
 
 
 def rule_sources() -> Iterator[tuple[str, str]]:
@@ -24,11 +22,17 @@ def rule_sources() -> Iterator[tuple[str, str]]:
             yield f"dLookup {value} {ids}", source("lookup_gradient.cu", Value=value, Sum=total, Id=ids)
         yield f"sum {value}", source("reduce.cu", Value=value, Sum=total)
         yield f"ARG {value}", source("argmax.cu", Value=value, Sum=total, Id="int64")
-        for file, held in _ATTENTION.items():
+        for kernel in (FORWARD, QUERIES, KEYS):
             for width, mask, causal, dropout in _CASES[:2] if value == "float64" else _CASES:
-                tiles = choose_tiles(itemsize, width, *held)
+                tiles = kernel.tiles(itemsize, width, dropout)
                 if tiles is not None:
                     types = {"Value": value, "Result": total, "Sum": total, "Id": "int64"}
-                    numbers = {"WIDTH": width, "WARPS": tiles[0], "WIDE": tiles[1]}
-                    switches = {"MASK": mask, "CAUSAL": causal, "DROPOUT": dropout}
-                    yield f"{file} {value} {width}", attention_source(file, **types, **numbers, **switches)
+                    switches = {
+                        "MASK": mask,
+                        "CAUSAL": causal,
+                        "BLIND": mask > 0,
+                        "DROPOUT": dropout,
+                        "STATISTICS": True,
+                    }
+                    text = attention_source(kernel.file, **types, **tile_sizes(tiles, width), **switches)
+                    yield f"{kernel.file} {value} {width}", text

@@ -1,67 +1,101 @@
 // O = DO(S(SM(Q Kᵀ))) V, without the scores [q, k] in memory: softmax along with the products, as each tile of keys
 // may raise a row's maximum, by which all that was added up before is scaled down (Milakov and Gimelshein, 2018; Dao et
-// al., 2022). The sums of a row are over all its probabilities, those too that dropout leaves out.
+// al., 2022). The sums of a row are over all its probabilities, those too that dropout leaves out. With STATISTICS a
+// row's maximum and sum are left for the gradient.
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
-    const Value* Q, const Value* K, const Value* V, Result* O, long long heads, long long queries, long long keys,
-    int width, Sum scale, Sum factor,
+    const Value* Q, const Value* K, const Value* V, Result* O, Sum* tops, Sum* sums, long long heads, long long queries,
+    long long keys, int width, Sum scale, Sum factor,
     long long Q_b, long long Q_h, long long Q_s, long long Q_d, long long K_b, long long K_h, long long K_s, long long K_d,
     long long V_b, long long V_h, long long V_s, long long V_d, long long O_b, long long O_h, long long O_s, long long O_d,
+    long long tops_b, long long tops_h, long long tops_s, long long sums_b, long long sums_h, long long sums_s,
     MASK_PARAMETERS)
 {
-    alignas(16) __shared__ Value q_tile[TALL * LD], k_tile[WIDE * LD], v_tile[WIDE * LD], p_tile[TALL * LP];
     // The last queries see the most keys: they begin first.
-    const long long tiles = (queries + TALL - 1) / TALL, first = (tiles - 1 - blockIdx.x % tiles) * TALL;
-    const long long b = blockIdx.x / tiles / heads, h = blockIdx.x / tiles % heads;
+    const int tiles = int((queries + TALL - 1) / TALL), first = (tiles - 1 - int(blockIdx.x) % tiles) * TALL;
+    const int b = int(blockIdx.x) / tiles / int(heads), h = int(blockIdx.x) / tiles % int(heads);
     const Head<const Value> of_q(Q, b, h, Q_b, Q_h, Q_s, Q_d), of_k(K, b, h, K_b, K_h, K_s, K_d),
         of_v(V, b, h, V_b, V_h, V_s, V_d);
     const Head<Result> of_o(O, b, h, O_b, O_h, O_s, O_d);
     MAKE_MASK(mask);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const long long q = first + 16 * warp;
-    Value* const p_mine = p_tile + 16 * warp * LP;
-    Sum out[COLUMNS][4], top[2] = {NONE, NONE}, total[2] = {0, 0};
+    Pieces pieces;
+    Value *const q_tile = pieces.take<Value>(TALL * LD), *const k_tiles = pieces.take<Value>(2 * WIDE * LD),
+        *const v_tiles = pieces.take<Value>(2 * WIDE * LD), *const spare = take_spare(pieces);
+    const int q = first + warp_row(), stop = mask.keys_before(first + TALL);
+    const Scale of(scale);
+    Rows out;
+    Numbers top, total;
     clear(out);
-    load<TALL>(q_tile, of_q, first, queries, width);
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) top[m][half] = NONE, total[m][half] = 0;
+    }
+    send_for<TALL>(q_tile, of_q, first, mask.queries, width);
+    send_for<WIDE>(k_tiles, of_k, 0, mask.keys, width);
+    send_for<WIDE>(v_tiles, of_v, 0, mask.keys, width);
     // Even a query that sees no key has the first tile's, all alike.
-    const long long stop = mask.keys_before(first + TALL);
-    for (long long k = 0; k == 0 || k < stop; k += WIDE) {
-        __syncthreads();
-        load<WIDE>(k_tile, of_k, k, keys, width);
-        load<WIDE>(v_tile, of_v, k, keys, width);
-        __syncthreads();
-        Sum z[TILES][4];
+    for (int k = 0, at = 0; k == 0 || k < stop; k += WIDE, at = WIDE * LD - at) {
+        await_tiles();
+        if (k + WIDE < stop) {
+            send_for<WIDE>(k_tiles + WIDE * LD - at, of_k, k + WIDE, mask.keys, width);
+            send_for<WIDE>(v_tiles + WIDE * LD - at, of_v, k + WIDE, mask.keys, width);
+        }
+        if (k > 0 && !mask.sees_some(q + 16 * HIGH - 1, k)) continue;
+        Scores z;
         clear(z);
-        Products<Value, Sum, TILES>::add(z, q_tile + 16 * warp * LD, LD, k_tile, 1, LD, WIDTH);
-        mask_scores(z, mask, q, k, scale);
+        Multiply::multiply_rows<WIDTH, LD, LD>(z, q_tile + warp_row() * LD, k_tiles + at);
+        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k, MASKED);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const Sum most = raised(top[half], z, half);
-            const Sum shrink = exp(top[half] - most);
-            top[half] = most;
-            total[half] *= shrink;
+        for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
-            for (int n = 0; n < COLUMNS; ++n) {
-                out[n][2 * half] *= shrink;
-                out[n][2 * half + 1] *= shrink;
-            }
+            for (int half = 0; half < 2; ++half) {
+                Sum most = top[m][half];
 #pragma unroll
-            for (int n = 0; n < TILES; ++n) {
-                Sum* const two = z[n] + 2 * half;
-                two[0] = exp(two[0] - most);
-                two[1] = exp(two[1] - most);
-                total[half] += two[0] + two[1];
-                if (DROPOUT) {
-                    bool kept[2];
-                    mask.keeps_two(q + lane / 4 + 8 * half, k + 8 * n + 2 * (lane % 4), kept);
-                    two[0] = kept[0] ? two[0] : Sum(0);
-                    two[1] = kept[1] ? two[1] : Sum(0);
+                for (int n = 0; n < TILES; ++n) {
+                    most = fmax(most, fmax(z[m][n][2 * half], z[m][n][2 * half + 1]));
+                }
+                most = row_top(most);
+                const Sum shrink = of.relative(top[m][half], most);
+                top[m][half] = most;
+                total[m][half] *= shrink;
+#pragma unroll
+                for (int n = 0; n < COLUMNS; ++n) {
+                    out[m][n][2 * half] *= shrink;
+                    out[m][n][2 * half + 1] *= shrink;
+                }
+#pragma unroll
+                for (int n = 0; n < TILES; ++n) {
+                    Sum* const two = z[m][n] + 2 * half;
+                    two[0] = of.relative(two[0], most);
+                    two[1] = of.relative(two[1], most);
+                    total[m][half] += two[0] + two[1];
+                    if (DROPOUT) {
+                        bool kept[2];
+                        mask.keeps_two(q + lane_row(m, half), k + lane_column(n), kept);
+                        two[0] = kept[0] ? two[0] : Sum(0);
+                        two[1] = kept[1] ? two[1] : Sum(0);
+                    }
                 }
             }
         }
-        put(p_mine, z);
-        Products<Value, Sum, COLUMNS>::add(out, p_mine, LP, v_tile, LD, 1, WIDE);
+        Multiply::multiply_tile<WIDE, LD>(out, z, spare, v_tiles + at);
     }
-    const Sum factors[2] = {factor / row_sum(total[0]), factor / row_sum(total[1])};
-    store(of_o, out, first, queries, width, factors);
+    const Line<Sum> of_tops(tops, b, h, tops_b, tops_h, tops_s), of_sums(sums, b, h, sums_b, sums_h, sums_s);
+    Numbers factors;
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Sum sum = row_sum(total[m][half]);
+            const int row = q + lane_row(m, half);
+            factors[m][half] = factor / sum;
+            if (STATISTICS && threadIdx.x % 4 == 0 && row < mask.queries) {
+                // A masked score is the same before and after it is scaled.
+                of_tops[row] = top[m][half] == MASKED ? Sum(MASKED) : top[m][half] * of.natural;
+                of_sums[row] = sum;
+            }
+        }
+    }
+    store(of_o, out, q, queries, width, factors);
 }

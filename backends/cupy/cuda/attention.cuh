@@ -1,18 +1,44 @@
 // Attention's core, tile by tile: what its three kernels share. Queries [b, h, q, d], keys and values [b, h, k, d].
 //
-// A block of threads has TALL = 16 WARPS queries (or keys) of one head, each warp 16, and goes through all keys (or
-// queries), WIDE at a time. Scores are in registers as products.cuh has them, one tile at a time; a product's first
-// factor goes by way of shared memory. Defined before: Value, Result and Sum, Id; WIDTH, d up to a multiple of 16;
-// WARPS; WIDE; MASK (0: none, 1: keep [b, k], 2: keep [q, k]); CAUSAL, DROPOUT.
+// A block of threads has TALL queries (or keys) of one head, each warp HIGH fragments of 16, and goes through all keys (or
+// queries), WIDE at a time: while one tile of them is computed with, the next is on its way. Scores are in registers as
+// products.cuh has them, one tile at a time.
+// Defined before: Value, Result and Sum, Id; WIDTH, d up to a multiple of 16; HIGH, WARPS, WIDE; MASK (0: none, 1: keep
+// [b, k], 2: keep [q, k]); CAUSAL; BLIND, whether a query may see no key; DROPOUT; PAIRED, whether each row's first
+// element is the first of a pair and all pairs are of page 0 (hash.cuh); STATISTICS.
 
-const int TALL = 16 * WARPS, THREADS = 32 * WARPS, GAP = 16 / sizeof(Value), LD = WIDTH + GAP, LP = WIDE + GAP;
+const int TALL = 16 * HIGH * WARPS, THREADS = 32 * WARPS, GAP = 16 / sizeof(Value), LD = WIDTH + GAP, LP = WIDE + GAP;
 const int TILES = WIDE / 8, COLUMNS = WIDTH / 8;
-// Less than every score, a masked one too.
-const float NONE = -3e38f;
+static_assert(WIDE <= THREADS, "each number of a tile is loaded by a thread of its own");
+// A score that is masked; less than every score, a masked one too.
+const Sum MASKED = Sum(-1e30), NONE = Sum(-3e38);
 
-struct alignas(16) Chunk {
-    unsigned int part[4];
+typedef Products<Value, Sum, HIGH> Multiply;
+typedef Sum Scores[HIGH][TILES][4];
+typedef Sum Rows[HIGH][COLUMNS][4];
+// A number for each row of which a lane has elements.
+typedef Sum Numbers[HIGH][2];
+
+// What a block of threads has of shared memory, piece by piece.
+struct Pieces {
+    unsigned char* free;
+    __device__ inline Pieces() {
+        extern __shared__ __align__(16) unsigned char memory[];
+        free = memory;
+    }
+    template <class T>
+    __device__ inline T* take(int count) {
+        T* const piece = (T*)free;
+        free += count * sizeof(T);
+        return piece;
+    }
 };
+
+// The warp's own piece, for what has to go by way of shared memory: of what the tensor cores multiply, nothing has.
+__device__ inline Value* take_spare(Pieces& pieces) {
+    if (sizeof(Value) == 2) return nullptr;
+    return pieces.take<Value>(TALL * LP) + threadIdx.x / 32 * 16 * HIGH * LP;
+}
 
 // Where an operand's head begins, and its strides in elements along rows and d.
 template <class T>
@@ -24,17 +50,29 @@ struct Head {
         : start(all + b * b_step + h * h_step), row(s), column(d) {}
 };
 
-// Rows `first` to first + ROWS into shared memory, zeros behind the last and in columns behind d.
+// Numbers of the rows of a head.
+template <class T>
+struct Line {
+    T* start;
+    long long step;
+
+    __device__ inline Line(T* all, long long b, long long h, long long b_step, long long h_step, long long s)
+        : start(all + b * b_step + h * h_step), step(s) {}
+    __device__ inline T& operator[](int row) const { return start[row * step]; }
+};
+
+// Sends for rows `first` to first + ROWS, zeros behind the last and in columns behind d; see `await_tiles`.
 template <int ROWS>
-__device__ inline void load(Value* to, const Head<const Value>& from, long long first, long long rows, int width) {
+__device__ inline void send_for(Value* to, const Head<const Value>& from, int first, int rows, int width) {
     const Value* const start = from.start + first * from.row;
     const bool packed = width == WIDTH && from.column == 1 && ((size_t)start | (size_t)(from.row * sizeof(Value))) % 16 == 0;
-    const int left = rows - first < ROWS ? int(rows - first) : ROWS;
+    const int left = rows - first < ROWS ? rows - first : ROWS;
     if (packed) {
         const int chunks = WIDTH / GAP;
+#pragma unroll
         for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
             const int r = i / chunks, c = i % chunks * GAP;
-            *(Chunk*)(to + r * LD + c) = r < left ? *(const Chunk*)(start + r * from.row + c) : Chunk{{0, 0, 0, 0}};
+            copy_later(to + r * LD + c, r < left ? start + r * from.row + c : from.start, r < left);
         }
         return;
     }
@@ -45,78 +83,152 @@ __device__ inline void load(Value* to, const Head<const Value>& from, long long 
     }
 }
 
-// A warp's tile of the first factor of a product: rows lane / 4 and lane / 4 + 8, columns two by two.
-__device__ inline void put(Value* to, const Sum (&tile)[TILES][4]) {
-    const int row = threadIdx.x % 32 / 4, column = 2 * (threadIdx.x % 4);
-    // Whoever read what was there before has done so.
-    __syncwarp();
-#pragma unroll
-    for (int n = 0; n < TILES; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) to[(row + 8 * (i / 2)) * LP + 8 * n + column + i % 2] = convert<Value>(tile[n][i]);
-    }
-    __syncwarp();
+// Until all that was sent for is there, and all threads are done with what they read before.
+__device__ inline void await_tiles() {
+    await_copies();
+    __syncthreads();
 }
 
 template <int N>
-__device__ inline void clear(Sum (&tile)[N][4]) {
+__device__ inline void clear(Sum (&tile)[HIGH][N][4]) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
+    for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) tile[n][i] = Sum(0);
-    }
-}
-
-// The warp's 16 rows of a result, times a factor for each row.
-__device__ inline void store(
-    const Head<Result>& to, const Sum (&tile)[COLUMNS][4], long long first, long long rows, int width, const Sum* factors) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        for (int n = 0; n < N; ++n) {
 #pragma unroll
-    for (int n = 0; n < COLUMNS; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const long long row = first + 16 * warp + lane / 4 + 8 * (i / 2);
-            const int column = 8 * n + 2 * (lane % 4) + i % 2;
-            if (row < rows && column < width)
-                to.start[row * to.row + column * to.column] = convert<Result>(tile[n][i] * factors[i / 2]);
+            for (int i = 0; i < 4; ++i) tile[m][n][i] = Sum(0);
         }
     }
 }
+
+// Where a lane's elements of a warp's tile lie.
+__device__ inline int warp_row() { return threadIdx.x / 32 * 16 * HIGH; }
+__device__ inline int lane_row(int m, int half) { return 16 * m + threadIdx.x % 32 / 4 + 8 * half; }
+__device__ inline int lane_column(int n) { return 8 * n + 2 * (threadIdx.x % 4); }
+
+template <class T>
+struct alignas(2 * sizeof(T)) Two {
+    T v[2];
+};
+
+// The warp's rows of a result, each times a factor of its own.
+__device__ inline void store(
+    const Head<Result>& to, const Rows& tile, int first, int rows, int width, const Numbers& factors) {
+    const bool packed = to.column == 1 && ((size_t)to.start | (size_t)(to.row * sizeof(Result))) % sizeof(Two<Result>) == 0;
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = first + lane_row(m, half);
+            if (row >= rows) continue;
+            Result* const start = to.start + row * to.row;
+#pragma unroll
+            for (int n = 0; n < COLUMNS; ++n) {
+                const int column = lane_column(n);
+                Two<Result> both;
+#pragma unroll
+                for (int i = 0; i < 2; ++i) both.v[i] = convert<Result>(tile[m][n][2 * half + i] * factors[m][half]);
+                if (packed && column + 1 < width) *(Two<Result>*)(start + column) = both;
+                else {
+                    if (column < width) start[column * to.column] = both.v[0];
+                    if (column + 1 < width) start[(column + 1) * to.column] = both.v[1];
+                }
+            }
+        }
+    }
+}
+
+// -- numbers ---------------------------------------------------------------------------------------------------
+
+__device__ inline double power_of_two(double x) { return exp2(x); }
+#ifdef GRAPHIR_EMULATED
+__device__ inline float power_of_two(float x) { return exp2f(x); }
+#else
+// To 2 units in the last place, as the machine has it.
+__device__ inline float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
+// exp(scale x) = 2^(binary x).
+struct Scale {
+    Sum natural, binary;
+    __device__ inline Scale(Sum scale) : natural(scale), binary(scale * Sum(1.4426950408889634)) {}
+
+    // From a row's maximum and Σ exp(Z − max) of the scaled scores Z, what probabilities are made with.
+    __device__ inline Sum shift(Sum top, Sum sum) const { return top * Sum(1.4426950408889634) + log2(sum); }
+    __device__ inline Sum probability(Sum score, Sum shift) const { return power_of_two(score * binary - shift); }
+
+    // exp(scale (score − top)), 1 too where all of a row, the largest among them, are masked.
+    __device__ inline Sum relative(Sum score, Sum top) const {
+        return power_of_two(BLIND ? (score - top) * binary : score * binary - top * binary);
+    }
+};
+
+// -- masks -----------------------------------------------------------------------------------------------------
 
 // Which scores count, and which of the probabilities dropout keeps.
 struct Mask {
     const bool* keep;
-    long long keep_b, keep_q, keep_k;  // strides of keep
-    long long ahead;                   // query q sees keys k <= q + ahead
-    long long queries, keys;
+    long long keep_q, keep_k;  // strides of keep
+    int ahead;                 // query q sees keys k <= q + ahead
+    int queries, keys;
     unsigned int threshold;
-    long long origin, query_step;      // the number of element (q, k) in the tensor is origin + q * query_step + k
+    long long origin, query_step;  // the number of element (q, k) in the tensor is origin + q * query_step + k
     Keys draws;
 
-    __device__ inline bool sees(long long q, long long k) const {
+    __device__ inline bool sees(int q, int k) const {
         if (CAUSAL && k > q + ahead) return false;
         return MASK == 0 || keep[q * keep_q + k * keep_k];
     }
 
-    __device__ inline bool keeps(long long q, long long k) const {
-        return draw(draws, origin + q * query_step + k) >= threshold;
+    // Whether all of so many queries from `q` on, some of which may not be, see all of so many keys from `k` on.
+    __device__ inline bool sees_all(int q, int k, int wide) const {
+        return MASK == 0 && k + wide <= keys && (!CAUSAL || k + wide - 1 <= q + ahead);
     }
 
-    // Both of (q, k) and (q, k + 1): one hash, where they are a pair.
-    __device__ inline void keeps_two(long long q, long long k, bool* both) const {
-        const long long element = origin + q * query_step + k;
-        if (element % 2) {
-            both[0] = draw(draws, element) >= threshold;
-            both[1] = draw(draws, element + 1) >= threshold;
+    // Whether one of the queries up to `q` may see one of the keys from `k` on.
+    __device__ inline bool sees_some(int q, int k) const { return !CAUSAL || k <= q + ahead; }
+
+    __device__ inline bool keeps(int q, int k) const { return draw(draws, origin + q * query_step + k) >= threshold; }
+
+    // The hash of (q, k) and (q, k + 1), where they are a pair, of an even k.
+    __device__ inline unsigned int bits(int q, int k) const {
+        const unsigned int row = (unsigned int)((unsigned long long)(origin + q * query_step) >> 1);
+        return mix_32(row + (unsigned int)k / 2, draws.first, draws.second);
+    }
+
+    // Both of (q, k) and (q, k + 1), of an even k.
+    __device__ inline void keeps_two(int q, int k, bool* both) const {
+        if (!PAIRED) {
+            both[0] = keeps(q, k);
+            both[1] = keeps(q, k + 1);
             return;
         }
-        const unsigned int bits = pair_bits(draws, (unsigned long long)element >> 1);
-        both[0] = (bits & 0xFFFFu) >= threshold;
-        both[1] = bits >> 16 >= threshold;
+        const unsigned int drawn = bits(q, k);
+        both[0] = (drawn & 0xFFFFu) >= threshold;
+        both[1] = drawn >> 16 >= threshold;
+    }
+
+    // Of (q, k) and (q + 1, k), where the lane that is four away, of this warp, has the other of the keys k and k ^ 1:
+    // each makes the hash of a pair.
+    __device__ inline void keeps_across(int q, int k, bool* both) const {
+        if (!PAIRED) {
+            both[0] = keeps(q, k);
+            both[1] = keeps(q + 1, k);
+            return;
+        }
+        const int odd = k % 2;
+        const unsigned int mine = bits(q + odd, k - odd), other = __shfl_xor_sync(0xffffffffu, mine, 4);
+        const unsigned int first = odd ? other : mine, second = odd ? mine : other;
+        both[0] = (first >> 16 * odd & 0xFFFFu) >= threshold;
+        both[1] = (second >> 16 * odd & 0xFFFFu) >= threshold;
     }
 
     // The keys that some query below `q` sees.
-    __device__ inline long long keys_before(long long q) const {
+    __device__ inline int keys_before(int q) const {
         if (!CAUSAL || q + ahead >= keys) return keys;
         return q + ahead > 0 ? q + ahead : 0;
     }
@@ -131,32 +243,26 @@ struct Mask {
 #define MAKE_MASK(mask)                                                                                     \
     Mask mask;                                                                                              \
     mask.keep = MASK ? keep + b * keep_b : keep;                                                            \
-    mask.keep_q = keep_q, mask.keep_k = keep_k, mask.ahead = ahead, mask.queries = queries, mask.keys = keys; \
+    mask.keep_q = keep_q, mask.keep_k = keep_k, mask.ahead = int(ahead);                                    \
+    mask.queries = int(queries), mask.keys = int(keys);                                                     \
     mask.threshold = threshold, mask.origin = origin + b * b_step + h * h_step, mask.query_step = query_step; \
     if (DROPOUT) write_keys(*seed, *step, key, &mask.draws)
 
-// The scores' scaling and mask, on a tile whose rows are queries from `q` on and whose columns are keys from `k` on.
-// Behind the last key there is none: its score is NONE, and its probability 0.
-__device__ inline void mask_scores(Sum (&z)[TILES][4], const Mask& mask, long long q, long long k, Sum scale) {
-    const int lane = threadIdx.x % 32;
+// The mask on a tile of scores, those of queries from `q` on and keys from `k` on, either of which are its rows: `unseen`
+// where a query does not see a key, NONE, of which the probability is 0, behind the last query and the last key.
+template <bool KEYS_IN_ROWS>
+__device__ inline void hide(Scores& z, const Mask& mask, int q, int k, Sum unseen) {
 #pragma unroll
-    for (int n = 0; n < TILES; ++n) {
+    for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const long long row = q + lane / 4 + 8 * (i / 2), column = k + 8 * n + 2 * (lane % 4) + i % 2;
-            z[n][i] *= scale;
-            if (column >= mask.keys) z[n][i] = NONE;
-            else if (row < mask.queries && !mask.sees(row, column)) z[n][i] = Sum(-1e30);
+        for (int n = 0; n < TILES; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int row = lane_row(m, i / 2), column = lane_column(n) + i % 2;
+                const int query = q + (KEYS_IN_ROWS ? column : row), key = k + (KEYS_IN_ROWS ? row : column);
+                if (query >= mask.queries || key >= mask.keys) z[m][n][i] = NONE;
+                else if (!mask.sees(query, key)) z[m][n][i] = unseen;
+            }
         }
     }
-}
-
-// The largest score of a row so far, those of its half of a tile included; the four lanes that share the row have it.
-__device__ inline Sum raised(Sum most, const Sum (&z)[TILES][4], int half) {
-#pragma unroll
-    for (int n = 0; n < TILES; ++n) {
-        most = most < z[n][2 * half] ? z[n][2 * half] : most;
-        most = most < z[n][2 * half + 1] ? z[n][2 * half + 1] : most;
-    }
-    return row_top(most);
 }

@@ -1,66 +1,108 @@
-// The gradients of attention's core by its keys and values; see attention_queries.cu, which makes `rows`:
+// The gradients of attention's core by its keys and values; names as in attention_queries.cu:
 //
 //     dV = (m P)ᵀ • dO        dK = (SM's slope dZ)ᵀ • Q
 //
 // A block of threads owns TALL keys of a head and goes through the queries that see them: no two add to the same number.
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
-    const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dK, Result* dV, const Sum* rows,
-    long long plane, long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
-    long long Q_b, long long Q_h, long long Q_s, long long Q_d, long long K_b, long long K_h, long long K_s, long long K_d,
-    long long V_b, long long V_h, long long V_s, long long V_d, long long O_b, long long O_h, long long O_s, long long O_d,
-    long long dK_b, long long dK_h, long long dK_s, long long dK_d,
-    long long dV_b, long long dV_h, long long dV_s, long long dV_d, MASK_PARAMETERS)
-{
-    alignas(16) __shared__ Value k_tile[TALL * LD], v_tile[TALL * LD], q_tile[WIDE * LD], o_tile[WIDE * LD],
-        z_tile[TALL * LP];
-    const long long tiles = (keys + TALL - 1) / TALL, first = blockIdx.x % tiles * TALL;
-    const long long b = blockIdx.x / tiles / heads, h = blockIdx.x / tiles % heads;
-    const Head<const Value> of_q(Q, b, h, Q_b, Q_h, Q_s, Q_d), of_k(K, b, h, K_b, K_h, K_s, K_d),
-        of_v(V, b, h, V_b, V_h, V_s, V_d), of_o(dO, b, h, O_b, O_h, O_s, O_d);
-    const Head<Result> of_dk(dK, b, h, dK_b, dK_h, dK_s, dK_d), of_dv(dV, b, h, dV_b, dV_h, dV_s, dV_d);
-    MAKE_MASK(mask);
-    const Sum *const tops = rows + (b * heads + h) * queries, *const shares = tops + plane, *const cs = shares + plane;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const long long k = first + 16 * warp;
-    Value* const z_mine = z_tile + 16 * warp * LP;
-    Sum dk[COLUMNS][4], dv[COLUMNS][4];
-    clear(dk);
-    clear(dv);
-    load<TALL>(k_tile, of_k, first, keys, width);
-    load<TALL>(v_tile, of_v, first, keys, width);
-    const long long begin = CAUSAL && first - mask.ahead > 0 ? (first - mask.ahead) / WIDE * WIDE : 0;
-    for (long long q = begin; q < queries; q += WIDE) {
-        __syncthreads();
-        load<WIDE>(q_tile, of_q, q, queries, width);
-        load<WIDE>(o_tile, of_o, q, queries, width);
-        __syncthreads();
-        Sum z[TILES][4], d[TILES][4];
-        clear(z);
-        clear(d);
-        Products<Value, Sum, TILES>::add(z, k_tile + 16 * warp * LD, LD, q_tile, 1, LD, WIDTH);
-        Products<Value, Sum, TILES>::add(d, v_tile + 16 * warp * LD, LD, o_tile, 1, LD, WIDTH);
+// To a query that sees no key all are alike: the probabilities, behind dropout, of a tile whose rows are keys.
+__device__ inline void show_to_blind(
+    Scores& p, const Mask& mask, int q, int k, const Line<const Sum>& tops, const Line<const Sum>& sums) {
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
         for (int n = 0; n < TILES; ++n) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const long long key_at = k + lane / 4 + 8 * (i / 2), query = q + 8 * n + 2 * (lane % 4) + i % 2;
-                const bool inside = key_at < keys && query < queries;
-                const bool seen = inside && mask.sees(query, key_at);
-                const bool kept = inside && (!DROPOUT || mask.keeps(query, key_at));
-                const Sum score = seen ? z[n][i] * scale : Sum(-1e30);
-                const Sum p = inside ? exp(score - tops[query]) * shares[query] : Sum(0);
-                const Sum dp = kept ? d[n][i] * factor : Sum(0);
-                d[n][i] = seen ? p * (dp - cs[query]) * scale : Sum(0);
-                z[n][i] = kept ? p * factor : Sum(0);
+                const int key = k + lane_row(m, i / 2), query = q + lane_column(n) + i % 2;
+                if (key >= mask.keys || query >= mask.queries || tops[query] != MASKED) continue;
+                p[m][n][i] = !DROPOUT || mask.keeps(query, key) ? 1 / sums[query] : Sum(0);
             }
         }
-        put(z_mine, z);
-        Products<Value, Sum, COLUMNS>::add(dv, z_mine, LP, o_tile, LD, 1, WIDE);
-        put(z_mine, d);
-        Products<Value, Sum, COLUMNS>::add(dk, z_mine, LP, q_tile, LD, 1, WIDE);
     }
-    const Sum ones[2] = {1, 1};
-    store(of_dk, dk, first, keys, width, ones);
-    store(of_dv, dv, first, keys, width, ones);
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
+    const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dK, Result* dV, const Sum* tops,
+    const Sum* sums, const Sum* cs, long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
+    long long Q_b, long long Q_h, long long Q_s, long long Q_d, long long K_b, long long K_h, long long K_s, long long K_d,
+    long long V_b, long long V_h, long long V_s, long long V_d, long long O_b, long long O_h, long long O_s, long long O_d,
+    long long dK_b, long long dK_h, long long dK_s, long long dK_d, long long dV_b, long long dV_h, long long dV_s,
+    long long dV_d, long long tops_b, long long tops_h, long long tops_s, long long sums_b, long long sums_h,
+    long long sums_s, long long cs_b, long long cs_h, long long cs_s, MASK_PARAMETERS)
+{
+    const int tiles = int((keys + TALL - 1) / TALL), first = int(blockIdx.x) % tiles * TALL;
+    const int b = int(blockIdx.x) / tiles / int(heads), h = int(blockIdx.x) / tiles % int(heads);
+    const Head<const Value> of_q(Q, b, h, Q_b, Q_h, Q_s, Q_d), of_k(K, b, h, K_b, K_h, K_s, K_d),
+        of_v(V, b, h, V_b, V_h, V_s, V_d), of_o(dO, b, h, O_b, O_h, O_s, O_d);
+    const Head<Result> of_dk(dK, b, h, dK_b, dK_h, dK_s, dK_d), of_dv(dV, b, h, dV_b, dV_h, dV_s, dV_d);
+    const Line<const Sum> of_tops(tops, b, h, tops_b, tops_h, tops_s), of_sums(sums, b, h, sums_b, sums_h, sums_s),
+        of_cs(cs, b, h, cs_b, cs_h, cs_s);
+    MAKE_MASK(mask);
+    Pieces pieces;
+    // Of each query of a tile its shift and its c.
+    Two<Sum>* const numbers = pieces.take<Two<Sum>>(2 * WIDE);
+    Value *const k_tile = pieces.take<Value>(TALL * LD), *const v_tile = pieces.take<Value>(TALL * LD),
+        *const q_tiles = pieces.take<Value>(2 * WIDE * LD), *const o_tiles = pieces.take<Value>(2 * WIDE * LD),
+        *const spare = take_spare(pieces);
+    const int k = first + warp_row();
+    const Scale of(scale);
+    Rows dk, dv;
+    clear(dk);
+    clear(dv);
+    const int begin = CAUSAL && first - mask.ahead > 0 ? (first - mask.ahead) / WIDE * WIDE : 0;
+    send_for<TALL>(k_tile, of_k, first, mask.keys, width);
+    send_for<TALL>(v_tile, of_v, first, mask.keys, width);
+    Two<Sum> next = {{0, 0}};
+    for (int q = begin - WIDE, at = WIDE; q < mask.queries; q += WIDE, at = WIDE - at) {
+        // Before the first tile there is none: it is only sent for.
+        await_tiles();
+        const int coming = q + WIDE + int(threadIdx.x);
+        if (q + WIDE < mask.queries) {
+            send_for<WIDE>(q_tiles + (WIDE - at) * LD, of_q, q + WIDE, mask.queries, width);
+            send_for<WIDE>(o_tiles + (WIDE - at) * LD, of_o, q + WIDE, mask.queries, width);
+            if (threadIdx.x < WIDE && coming < mask.queries) next = {{of.shift(of_tops[coming], of_sums[coming]), of_cs[coming]}};
+        }
+        if (q >= begin && (BLIND || mask.sees_some(q + WIDE - 1, k))) {
+            Scores z, d;
+            clear(z);
+            clear(d);
+            Multiply::multiply_rows<WIDTH, LD, LD>(z, k_tile + warp_row() * LD, q_tiles + at * LD);
+            Multiply::multiply_rows<WIDTH, LD, LD>(d, v_tile + warp_row() * LD, o_tiles + at * LD);
+            const bool all = q + WIDE <= mask.queries && mask.sees_all(q, k, 16 * HIGH);
+            if (!all) hide<true>(z, mask, q, k, NONE);
+#pragma unroll
+            for (int n = 0; n < TILES; ++n) {
+                const int column = lane_column(n);
+                const Two<Sum> of_two[2] = {numbers[at + column], numbers[at + column + 1]};
+#pragma unroll
+                for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        bool kept[2] = {true, true};
+                        if (DROPOUT) mask.keeps_across(q + column, k + lane_row(m, half), kept);
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            Sum &score = z[m][n][2 * half + i], &slope = d[m][n][2 * half + i];
+                            const Sum p = of.probability(score, of_two[i].v[0]);
+                            const Sum dp = kept[i] ? slope * factor : Sum(0);
+                            slope = p * (dp - of_two[i].v[1]);
+                            score = kept[i] ? p : Sum(0);
+                        }
+                    }
+                }
+            }
+            if (BLIND && !all) show_to_blind(z, mask, q, k, of_tops, of_sums);
+            Multiply::multiply_tile<WIDE, LD>(dv, z, spare, o_tiles + at * LD);
+            Multiply::multiply_tile<WIDE, LD>(dk, d, spare, q_tiles + at * LD);
+        }
+        if (threadIdx.x < WIDE) numbers[WIDE - at + threadIdx.x] = next;
+    }
+    Numbers of_values, of_keys;
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) of_values[m][half] = factor, of_keys[m][half] = of.natural;
+    }
+    store(of_dv, dv, k, keys, width, of_values);
+    store(of_dk, dk, k, keys, width, of_keys);
 }

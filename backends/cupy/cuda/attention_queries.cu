@@ -1,99 +1,82 @@
-// The gradient of attention's core by its queries, dQ, and what the gradients by keys and values need of each row.
+// The gradient of attention's core by its queries, dQ.
 //
-// With P = S(Z), Z = SM(Q Kᵀ), m the mask of dropout and its factor, and dP = m (dO Vᵀ):
+// With P = S(Z), Z = SM(Q Kᵀ), m the mask of dropout and its factor, dP = m (dO Vᵀ) and c = Σ P dP of each row:
 //
-//     dZ = P (dP − c),  c = Σ P dP        dQ = SM's slope dZ • K
+//     dZ = P (dP − c)        dQ = SM's slope dZ • K
 //
-// Nothing of the forward pass is stored: a first round over all keys makes each row's maximum, 1 / Σ exp(Z − max) and
-// c, as softmax is made along with the products, and a second one dQ. They are left in `rows`, three planes [b, h, q]. A
-// masked score passes no gradient on.
+// Scores are made again, and probabilities of them, of each row's maximum and sum (`tops` and `sums`). A masked score
+// passes no gradient on.
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
-    const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dQ, Sum* rows, long long plane,
-    long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
+    const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dQ, const Sum* tops, const Sum* sums,
+    const Sum* cs, long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
     long long Q_b, long long Q_h, long long Q_s, long long Q_d, long long K_b, long long K_h, long long K_s, long long K_d,
     long long V_b, long long V_h, long long V_s, long long V_d, long long O_b, long long O_h, long long O_s, long long O_d,
-    long long dQ_b, long long dQ_h, long long dQ_s, long long dQ_d, MASK_PARAMETERS)
+    long long dQ_b, long long dQ_h, long long dQ_s, long long dQ_d, long long tops_b, long long tops_h, long long tops_s,
+    long long sums_b, long long sums_h, long long sums_s, long long cs_b, long long cs_h, long long cs_s, MASK_PARAMETERS)
 {
-    alignas(16) __shared__ Value q_tile[TALL * LD], o_tile[TALL * LD], k_tile[WIDE * LD], v_tile[WIDE * LD],
-        z_tile[TALL * LP];
-    const long long tiles = (queries + TALL - 1) / TALL, first = (tiles - 1 - blockIdx.x % tiles) * TALL;
-    const long long b = blockIdx.x / tiles / heads, h = blockIdx.x / tiles % heads;
+    const int tiles = int((queries + TALL - 1) / TALL), first = (tiles - 1 - int(blockIdx.x) % tiles) * TALL;
+    const int b = int(blockIdx.x) / tiles / int(heads), h = int(blockIdx.x) / tiles % int(heads);
     const Head<const Value> of_q(Q, b, h, Q_b, Q_h, Q_s, Q_d), of_k(K, b, h, K_b, K_h, K_s, K_d),
         of_v(V, b, h, V_b, V_h, V_s, V_d), of_o(dO, b, h, O_b, O_h, O_s, O_d);
     const Head<Result> of_dq(dQ, b, h, dQ_b, dQ_h, dQ_s, dQ_d);
+    const Line<const Sum> of_tops(tops, b, h, tops_b, tops_h, tops_s), of_sums(sums, b, h, sums_b, sums_h, sums_s),
+        of_cs(cs, b, h, cs_b, cs_h, cs_s);
     MAKE_MASK(mask);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const long long q = first + 16 * warp, stop = mask.keys_before(first + TALL);
-    Value* const z_mine = z_tile + 16 * warp * LP;
-    Sum out[COLUMNS][4], top[2] = {NONE, NONE}, total[2] = {0, 0}, c[2] = {0, 0};
+    Pieces pieces;
+    Value *const q_tile = pieces.take<Value>(TALL * LD), *const o_tile = pieces.take<Value>(TALL * LD),
+        *const k_tiles = pieces.take<Value>(2 * WIDE * LD), *const v_tiles = pieces.take<Value>(2 * WIDE * LD),
+        *const spare = take_spare(pieces);
+    const int q = first + warp_row(), stop = mask.keys_before(first + TALL);
+    const Scale of(scale);
+    Rows out;
     clear(out);
-    load<TALL>(q_tile, of_q, first, queries, width);
-    load<TALL>(o_tile, of_o, first, queries, width);
-    for (int round = 0; round < 2; ++round) {
-        for (long long k = 0; k == 0 || k < stop; k += WIDE) {
-            __syncthreads();
-            load<WIDE>(k_tile, of_k, k, keys, width);
-            load<WIDE>(v_tile, of_v, k, keys, width);
-            __syncthreads();
-            Sum z[TILES][4], d[TILES][4];
-            clear(z);
-            clear(d);
-            Products<Value, Sum, TILES>::add(z, q_tile + 16 * warp * LD, LD, k_tile, 1, LD, WIDTH);
-            Products<Value, Sum, TILES>::add(d, o_tile + 16 * warp * LD, LD, v_tile, 1, LD, WIDTH);
-            mask_scores(z, mask, q, k, scale);
+    Numbers shift, c, factors;
+    send_for<TALL>(q_tile, of_q, first, mask.queries, width);
+    send_for<TALL>(o_tile, of_o, first, mask.queries, width);
+    send_for<WIDE>(k_tiles, of_k, 0, mask.keys, width);
+    send_for<WIDE>(v_tiles, of_v, 0, mask.keys, width);
+#pragma unroll
+    for (int m = 0; m < HIGH; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = q + lane_row(m, half);
+            shift[m][half] = row < mask.queries ? of.shift(of_tops[row], of_sums[row]) : Sum(0);
+            c[m][half] = row < mask.queries ? of_cs[row] : Sum(0);
+            factors[m][half] = of.natural;
+        }
+    }
+    for (int k = 0, at = 0; k == 0 || k < stop; k += WIDE, at = WIDE * LD - at) {
+        await_tiles();
+        if (k + WIDE < stop) {
+            send_for<WIDE>(k_tiles + WIDE * LD - at, of_k, k + WIDE, mask.keys, width);
+            send_for<WIDE>(v_tiles + WIDE * LD - at, of_v, k + WIDE, mask.keys, width);
+        }
+        if (!mask.sees_some(q + 16 * HIGH - 1, k)) continue;
+        Scores z, d;
+        clear(z);
+        clear(d);
+        Multiply::multiply_rows<WIDTH, LD, LD>(z, q_tile + warp_row() * LD, k_tiles + at);
+        Multiply::multiply_rows<WIDTH, LD, LD>(d, o_tile + warp_row() * LD, v_tiles + at);
+        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k, NONE);
+#pragma unroll
+        for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const long long row = q + lane / 4 + 8 * half;
-                Sum most = top[half];
-                if (round == 0) {
-                    most = raised(most, z, half);
-                    const Sum shrink = exp(top[half] - most);
-                    top[half] = most;
-                    total[half] *= shrink;
-                    c[half] *= shrink;
-                }
 #pragma unroll
                 for (int n = 0; n < TILES; ++n) {
-                    const long long column = k + 8 * n + 2 * (lane % 4);
                     bool kept[2] = {true, true};
-                    if (DROPOUT) mask.keeps_two(row, column, kept);
+                    if (DROPOUT) mask.keeps_two(q + lane_row(m, half), k + lane_column(n), kept);
 #pragma unroll
                     for (int i = 0; i < 2; ++i) {
-                        const Sum dp = kept[i] ? d[n][2 * half + i] * factor : Sum(0);
-                        Sum& score = z[n][2 * half + i];
-                        if (round == 0) {
-                            const Sum p = exp(score - most);
-                            total[half] += p;
-                            c[half] += p * dp;
-                        } else {
-                            const bool seen = column + i < keys && row < queries && mask.sees(row, column + i);
-                            score = seen ? exp(score - most) * total[half] * (dp - c[half]) * scale : Sum(0);
-                        }
+                        Sum& score = z[m][n][2 * half + i];
+                        const Sum dp = kept[i] ? d[m][n][2 * half + i] * factor : Sum(0);
+                        score = of.probability(score, shift[m][half]) * (dp - c[m][half]);
                     }
                 }
             }
-            if (round == 1) {
-                put(z_mine, z);
-                Products<Value, Sum, COLUMNS>::add(out, z_mine, LP, k_tile, LD, 1, WIDE);
-            }
         }
-        if (round == 0) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                // From here on, what the sum of exponentials is to be multiplied by.
-                total[half] = 1 / row_sum(total[half]);
-                c[half] = row_sum(c[half]) * total[half];
-                const long long row = q + lane / 4 + 8 * half;
-                if (lane % 4 == 0 && row < queries) {
-                    Sum* const mine = rows + (b * heads + h) * queries + row;
-                    mine[0] = top[half];
-                    mine[plane] = total[half];
-                    mine[2 * plane] = c[half];
-                }
-            }
-        }
+        Multiply::multiply_tile<WIDE, LD>(out, z, spare, k_tiles + at);
     }
-    const Sum ones[2] = {1, 1};
-    store(of_dq, out, first, queries, width, ones);
+    store(of_dq, out, q, queries, width, factors);
 }

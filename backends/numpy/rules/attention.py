@@ -14,9 +14,9 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy.engine import minimum, rules
-from graphir.backends.numpy.rules.shared import number, row_column, row_dots, row_maxima, row_sums
+from graphir.backends.numpy.rules.shared import made, number, row_column, row_dots, row_sums
 from graphir.ir.operator import Place
-from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax
+from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax, softmax_rows
 from graphir.operators.special import MASKED
 
 
@@ -86,15 +86,22 @@ def _widen(keep: Array, mask: str, rank: int) -> Array:
 
 @rules.emits(softmax, inplace={"P": "Z"})
 def _softmax(call: Calls, Z: Array, P: Array) -> Any:
+    return _softmax_rows(call, Z, P, None, None)
+
+
+@rules.emits(softmax_rows, inplace={"P": "Z"})
+def _softmax_rows(call: Calls, Z: Array, P: Array | None, top: Array | None, s: Array | None) -> Any:
     if Z.size == 0:
         return False
-    call(np.subtract, Z, row_maxima(call, Z), P)
+    P, top, s = made(call, P, Z), made(call, top, Z[..., 0]), made(call, s, Z[..., 0])
+    call(np.maximum.reduce, Z, -1, None, top)
+    call(np.subtract, Z, row_column(top), P)
     call(np.exp, P, P)
-    total = call.scratch(P.shape[:-1], P.dtype)
-    row_sums(call, P, total)
+    row_sums(call, P, s)
     # A product a number is faster than a quotient.
-    call(np.reciprocal, total, total)
-    call(np.multiply, P, row_column(total), P)
+    share = call.scratch(s.shape, s.dtype)
+    call(np.reciprocal, s, share)
+    call(np.multiply, P, row_column(share), P)
     return None
 
 

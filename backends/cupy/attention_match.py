@@ -1,0 +1,185 @@
+"""Attention's core among a task's nodes, recognised by what they are and read, whatever their names.
+
+    forward    A = Q • Kᵀ,  Z = SM(A),  P = S(Z),  P' = DO(P),  O = P' • V,  with each row's maximum and sum if they are
+               kept: P, top, s = S(Z)
+    gradient   A = Q • Kᵀ,  Z = SM(A),  P = exp(Z − top) / s,  P' = DO(P),  then dP' = dO • Vᵀ,  dV = P'ᵀ • dO,
+               dP = dDO(dP'),  dZ = P ⊙ (dP − c),  dA = dSM(dZ),  dQ = dA • K,  dKᵀ = Qᵀ • dA
+
+with nobody else reading what lies between; casts between them are left out. So the gradient has its rows' numbers from
+elsewhere (`passes.keep_statistics`): top and s of the forward pass, c = Σ O ⊙ dO. One that has not, S and dS, is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphir.backends.compiled.task import Task
+from graphir.backends.rows.runs import Run
+from graphir.ir.graph import Node
+from graphir.ir.operator import Operator
+from graphir.ir.value import Value
+from graphir.operators.attention import d_scale_mask, scale_mask, softmax, softmax_rows
+from graphir.operators.cast import cast
+from graphir.operators.dropout import d_dropout, dropout
+from graphir.operators.linear import d_matmul, matmul
+from graphir.operators.split_vocabulary import center, normalize
+
+#: The roles of numbers that each row has one of.
+ROWS = ("top", "s", "c")
+
+
+@dataclass(frozen=True)
+class AttentionRun(Run):
+    """The nodes of attention's core, or of its gradient.
+
+    roles     of the core Q, K_T, V, O, and top and s where they leave; of the gradient Q, K_T, V, top, s, c, dO, dQ,
+              dK_T, dV. The numbers of rows are of the dtype that is computed in
+    masked    the node that masks the scores
+    dropped   the node that drops probabilities, if any
+    """
+
+    roles: Mapping[str, Value]
+    masked: Node
+    dropped: Node | None
+
+
+def find_attention(task: Task) -> dict[int, AttentionRun]:
+    """Attention's core and its gradient among a task's nodes, by the position of the first."""
+    work = [(position, node) for position, node in enumerate(task.nodes) if not node.operator.view]
+    found: dict[int, AttentionRun] = {}
+    for index, (position, node) in enumerate(work):
+        if node.operator is matmul and len(node.outputs[0].shape) == 4:
+            try:
+                run = _Match(task, work[index:]).run()
+            except _MismatchError:
+                continue
+            if _is_closed(run):
+                found[position] = run
+    return found
+
+
+def inner_values(run: AttentionRun) -> frozenset[Value]:
+    """What the run makes and does not leave."""
+    return frozenset(value for node in run.nodes for value in node.outputs) - set(run.outputs)
+
+
+def _is_closed(run: AttentionRun) -> bool:
+    """Whether nobody outside reads what the run does not leave, or a view of it."""
+    inner, mine = set(inner_values(run)), set(run.nodes)
+    for node in run.task.nodes:
+        if node.operator.view and node.inputs[0] in inner:
+            inner.add(node.outputs[0])
+        elif node not in mine and not inner.isdisjoint(node.inputs):
+            return False
+    return inner.isdisjoint(run.task.leaving)
+
+
+class _MismatchError(Exception):
+    """The nodes are not attention's."""
+
+
+class _Match:
+    """Goes through nodes one after the other, casts left out."""
+
+    def __init__(self, task: Task, work: Sequence[tuple[int, Node]]) -> None:
+        self.task, self.work = task, work
+        self.taken: list[Node] = []
+        #: What a cast of this run is made of.
+        self.source: dict[Value, Value] = {}
+        self.stop = 0
+
+    def run(self) -> AttentionRun:
+        """The run that the nodes begin with. Errors: _MismatchError if they do not."""
+        first = self._take(matmul)
+        masked = self._take(scale_mask, A=first.outputs[0])
+        roles = {"Q": first.inputs[0], "K_T": first.inputs[1]}
+        is_gradient = self._next() is normalize
+        kind = normalize if is_gradient else softmax_rows if self._next() is softmax_rows else softmax
+        rows = self._take(kind, Z=masked.outputs[0])
+        P = rows.outputs[0]
+        dropped = self._take(dropout, X=P) if self._next() is dropout else None
+        kept = P if dropped is None else _result(dropped, "Y")
+        if is_gradient:
+            roles |= {"top": rows.inputs[1], "s": rows.inputs[2]}
+            roles |= self._gradient(roles, masked, P, dropped, kept)
+        else:
+            last = self._take(matmul, X=kept)
+            roles |= {"V": last.inputs[1], "O": last.outputs[0]}
+            roles |= self._leaving(rows)
+        if any(self.source.keys() & {value} for value in roles.values()):
+            raise _MismatchError
+        made = {value for node in self.taken for value in node.outputs}
+        inputs = dict.fromkeys(v for node in self.taken for v in node.inputs if v not in made)
+        outputs = tuple(value for name, value in roles.items() if value in made)
+        dtype = "float64" if roles["Q"].dtype == "float64" else "float32"
+        if any(roles[name].dtype != dtype for name in ROWS if name in roles):
+            raise _MismatchError
+        return AttentionRun(
+            self.task, tuple(self.taken), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped
+        )
+
+    def _leaving(self, rows: Node) -> dict[str, Value]:
+        """The roles of the statistics that are kept: both or none."""
+        kept = [value for value in rows.outputs[1:] if value in self.task.leaving]
+        if len(kept) == 1:
+            raise _MismatchError
+        return dict(zip(("top", "s"), kept, strict=True)) if kept else {}
+
+    def _gradient(
+        self, roles: Mapping[str, Value], masked: Node, P: Value, dropped: Node | None, kept: Value
+    ) -> dict[str, Value]:
+        """The roles of what follows P' in the gradient."""
+        of_kept = self._take(d_matmul, only=("dX",))
+        dO = _operand(of_kept, "dY")
+        of_v = self._take(d_matmul, only=("dW",), X=kept, dY=dO)
+        dP = of_kept.outputs[0]
+        if dropped is not None:
+            dP = self._take(d_dropout, m=_result(dropped, "m"), dY=dP).outputs[0]
+        centered = self._take(center, P=P, dP=dP)
+        dZ, c = centered.outputs[0], centered.inputs[2]
+        slope = self._take(d_scale_mask, dZ=dZ)
+        if slope.attributes != masked.attributes or slope.inputs[1:] != masked.inputs[1:]:
+            raise _MismatchError
+        dA = slope.outputs[0]
+        of_q = self._take(d_matmul, only=("dX",), W=roles["K_T"], dY=dA)
+        of_k = self._take(d_matmul, only=("dW",), X=roles["Q"], dY=dA)
+        V = _operand(of_kept, "W")
+        dQ, dK_T, dV = of_q.outputs[0], of_k.outputs[0], of_v.outputs[0]
+        return {"c": c, "V": V, "dO": dO, "dQ": dQ, "dK_T": dK_T, "dV": dV}
+
+    def _next(self) -> Operator | None:
+        """The operator that comes next; casts on the way are taken."""
+        while len(self.taken) < len(self.work):
+            node = self.work[len(self.taken)][1]
+            if node.operator is not cast:
+                return node.operator
+            self.taken.append(node)
+            self.source[node.outputs[0]] = self.source.get(node.inputs[0], node.inputs[0])
+        return None
+
+    def _take(self, operator: Operator, only: tuple[str, ...] | None = None, **operands: Value) -> Node:
+        """The next node, of this operator, with these operands."""
+        if self._next() is not operator:
+            raise _MismatchError
+        position, node = self.work[len(self.taken)]
+        given = {name: _operand(node, name) for name in operands}
+        if (only is not None and node.attributes["only"] != only) or any(
+            self.source.get(given[name], given[name]) is not value for name, value in operands.items()
+        ):
+            raise _MismatchError
+        self.taken.append(node)
+        self.stop = position + 1
+        return node
+
+
+def _operand(node: Node, name: str) -> Value:
+    names = [operand.name for operand in node.inference.rule.inputs]
+    if name not in names:
+        raise _MismatchError
+    return node.inputs[names.index(name)]
+
+
+def _result(node: Node, name: str) -> Value:
+    names = [operand.name for operand in node.inference.rule.outputs]
+    return node.outputs[names.index(name)]

@@ -1,0 +1,59 @@
+"""Which values of a graph are the same, computed twice: what recomputation makes again is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from graphir.ir.builder import Builder
+from graphir.ir.gradient import Recomputation
+from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
+
+#: Operator, operands and attributes.
+_Key: TypeAlias = tuple[object, ...]
+
+
+class Same:
+    """Values by what they are computed from, whatever they are called and whichever phase makes them.
+
+    The same means: operator, operands and attributes, and with them the key of a random node. A mask that is made again
+    without the rest of its node is the same, too.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._first: dict[Value, Value] = {value: value for value in graph.arguments}
+        self._all: dict[Value, list[Value]] = {}
+        known: dict[_Key, tuple[Value, ...]] = {}
+        for node in graph.nodes:
+            firsts = known.setdefault(self._key(node, node.inputs), node.outputs)
+            self._first.update(zip(node.outputs, firsts, strict=True))
+            for operand, value in zip(node.inference.rule.outputs, node.outputs, strict=True):
+                self._all.setdefault(self._first[value], []).append(value)
+                alone = node.operator.recomputations.get(operand.name)
+                if alone is not None:
+                    known.setdefault(self._key_alone(node, value, alone), (self._first[value],))
+
+    def first(self, value: Value) -> Value:
+        """The first that is the same as `value`: one for all of them."""
+        return self._first[value]
+
+    def all(self, value: Value) -> Sequence[Value]:
+        """All that are the same as `value`, which a node makes, in order."""
+        return self._all[self._first[value]]
+
+    def _key(self, node: Node, operands: Sequence[Value]) -> _Key:
+        return node.operator.key, tuple([self._first[value] for value in operands]), node.attributes
+
+    def _key_alone(self, node: Node, value: Value, alone: Recomputation) -> _Key:
+        """The key of what makes `value` again without the rest of `node`."""
+        scratch = Builder("alone", mesh=self.graph.mesh)
+        types = {each: each.type for each in node.inputs}
+        given = {each: scratch.input(f"/{each.name}", of.shape, of.dtype, of.layout) for each, of in types.items()}
+        pairs = zip(node.inference.rule.inputs, node.inputs, strict=True)
+        operands = {operand.name: given[each] for operand, each in pairs}
+        made = alone(operands, node.attributes, value, f"/{value.name}")
+        (maker,) = (each for each in scratch.nodes if made in each.outputs)
+        own = {each: value for value, each in given.items()}
+        return self._key(maker, [own[each] for each in maker.inputs])
