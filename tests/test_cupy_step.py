@@ -8,6 +8,7 @@ import pytest
 
 from tests.cuda import bodies, emulator, standin
 from tests.cuda.bodies import SMALL, VARIANTS
+from tests.cuda.runtime import STATE
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -41,6 +42,11 @@ def test_masks_are_those_of_numpy() -> None:
 
 def test_a_replay_repeats_the_first_run() -> None:
     bodies.a_replay_repeats_the_first_run(SMALL)
+
+
+def test_a_run_and_its_caller_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STATE, "is_late", True)
+    bodies.a_run_and_its_caller_wait_for_each_other(SMALL)
 
 
 @pytest.mark.slow

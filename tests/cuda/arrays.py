@@ -10,11 +10,21 @@ import ctypes
 import operator
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tests.cuda.runtime import Device, MemoryPointer, allocates, enqueue, refuse_in_capture, waits
+from tests.cuda.runtime import (
+    STATE,
+    Device,
+    MemoryPointer,
+    allocates,
+    enqueue,
+    refuse_cublas,
+    refuse_transfer,
+    transfers,
+)
 
 
 def _new(shape: Any, dtype: Any, order: str = "C") -> np.ndarray:
@@ -91,13 +101,13 @@ class ndarray:  # noqa: N801
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
-        waits("get")
+        transfers("get", "D2H")
         return self._host.copy(order)
 
     def set(self, source: Any, stream: Any = None) -> None:
         if not isinstance(source, np.ndarray) or source.dtype != self.dtype or source.shape != self.shape:
             raise ValueError(f"set() takes a NumPy array {self.dtype}{list(self.shape)}, not {source!r}")
-        waits("set")
+        transfers("set", "H2D")
         self._host[...] = source
 
     def item(self, *place: int) -> Any:
@@ -140,6 +150,11 @@ class ndarray:  # noqa: N801
 
     def __iter__(self) -> Any:
         return (self[i] for i in range(len(self)))
+
+    def copy(self, order: str = "C") -> ndarray:
+        made = ndarray(self.shape, self.dtype, order=order)
+        copyto(made, self)
+        return made
 
     def fill(self, value: Any) -> None:
         enqueue(lambda: self._host.fill(_plain(value)))
@@ -187,7 +202,7 @@ def _index(place: Any) -> Any:
         return tuple(map(_index, place))
     if isinstance(place, ndarray):
         if place.dtype == bool:
-            waits("an index by a mask")
+            transfers("an index by a mask", "D2H")
         return place._host
     return place
 
@@ -220,15 +235,16 @@ def _wrap(made: Any, operands: Any) -> Any:
 # -- functions --------------------------------------------------------------------------------------------
 
 
-def through(function: Callable[..., Any], waiting: bool = False) -> Callable[..., Any]:
-    """NumPy's function on the device's arrays."""
+def through(function: Callable[..., Any], first: Callable[[], None] | None = None) -> Callable[..., Any]:
+    """NumPy's function on the device's arrays; `first` is called before it."""
 
     def call(*arguments: Any, out: Any = None, **options: Any) -> Any:
-        if waiting:
-            waits(function.__name__)
+        if first is not None:
+            first()
         operands = (*arguments, *options.values())
         plain, named = _plain(arguments), {name: _plain(each) for name, each in options.items()}
         if out is None:
+            STATE.stream.work_off()
             with np.errstate(all="ignore"):
                 return _wrap(function(*plain, **named), operands)
         target = out[0] if isinstance(out, tuple) else out
@@ -279,11 +295,16 @@ def array(array: Any, dtype: Any = None, copy: bool = True, **options: Any) -> n
 
 
 def _copy_of(source: Any, dtype: Any) -> ndarray:
-    if not isinstance(source, ndarray):
-        refuse_in_capture("an array of the host is copied")
     host = source._host if isinstance(source, ndarray) else np.asarray(source)
     made = ndarray(host.shape, host.dtype if dtype is None else dtype)
-    made._host[...] = host
+    if not isinstance(source, ndarray) and host.ndim:
+        refuse_transfer("H2D")
+
+    # A number alone is what a kernel writes.
+    def write() -> None:
+        made._host[...] = host
+
+    enqueue(write)
     return made
 
 
@@ -324,7 +345,10 @@ def _method(name: str) -> Callable[..., Any]:
     def call(self: ndarray, *arguments: Any, **options: Any) -> Any:
         if name == "astype" and options.pop("copy", True) is False and np.dtype(arguments[0]) == self.dtype:
             return self
-        made = through(lambda host, *rest, **named: getattr(host, name)(*rest, **named))(self, *arguments, **options)
+        first = refuse_cublas if name == "dot" else None
+        made = through(lambda host, *rest, **named: getattr(host, name)(*rest, **named), first)(
+            self, *arguments, **options
+        )
         # `take` of NumPy would give a bare number of one element.
         return made if made is not None else self
 
@@ -332,12 +356,13 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 _METHODS = (
-    "astype copy reshape ravel transpose swapaxes squeeze view sum mean max min argmax argmin all any take repeat "
+    "astype reshape ravel transpose swapaxes squeeze view sum mean max min argmax argmin all any take repeat "
     "cumsum prod dot argsort argpartition flatten clip conj diagonal trace round std var"
 )
 for _name in _METHODS.split():
     setattr(ndarray, _name, _method(_name))
-setattr(ndarray, "nonzero", through(np.nonzero, True))  # noqa: B010  a method that nobody declares
+_nonzero = through(np.nonzero, partial(transfers, "nonzero", "D2H"))
+setattr(ndarray, "nonzero", _nonzero)  # noqa: B010  a method that nobody declares
 
 
 def _operator(does: Callable[..., Any], reflected: bool = False, inplace: bool = False) -> Callable[..., Any]:
@@ -358,7 +383,7 @@ _ONE_SIDE = {
     "neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive",
 }  # fmt: skip
 for _sign, _name in (_BOTH_SIDES | _ONE_SIDE).items():
-    _does = through(getattr(np, _name))
+    _does = through(getattr(np, _name), refuse_cublas if _name == "matmul" else None)
     setattr(ndarray, f"__{_sign}__", _operator(_does))
     if _sign in _BOTH_SIDES:
         setattr(ndarray, f"__r{_sign}__", _operator(_does, reflected=True))

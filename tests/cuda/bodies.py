@@ -161,6 +161,26 @@ def simulated_ranks_are_those_of_the_processor(plan: str, axes: Mapping[str, int
             assert np.abs(np.float64(to_numpy(made[name])) - right).max(initial=0) <= 2e-4 * scale, name
 
 
+def a_run_and_its_caller_wait_for_each_other(sizes: Mapping[str, int]) -> None:
+    """Parameters that the caller's stream still works on, and several runs before somebody looks at a result."""
+    import cupy
+
+    graph = autodiff(transformer(layers=1))
+    parameters = gi.initialize(graph, sizes, seed=1)
+    ours, theirs = (gi.compile(graph, sizes, backend=each) for each in ("cupy", "numpy"))
+    held = {name: cupy.empty(array.shape, array.dtype) for name, array in parameters.items()}
+    placed = {name: cupy.asarray(array) for name, array in parameters.items()}
+    results = []
+    for step in range(4):
+        for name, array in placed.items():
+            cupy.multiply(array, 1 + step, out=held[name])
+        results.append(ours(held, inputs(sizes, step)))
+    for step, result in enumerate(results):
+        wanted = theirs({name: array * (1 + step) for name, array in parameters.items()}, inputs(sizes, step))
+        for name, right in wanted.items():
+            assert _vanishes(right) or far(result[name], right) <= TOLERANCES["float32"], (name, step)
+
+
 def memory_is_as_planned(sizes: Mapping[str, int], names: Sequence[str] = ("L",)) -> None:
     """Runs after the third take no more memory than there was."""
     import cupy

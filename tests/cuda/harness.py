@@ -173,11 +173,12 @@ def where(request: pytest.FixtureRequest) -> str:
     if request.param == "emulated" and emulator.MISSING:
         pytest.skip(emulator.MISSING)
     if request.param == "cupy":
-        _require_gpu()
+        require_gpu()
     return str(request.param)
 
 
-def _require_gpu() -> None:
+def require_gpu() -> None:
+    """Skips a test where there is no GPU."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
     try:
         count = cupy.cuda.runtime.getDeviceCount()

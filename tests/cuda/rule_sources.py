@@ -26,11 +26,12 @@ def rule_sources() -> Iterator[tuple[str, str]]:
             for width, mask, causal, dropout in _CASES[:2] if value == "float64" else _CASES:
                 tiles = kernel.tiles(itemsize, width, dropout)
                 if tiles is not None:
-                    types = {"Value": value, "Result": total, "Sum": total, "Id": "int64"}
+                    types = {"Value": value, "Result": value if width == 64 else total, "Sum": total, "Id": "int64"}
                     switches = {
                         "MASK": mask,
                         "CAUSAL": causal,
                         "BLIND": mask > 0,
+                        "PAIRED": width > 16,
                         "DROPOUT": dropout,
                         "STATISTICS": True,
                     }

@@ -1,7 +1,8 @@
 """The stand-in's device: streams, captures, memory, and what CUDA says of itself.
 
-Work on a stream is carried out at once; while it is captured, it is recorded and not carried out, and whatever would
-wait for the device raises. Allocating is left alone, as CuPy captures: who must not has `using_allocator`.
+Work on a stream is carried out at once, or as late as may be where a test asks for that; while it is captured, it is
+recorded and not carried out, and whatever would wait for the device raises: what CUDA refuses spoils the capture, what
+CuPy refuses of itself does not. Allocating is left alone, as CuPy captures: who must not has `using_allocator`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import types
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 
@@ -38,31 +41,60 @@ class Graph:
             enqueue(each)
 
 
+class Capture:
+    """Work that streams collect: the one that began, and those that wait for an event in it."""
+
+    def __init__(self, origin: Stream) -> None:
+        self.origin = origin
+        self.work: list[Callable[[], None]] = []
+        self.is_broken = False
+        #: Streams that have joined, and those whose work the first does not wait for yet.
+        self.joined, self.apart = {origin}, set[Stream]()
+
+    def spoil(self, error: str) -> CUDARuntimeError:
+        """What is raised for something that no capture survives."""
+        self.is_broken = True
+        return CUDARuntimeError(error)
+
+
 class Event:
     """A mark in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.is_timed = not disable_timing
+        self.stream: Stream | None = None
+        self.behind = 0
+        #: What the stream was captured into when the event was recorded.
+        self.capture: Capture | None = None
 
     def record(self, stream: Stream | None = None) -> None:
         assert stream is None or isinstance(stream, Stream)
+        (stream or STATE.stream).record(self)
 
     def synchronize(self) -> None:
+        if self.capture is not None:
+            raise self.capture.spoil("cudaErrorCapturedEvent: the event is part of a capture")
         waits("Event.synchronize")
+        if self.stream is not None:
+            self.stream.work_off(self.behind)
 
     @property
     def done(self) -> bool:
-        return True
+        if self.capture is not None:
+            # CUDA's error is not told: CuPy asks whether there was none.
+            self.capture.is_broken = True
+        return self.capture is None
 
 
 class Stream:
-    """A stream; work on it is carried out at once, unless it is captured."""
+    """A stream; work on it is carried out at once, or when somebody waits for it, unless it is captured."""
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.null, self.non_blocking = null, non_blocking
-        self.capture: list[Callable[[], None]] | None = None
-        self.is_broken = False
+        self.capture: Capture | None = None
         self._before: list[Stream] = []
+        self._queue: deque[Callable[[], None]] = deque()
+        self._given = self._done = 0
         self.ptr = 0 if null else id(self)
 
     def __enter__(self) -> Stream:
@@ -76,28 +108,78 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.null:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        assert self.capture is None, "the stream is captured already"
-        self.capture, self.is_broken = [], False
+        if self.capture is not None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is captured already")
+        self.capture = Capture(self)
+        STATE.captures.append(self.capture)
 
     def end_capture(self) -> Graph:
-        assert self.capture is not None, "the stream is not captured"
-        work, self.capture = self.capture, None
-        if self.is_broken:
+        capture = self.capture
+        if capture is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is not captured")
+        if capture.origin is not self:
+            raise capture.spoil("cudaErrorStreamCaptureUnmatched: another stream began the capture")
+        STATE.captures.remove(capture)
+        for stream in capture.joined:
+            stream.capture = None
+        if capture.is_broken:
             raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: the capture has failed before")
-        STATE.graphs.append(Graph(work))
+        if capture.apart:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined: work of other streams is not waited for")
+        STATE.graphs.append(Graph(capture.work))
         return STATE.graphs[-1]
 
     def is_capturing(self) -> bool:
         return self.capture is not None
 
     def record(self, event: Event | None = None) -> Event:
-        return event or Event()
+        self.require_legal()
+        event = event or Event()
+        event.stream, event.capture, event.behind = self, self.capture, self._given
+        return event
 
     def wait_event(self, event: Event) -> None:
         assert isinstance(event, Event)
+        self.require_legal()
+        capture = event.capture
+        if capture is not None:
+            if self.capture not in (None, capture):
+                raise capture.spoil("cudaErrorStreamCaptureMerge: the event is part of another capture")
+            self.capture = capture
+            capture.joined.add(self)
+            if self is capture.origin and event.stream is not None:
+                capture.apart.discard(event.stream)
+            elif self is not capture.origin:
+                capture.apart.add(self)
+        elif self.capture is not None and event.stream is not None:
+            raise self.capture.spoil("cudaErrorStreamCaptureIsolation: the event is no part of the capture")
+        elif event.stream is not None:
+            self.put(partial(event.stream.work_off, event.behind))
 
     def synchronize(self) -> None:
         waits("Stream.synchronize")
+        self.work_off()
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Adds work."""
+        self._queue.append(work)
+        self._given += 1
+        if not STATE.is_late:
+            self.work_off()
+
+    def work_off(self, number: int | None = None) -> None:
+        """Carries out what was added first, as many as `number` in all, or everything."""
+        while self._queue and (number is None or self._done < number):
+            self._done += 1
+            self._queue.popleft()()
+
+    def require_legal(self) -> None:
+        """The default stream waits for all streams that are not told otherwise, and so spoils what they capture."""
+        waited_for = [capture for capture in STATE.captures if not capture.origin.non_blocking]
+        if self.null and waited_for:
+            raise waited_for[0].spoil("cudaErrorStreamCaptureImplicit: the default stream waits for a captured one")
+        if self.capture is not None and self.capture.is_broken:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: the capture has failed before")
 
 
 class State:
@@ -109,6 +191,9 @@ class State:
     def __init__(self) -> None:
         self._of_thread = threading.local()
         self.graphs: list[Graph] = []
+        self.captures: list[Capture] = []
+        #: Whether streams work as late as they may: what nobody waits for stays undone.
+        self.is_late = False
         self.waits: list[str] = []
         self.allocations = 0
         #: Bytes that can still be allocated; None for all that the machine has.
@@ -139,16 +224,40 @@ STATE = State()
 
 def enqueue(work: Callable[[], None]) -> None:
     """Hands work to the current stream."""
-    if STATE.stream.capture is None:
-        work()
-    else:
-        STATE.stream.capture.append(work)
+    STATE.stream.require_legal()
+    capture = STATE.stream.capture
+    if capture is None:
+        STATE.stream.put(work)
+        return
+    capture.work.append(work)
+    if STATE.stream is not capture.origin:
+        capture.apart.add(STATE.stream)
 
 
 def waits(what: str) -> None:
-    """Notes that something waits for the device; nothing may while a stream is captured."""
-    refuse_in_capture(f"{what} waits for the device")
+    """Notes that something waits for the device, which no capture survives."""
+    if STATE.stream.capture is not None:
+        raise STATE.stream.capture.spoil(f"cudaErrorStreamCaptureUnsupported: {what} waits while a stream is captured")
     STATE.waits.append(what)
+
+
+def transfers(what: str, direction: str) -> None:
+    """Notes that something waits for a copy between host and device. CuPy itself refuses it in a capture, which goes
+    on."""
+    refuse_transfer(direction)
+    STATE.stream.work_off()
+    STATE.waits.append(what)
+
+
+def refuse_transfer(direction: str) -> None:
+    if STATE.stream.capture is not None:
+        raise RuntimeError(f"the current stream is capturing, so {direction} transfers are disallowed")
+
+
+def refuse_cublas() -> None:
+    """CuPy's own calls of cuBLAS."""
+    if STATE.stream.capture is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
 def allocates(size: int) -> None:
@@ -169,12 +278,6 @@ def using_allocator(allocator: Callable[[int], Any] | None = None) -> Iterator[N
         STATE.allocator = before
 
 
-def refuse_in_capture(why: str) -> None:
-    if STATE.stream.capture is not None:
-        STATE.stream.is_broken = True
-        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {why} while a stream is captured")
-
-
 # -- memory -----------------------------------------------------------------------------------------------
 
 
@@ -188,9 +291,7 @@ class MemoryPointer:
         return MemoryPointer(self.ptr + int(offset), self.mem)
 
     def copy_from_host_async(self, source: int, size: int, stream: Stream | None = None) -> None:
-        if STATE.stream.capture is not None:
-            # CuPy's own refusal, after which the capture goes on.
-            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        refuse_transfer("H2D")
         enqueue(lambda: _move(self.ptr, source, size))
 
     def copy_from_async(self, source: MemoryPointer, size: int, stream: Stream | None = None) -> None:

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ from tests.cuda.runtime import (
     Stream,
     alloc_pinned_memory,
     enqueue,
+    refuse_cublas,
+    transfers,
     using_allocator,
 )
 
@@ -64,6 +67,8 @@ _FUNCTIONS = (
 FUNCTIONS = frozenset(_FUNCTIONS.split())
 #: Functions whose result's shape depends on numbers, which have to be brought home for it.
 _WAITING = ("nonzero", "flatnonzero", "argwhere", "unique")
+#: What CuPy asks of cuBLAS.
+_PRODUCTS = ("matmul", "dot", "vdot", "outer", "tensordot", "einsum")
 
 
 class RawModule(emulator.RawModule):
@@ -100,7 +105,7 @@ def _module() -> Any:
         setattr(found, each.__name__, each)
     for name, each in UFUNCS.items():
         setattr(found, name, each)
-    found.matmul = through(np.matmul)  # type: ignore[attr-defined]
+    found.matmul = through(np.matmul, refuse_cublas)  # type: ignore[attr-defined]
     pool = types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, free_all_blocks=lambda: None)
     found.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
     found.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
@@ -115,7 +120,8 @@ def _module() -> Any:
         """NumPy's function of that name, if CuPy has it, too."""
         if name.startswith("__") or not hasattr(np, name) or name not in FUNCTIONS:
             raise AttributeError(f"module 'cupy' has no attribute {name!r}")
-        made = through(getattr(np, name), name in _WAITING)
+        before = partial(transfers, name, "D2H") if name in _WAITING else refuse_cublas if name in _PRODUCTS else None
+        made = through(getattr(np, name), before)
         setattr(found, name, made)
         return made
 

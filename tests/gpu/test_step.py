@@ -50,5 +50,10 @@ def test_simulated_ranks_on_one_device(plan: str, axes: dict[str, int]) -> None:
     bodies.simulated_ranks_are_those_of_the_processor(plan, axes)
 
 
+@sizes
+def test_a_run_and_its_caller_wait_for_each_other(sizes: dict[str, int]) -> None:
+    bodies.a_run_and_its_caller_wait_for_each_other(sizes)
+
+
 def test_memory_is_as_planned() -> None:
     bodies.memory_is_as_planned(UNEVEN)
