@@ -15,7 +15,7 @@ from graphir.ir.value import Value, gradient_name
 from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add
 from graphir.operators.loss_scale import adjust_scale
-from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
+from graphir.operators.update import adam, adamw, clip_factor, is_finite, rescale, schedule, sgd, square_sum
 from graphir.passes.autodiff import GOOD, SCALE
 
 
@@ -93,14 +93,21 @@ _RULES = {
 
 
 @without_collector
-def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Sequence[str] | None = None) -> Graph:
+def optimize(
+    graph: Graph,
+    optimizer: Optimizer | None = None,
+    parameters: Sequence[str] | None = None,
+    guarded: bool = False,
+) -> Graph:
     """The graph with clipping, schedule and an update of each parameter added (of `parameters`, if given).
 
     State `W.m`, `W.v` (Adam) or `W.u` (SGD) of the parameter's type starts at zero; the new values are
     `W.new`, `W.m.new`, …, and `Graph.updates` pairs them with the old. The step is the graph's input `step`,
     added if it is not there yet. The scalars `lr` and, with clipping, `norm` are outputs, too.
-    Of a graph that `autodiff` gave a loss scale, the gradients are divided by it first; where it is dynamic, a step
-    with a gradient that is not finite leaves parameters and state as they were, and `norm` is always there.
+    With `guarded`, `norm` is always there, and a step with a gradient that is not finite leaves parameters and state as
+    they were: so they may be overwritten, and what was wrong can still be looked for.
+    Of a graph that `autodiff` gave a loss scale, the gradients are divided by it first; where it is dynamic, the step
+    is guarded.
     Errors: ConfigError if a parameter has no gradient in the graph, or the kind is unknown.
     """
     optimizer = optimizer or Optimizer()
@@ -117,12 +124,14 @@ def optimize(graph: Graph, optimizer: Optimizer | None = None, parameters: Seque
         s = copies[graph[SCALE]] if SCALE in graph else None
         good = copies[graph[GOOD]] if GOOD in graph else None
         norm = None
-        if optimizer.clip is not None or s is not None:
+        if optimizer.clip is not None or s is not None or guarded:
             limit = math.inf if optimizer.clip is None else optimizer.clip
             gradients, norm = _clip(builder, gradients, limit, s)
         ok = []
         if s is not None and good is not None and norm is not None:
             ok.append(_adjust(builder, optimizer, s, good, norm))
+        elif guarded and norm is not None:
+            ok.append(is_finite(norm, name="ok"))
     for target, gradient in zip(targets, gradients, strict=True):
         parameter = copies[target]
         with builder.context(scope=target.scope, phase=UPDATE, of=target.name, why=f"update of {target.name}"):

@@ -39,7 +39,7 @@ from tests.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
 #: What computes single numbers has no row, ids are not floats, and a cast has two dtypes: they are left to the rules.
-LEFT = {"one", "clip", "schedule", "LS", "ids", "cast"}
+LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast"}
 SNIPPED = [each for each in gi.operators() if find_snippet(each) is not None and each.examples and each.key not in LEFT]
 
 

@@ -162,6 +162,24 @@ def test_clipping_scales_all_gradients_to_the_limit_and_no_further(limit: float)
         assert np.allclose(moved, g * min(1.0, limit / (norm + 1e-6)), rtol=1e-9, atol=1e-16)
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("backend", ["reference", "numpy"])
+def test_a_guarded_step_leaves_all_as_it_was_where_a_gradient_is_not_finite(backend: str, clip: float | None) -> None:
+    plain, guarded = (
+        optimize(autodiff(gi.models.mlp(2, dtype="float64")), Optimizer(clip=clip), guarded=each)
+        for each in (False, True)
+    )
+    tensors, good = start(guarded), batch_of(guarded, 0)
+    wanted = gi.compile(plain, SIZES, backend=backend)(tensors, good)
+    run = gi.compile(guarded, SIZES, backend=backend)
+    found = run(tensors, good)
+    assert all(np.array_equal(found[name], array) for name, array in wanted.items())
+    assert np.isfinite(found["optimizer/norm"])
+    bad = run(tensors, {**good, "X": good["X"] * np.nan})
+    assert not np.isfinite(bad["optimizer/norm"])
+    assert all(np.array_equal(array, tensors[name]) for name, array in bad.updated().items())
+
+
 def test_a_gradient_of_zero_stays_zero_when_clipped() -> None:
     block = gi.Builder("flat", dtype="float64")
     X = block.parameter("X", (3,), init="zeros")

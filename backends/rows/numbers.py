@@ -9,7 +9,7 @@ from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.snippets import Made, snippet
 from graphir.operators.loss import one
 from graphir.operators.loss_scale import adjust_scale
-from graphir.operators.update import clip_factor, schedule
+from graphir.operators.update import clip_factor, is_finite, schedule
 
 
 @snippet(one)
@@ -23,6 +23,11 @@ def _clip_factor(row: Row, n: Expression, s: Expression | None, *, limit: float)
     norm = row.sqrt(n) if s is None else row.sqrt(n) / s
     c = row.maximum(row.number(-limit) / (norm + 1e-6), -1.0) * -1.0
     return {"c": c if s is None else c / s, "norm": norm}
+
+
+@snippet(is_finite)
+def _is_finite(row: Row, norm: Expression) -> Made:
+    return {"ok": row.finite(norm)}
 
 
 @snippet(adjust_scale)

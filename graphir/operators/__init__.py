@@ -22,7 +22,7 @@ from graphir.operators.loss import (
 from graphir.operators.loss_scale import adjust_scale
 from graphir.operators.normalization import layer_norm
 from graphir.operators.shape import broadcast, concatenate, reduce_sum, reshape, transpose
-from graphir.operators.update import adam, adamw, clip_factor, rescale, schedule, sgd, square_sum
+from graphir.operators.update import adam, adamw, clip_factor, is_finite, rescale, schedule, sgd, square_sum
 
 __all__ = [
     "IGNORE",
@@ -47,6 +47,7 @@ __all__ = [
     "dropout",
     "exponential",
     "identity",
+    "is_finite",
     "layer_norm",
     "local_slice",
     "lookup",

@@ -23,6 +23,12 @@ def _unless(xp: Xp, ok: Array | None, made: tuple[Array, ...], old: tuple[Array,
     return made if ok is None else tuple(xp.where(ok, *pair) for pair in zip(made, old, strict=True))
 
 
+@operator("finite", "norm[] -> ok[] bool", symbol="<∞", no_gradient="it says yes or no", flops=1)
+def is_finite(xp: Xp, norm: Array) -> Array:
+    """ok: whether norm is a finite number. As the norm of all gradients it is finite if every one of them is."""
+    return xp.asarray(xp.isfinite(norm))
+
+
 @operator(
     "SGD",
     _with_ok("W[*b], dW[*b], u[*b], lr[] float", "W_new[*b], u_new[*b]"),

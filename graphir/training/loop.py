@@ -119,9 +119,9 @@ def train(
 
 
 def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
-    """The whole step as one graph: forward, backward, clipping, schedule, updates."""
+    """The whole step as one graph: forward, backward, clipping, schedule, updates unless a gradient is not finite."""
     model = forward_graph(config, config.dropout, padded)
-    return optimize(autodiff(model, **config.differentiation_options()), optimizer_of(config))
+    return optimize(autodiff(model, **config.differentiation_options()), optimizer_of(config), guarded=True)
 
 
 def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
@@ -175,7 +175,8 @@ class _Run:
         self.scale = SCALE if any(value.name == SCALE for value in graph.state) else None
         fetch = [loss, "optimizer/lr", "optimizer/norm", *updated]
         self.graph = graph
-        self.executable = self._compile(graph, fetch)
+        # The new is written over the old, which the guarded step leaves alone where it is still needed.
+        self.executable = self._compile(graph, fetch, donate=True)
         self.forward = self._compile(forward_graph(config, 0.0, self.vocabulary.padded), [loss])
         self.loss = loss
         if saved is None:
@@ -190,13 +191,21 @@ class _Run:
         parameters = {value.name: self.arrays[value.name] for value in graph.parameters}
         self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
-    def _compile(self, graph: Graph, fetch: list[str]) -> Executable:
+    def _compile(self, graph: Graph, fetch: list[str], donate: bool = False) -> Executable:
         config, sizes = self.config, self.sizes
         try:
             whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
             graph = self.parallel.shard(graph, whole)
             precision = TF32 if config.precision == TF32 else "float32"
-            return compile(graph, whole, fetch=fetch, ranks=self.ranks, backend=self.backend, precision=precision)
+            return compile(
+                graph,
+                whole,
+                fetch=fetch,
+                donate=donate,
+                ranks=self.ranks,
+                backend=self.backend,
+                precision=precision,
+            )
         except DimError as error:
             options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
             raise ConfigError(f"these sizes make no model: {error} ({options})") from None
@@ -255,35 +264,34 @@ class _Run:
         config, start = self.config, time.perf_counter()
         T, Y = draw_batch(self.corpus.train, config.batch, config.sequence, config.seed, self.step)
         inputs = {"T": T, "Y": Y, "seed": config.seed, "step": self.step}
+        scale = None if self.scale is None else float(self.arrays[self.scale])
         with np.errstate(all="ignore"):  # what overflows is found in the results, and named
             result = self.executable(self.arrays, inputs)
         loss, norm = float(result[self.loss]), float(result["optimizer/norm"])
-        updated = result.updated()
+        self.arrays = updated = result.updated()
         due = self.step + 1 == config.steps or _due(self.step + 1, config.checkpoint_every)
         record: Record = {"step": self.step + 1, "loss": loss, "lr": float(result["optimizer/lr"])}
         skipped = False
-        if self.scale is None:
+        if scale is None:
             record["norm"] = norm
         else:
-            skipped = self._note_scale(record, norm)
+            skipped = self._note_scale(record, norm, scale)
         wrong = not (math.isfinite(loss) and (skipped or math.isfinite(norm)))
         if due and not wrong:  # loss and norm are the same on all ranks, the blocks of what is updated are not
             wrong = bool(self.communicator.agree(not all(bool(np.isfinite(array).all()) for array in updated.values())))
         if wrong:
             self._blame(inputs, loss, norm)
-        self.arrays = updated
         self.step += 1
         speed = config.batch * config.sequence / (time.perf_counter() - start)
         return {**record, "tokens_per_second": round(speed, 1)}
 
-    def _note_scale(self, record: Record, norm: float) -> bool:
-        """Puts the loss scale into the record, and the norm of a step that was carried out.
+    def _note_scale(self, record: Record, norm: float, scale: float) -> bool:
+        """Puts the loss scale of a step into the record, and the norm if it was carried out.
 
         Returns whether the step was left out, as some are by design. A scale that has nowhere to fall is no reason to
         go on: the fault lies elsewhere.
         """
-        assert self.scale is not None
-        scale = record["scale"] = float(self.arrays[self.scale])
+        record["scale"] = scale
         if math.isfinite(norm):
             record["norm"] = norm
             return False

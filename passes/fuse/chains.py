@@ -65,8 +65,8 @@ class _Chains:
         if not unit.is_fused and _may_chain(unit.nodes[0]):
             anchor, limit = leading_rows(unit.nodes[0])
             rows = most_rows(self.flow.with_views(unit.nodes), anchor, limit)
-            # Columns that a view has merged with a row's dim stay whole.
-            if rows >= min(limit, len(anchor.shape) - 1) > 0:
+            # Columns that a view has merged with a row's dim stay whole, but not those of a vector.
+            if rows >= min(limit, max(len(anchor.shape) - 1, 1)) > 0:
                 unit.anchor, unit.rows = anchor, rows
                 self._chains.add(group)
         return group

@@ -1,17 +1,65 @@
 """Rules of optimizers and of clipping: SGD, Adam, AdamW, the clip factor and rescaling.
 
-`lr` and `step` are known at run time only: what follows from them is written once a run, into arrays []. An update
-that may not happen (`ok`) is left to the reference kernel, which writes nothing before it knows.
+`lr` and `step` are known at run time only: what follows from them is written once a run, into arrays []. So is whether
+an update is to happen (`ok`): where it is not, none of its calls is carried out, and the new is a copy of the old.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from graphir.backends.compiled.emission import Array, Calls
+import numpy as np
+from numpy.typing import DTypeLike
+
+from graphir.backends.compiled.emission import Array, Calls, Function
 from graphir.backends.numpy.engine import minimum, rules
 from graphir.backends.numpy.rules.shared import made, number
 from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Calls that are carried out only if `ok` holds by then."""
+
+    call: Calls
+    ok: Array
+
+    def __call__(self, function: Function, *arguments: Any) -> None:
+        self.call(_carry_out_if, self.ok, function, *arguments)
+
+    def once(self, function: Function, *arguments: Any) -> None:
+        self.call.once(function, *arguments)
+
+    def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        return self.call.scratch(shape, dtype)
+
+    def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        return self.call.kept(shape, dtype)
+
+    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
+        return self.call.constant(key, make)
+
+
+def _guarded(call: Calls, ok: Array | None, *pairs: tuple[Array | None, Array]) -> Calls:
+    """Where an update's calls go; of `pairs`, the new and the old, the new is the old where it is not to happen."""
+    if ok is None:
+        return call
+    for new, old in pairs:
+        if new is not None:
+            call(_copy_unless, ok, new, old)
+    return _Guarded(call, ok)
+
+
+def _carry_out_if(ok: Array, function: Function, *arguments: Any) -> None:
+    if ok:
+        function(*arguments)
+
+
+def _copy_unless(ok: Array, new: Array, old: Array) -> None:
+    if not ok:
+        np.copyto(new, old)
 
 
 @rules.emits(sgd, inplace={"W_new": "W dW", "u_new": "u"})
@@ -27,9 +75,8 @@ def _sgd(
     *,
     momentum: float,
     weight_decay: float,
-) -> bool:
-    if ok is not None:
-        return False
+) -> None:
+    call = _guarded(call, ok, (W_new, W), (u_new, u))
     W_new, u_new = made(call, W_new, W), made(call, u_new, u)
     change, rate = call.scratch(W.shape, W.dtype), call.kept((), W.dtype)
     call.once(np.copyto, rate, lr)
@@ -40,7 +87,6 @@ def _sgd(
         call(np.add, u_new, change, u_new)
     call(np.multiply, u_new, rate, change)
     call(np.subtract, W, change, W_new)
-    return True
 
 
 @rules.emits(adam, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
@@ -60,13 +106,11 @@ def _adam(
     beta1: float,
     beta2: float,
     epsilon: float,
-) -> bool:
-    if ok is not None:
-        return False
+) -> None:
+    call = _guarded(call, ok, (W_new, W), (m_new, m), (v_new, v))
     change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
     if W_new is not None:
         call(np.subtract, W, change, W_new)
-    return True
 
 
 @rules.emits(adamw, inplace={"W_new": "W dW", "m_new": "m", "v_new": "v"})
@@ -87,16 +131,14 @@ def _adamw(
     beta2: float,
     epsilon: float,
     weight_decay: float,
-) -> bool:
-    if ok is not None:
-        return False
+) -> None:
+    call = _guarded(call, ok, (W_new, W), (m_new, m), (v_new, v))
     change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
     if W_new is not None:
         shrink = call.kept((), W.dtype)
         call.once(_write_shrink, lr, weight_decay, shrink)
         call(np.multiply, W, shrink, W_new)
         call(np.subtract, W_new, change, W_new)
-    return True
 
 
 def _record_change(
