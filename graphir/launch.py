@@ -1,38 +1,50 @@
 """How this process was started: alone, or by a launcher as one of several ranks.
 
 Launchers tell each process by its environment how many there are and which one it is: MPICH's and Intel's mpiexec
-(PMI), Open MPI's (OMPI_COMM_WORLD), those that speak PMIx only, and torchrun and its like by RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which any script may set.
+(PMI), Open MPI's (OMPI_COMM_WORLD), and torchrun and its like by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT, which any script may set.
 
     mpiexec -n 6 graphir train --dp 2 --tp 3
     torchrun --no-python --nproc-per-node 2 graphir train --backend cupy --tp 2
 
-Open MPI refuses to start more processes than there are cores, and to run as root, unless told otherwise; threads of
-BLAS should be bound to nothing narrower than a rank's share of the cores:
+Open MPI refuses to start more processes than there are cores, and to run as root, unless told otherwise, and it binds
+up to two processes to a core each, where threads of BLAS would crowd:
 
-    mpirun -n 6 --oversubscribe --bind-to none [--allow-run-as-root] graphir train --dp 2 --tp 3
+    mpiexec --oversubscribe --allow-run-as-root -n 6 graphir train --dp 2 --tp 3
+    mpiexec --bind-to none -n 2 graphir train --tp 2
+
+Interrupted, it kills what does not end within a second: where a step takes longer, a run goes on from its last
+checkpoint. SIGTERM to one of the ranks, not to the launcher, lets all end their step and save it.
+
+Several machines, each with torchrun or with the five variables: rank 0 listens at MASTER_PORT, and all others must
+reach it there. MASTER_ADDR may be a name or an address of IPv4 or IPv6.
+
+    torchrun --nnodes 2 --node-rank 0 --master-addr gpu0 --no-python --nproc-per-node 8 graphir train …   # on gpu0
+    torchrun --nnodes 2 --node-rank 1 --master-addr gpu0 --no-python --nproc-per-node 8 graphir train …   # on gpu1
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphir.errors import ConfigError
 
 #: What ranks can be.
 RANKS = ("simulated", "mpi", "nccl")
 
-#: Environment variables of MPI: processes in all, which one this is, processes on this machine, which of these.
+#: Whose launcher, and its environment variables: processes in all, which one this is, processes on this machine,
+#: which of these.
 _MPI = (
     (
+        "Open MPI",
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
     ),
-    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    ("PMI", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
 )
 #: Those of torchrun and its like; without all of these they are about something else.
 _TORCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -48,6 +60,7 @@ class Launch:
 
     number    which of those on this machine it is
     master    the host and port at which rank 0 is met; None where the launcher is MPI's, and ranks meet through MPI
+    launcher  "Open MPI", "PMI" for MPICH's and its like, or "torchrun"
     """
 
     size: int
@@ -55,6 +68,7 @@ class Launch:
     local: int
     number: int = 0
     master: tuple[str, int] | None = None
+    launcher: str = field(default="torchrun", compare=False)
 
     def share(self, processors: int) -> int:
         """How many of this machine's processors are this process's."""
@@ -67,11 +81,11 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
     like_torch = all(name in environment for name in _TORCH)
     if like_torch and _TORCHRUN in environment:
         return _read_torch(environment)
-    for size, rank, local, number in _MPI:
+    for launcher, size, rank, local, number in _MPI:
         if size in environment and rank in environment:
             count, mine = int(environment[size]), int(environment[rank])
             here = int(environment.get(local, count))
-            return Launch(count, mine, here, int(environment.get(number, mine % here)))
+            return Launch(count, mine, here, int(environment.get(number, mine % here)), launcher=launcher)
     return _read_torch(environment) if like_torch else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,15 @@ def find_mpiexec() -> str | None:
     return str(beside) if beside.is_file() else shutil.which("mpiexec")
 
 
+def _is_open_mpis(launcher: str | None) -> bool:
+    if launcher is None:
+        return False
+    told = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=60).stdout
+    return "(Open" in told.partition("\n")[0]  # mpiexec (OpenRTE) 4.1.4, mpirun (Open MPI) 5.0.6
+
+
 MPIEXEC = find_mpiexec()
+OPEN_MPIS_LAUNCHER = _is_open_mpis(MPIEXEC)
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
     reason="no mpiexec or no mpi4py here; pip install 'graphir[mpi]' brings both",
@@ -33,9 +42,24 @@ def command(ranks: int, *arguments: object) -> list[str]:
     return [MPIEXEC, "-n", str(ranks), sys.executable, *map(str, arguments)]
 
 
+#: What Open MPI's launcher, 4's and 5's, has to be told here: ranks may be more than cores, and run as root.
+OPEN_MPI = {
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    **{f"{name}_ALLOW_RUN_AS_ROOT{suffix}": "1" for name in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")},
+}
+
+
 def environment() -> dict[str, str]:
     """One thread a rank: there are more ranks than cores."""
-    return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **OPEN_MPI, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def words(told: str) -> str:
+    """What ranks have said on stderr, without the notice that Open MPI's launcher adds when one has failed."""
+    return re.sub(r"^-{60,}\n.*?^-{60,}\n", "", told, flags=re.DOTALL | re.MULTILINE)
 
 
 def launch(ranks: int, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:

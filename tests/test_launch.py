@@ -5,7 +5,10 @@ Real processes are started, and each test has a time limit, so that a hang is a 
 
 from __future__ import annotations
 
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -185,22 +188,24 @@ def test_who_waits_in_vain_is_told_who_came() -> None:
     assert done.codes == [1, 1]
     text = (
         "the ranks do not find together: of 4 ranks only ranks 0, 2 came within 12 s, and ranks 1, 3 did not; start "
-        "every RANK from 0 to 3 with the same MASTER_ADDR and MASTER_PORT\n"
+        "every RANK from 0 to 3 with the same MASTER_ADDR and MASTER_PORT, 127.0.0.1:"
     )
     assert all(text in told for told in done.stderr)
     assert done.seconds < 40
 
 
-@pytest.mark.slow
 def test_who_finds_no_master_is_told_where_it_looked() -> None:
-    done = launch(2, "-c", SHORT + START, missing=frozenset({0}))
+    done = launch(2, "-c", SHORT.replace("12", "2") + START, missing=frozenset({0}))
     assert done.codes == [1]
     assert "rank 1 finds nobody at 127.0.0.1:" in done.stderr[0]
     assert "rank 0 has to be started there, and MASTER_ADDR and MASTER_PORT be the same" in done.stderr[0]
 
 
 def test_two_that_say_that_they_are_one_are_told_apart() -> None:
-    done = launch(3, "-c", START, more={2: {"RANK": "1"}})
+    # Who is refused last is told, too, however soon rank 0's process, and the hub with it, comes to its end.
+    slow = "import time; from graphir.backends.communicator import hub\n"
+    slow += "usual = hub._refuse; hub._refuse = lambda *given: (usual(*given), time.sleep(0.5))\n"
+    done = launch(3, "-c", slow + START, more={2: {"RANK": "1"}})
     assert done.codes == [1] * 3
     assert all("both say RANK=1; each needs one of its own" in told for told in done.stderr)
 
@@ -234,8 +239,6 @@ if os.environ["RANK"] == "1":
 
 
 def test_a_port_that_is_taken() -> None:
-    import socket
-
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):
         more = {0: {"MASTER_PORT": str(port)}}
@@ -302,6 +305,29 @@ time.sleep(50) if rank == 1 else here.share(b"", "a sum")
     assert told[0].startswith(f"error: {named} is gone: its process")
     assert told[0].endswith(" was killed or has crashed; all ranks stop")
     assert done.seconds < 15
+
+
+@pytest.mark.slow
+def test_rank_0_killed_while_the_others_wait_for_its_end() -> None:
+    """They have said all they had to say, and nobody would tell them anything any more."""
+    killed = "if rank == 0:\n    time.sleep(1); os.kill(os.getpid(), 9)"
+    done = launch(3, "-c", START.replace("dp=2, tp=2", "tp=3") + killed)
+    assert done.codes == [-signal.SIGKILL, 1, 1]
+    assert re.fullmatch(r"error: rank 0 \(tp=0\) is gone: its process \d+ on \S+ was killed or .*\n", done.stderr[1])
+    assert done.stderr[2] == ""
+    assert done.seconds < 15
+
+
+def test_rank_0_leaves_when_all_have_heard_that_it_does() -> None:
+    """Its last words are on their way still when it has come to its end: here, for a tenth of a second each."""
+    slow = """
+import time
+from graphir.backends.communicator.hub import Hub
+usual = Hub._pass_on
+Hub._pass_on = lambda *frame: (time.sleep(0.1), usual(*frame))
+"""
+    done = launch(2, "-c", slow + START.replace("dp=2, tp=2", "tp=2") + "time.sleep(1 - rank)", timeout=20)
+    assert (done.codes, done.stderr) == ([0, 0], ["", ""])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ bit.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -15,10 +16,10 @@ import pytest
 
 import graphir as gi
 from graphir.backends.communicator import communicator_for
-from graphir.backends.communicator.mpi_peers import load_mpi
+from graphir.backends.communicator.mpi_peers import is_another, load_mpi
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
-from tests.mpi import ROOT, environment, launch, needs_mpi
+from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, environment, launch, needs_mpi
 
 PROGRAMS = [
     ("dp=2", "data,zero1", "numpy", 1 << 20),
@@ -125,6 +126,53 @@ def test_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(MissingDependencyError, match=r"^ranks='mpi' needs mpi4py and an MPI .*graphir\[mpi\]"):
         load_mpi()
+
+
+def as_rank(rank: int, program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`graphir check` after a program, as one of two processes of a launcher that is not that of mpi4py's MPI."""
+    ours = "PMI" if OPEN_MPIS_LAUNCHER else "OMPI_COMM_WORLD"
+    told = {**environment(), f"{ours}_SIZE": "2", f"{ours}_RANK": str(rank), **variables}
+    program += "\nfrom graphir.cli import main\nmain(['check', '--tp', '2', '--layers', '1'])"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=told, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+UNCHECKED = "from graphir.backends.communicator import mpi_peers\nmpi_peers.is_another = lambda *_: False"
+
+
+@needs_mpi
+@pytest.mark.parametrize("program", ["", UNCHECKED])
+def test_the_launcher_of_another_mpi_is_told_in_a_sentence(program: str) -> None:
+    """Not two runs of one rank each; also where it is found out only by what MPI says of their number."""
+    done = as_rank(0, program)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: 2 processes were started, but for the MPI that mpi4py has found, (MPICH|Open MPI) v?\d\S+, each of "
+        r"them is alone: they were started by the launcher of another MPI; use the mpiexec of .*, or an mpi4py for "
+        r"the other\n",
+        done.stderr,
+    )
+    done = as_rank(1, program)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_which_launchers_belong_to_another_mpi() -> None:
+    assert is_another("Open MPI", "MPICH Version:      5.0.2\nMPICH configure:    --with-pm=hydra")
+    assert not is_another("Open MPI", "MPICH Version:      4.2.0\nMPICH configure:    --with-pmix=/usr")
+    assert not is_another("Open MPI", "Open MPI v4.1.4, package: Debian OpenMPI")
+    assert not is_another(
+        "PMI", "Open MPI v4.1.4"
+    )  # Slurm's launcher speaks PMI, too: that MPI tells how many it found
+
+
+@needs_mpi
+def test_mpi4py_without_an_mpi_is_told_in_a_sentence() -> None:
+    done = as_rank(0, "", MPI4PY_LIBMPI="/nowhere/libmpi.so")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: ranks='mpi' needs mpi4py and an MPI to run on (cannot load MPI library); pip "
+    )
+    assert done.stderr.count("\n") == 1
 
 
 def test_graphir_loads_no_mpi() -> None:

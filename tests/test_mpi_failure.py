@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from graphir.training import find_checkpoint, load_checkpoint
-from tests.mpi import ROOT, command, environment, launch, needs_mpi
+from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, words
 
 pytestmark = [needs_mpi, pytest.mark.slow]
 
@@ -69,7 +69,8 @@ time.sleep(50)
 
 
 def test_what_all_ranks_raise_is_told_once() -> None:
-    done, seconds = run('raise ConfigError("no such plan")')
+    # A rank that is still in the all-reduce when another raises would follow that one, and raise nothing itself.
+    done, seconds = run('communicator.barrier()\ntime.sleep(0.5)\nraise ConfigError("no such plan")')
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.count("no such plan") == 1
@@ -134,7 +135,7 @@ def test_a_run_of_the_wrong_size_says_which_sizes_fit() -> None:
     for arguments in (("check",), ("train", "--dp", "2", "--tp", "3", "--out", "nowhere")):
         done = graphir(4, *arguments)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (
+        assert words(done.stderr) == (
             "error: dp=2, tp=3 needs 6 ranks, but 4 processes were started; start it by mpiexec -n 6, or choose "
             "tp=4 or dp=2, tp=2 or dp=4\n"
         )
@@ -146,7 +147,10 @@ def test_wrong_options_are_told_once() -> None:
     assert done.stderr.count("error:") == 1
     done = graphir(2, "train", "--nix")
     assert done.returncode == 2
-    assert done.stderr == "Usage: graphir train [OPTIONS]\nerror: No such option '--nix'. Did you mean '--untied'?\n"
+    assert (
+        words(done.stderr)
+        == "Usage: graphir train [OPTIONS]\nerror: No such option '--nix'. Did you mean '--untied'?\n"
+    )
     done = graphir(2, "check", "--tp", "2", "--inject")
     assert done.returncode == 2
     assert done.stderr.count("--inject and --dump need no ranks but simulated ones; start them without mpiexec") == 1
@@ -179,7 +183,7 @@ def process_of(rank: int, folder: Path) -> int:
             variables = (entry / "environ").read_text().split("\0")
         except OSError:
             continue
-        if str(folder) in arguments and f"PMI_RANK={rank}" in variables:
+        if str(folder) in arguments and {f"PMI_RANK={rank}", f"OMPI_COMM_WORLD_RANK={rank}"} & set(variables):
             return int(entry.name)
     raise AssertionError(f"rank {rank} has no process")
 
@@ -210,7 +214,8 @@ def test_a_signal_ends_all_ranks_after_one_step(tmp_path: Path, to_one: bool) ->
     number = signal.SIGTERM if to_one else signal.SIGINT
     os.kill(process_of(3, tmp_path) if to_one else process.pid, number)
     _, told = process.communicate(timeout=20)
-    assert process.returncode == 128 + number
+    # Open MPI's launcher exits with a code of its own when it is told to end.
+    assert process.returncode == 128 + number or (OPEN_MPIS_LAUNCHER and not to_one and process.returncode == 1)
     assert told.count("interrupted after step") == 1
     path = find_checkpoint(tmp_path)
     assert f"saved {path}; go on with" in told

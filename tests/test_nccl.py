@@ -15,7 +15,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.arrays import to_numpy
-from graphir.backends.communicator import SimulatedCommunicator
+from graphir.backends.communicator import SimulatedCommunicator, nccl_groups
 from graphir.backends.communicator.nccl import NcclCommunicator
 from graphir.checking import Setting
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
@@ -198,6 +198,17 @@ def test_what_nccl_complains_of_is_told_with_the_rank_and_the_operation() -> Non
 def test_a_mesh_of_another_size(ranks: Any) -> None:
     with pytest.raises(ConfigError, match=r"^tp=3 needs 3 ranks, but 2 processes were started; start it by torchrun"):
         NcclCommunicator(Mesh(tp=3), ranks(2).peers[0], 0)
+
+
+def test_machines_of_one_name_are_told_apart(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines of one image: the same name, and devices in the same places."""
+    monkeypatch.setattr(cupy.cuda.runtime, "devices", 1)
+    monkeypatch.setattr("socket.gethostname", lambda: "localhost")
+    monkeypatch.setattr(nccl_groups, "identity", lambda: threading.current_thread().name)
+    met = Ranks(2)
+    communicators = on_threads(2, lambda rank: NcclCommunicator(Mesh(tp=2), met.peers[rank], 0))
+    met.close()
+    assert [each.rank for each in communicators] == [0, 1]
 
 
 def test_more_processes_than_devices(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

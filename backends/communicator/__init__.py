@@ -6,7 +6,7 @@ mpi         one process a rank, through mpi4py; loaded only when asked for
 nccl        one process a rank and a GPU, through CuPy; `nccl_groups` is how ranks come together there
 choice      which of them is meant
 peers       what ranks tell each other when one of them stops: by MPI (`mpi_peers`, and `witness`, who sees one that is
-            killed) or by TCP (`tcp_peers`, and `hub`, where they meet)
+            killed) or by TCP (`tcp_peers`; `hub`, where they meet; `sockets`, who sees a machine that falls silent)
 """
 
 from graphir.backends.communicator.choice import communicator_for

@@ -1,16 +1,17 @@
 """The hub: where ranks that no MPI has brought together meet, by TCP, and what relays their messages.
 
 A thread of rank 0's process listens at the master's address, waits until every rank has come, and then passes on what
-each sends. A rank whose connection ends without a farewell was killed or has crashed, and the hub tells the others.
+each sends. Of a rank whose connection ends without a farewell, because it was killed or has crashed, or because its
+machine is down or cut off (`sockets`), the hub tells the others.
 
 A *frame* is the length of its head and that of its data, 4 and 8 bytes with the largest first, then the head, in JSON,
 then the data. Heads are
 
     hello     a rank comes: which one it is, of how many, its process and machine
-    welcome   all have come
+    welcome   all have come; which process, on which machine, rank 0 is
     refused   they have not, or what came is no rank of theirs; the text says why
     note, message, part    from rank to rank, or to all others; see `tcp_peers`
-    gone      a rank has gone without a farewell
+    gone      a rank has gone without a farewell; which process it was, and how it went
     bye       a rank has come to its end, and may go
 """
 
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from graphir.errors import CommunicationError
+from graphir.backends.communicator.sockets import SILENCE, Address, is_here, is_silence, listen, spoken, watched
 
 _LENGTHS = struct.Struct("!IQ")
 #: The longest head: a note's text is a traceback.
@@ -67,16 +68,25 @@ class Reader:
             yield head, found
 
 
-class Hub:
-    """Serves `size` ranks at `address`, and rank 0 through `own`; `run` returns when all are gone.
+def how_it_went(error: OSError | None) -> str:
+    """What has become of the process at the other end of a connection that ended without a farewell."""
+    if is_silence(error):
+        return f"has not answered for {SILENCE} s: its machine, or the network to it, is down"
+    return "was killed or has crashed"
 
-    CommunicationError if the port is taken.
+
+class Hub:
+    """Serves `size` ranks at `address`, and rank 0 through `inside`; `run` returns when all are gone.
+
+    CommunicationError if it cannot listen there.
     """
 
-    def __init__(self, address: tuple[str, int], own: socket.socket, size: int, seconds: float) -> None:
-        self._own, self._size, self._seconds = own, size, seconds
-        self._listener = _listen(address, size)
+    def __init__(self, address: Address, size: int, seconds: float) -> None:
+        self._address, self._size, self._seconds = address, size, seconds
+        self._listener = listen(address, max(size, 16))
+        self.inside, self._own = socket.socketpair()
         self._connections: dict[int, socket.socket] = {}
+        self._errors: dict[int, OSError] = {}
         self._hellos: dict[int, Head] = {}
         self._done: set[int] = set()
 
@@ -85,12 +95,11 @@ class Hub:
         with self._listener:
             why = self._meet()
         if why:
-            for connection in self._connections.values():
-                _send(connection, pack({"kind": "refused", "text": why}))
-                connection.close()
+            for connection in reversed(self._connections.values()):  # with rank 0's process this thread ends
+                _refuse(connection, why)
             return
-        for connection in self._connections.values():
-            _send(connection, pack({"kind": "welcome"}))
+        for rank in self._connections:
+            self._send(rank, pack({"kind": "welcome", "where": _where(self._hellos[0])}))
         self._relay()
 
     # -- meeting --------------------------------------------------------------------------------------
@@ -109,7 +118,7 @@ class Hub:
                 for key, _ in ready:
                     if key.data is None:
                         connection, _ = self._listener.accept()
-                        selector.register(connection, selectors.EVENT_READ, Reader())
+                        selector.register(watched(connection), selectors.EVENT_READ, Reader())
                         continue
                     why = self._greet(key.fileobj, key.data, selector)  # type: ignore[arg-type]
                     if why:
@@ -132,14 +141,12 @@ class Hub:
             return ""
         selector.unregister(connection)
         if size != self._size:
-            _send(connection, pack({"kind": "refused", "text": (why := self._other_size(rank, size, head))}))
-            connection.close()
+            _refuse(connection, why := self._other_size(rank, size, head))
             return why
         if rank in self._connections:
             one, other = self._hellos[rank], head
             why = f"{_where(one)} and {_where(other)} both say RANK={rank}; each needs one of its own"
-            _send(connection, pack({"kind": "refused", "text": why}))
-            connection.close()
+            _refuse(connection, why)
             return why
         self._connections[rank], self._hellos[rank] = connection, head
         return ""
@@ -153,9 +160,11 @@ class Hub:
     def _missing(self) -> str:
         came = sorted(self._connections)
         lacking = [rank for rank in range(self._size) if rank not in self._connections]
+        elsewhere = "" if is_here(self._address) else f" ({self._address[0]} is no address of rank 0's machine)"
         return (
             f"of {self._size} ranks only {_listed(came)} came within {self._seconds:.0f} s, and {_listed(lacking)} did "
-            f"not; start every RANK from 0 to {self._size - 1} with the same MASTER_ADDR and MASTER_PORT"
+            f"not; start every RANK from 0 to {self._size - 1} with the same MASTER_ADDR and MASTER_PORT, "
+            f"{spoken(self._address)} for rank 0{elsewhere}, and let its machine accept connections there"
         )
 
     # -- relaying -------------------------------------------------------------------------------------
@@ -167,19 +176,25 @@ class Hub:
             while selector.get_map():
                 for key, _ in selector.select():
                     rank, reader = key.data
-                    connection = self._connections[rank]
-                    try:
-                        data = connection.recv(1 << 20)
-                    except OSError:
-                        data = b""
-                    for head, content in reader.feed(data):
-                        self._pass_on(rank, head, content)
-                    if not data:
-                        selector.unregister(connection)
-                        connection.close()
-                        del self._connections[rank]
+                    if not self._hear(rank, reader):
+                        selector.unregister(key.fileobj)
+                        self._connections.pop(rank).close()
                         if rank not in self._done:
-                            self._pass_on(rank, {"kind": "gone", "text": _where(self._hellos[rank])}, b"")
+                            went = {"text": _where(self._hellos[rank]), "how": how_it_went(self._errors.get(rank))}
+                            self._pass_on(rank, {"kind": "gone", **went}, b"")
+
+    def _hear(self, rank: int, reader: Reader) -> bool:
+        """Passes on what a rank has sent; False at the end."""
+        try:
+            data = self._connections[rank].recv(1 << 20)
+            for head, content in reader.feed(data):
+                self._pass_on(rank, head, content)
+        except OSError as error:
+            self._errors.setdefault(rank, error)
+            return False
+        except ValueError:  # no frames, so none of ours any more
+            return False
+        return bool(data)
 
     def _pass_on(self, source: int, head: Head, data: bytes) -> None:
         if head["kind"] == "bye":
@@ -189,30 +204,20 @@ class Hub:
         frame = pack({**head, "from": source}, data)
         for rank in [target] if target is not None else [rank for rank in self._connections if rank != source]:
             if rank in self._connections:
-                _send(self._connections[rank], frame)
+                self._send(rank, frame)
 
-
-def _listen(address: tuple[str, int], size: int) -> socket.socket:
-    """A socket that listens at the master's address, or, where that is another name of this machine, at the port."""
-    host, port = address
-    try:
+    def _send(self, rank: int, frame: bytes) -> None:
         try:
-            return socket.create_server((host, port), backlog=max(size, 16))
+            self._connections[rank].sendall(frame)
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno != 99:  # EADDRNOTAVAIL: a service's address
-                raise
-            return socket.create_server(("", port), backlog=max(size, 16))
-    except OSError as error:
-        raise CommunicationError(
-            f"rank 0 cannot listen at {host}:{port} for the other ranks: {error.strerror or error}; choose another "
-            f"MASTER_PORT, and let MASTER_ADDR be the machine of rank 0"
-        ) from None
+            # Who is gone is noticed when its connection is read; why it broke is said only once.
+            self._errors.setdefault(rank, error)
 
 
-def _send(connection: socket.socket, frame: bytes) -> None:
-    # Who is gone is noticed when its connection is read.
-    with suppress(OSError):
-        connection.sendall(frame)
+def _refuse(connection: socket.socket, why: str) -> None:
+    with suppress(OSError):  # it has gone by itself
+        connection.sendall(pack({"kind": "refused", "text": why}))
+    connection.close()
 
 
 def _where(hello: Head) -> str:
@@ -225,4 +230,4 @@ def _listed(ranks: list[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
 
 
-__all__ = ["Head", "Hub", "Reader", "hello", "pack"]
+__all__ = ["Head", "Hub", "Reader", "hello", "how_it_went", "pack"]

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from graphir.backends.communicator.peers import NAP, Peers
-from graphir.errors import CommunicationError, MissingDependencyError
+from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
+from graphir.launch import Launch, find_launch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,22 +34,60 @@ _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 def load_mpi() -> Any:
-    """mpi4py's module MPI; importing it starts MPI."""
+    """mpi4py's module MPI, with MPI started.
+
+    Errors: MissingDependencyError without mpi4py or an MPI for it; ConfigError if that MPI is not the launcher's.
+    """
     try:
+        import mpi4py
+
+        # MPICH's start under another launcher may abort the process, before anything could be said.
+        mpi4py.rc(initialize=False, finalize=True)
         from mpi4py import MPI
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        why = str(error).partition("\n")[0]
         raise MissingDependencyError(
-            f"ranks='mpi' needs mpi4py and an MPI to run on ({error}); pip install 'graphir[mpi]' brings both"
+            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); pip install 'graphir[mpi]' brings both, or let "
+            f"the system bring an MPI"
         ) from None
+    if not MPI.Is_initialized():
+        launch = find_launch()
+        if launch is not None and is_another(launch.launcher, MPI.Get_library_version()):
+            raise ConfigError(_alone(launch, MPI.Get_library_version()))
+        with warnings.catch_warnings():
+            # mpi4py guesses at a launcher that does not fit: here that is an error, told once.
+            warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
 
 
+def is_another(launcher: str, library: str) -> bool:
+    """Whether a launcher is known not to bring together ranks of that MPI: Open MPI's and an MPICH not built for it."""
+    return launcher == "Open MPI" and library.startswith("MPICH") and "pmix" not in library.lower()
+
+
+def _alone(launch: Launch, library: str) -> str:
+    """That those whom `launch` brought together do not find each other by that MPI."""
+    name = " ".join(library.partition("\n")[0].partition(",")[0].replace("Version:", "").split())
+    beside = Path(sys.executable).with_name("mpiexec")
+    own = f" ({beside})" if beside.is_file() else ""
+    return (
+        f"{launch.size} processes were started, but for the MPI that mpi4py has found, {name}, each of them is alone: "
+        f"they were started by the launcher of another MPI; use the mpiexec of {name}{own}, or an mpi4py for the other"
+    )
+
+
 class MpiPeers(Peers):
-    """All processes of `MPI.COMM_WORLD`."""
+    """All processes of `MPI.COMM_WORLD`.
+
+    Errors: as of `load_mpi`; ConfigError, too, if the launcher started more processes than this MPI knows of.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        mpi = load_mpi()
+        mpi, launch = load_mpi(), find_launch()
+        if launch is not None and mpi.COMM_WORLD.size == 1 < launch.size:
+            raise ConfigError(_alone(launch, mpi.Get_library_version()))
         self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
         self.rank, self.size = self.world.rank, self.world.size
         self._notes: MPI.Intracomm = mpi.COMM_WORLD.Dup()

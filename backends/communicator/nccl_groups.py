@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from graphir.backends.communicator.interface import Block
@@ -121,11 +122,12 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
     wanted = (0 if launch is None else launch.number) if device is None else device
     # A launcher may show each process one device only, its own.
     chosen = wanted % count
-    machine, bus = socket.gethostname(), cupy.cuda.Device(chosen).pci_bus_id
-    told = peers.share(json.dumps([machine, bus]).encode(), "every rank's device")
+    bus = cupy.cuda.Device(chosen).pci_bus_id
+    told = peers.share(json.dumps([identity(), bus]).encode(), "every rank's device")
     where = [tuple(json.loads(each)) for each in told]
     same = [rank for rank in range(peers.size) if where[rank] == where[peers.rank]]
     if len(same) > 1:
+        machine = socket.gethostname()
         raise ConfigError(
             f"ranks {', '.join(map(str, same))} are all on one device, {bus} of {machine}, which shows each of them "
             f"{count}; NCCL needs one for each rank: start no more processes on a machine than it has devices, and let "
@@ -133,6 +135,14 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
         )
     peers.groups["device"] = chosen
     cupy.cuda.Device(chosen).use()
+
+
+def identity() -> str:
+    """What tells this machine from all others, which its name may not: images of machines often bring one along."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
 
 
 def _packed(unique: bytes | tuple[int, ...]) -> bytes:
@@ -148,4 +158,4 @@ def _unpacked(packed: bytes) -> bytes | tuple[int, ...]:
     return tuple(number - 256 if number > 127 else number for number in packed[1:])
 
 
-__all__ = ["FLOATS", "Group", "Groups", "find_peers", "take_device"]
+__all__ = ["FLOATS", "Group", "Groups", "find_peers", "identity", "take_device"]

@@ -167,16 +167,19 @@ class Peers(ABC):
             self._left_at = time.monotonic()
 
     def _hear_all(self, seconds: float | None) -> bool:
-        """Whether a note of every other rank has come, or comes in that time."""
+        """Whether a note of every other rank has come, or comes in that time; without, none may be of a failure."""
         end = None if seconds is None else time.monotonic() + seconds
         while len(self._heard) < self.size - 1:
             self._listen()
             if end is not None and time.monotonic() > end:
                 return False
-            if end is None and any(word == "failed" for word, _ in list(self._heard.values())):
+            if end is None and self._has_failure():
                 return False
             time.sleep(NAP)
-        return True
+        return end is not None or not self._has_failure()
+
+    def _has_failure(self) -> bool:
+        return any(word == "failed" for word, _ in list(self._heard.values()))
 
     # -- ending ---------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 Every rank has one connection, to the hub in rank 0's process (`hub`), and a thread that reads it. So a rank hears of
 another's end within moments, whatever it is doing itself: also while it waits for a device that waits for that rank. It
-then has some seconds to fail by itself, with the same error perhaps, before its process is ended. Nothing
-large travels this way; that is what NCCL is for.
+then has some seconds to fail by itself, with the same error perhaps, before its process is ended. Of a machine that is
+down or cut off it hears after the seconds of `sockets.SILENCE`. Nothing large travels this way; that is what NCCL is
+for.
 
 Anybody who reaches the port can pretend to be a rank, so it belongs to a network that one trusts.
 """
@@ -20,8 +21,9 @@ from contextlib import suppress
 from typing import NoReturn
 
 from graphir.backends.communicator import peers as shared
-from graphir.backends.communicator.hub import Head, Hub, Reader, hello, pack
-from graphir.backends.communicator.peers import NAP, Peers
+from graphir.backends.communicator.hub import Head, Hub, Reader, hello, how_it_went, pack
+from graphir.backends.communicator.peers import Peers
+from graphir.backends.communicator.sockets import Address, is_silence, reach, spoken
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
 
@@ -42,9 +44,15 @@ class TcpPeers(Peers):
         self._changed = threading.Condition()
         self._parts: dict[int, dict[int, bytes]] = defaultdict(dict)
         self._messages: dict[int, deque[bytes]] = defaultdict(deque)
-        self._shared, self._lost = 0, ""
+        self._shared = 0
         self._connection: socket.socket | None = None
         self._sending = threading.Lock()
+        self._broken: OSError | None = None
+        #: Where the hub lives: the thread, in rank 0's process, and that process.
+        self._hub: threading.Thread | None = None
+        self._master = "process"
+        #: The last note of this process.
+        self._said = ""
         #: Whether the end of another rank ends this process, whatever it is doing.
         self._together = False
         if self.size > 1:
@@ -53,74 +61,81 @@ class TcpPeers(Peers):
 
     # -- meeting --------------------------------------------------------------------------------------
 
-    def _meet(self, address: tuple[str, int], seconds: float) -> None:
+    def _meet(self, address: Address, seconds: float) -> None:
         if self.rank == 0:
-            self._connection, own = socket.socketpair()
-            hub = Hub(address, own, self.size, seconds)
-            threading.Thread(target=hub.run, name="graphir hub", daemon=True).start()
+            hub = Hub(address, self.size, seconds)
+            self._connection = hub.inside
+            self._hub = threading.Thread(target=hub.run, name="graphir hub", daemon=True)
+            self._hub.start()
         else:
-            self._connection = self._reach(address, seconds)
+            self._connection = reach(address, seconds, f"rank {self.rank}")
             self._send(hello(self.rank, self.size))
-        reader, answers = Reader(), list[tuple[Head, bytes]]()
+        reader = Reader()
         # The hub answers when its own time is over; a moment later, it is not there.
         self._connection.settimeout(seconds + 10.0)
-        while not answers:
-            try:
-                data = self._connection.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                raise CommunicationError(
-                    f"rank {self.rank} has met rank 0 at {address[0]}:{address[1]}, which then went away; its own "
-                    f"error says why"
-                )
-            answers = list(reader.feed(data))
-        (answer, _), *rest = answers
-        if answer["kind"] != "welcome":
-            raise CommunicationError(f"the ranks do not find together: {answer.get('text')}")
+        try:
+            (welcome, _), *rest = self._answers(reader, address)
+        except CommunicationError:
+            self._connection.close()
+            raise
         self._connection.settimeout(None)
+        self._master = welcome["where"]
         for head, content in rest:
             self._take(head, content)
         threading.Thread(target=self._read, args=(reader,), name="graphir peers", daemon=True).start()
 
-    def _reach(self, address: tuple[str, int], seconds: float) -> socket.socket:
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                found = socket.create_connection(address, timeout=max(0.1, end - time.monotonic()))
-                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return found
-            except OSError as error:
-                if time.monotonic() > end:
-                    raise CommunicationError(
-                        f"rank {self.rank} finds nobody at {address[0]}:{address[1]} within {seconds:.0f} s "
-                        f"({error.strerror or error}); rank 0 has to be started there, and MASTER_ADDR and MASTER_PORT "
-                        f"be the same for all ranks"
-                    ) from None
-                time.sleep(0.05)
+    def _answers(self, reader: Reader, address: Address) -> list[tuple[Head, bytes]]:
+        """A welcome, and what may have come with it; CommunicationError if there is none."""
+        assert self._connection is not None
+        there = spoken(address)
+        stranger = (
+            f"rank {self.rank} has met somebody at {there} who does not answer as rank 0: another program has that "
+            f"port; choose another MASTER_PORT"
+        )
+        answers, data = list[tuple[Head, bytes]](), b"-"
+        try:
+            while data and not answers:
+                data = self._connection.recv(1 << 16)
+                answers = list(reader.feed(data))
+        except ValueError:
+            raise CommunicationError(stranger) from None
+        except OSError as error:
+            # That time is over is no error of the system's.
+            gone = f"rank {self.rank} has met rank 0 at {there}, which then {how_it_went(error)}"
+            raise CommunicationError(stranger if error.errno is None else gone) from None
+        if not answers:
+            raise CommunicationError(
+                f"rank {self.rank} has met rank 0 at {there}, which then went away; its own error says why"
+            )
+        if answers[0][0]["kind"] != "welcome":
+            raise CommunicationError(f"the ranks do not find together: {answers[0][0].get('text')}")
+        return answers
 
     # -- the connection -------------------------------------------------------------------------------
 
     def _send(self, head: Head, data: bytes = b"") -> None:
         if self._connection is not None:
-            # If it is broken, rank 0 is gone, and the thread that reads finds out.
-            with self._sending, suppress(OSError):
-                self._connection.sendall(pack(head, data))
+            try:
+                with self._sending:
+                    self._connection.sendall(pack(head, data))
+            except OSError as error:
+                # Rank 0 is gone, and the thread that reads finds out; why, the system says only once.
+                self._broken = error
 
     def _read(self, reader: Reader) -> None:
         """Takes what comes, until the connection ends: a thread's work."""
         assert self._connection is not None
-        while True:
+        data = b"-"
+        while data:
             try:
                 data = self._connection.recv(1 << 20)
-            except OSError:
+                for head, content in reader.feed(data):
+                    self._take(head, content)
+            except OSError as error:
+                self._broken, data = self._broken or error, b""
+            except ValueError:
                 data = b""
-            for head, content in reader.feed(data):
-                self._take(head, content)
-            if not data:
-                if not self._ending:
-                    self._take({"kind": "gone", "from": 0, "text": "process"}, b"")
-                return
+        self._cut_off()
 
     def _take(self, head: Head, data: bytes) -> None:
         source, kind = head["from"], head["kind"]
@@ -132,19 +147,35 @@ class TcpPeers(Peers):
             elif kind == "message":
                 self._messages[source].append(data)
             elif kind == "gone" and source not in self._heard:
-                self._lose(source, head["text"])
+                self._lose(source, head["text"], head["how"])
             self._changed.notify_all()
-        stopped = self._heard.get(source, ("", ""))[0] in ("failed", "followed")
-        if stopped and self._together and not self._ending:
-            threading.Thread(target=self._follow, name="graphir end", daemon=True).start()
+        self._follow_if_stopped(source)
 
-    def _lose(self, rank: int, where: str) -> None:
+    def _cut_off(self) -> None:
+        """The connection to the hub, in rank 0's process, has ended: in order, or with that process."""
+        complete = self._said == "left" and len(self._heard) == self.size - 1
+        if complete or self._said not in ("", "left") or self._has_stopped(0):
+            return
+        with self._changed:
+            # Nobody else can tell those who are cut off.
+            self._lose(0, self._master, how_it_went(self._broken), told_by_all=is_silence(self._broken))
+            self._changed.notify_all()
+        self._follow_if_stopped(0)
+
+    def _lose(self, rank: int, where: str, how: str, told_by_all: bool = False) -> None:
         """A rank has gone without a word; of those that are left the first tells it."""
-        self._lost = f"error: {self.describe(rank)} is gone: its {where} was killed or has crashed; all ranks stop"
-        present = [each for each in range(self.size) if each != rank and each not in self._heard]
-        self._hear(rank, "failed", "it was killed or has crashed")
-        if present and present[0] == self.rank and self._together:
-            self._print(self._lost)
+        told = f"error: {self.describe(rank)} is gone: its {where} {how}; all ranks stop"
+        present = [each for each in range(self.size) if each != rank and not self._has_stopped(each)]
+        self._hear(rank, "failed", f"it {how}")
+        if self._together and (told_by_all or self.rank in present[:1]):
+            self._print(told)
+
+    def _has_stopped(self, rank: int) -> bool:
+        return self._heard.get(rank, ("", ""))[0] in ("failed", "followed")
+
+    def _follow_if_stopped(self, rank: int) -> None:
+        if self._has_stopped(rank) and self._together and not self._ending:
+            threading.Thread(target=self._follow, name="graphir end", daemon=True).start()
 
     def end_together(self) -> None:
         super().end_together()
@@ -189,6 +220,7 @@ class TcpPeers(Peers):
     # -- notes, and ending ----------------------------------------------------------------------------
 
     def _say(self, word: str, text: str = "") -> None:
+        self._said = word
         self._send({"kind": "note", "word": word, "text": text})
 
     def _listen(self) -> None:
@@ -196,9 +228,12 @@ class TcpPeers(Peers):
 
     def _farewell(self, failed: bool) -> None:
         self._send({"kind": "bye"})
-        if self.rank == 0 and self.size > 1:
-            # The hub lives here: what others have said last has to be passed on before it goes.
-            time.sleep(shared.GRACE / 4 if failed else 20 * NAP)
+        if self._hub is not None and self._connection is not None:
+            # The hub lives here: what others have said last has to be passed on, and they go at once when they know
+            # that all have come to their end. Others that follow a failure take longer, and need no hub for it.
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_WR)
+            self._hub.join(shared.GRACE / 4 if failed else shared.GRACE)
 
     def _end_all(self, code: int) -> NoReturn:
         # Not by way of `sys.exit`: a device that waits for another rank would be waited for.
@@ -208,7 +243,7 @@ class TcpPeers(Peers):
 
     def close(self) -> None:
         """Leaves, without waiting for the others."""
-        self._ending = True
+        self._ending, self._said = True, "closed"
         self._send({"kind": "bye"})
         if self._connection is not None:
             self._connection.close()

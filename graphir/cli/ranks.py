@@ -7,6 +7,7 @@ that of rank 0 alone prints, and what is wrong is told once.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def ranks_option(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
     """What ranks are, `simulated`, `mpi` or `nccl`, and whether this process is the one that prints.
 
-    MissingDependencyError if there is no MPI.
+    MissingDependencyError if there is no MPI; ConfigError if it is not the launcher's.
     """
     launch = find_launch()
     if ranks is None:
@@ -64,12 +65,13 @@ def end_ranks(message: str, code: int, cause: Exception | None = None) -> None:
         return  # the launcher's variables are what is wrong, so nobody can be met
     if launch is None:
         return
-    from graphir.backends.communicator.peers import RankError, peers
+    from graphir.backends.communicator.peers import GRACE, RankError, peers
 
     try:
         known = peers()
-    except MissingDependencyError:
+    except (ConfigError, MissingDependencyError):
         if launch.rank:
+            time.sleep(GRACE)  # a launcher may end all when the first ends, and rank 0 has to say why
             raise SystemExit(code) from None
         return
     except CommunicationError:

@@ -1,0 +1,150 @@
+"""Ranks on several machines: at which address they meet, who else may be there, and a network that falls silent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from graphir.backends.communicator.sockets import SILENCE, is_here, listen, reach, spoken, watched
+from graphir.backends.communicator.tcp_peers import TcpPeers
+from graphir.errors import CommunicationError
+from graphir.launch import Launch
+from tests.free_port import free_port
+from tests.processes import ROOT, environment
+
+#: An address that is kept for examples, and no machine's own.
+NOBODYS = "192.0.2.1"
+
+
+# -- addresses ---------------------------------------------------------------------------------------------
+
+
+def test_an_address_is_listened_at_alone() -> None:
+    with listen(("127.0.0.1", port := free_port()), 2) as listener:
+        assert listener.getsockname() == ("127.0.0.1", port)
+
+
+def test_a_name_is_listened_at_wherever_others_may_look_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many systems give a machine's own name an address, 127.0.1.1, that no other machine reaches."""
+    usual = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: usual("127.0.1.1" if host == "gpu0" else host, *rest, **more)
+    )
+    with listen(("gpu0", port := free_port()), 2) as listener:
+        assert listener.getsockname()[:2] in {("::", port), ("0.0.0.0", port)}
+        reach(("127.0.0.1", port), 5.0, "rank 1").close()
+
+
+def test_an_address_that_passes_on_is_listened_for_everywhere() -> None:
+    assert is_here(("127.0.0.1", 1))
+    assert not is_here((NOBODYS, 1))
+    with listen((NOBODYS, port := free_port()), 2):
+        reach(("127.0.0.1", port), 5.0, "rank 1").close()
+
+
+@pytest.mark.skipif(not is_here(("::1", 1)), reason="this machine has no IPv6")
+def test_an_address_of_ipv6() -> None:
+    with listen(("::1", port := free_port()), 2) as listener:
+        assert listener.getsockname()[:2] == ("::1", port)
+        reach(("::1", port), 5.0, "rank 1").close()
+    assert spoken(("::1", port)) == f"[::1]:{port}"
+
+
+def test_who_waits_for_nobody_is_told_that_the_master_is_elsewhere() -> None:
+    text = rf"only rank 0 came within 0 s.* {NOBODYS}:\d+ for rank 0 \({NOBODYS} is no address of rank 0's machine\)"
+    with pytest.raises(CommunicationError, match=text):
+        TcpPeers(Launch(2, 0, 1, 0, (NOBODYS, free_port())), 0.1)
+
+
+def test_a_stranger_at_the_masters_port_is_no_rank() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def greet() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+                connection.recv(4096)
+
+        stranger = threading.Thread(target=greet)
+        stranger.start()
+        text = rf"^rank 1 has met somebody at 127.0.0.1:{port} who does not answer as rank 0: another program has that"
+        with pytest.raises(CommunicationError, match=text):
+            TcpPeers(Launch(2, 1, 1, 0, ("127.0.0.1", port)), 5.0)
+        stranger.join()
+
+
+# -- silence -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's options")
+def test_the_system_watches_a_connection() -> None:
+    with socket.socket() as connection:
+        watched(connection)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+        idle, interval, count = (connection.getsockopt(socket.IPPROTO_TCP, each) for each in options)
+        assert idle + interval * count == SILENCE
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * SILENCE
+
+
+def has_own_network() -> bool:
+    """Whether a process here may have a network that no other has."""
+    unshare = shutil.which("unshare")
+    return unshare is not None and subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode == 0
+
+
+#: A rank that notices silence after two seconds.
+RANK = """
+import time
+from graphir.backends.communicator import sockets
+sockets._OPTIONS.update(TCP_KEEPIDLE=1, TCP_KEEPCNT=1, TCP_USER_TIMEOUT=2000)
+from graphir.backends.communicator.peers import peers
+here = peers()
+here.share(b"", "a start")
+print("met", flush=True)
+time.sleep(40) if here.rank == 1 else here.share(b"", "a sum")
+"""
+#: A network of its own, in which nothing arrives from some moment on, and three ranks that have met there.
+SILENT = """
+import fcntl, json, socket, struct, subprocess, sys, time
+rank, environments = json.loads(sys.argv[1])
+
+def loopback(flags):
+    with socket.socket() as any:
+        fcntl.ioctl(any, 0x8914, struct.pack("16sh", b"lo", flags))  # SIOCSIFFLAGS
+
+loopback(1)
+told = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+ranks = [subprocess.Popen([sys.executable, "-c", rank], env=each, **told) for each in environments]
+for each in ranks:
+    assert each.stdout.readline() == "met\\n", each.communicate()
+loopback(0)
+start = time.monotonic()
+ended = [(each.communicate(timeout=20)[1], each.returncode) for each in ranks]
+json.dump([ended, time.monotonic() - start], sys.stdout)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_own_network(), reason="this system lets no test have a network of its own, by unshare -rn")
+def test_a_network_that_falls_silent_ends_all_ranks_and_is_told() -> None:
+    """No connection is closed, and no process ends: only nothing arrives any more."""
+    port = free_port()
+    given = json.dumps([RANK, [environment(rank, 3, port) for rank in range(3)]])
+    command = ["unshare", "-rn", sys.executable, "-c", SILENT, given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    ended, seconds = json.loads(done.stdout)
+    assert [code for _, code in ended] == [1, 1, 1]
+    why = r"has not answered for \d+ s: its machine, or the network to it, is down; all ranks stop"
+    lost = [re.findall(rf"^error: rank (\d) is gone: its process \d+ on \S+ {why}$", told, re.M) for told, _ in ended]
+    assert [sorted(each) for each in lost] == [["1", "2"], ["0"], ["0"]]
+    assert [told.count("\n") for told, _ in ended] == [2, 1, 1]
+    assert seconds < 12
