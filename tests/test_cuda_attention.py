@@ -179,19 +179,21 @@ def test_what_is_not_as_the_kernels_want_it_is_left_to_products(level: str, on_g
     assert _worst(made, gi.compile(graph, SIZES, backend="reference")(*arguments)) < 1e-4
 
 
-@pytest.mark.parametrize("why", ["tf32", "width"])
+@pytest.mark.parametrize("why", ["tf32", "width", "an old device"])
 def test_what_the_kernels_are_not_for_is_left_to_products(why: str) -> None:
-    engine, sizes = Engine(), dict(SIZES)
+    engine, sizes, graph = Engine(), dict(SIZES), _step({})
     if why == "tf32":
         engine.tf32 = True
-    else:
+    elif why == "width":
         sizes |= {"D": 272, "S": 6}
-    graph = _step({})
+    else:
+        engine.has_ampere_tensor_cores, graph = False, _step({}, "bfloat16")
     arguments = _arguments(graph, sizes)
     executable, kernels = _compile(graph, sizes, "attention", engine)
     made = executable(*arguments)
     assert (kernels.written, kernels.refused) == (0, 2)
-    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
+    bound = 2e-2 if why == "an old device" else 1e-4
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < bound
 
 
 # -- kernels ----------------------------------------------------------------------------------------------
@@ -272,7 +274,6 @@ PROBLEMS = [
     ("double", 33, 70, 16, False, 0.2, Tiles(1, 2, 32)),
     ("double", 1, 1, 1, True, 0.0, Tiles(1, 1, 16)),
     ("float", 100, 100, 33, True, 0.1, Tiles(2, 2, 16)),
-    ("float16", 70, 70, 64, True, 0.2, Tiles(1, 4, 32)),
     ("float16", 75, 75, 64, True, 0.2, Tiles(1, 2, 64)),
     ("bfloat16", 65, 129, 40, False, 0.0, Tiles(2, 2, 32)),
     ("bfloat16", 33, 33, 80, True, 0.0, Tiles(1, 1, 32)),

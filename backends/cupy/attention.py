@@ -2,7 +2,7 @@
 
 What is taken is what `attention_match` finds: what a stream is where P is not held for the backward pass, from the
 recompute level "attention" on. Everything else is left to products and fused kernels, and so are heads wider than 128,
-and float32 with TF32 asked for, which cuBLAS multiplies on tensor cores.
+float32 with TF32 asked for, which cuBLAS multiplies on tensor cores, and 16 bits before sm_80.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ class AttentionKernels:
         if self.engine.tf32 and "float32" in operands:
             return False
         width, itemsize = run.task.shapes[run.roles["Q"]][-1], DTYPES[operands.pop()]
+        if itemsize == 2 and not self.engine.has_ampere_tensor_cores:
+            return False
         kernels = (FORWARD,) if "O" in run.roles else (QUERIES, KEYS)
         tiles = [each.tiles(itemsize, padded(width), run.dropped is not None) for each in kernels]
         return width <= _WIDEST and None not in tiles

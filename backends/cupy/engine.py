@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.engine import Tiling
-from graphir.backends.cupy.device import require_device
+from graphir.backends.cupy.device import device_properties, require_device
 
 rules = Rules()
 
@@ -39,6 +39,8 @@ class CupyEngine:
     def __init__(self, tf32: bool = False) -> None:
         self.xp: Any = require_device()
         self.tf32 = tf32
+        #: Whether its tensor cores take bfloat16, and tiles of 16 × 8 × 16: since Ampere.
+        self.has_ampere_tensor_cores = device_properties().capability >= (8, 0)
         self.add: Function = self.xp.add
         self.maximum: Function = self.xp.maximum
 

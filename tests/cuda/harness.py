@@ -76,6 +76,7 @@ class HostEngine:
     """As `Engine`, on host memory; no operator has a rule."""
 
     name = "host"
+    has_ampere_tensor_cores = True
     xp: Any = _HostModule()
     alignment = 256
     tiling = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
