@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from contextlib import AbstractContextManager
+from functools import cache
 
 from graphir.errors import ConfigError
 from graphir.ir.analysis import contracted, needed_nodes
@@ -59,13 +60,16 @@ def recompute_masks(graph: Graph) -> Graph:
 def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
     streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
-    stream = {node for node in flow.nodes if node.meta.phase == FORWARD and _joins(node, flow)}
+    #: The residual stream adds up several branches.
+    stream = {node for node in flow.nodes if node.meta.phase == FORWARD and len(_branches(node, flow)) > 1}
     inside = _leading_to(stream, flow.graph)
 
+    @cache
     def holds(node: Node) -> bool:
-        if _adds_bias(node, flow):
-            summed = flow.graph.producers[flow.root(node.inputs[0])]
-            if (biases and holds(summed)) or _widens(summed):
+        branches = _branches(node, flow)
+        if len(branches) == 1 < len(node.inputs):
+            summed = flow.graph.producers.get(flow.root(branches[0]))
+            if summed is not None and ((biases and holds(summed)) or _widens(summed)):
                 return False
         if level in ("selective", "full"):
             is_product = bool(contracted(node)) and node not in streamed
@@ -86,28 +90,15 @@ def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[
     return holds
 
 
-def _joins(node: Node, flow: Flow) -> bool:
-    """Whether it adds results of several branches, as the residual stream does; a bias is no branch."""
+def _branches(node: Node, flow: Flow) -> list[Value]:
+    """What a node adds up, biases left out; nothing if it is no sum."""
     rank = len(node.outputs[0].shape)
-    branches = [value for value in node.inputs if len(flow.root(value).shape) == rank]
-    return node.operator.jointly_linear and len(branches) > 1
+    return [value for value in node.inputs if node.operator.jointly_linear and len(flow.root(value).shape) == rank]
 
 
 def _widens(node: Node) -> bool:
     """Whether it casts to more bits, so that its operand is less to hold."""
     return node.operator.retypes and DTYPES[node.inputs[0].dtype] < DTYPES[node.outputs[0].dtype]
-
-
-def _adds_bias(node: Node, flow: Flow) -> bool:
-    """Whether it adds nothing but biases to what a forward node makes."""
-    if (
-        not node.operator.jointly_linear
-        or len(node.inputs) < 2
-        or flow.root(node.inputs[0]) not in flow.graph.producers
-    ):
-        return False
-    rank, (first, *others) = len(node.outputs[0].shape), node.inputs
-    return len(first.shape) == rank > max(len(flow.root(value).shape) for value in others)
 
 
 def _leading_to(targets: Set[Node], graph: Graph) -> set[Node]:

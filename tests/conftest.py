@@ -1,4 +1,4 @@
-"""What all tests share: goldens, and the flag that writes them anew."""
+"""What all tests share: goldens, with the flag that writes them anew, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from graphir.cli import main
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -30,3 +32,16 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         )
 
     return compare
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            main([str(each) for each in arguments])
+        out, err = capfd.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run

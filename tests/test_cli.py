@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from graphir.cli import main
 from graphir.training import load_checkpoint
 from graphir.training.checkpoint import list_checkpoints
 from graphir.training.metrics import read_metrics
@@ -24,18 +23,6 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat, and the rat sat on the cat. " * 40)
     return str(path)
-
-
-@pytest.fixture
-def call(capfd):
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main([str(each) for each in arguments])
-        return exit.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
-from graphir.cli import main
 from graphir.cli.cost import cost
 from graphir.cli.inspect import RECOMPUTE, STAGES
 from graphir.cost import count_flops, mesh_sizes, node_flops, peak_memory, plain_nodes
@@ -33,19 +32,6 @@ SIZES = {"B": 2, "S": 8, "D": 8, "N_H": 2, "D_ff": 16, "V": 11}
 
 def step(layers: int = 1, **options: object) -> gi.Graph:
     return prune(optimize(autodiff(gi.models.transformer(layers, **{"dropout": 0.1, **options}))))
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main([str(each) for each in arguments])
-        out, err = capfd.readouterr()
-        return int(exit.value.code or 0), out, err
-
-    return run
 
 
 # -- text -------------------------------------------------------------------------------------------------

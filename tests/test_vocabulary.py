@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.cli import main
 from graphir.errors import ConfigError
 from graphir.ir.graph import Graph
 from graphir.ir.value import gradient_name
@@ -271,19 +270,6 @@ def test_fused_the_mask_makes_no_value_of_its_own(precision: str) -> None:
 
 
 # -- the command line --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main([str(each) for each in arguments])
-        out, err = capfd.readouterr()
-        return int(exit.value.code or 0), out, err
-
-    return run
 
 
 def test_a_run_shows_its_rows(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

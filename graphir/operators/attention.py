@@ -109,10 +109,17 @@ def d_scale_mask(
 @operator("S", "Z[*b k!] -> P[*b k!]", ignores_masked="Z", flops=5)
 def softmax(xp: Xp, Z: Array) -> Array:
     """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim."""
-    P = Z - Z.max(axis=-1, keepdims=True)
+    return _softmax(xp, Z)[0]
+
+
+def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
+    """P, and each row's maximum and Σ exp(Z − max Z)."""
+    top = Z.max(axis=-1)
+    P = Z - top[..., None]
     xp.exp(P, out=P)
-    P /= P.sum(axis=-1, keepdims=True)
-    return P
+    s = P.sum(axis=-1)
+    P /= s[..., None]
+    return P, top, s
 
 
 @operator(
@@ -126,12 +133,7 @@ def softmax(xp: Xp, Z: Array) -> Array:
 )
 def softmax_rows(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     """P = S(Z), with each row's maximum top [*b] = max Z and sum s [*b] = Σ exp(Z − top), for P to be made again."""
-    top = Z.max(axis=-1)
-    P = Z - top[..., None]
-    xp.exp(P, out=P)
-    s = P.sum(axis=-1)
-    P /= s[..., None]
-    return P, top, s
+    return _softmax(xp, Z)
 
 
 softmax.with_statistics = softmax_rows
