@@ -78,3 +78,7 @@ class MissingDependencyError(GraphirError):
 
 class DeviceError(GraphirError):
     """A GPU is needed for what was asked, and there is none, or it cannot do it."""
+
+
+class PlanError(GraphirError):
+    """What is to run cannot be laid out as it was planned: a defect of graphir, found before anything has run."""

@@ -29,6 +29,10 @@ from graphir.ir.operator import Operator
 Block: TypeAlias = NDArray[Any]
 
 
+#: The methods whose results may be written over their operands: they read no operand once they write a result.
+IN_PLACE = frozenset({"all_reduce"})
+
+
 @dataclass
 class Traffic:
     """What was sent: messages and bytes, by the rank that sent them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,9 +12,11 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine, rounded
 
 _CHUNK = 4 << 20
+#: Addresses: the first, and the one after the last.
+Span: TypeAlias = tuple[int, int]
 
 
-def addresses(engine: Engine, array: Array) -> tuple[int, int] | None:
+def addresses(engine: Engine, array: Array) -> Span | None:
     """The first address that `array` touches and the one after the last; None of an empty one."""
     low = high = engine.address(array)
     for length, stride in zip(array.shape, array.strides, strict=True):

@@ -27,7 +27,7 @@ from graphir.ir.operator import Operator, Place
 from graphir.ir.value import Value
 
 if TYPE_CHECKING:
-    from graphir.backends.compiled.storage import Homes
+    from graphir.backends.compiled.assignment import Assignment
     from graphir.backends.compiled.task import Task
     from graphir.backends.rows.runs import Run
 
@@ -41,14 +41,14 @@ class Calls(Protocol):
     def __call__(self, function: Function, *arguments: Any) -> None:
         """Records `function(*arguments)`; ufuncs take their output as the last positional argument."""
 
-    def once(self, function: Function, *arguments: Any) -> None:
-        """As a call, but carried out once a run, before the first tile: keys of a hash, a learning rate."""
-
     def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """An uninitialised C-contiguous buffer of this thread, the node's own until its calls on this tile end."""
 
-    def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        """A small buffer that the node keeps over all its tiles: what `once` writes."""
+    def prepared(self, shape: Sequence[int], dtype: DTypeLike, function: Function, *arguments: Any) -> Array:
+        """A small buffer that `function(*arguments, buffer)` fills once a run: keys of a hash, a learning rate.
+
+        It is filled before the first tile that asks for it; tiles that ask for the same share it.
+        """
 
     def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
         """What `make` makes, read-only, made once for all that ask with this key: an arange, a triangle."""
@@ -57,7 +57,7 @@ class Calls(Protocol):
 class Kernels(Protocol):
     """What writes a run of nodes as one call."""
 
-    def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
 
     def held(self, task: Task) -> frozenset[Value]:

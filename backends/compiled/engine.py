@@ -7,32 +7,12 @@ the engine's arrays, whose contents it never looks at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How an engine's tasks are cut.
-
-    bytes    what the values of one tile may take together, as if each had memory of its own
-    small    bytes below which a task is not worth a second thread
-    causal   the least and the most queries of a tile that leaves out the causal half
-    scores   how many values as large as the scores a tile of attention has at work, of 4 bytes each
-    uneven   by how much a thread's share may be larger than the mean before another loop is tried
-    whole    whether tasks stay whole, but for attention, of which only the queries are cut
-    """
-
-    bytes: int
-    small: int
-    causal: tuple[int, int]
-    scores: int = 3
-    uneven: float = 1.1
-    whole: bool = False
+from graphir.backends.compiled.tiles import Tiling
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 
 from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
+from graphir.backends.compiled.assignment import Own
 from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.emission import Array, Kernels
 from graphir.backends.compiled.engine import Engine
@@ -18,12 +19,12 @@ from graphir.backends.compiled.exchanges import Exchanges
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.compiled.writer import Rank
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Step, places
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
-from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
 
@@ -49,11 +50,12 @@ class CompiledExecutable(Executable, ABC):
         communicator: Communicator | None = None,
         bucket: int = LIMIT,
         kernels: Kernels | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__(reference, algorithm, source, communicator, engine.xp)
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.donate, self.bucket = optimised, donate, bucket
-        self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels)
+        self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
 
     @property
     def memory(self) -> MemoryPlan:
@@ -75,11 +77,10 @@ class CompiledExecutable(Executable, ABC):
         return list(programs.values())
 
     def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
-        shapes = self.prepared.steps.shapes
         arrays = self._allocate()
-        known = frozenset(self.prepared.packed), self._places(rank), self.prepared.steps.sizes
+        known = self.prepared.halves, self._places(rank), self.prepared.steps.sizes
         program = self._begin(Rank(self.engine, arrays, *known, self.kernels))
-        for task, homes in zip(self.prepared.tasks, self.prepared.homes, strict=True):
+        for task, assignment in zip(self.prepared.tasks, self.prepared.assignments, strict=True):
             if task.node.operator.relayout is not None:
                 program.begin_segment()
                 continue
@@ -89,29 +90,28 @@ class CompiledExecutable(Executable, ABC):
                 # Replicas read what the first of them has made: ranks are run in their order.
                 arrays.update((value, before[maker].rank.arrays[value]) for value in made)
                 continue
-            private: dict[Value, Array] = {}
-            for inner in task.leaving:
-                if inner in task.private:
-                    outer = task.outer[inner]
-                    private[outer] = self.engine.empty((self.threads, *shapes[outer]), outer.dtype)
-            program.add_task(task, homes, self._scratch, private)
+            program.add_task(task, assignment, self._scratch)
         return program
 
-    def _allocate(self) -> dict[Value, Array]:
+    def _allocate(self) -> dict[Value | Own, Array]:
         """A buffer for each of the graph's values: in one arena, but for arguments, results and what is shared."""
         prepared = self.prepared
         memory = self.engine.allocate(prepared.arena.size)
-        arrays: dict[Value, Array] = {}
+        arrays: dict[Value | Own, Array] = {}
         for value, shape in prepared.steps.shapes.items():
             if value in prepared.overwriting or value in prepared.arena.hosted:
                 continue
             offset = prepared.arena.offsets.get(value)
-            if value in prepared.packed:
-                shape = (prepared.packed[value] // DTYPES[value.dtype],)
+            if value in prepared.halves:
+                shape = (prepared.halves[value].size,)
             if offset is None or value.dtype == "text":
                 arrays[value] = self.engine.empty(shape, object if value.dtype == "text" else value.dtype)
             else:
                 arrays[value] = self.engine.view(memory, shape, value.dtype, offset)
+        for task, assignment in zip(prepared.tasks, prepared.assignments, strict=True):
+            for own in assignment.own:
+                shape = (*((own.threads,) if own.threads else ()), *task.shapes[own.value])
+                arrays[own] = self.engine.view(memory, shape, own.value.dtype, prepared.arena.offsets[own])
         arrays.update((new, arrays[old]) for new, old in prepared.overwriting.items())
         arrays.update((value, arrays[result]) for value, result in prepared.arena.hosted.items())
         return arrays

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from graphir.backends.compiled.storage import Arena, Homes
+from graphir.backends.compiled.arena import Arena
+from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.task import Task
-from graphir.ir.value import Value
 
 _SHOWN = 8
 
@@ -53,34 +53,32 @@ class MemoryPlan:
 
 
 def plan_memory(
-    tasks: Sequence[Task], homes: Sequence[Homes], arena: Arena, arguments: int, results: int, shared: int
+    tasks: Sequence[Task], assignments: Sequence[Assignment], arena: Arena, arguments: int, results: int, shared: int
 ) -> MemoryPlan:
-    """The plan for tasks that have their tiles and homes, and an arena."""
+    """The plan for tasks that have their tiles and assignments, and an arena."""
     scratch = 0
     for thread in range(max((len(task.tiles) for task in tasks), default=0)):
-        scratch += max((_scratch(task, home, thread) for task, home in zip(tasks, homes, strict=True)), default=0)
+        most = (_scratch(task, each, thread) for task, each in zip(tasks, assignments, strict=True))
+        scratch += max(most, default=0)
     fullest = arena.fullest()
     alive = [(block.value.name, block.size) for block in arena.alive(fullest)]
     at = tasks[fullest].node.name if tasks else ""
     return MemoryPlan(arguments, results, arena.size, scratch, shared, at, tuple(alive))
 
 
-def _scratch(task: Task, homes: Homes, thread: int) -> int:
+def _scratch(task: Task, assignment: Assignment, thread: int) -> int:
     """The most that a thread needs at once on its first tile for values that have no memory elsewhere."""
     tile = next(iter(task.tiles[thread]), None)
     if tile is None:
         return 0
-    made = {value: i for i, node in enumerate(task.nodes) for value in node.outputs}
-    last: dict[Value, int] = {}
-    for value, first in homes.rep.items():
-        if first in task.held:
+    position = {value: i for i, node in enumerate(task.nodes) for value in node.outputs}
+    changes = [0] * (len(task.nodes) + 2)
+    for first in dict.fromkeys(assignment.first.values()):
+        end = assignment.until(first)
+        if first in task.held or first in assignment.buffers or end < 0:
             continue
-        if value in homes.last and first not in homes.outer and first not in homes.inverse:
-            last[first] = max(last.get(first, 0), homes.last[value])
-    changes = [0] * (len(task.nodes) + 1)
-    for first, end in last.items():
         size = task.bytes(first, tile)
-        changes[made[first]] += size
+        changes[position[first]] += size
         changes[end + 1] -= size
     return max(accumulate(changes))
 

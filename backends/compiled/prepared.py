@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from graphir.backends.compiled.causal import Beyond, find_causal
+from graphir.backends.compiled.arena import Arena, plan_arena
+from graphir.backends.compiled.assignment import Assignment, assign
+from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
 from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
-from graphir.backends.compiled.storage import Arena, Homes, find_homes, plan_arena
 from graphir.backends.compiled.task import Numbers, Task, make_task
-from graphir.backends.compiled.tiles import choose_tiles
+from graphir.backends.compiled.tiles import Cut, Tiling
 from graphir.backends.plan import plan_complete
 from graphir.ir.graph import Graph
 from graphir.ir.types import DTYPES
@@ -22,11 +23,11 @@ from graphir.ir.value import Value
 class Prepared:
     """An optimised graph, prepared for an engine, with its fused kernels if it has any, and a number of threads.
 
-    tasks     what is carried out, in order, with tiles for each thread
-    packed    values of which only the causal half is stored, tile after tile, with their bytes
-    homes     of each task, whose memory its values have
-    arena     where the values between tasks lie
-    shared    with `share_replicas`, for each value that replicas hold in common the mesh axes along which they do
+    tasks         what is carried out, in order, with tiles for each thread
+    halves        values of which only the causal half is stored, and where its parts lie
+    assignments   of each task, whose memory its values have
+    arena         where the values between tasks lie
+    shared        with `share_replicas`, for each value that replicas hold in common the mesh axes along which they do
     """
 
     def __init__(
@@ -38,76 +39,73 @@ class Prepared:
         donate: bool = False,
         share_replicas: bool = False,
         kernels: Kernels | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         self.graph, self.engine, self.donate = graph, engine, donate
         self.steps = plan_complete(graph, sizes)
         numbers = Numbers(graph.mesh, sizes)
         self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
         self._outside = frozenset((*graph.arguments, *graph.outputs))
-        packed = self._find_causal()
-        for task in self.tasks:
-            if kernels is not None:
-                task.held = kernels.held(task)
-            choose_tiles(task, threads, engine.tiling)
-        self.packed = self._packed_sizes(packed)
+        self.halves: dict[Value, Half] = {}
+        self._cut(threads, tiling or engine.tiling, kernels)
         self.shared = self._find_shared() if share_replicas else {}
-        self.homes = self._find_homes()
+        self.assignments = self._assign()
         self.arena: Arena = plan_arena(
-            self.tasks, self.homes, {*self._outside, *self.shared}, self.packed, engine.alignment
+            self.tasks,
+            self.assignments,
+            {*self._outside, *self.shared},
+            {value: half.size * DTYPES[value.dtype] for value, half in self.halves.items()},
+            engine.alignment,
         )
 
-    # -- the causal half ------------------------------------------------------------------------------
+    # -- tiles, and the causal half -------------------------------------------------------------------
 
-    def _find_causal(self) -> frozenset[Value]:
-        """Marks the tasks that leave out a causal half; the values of which only the other half is stored."""
+    def _cut(self, threads: int, tiling: Tiling, kernels: Kernels | None) -> None:
+        """Gives every task its tiles; tasks that pass halves to each other are cut alike."""
         known: dict[Value, Beyond] = {}
-        touching: dict[Value, list[tuple[Task, Value]]] = {}
         for task in self.tasks:
             task.causal, left = find_causal(task, known)
             known.update(left)
-            for inner, outer in task.outer.items():
-                touching.setdefault(outer, []).append((task, inner))
-        halves = {
-            value: users
-            for value, users in touching.items()
-            if any(task.causal and _has_both(task, inner) for task, inner in users)
-        }
-        if all(value not in self._outside and _stored_alike(users) for value, users in halves.items()):
-            return frozenset(halves)
-        # One of them is needed whole, so it has to be made whole; the others are few, and go with it.
+        groups = find_groups(self.tasks, self._outside)
+        if kernels is not None:
+            for task in self.tasks:
+                task.held = kernels.held(task)
+        together = {task: group for group in groups for task in group.tasks}
         for task in self.tasks:
-            task.causal = None
-        return frozenset()
-
-    def _packed_sizes(self, packed: frozenset[Value]) -> dict[Value, int]:
-        """The bytes of each packed value: the sum of its tiles, which are the same for all who touch it."""
-        sizes: dict[Value, int] = {}
-        for task in self.tasks:
-            for inner, outer in task.outer.items():
-                if outer in packed and outer not in sizes:
-                    sizes[outer] = sum(task.bytes(inner, tile) for tiles in task.tiles for tile in tiles)
-        return sizes
+            if task.tiles:
+                continue
+            tasks = together[task].tasks if task in together else [task]
+            first = max(tasks, key=_work)
+            cut = Cut() if any(each.held for each in tasks) else tiling.cut(first, threads)
+            for each in tasks:
+                mine = cut.follow(first.space.loops, each.space.loops)
+                each.tiles, each.split = mine.tiles(each, threads), mine.shared
+        for group in groups:
+            for task in group.tasks:
+                made = {task.outer[inner]: inner for inner in task.leaving}
+                self.halves.update((v, Half.made_by(task, made[v])) for v in group.values if v in made)
 
     # -- memory ---------------------------------------------------------------------------------------
 
-    def _find_homes(self) -> list[Homes]:
+    def _assign(self) -> list[Assignment]:
         updates = self.graph.updates if self.donate else {}
         last = {outer: i for i, task in enumerate(self.tasks) for outer in task.outer.values()}
         made = {task.outer[value]: i for i, task in enumerate(self.tasks) for value in task.leaving}
-        kept = {*self._outside, *self.packed, *self.shared}
+        kept = {*self._outside, *self.halves, *self.shared}
         taken = {*updates.values(), *self.shared}
-        homes = []
+        halves = self.halves.keys()
+        found = []
         for i, task in enumerate(self.tasks):
             dying = {value: made[value] for value in task.outer.values() if value not in kept and last[value] == i}
             given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            homes.append(find_homes(task, dying, taken, given_away, self.engine.rules))
-        return homes
+            found.append(assign(task, self.steps.sizes, dying, taken, given_away, halves, self.engine.rules))
+        return found
 
     @cached_property
     def overwriting(self) -> dict[Value, Value]:
         """Results that are written over an argument, with that argument."""
         arguments = frozenset(self.graph.arguments)
-        return {new: old for homes in self.homes for new, old in homes.takeovers if old in arguments}
+        return {new: old for each in self.assignments for new, old in each.takeovers if old in arguments}
 
     @cached_property
     def memory(self) -> MemoryPlan:
@@ -121,7 +119,7 @@ class Prepared:
         donated = set(self.graph.updates.values()) if self.donate else set()
         results = [value for value in self.graph.outputs if value not in donated]
         arguments = total(self.graph.arguments)
-        return plan_memory(self.tasks, self.homes, self.arena, arguments, total(results), total(self.shared))
+        return plan_memory(self.tasks, self.assignments, self.arena, arguments, total(results), total(self.shared))
 
     # -- replicas -------------------------------------------------------------------------------------
 
@@ -151,16 +149,6 @@ def _split_axes(value: Value) -> Iterable[str]:
     return (axis for axes in value.type.layout.splits for axis in axes)
 
 
-def _has_both(task: Task, value: Value) -> bool:
-    assert task.causal is not None
-    return set(task.causal) <= {factor for axis in task.space.dims[value] for factor in axis}
-
-
-def _stored_alike(users: list[tuple[Task, Value]]) -> bool:
-    """Whether all who touch a value go through it by the same tiles: its dims are their loops, and then k."""
-    loops = {tuple(task.sizes[loop] for loop in task.space.loops) for task, _ in users}
-    return len(loops) == 1 and all(
-        task.causal is not None
-        and list(task.space.dims[inner]) == [(loop,) for loop in task.space.loops] + [(task.causal[1],)]
-        for task, inner in users
-    )
+def _work(task: Task) -> int:
+    """By how much a task's tiles matter: the bytes that it reads and writes."""
+    return sum(task.bytes(value, {}) for value in task.shapes)

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphir.backends.compiled.buffers import Scratch, addresses
+from graphir.backends.compiled.assignment import Assignment
+from graphir.backends.compiled.buffers import Scratch, Span, addresses
 from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.engine import Engine
-from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call, Rank, Writer
+from graphir.backends.proof.trace import Meeting, Step
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 
 #: Per thread, what has been read and written since the threads last met, as ranges of addresses.
-Touched = list[list[tuple[int, int]]]
+Touched = list[list[Span]]
 
 
 @dataclass
 class Segment:
-    """Calls between two exchanges: a list for each thread, and whose node each call is."""
+    """Calls between two exchanges: a list for each thread, whose node each call is, and the steps that they are."""
 
     calls: list[list[Call]]
     nodes: list[list[Node | None]]
+    steps: list[list[Step | Meeting]]
 
 
 @dataclass
@@ -68,71 +70,55 @@ class Program:
     def begin_segment(self) -> None:
         """What follows comes after an exchange."""
         threads = range(self.threads)
-        self.segments.append(Segment([[] for _ in threads], [[] for _ in threads]))
+        self.segments.append(Segment([[] for _ in threads], [[] for _ in threads], [[] for _ in threads]))
         for touched in (*self._reads, *self._writes):
             touched.clear()
 
-    def add_task(self, task: Task, homes: Homes, scratch: Sequence[Scratch], private: Mapping[Value, Array]) -> None:
-        """Writes a task for every thread, after a meeting if one needs, or would spoil, what another has touched.
+    def add_task(self, task: Task, assignment: Assignment, scratch: Sequence[Scratch]) -> None:
+        """Writes a task for every thread, after a meeting if one needs, or would spoil, what another has touched."""
+        writers = [Writer(task, assignment, self.rank, memory, thread) for thread, memory in enumerate(scratch)]
+        for writer, tiles in zip(writers, task.tiles, strict=True):
+            writer.write(tiles)
+        self._add(writers)
+        if assignment.terms or assignment.late:
+            last = Writer(task, assignment, self.rank, scratch[0])
+            last.conclude([thread for thread, tiles in enumerate(task.tiles) if tiles])
+            self._add([last])
 
-        `private` are buffers [threads, …] for sums of which each thread makes a term.
-        """
-        writers: list[Writer] = []
-        for thread, tiles in enumerate(task.tiles):
-            mine = {value: buffer[thread, ...] for value, buffer in private.items()}
-            writer = Writer(task, homes, self.rank, scratch[thread], mine)
-            writer.write(tiles, task.tiles[:thread])
-            writers.append(writer)
-        reads = [list(w.reads.values()) for w in writers]
-        writes = [list(w.writes.values()) for w in writers]
-        self._add([w.calls for w in writers], [w.nodes for w in writers], reads, writes)
-        for value, buffer in private.items():
-            self._add_up(task, value, buffer)
-
-    def _add_up(self, task: Task, value: Value, terms: Array) -> None:
-        """The sum of the threads' terms, by the first of them."""
-        inner = next(each for each in task.leaving if task.outer[each] is value)
-        node = next(each for each in task.nodes if inner in each.outputs)
-        active = [i for i, tiles in enumerate(task.tiles) if tiles]
-        total = self.rank.arrays[value]
-        combine = self._engine.maximum if _reduction(task, inner) == "max" else self._engine.add
-        calls: list[Call] = [(combine, (terms[active[0], ...], terms[active[1], ...], total))]
-        calls += [(combine, (total, terms[each, ...], total)) for each in active[2:]]
-        threads = range(self.threads)
-        read, written = ([found] if (found := addresses(self._engine, each)) else [] for each in (terms, total))
-        self._add(
-            [calls if t == 0 else [] for t in threads],
-            [[node] * len(calls) if t == 0 else [] for t in threads],
-            [read if t == 0 else [] for t in threads],
-            [written if t == 0 else [] for t in threads],
-        )
-
-    def _add(self, calls: list[list[Call]], nodes: list[list[Node]], reads: Touched, writes: Touched) -> None:
+    def _add(self, writers: Sequence[Writer]) -> None:
+        """Appends what has been written for the first threads."""
+        reads = [list(writer.reads.values()) for writer in writers]
+        writes = [list(writer.writes.values()) for writer in writers]
         if self._collide(reads, writes):
             self._meet()
         segment = self.segments[-1]
-        for thread in range(self.threads):
-            segment.calls[thread] += calls[thread]
-            segment.nodes[thread] += nodes[thread]
+        for thread, writer in enumerate(writers):
+            before = len(segment.calls[thread])
+            segment.steps[thread] += [
+                replace(step, start=before + step.start, stop=before + step.stop) for step in writer.recorder.steps
+            ]
+            segment.calls[thread] += writer.recorder.calls
+            segment.nodes[thread] += writer.recorder.nodes
             self._reads[thread] += reads[thread]
             self._writes[thread] += writes[thread]
 
     def _collide(self, reads: Touched, writes: Touched) -> bool:
-        threads = range(self.threads)
         return any(
             _overlap(reads[one], self._writes[other])
             or _overlap(writes[one], self._writes[other])
             or _overlap(writes[one], self._reads[other])
-            for one in threads
-            for other in threads
+            for one in range(len(reads))
+            for other in range(self.threads)
             if one != other
         )
 
     def _meet(self) -> None:
         if self.meet is not None:
-            for thread, calls in enumerate(self.segments[-1].calls):
+            segment = self.segments[-1]
+            for thread, calls in enumerate(segment.calls):
+                segment.steps[thread].append(Meeting(len(calls)))
                 calls.append((self.meet(thread), ()))
-                self.segments[-1].nodes[thread].append(None)
+                segment.nodes[thread].append(None)
         for touched in (*self._reads, *self._writes):
             touched.clear()
 
@@ -192,11 +178,3 @@ def _replaced(arguments: tuple[Any, ...], position: int, view: Array) -> tuple[A
 
 def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
     return any(a < d and c < b for a, b in one for c, d in other)
-
-
-def _reduction(task: Task, value: Value) -> str:
-    root = value
-    producers = {each: node for node in task.nodes for each in node.outputs}
-    while producers[root].operator.view:
-        root = producers[root].inputs[0]
-    return producers[root].operator.reduction

@@ -1,7 +1,9 @@
 """Tasks: a graph's nodes as they are carried out, each with its tiles for each thread.
 
 A task is a node, or the nodes that a fused node holds. Its *tiles* are ranges of its loops (`graphir.ir.tiling`);
-every thread has tiles of its own, so that what one writes no other reads before they meet.
+every thread has tiles of its own, so that what one writes no other reads before they meet. A task's values are its
+own: one of the graph that it reads in two roles, X and Xᵀ, is two of the task's, each with dims, a region and a
+lifetime of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from functools import cached_property
 from typing import TypeAlias
 
 from graphir.backends.plan import local_shape
+from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
-from graphir.ir.tiling import Factor, TileSpace, leading_rows, tile_space
+from graphir.ir.roles import Factor
+from graphir.ir.tiling import TileSpace, leading_rows, tile_space
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
 
@@ -36,12 +40,20 @@ class Pieces:
     width: int
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((low, min(low + self.width, self.stop)) for low in range(self.start, self.stop, max(self.width, 1)))
+        return ((low, min(low + self.width, self.stop)) for low in self._lows)
 
     def backwards(self) -> Iterator[tuple[int, int]]:
         """The pieces, the last one first."""
-        lows = range(self.start, self.stop, max(self.width, 1))
-        return ((low, min(low + self.width, self.stop)) for low in reversed(lows))
+        return ((low, min(low + self.width, self.stop)) for low in reversed(self._lows))
+
+    def samples(self) -> Iterator[tuple[int, int]]:
+        """The first two pieces and the last: all widths that there are."""
+        lows = self._lows
+        return ((low, min(low + self.width, self.stop)) for low in dict.fromkeys((*lows[:2], *lows[-1:])))
+
+    @property
+    def _lows(self) -> range:
+        return range(self.start, self.stop, max(self.width, 1))
 
 
 @dataclass(frozen=True)
@@ -66,10 +78,14 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         for cut in self._cuts(self.pieces) if self.pieces is not None else ():
-            if self.causal is not None:
-                q, k = self.causal
-                cut[k] = (0, min(self.keys, cut[q][1]))
-            yield cut
+            yield self.tile(cut)
+
+    def tile(self, cut: Tile) -> Tile:
+        """The tile that covers these pieces of the loops."""
+        if self.causal is None:
+            return cut
+        q, k = self.causal
+        return {**cut, k: (0, min(self.keys, cut[q][1]))}
 
     def _cuts(self, pieces: tuple[Pieces, ...]) -> Iterator[dict[Factor, tuple[int, int]]]:
         if not pieces:
@@ -86,13 +102,15 @@ class Tiles:
 class Task:
     """Nodes to carry out together.
 
+    node      the graph's node that they are, or that holds them
+    nodes     the nodes; those that read a value of the graph in a role of its own read a value of its own
     outer     the graph's value for each value of the nodes that comes from outside or leaves
     leaving   those of the nodes' values that leave
     sizes     each factor's size on one rank
     shared    factors of which each rank has a part of its own
     causal    (q, k) where nothing is to be computed for k > q
     tiles     for each thread its tiles, in order; a thread without work has none
-    private   sums of which each thread makes a term, to be added up when all are done
+    split     the loop whose range the threads share
     held      values that have no memory, as kernels that carry out the whole task hold them in pieces
     """
 
@@ -106,7 +124,7 @@ class Task:
     shared: frozenset[Factor]
     causal: tuple[Factor, Factor] | None = None
     tiles: list[Tiles] = field(default_factory=list)
-    private: frozenset[Value] = frozenset()
+    split: Factor | None = None
     held: frozenset[Value] = frozenset()
 
     @cached_property
@@ -121,11 +139,36 @@ class Task:
         views = {value for node in self.nodes if node.operator.view for value in node.outputs}
         return tuple(value for value in self.shapes if value not in views)
 
-    @property
-    def entering(self) -> list[Value]:
-        """The nodes' values that come from outside."""
-        made = {value for node in self.nodes for value in node.outputs}
-        return [value for value in self.outer if value not in made]
+    @cached_property
+    def entering(self) -> tuple[Value, ...]:
+        """The nodes' values that come from outside, one for each role in which the nodes read them."""
+        return tuple(self.space.outside)
+
+    @cached_property
+    def producers(self) -> Mapping[Value, Node]:
+        """Who makes each of the nodes' values that does not come from outside."""
+        return {value: node for node in self.nodes for value in node.outputs}
+
+    @cached_property
+    def root(self) -> Mapping[Value, Value]:
+        """For each value, the one that it is a view of, or itself."""
+        root = {value: value for value in self.shapes}
+        for node in self.nodes:
+            if node.operator.view:
+                root[node.outputs[0]] = root[node.inputs[0]]
+        return root
+
+    def views_to(self, value: Value) -> tuple[Node, ...]:
+        """The views that lead from a value's root to it, in order."""
+        found: list[Node] = []
+        while value in self.producers and self.producers[value].operator.view:
+            found.append(self.producers[value])
+            value = found[-1].inputs[0]
+        return tuple(reversed(found))
+
+    def is_cut(self, value: Value) -> bool:
+        """Whether each tile has a part of `value` of its own: its dims have all of the loops."""
+        return set(self.space.loops) <= {factor for axis in self.space.dims[value] for factor in axis}
 
     def width(self, axis: Sequence[Factor], tile: Tile) -> int:
         """How much of a dim a tile covers."""
@@ -146,17 +189,22 @@ class Task:
             count *= size
         return count
 
-    def region(self, value: Value, tile: Tile) -> tuple[slice, ...]:
-        """Where a tile's part of `value` lies in the whole."""
+    def ranges(self, value: Value, tile: Tile) -> tuple[tuple[int, int], ...]:
+        """Where a tile's part of `value` lies in the whole, dim by dim."""
         result = []
-        for axis in self.space.dims[value]:
+        for axis, size in zip(self.space.dims[value], self.shapes[value], strict=True):
             if axis and axis[0] in tile:
+                # A loop is the major factor of a dim, or all of it.
                 start, stop = tile[axis[0]]
                 minor = self.width(axis[1:], {})
-                result.append(slice(start * minor, stop * minor))
+                result.append((start * minor, stop * minor))
             else:
-                result.append(slice(None))
+                result.append((0, size))
         return tuple(result)
+
+    def region(self, value: Value, tile: Tile) -> tuple[slice, ...]:
+        """As `ranges`, to index an array with."""
+        return tuple(slice(*each) for each in self.ranges(value, tile))
 
 
 class Numbers:
@@ -184,33 +232,45 @@ class Numbers:
 
 def make_task(node: Node, numbers: Numbers) -> Task:
     """The task of a node, without tiles yet."""
-    mesh = numbers.mesh
     body = node.body
     if body is None:
         nodes: tuple[Node, ...] = (node,)
-        outer = {value: value for value in (*node.inputs, *node.outputs)}
+        graphs = {value: value for value in (*node.inputs, *node.outputs)}
         leaving = node.outputs
     else:
         nodes, leaving = body.nodes, body.outputs
-        outer = dict(zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True))
-    space = _space(node, nodes, body)
-    values = dict.fromkeys(value for each in nodes for value in (*each.inputs, *each.outputs))
+        graphs = dict(zip((*body.inputs, *body.outputs), (*node.inputs, *node.outputs), strict=True))
+    space = _space(node, nodes, leaving, body)
+    outer = {value: graphs[source] for value, source in space.outside.items()}
+    outer |= {value: graphs[source] for value, source in zip(space.leaving, leaving, strict=True)}
+    values = dict.fromkeys(value for each in space.nodes for value in (*each.inputs, *each.outputs))
     shapes = {value: numbers.shape(value) for value in values}
+    return Task(node, space.nodes, outer, space.leaving, space, shapes, *_local_sizes(space, numbers))
+
+
+def _local_sizes(space: TileSpace, numbers: Numbers) -> tuple[dict[Factor, int], frozenset[Factor]]:
+    """Each factor's size on one rank, and the factors of which each rank has a part of its own."""
+    mesh = numbers.mesh
     local: dict[Factor, int] = {}
     shared: set[Factor] = set()
-    for each in nodes:
+    for each in space.nodes:
         rule, factors, _ = each.inference
         layouts = [value.type.layout for value in each.inputs]
         split = {} if not mesh.axes else read_assignment(rule, layouts, each.attributes.get("split", ()))
         for name, factor in space.factors[each].items():
             count = mesh.count(split.get(name, ()))
-            local[factor] = numbers.dim(factors[name]) // count
+            size = numbers.dim(factors[name]) // count
+            if local.setdefault(factor, size) != size:
+                raise PlanError(
+                    f"{each.name}: {name} of {each.operator.key} is {size} long, but {local[factor]} for who else has "
+                    f"it; tiles cannot be ranges of both"
+                )
             if count > 1:
                 shared.add(factor)
-    return Task(node, nodes, outer, tuple(leaving), space, shapes, local, frozenset(shared))
+    return local, frozenset(shared)
 
 
-def _space(node: Node, nodes: tuple[Node, ...], body: Graph | None) -> TileSpace:
+def _space(node: Node, nodes: tuple[Node, ...], leaving: Sequence[Value], body: Graph | None) -> TileSpace:
     """The loops that the fusing pass found; of a product all dims of its result; else the rows."""
     last = next((each for each in nodes if not each.operator.view), nodes[-1])
     if body is not None and node.attributes["anchor"]:
@@ -220,5 +280,5 @@ def _space(node: Node, nodes: tuple[Node, ...], body: Graph | None) -> TileSpace
     else:
         anchor, most = leading_rows(last)
     # Views that were folded in may cut a dim that the nodes among themselves take as one: then there are fewer loops.
-    spaces = (tile_space(nodes, anchor, rows) for rows in range(most, -1, -1))
+    spaces = (tile_space(nodes, leaving, anchor, rows) for rows in range(most, -1, -1))
     return next(space for space in spaces if space is not None)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Array, Calls, Kernels
-from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_attention, inner_values
 from graphir.backends.cupy.engine import CupyEngine
@@ -98,9 +98,9 @@ class AttentionKernels:
     def __init__(self, engine: CupyEngine, others: Kernels) -> None:
         self.engine, self.others = engine, others
 
-    def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
-        return {**self.others.runs(task, homes), **find_attention(task)}
+        return {**self.others.runs(task, assignment), **find_attention(task)}
 
     def held(self, task: Task) -> frozenset[Value]:
         """The scores, and what else is between a core's results and operands, of a task that is nothing but a core."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
-from graphir.backends.compiled.engine import Tiling
+from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.cupy.device import device_properties, require_device
 
 rules = Rules()

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.engine import Engine
-from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.form import (
     REGISTERS,
@@ -76,9 +76,9 @@ class CudaKernels:
         self.engine = engine
         self._plans = Plans(engine.address, packed=False, converts=True)
 
-    def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node: all that snippets can, however small."""
-        return find_runs(task, homes, 0, _FLOATS, numbers=True)
+        return find_runs(task, assignment, 0, _FLOATS, numbers=True)
 
     def held(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""

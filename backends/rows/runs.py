@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from graphir.backends.compiled.storage import Homes
+from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.task import Task
 from graphir.backends.rows.snippets import find_snippet
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
-from graphir.ir.tiling import Factor
+from graphir.ir.roles import Factor
 from graphir.ir.value import Value
 from graphir.operators.elementwise import add, d_add, exponential, multiply, scale
 from graphir.operators.loss import count_valid
@@ -55,7 +55,7 @@ class Run:
 
 
 def find_runs(
-    task: Task, homes: Homes, least: int, floats: Sequence[frozenset[str]] = ALIKE, numbers: bool = False
+    task: Task, assignment: Assignment, least: int, floats: Sequence[frozenset[str]] = ALIKE, numbers: bool = False
 ) -> dict[int, Run]:
     """A task's runs of at least `least` elements, by the position of their first node.
 
@@ -67,7 +67,7 @@ def find_runs(
     while position < len(task.nodes):
         nodes, axes, stop = _longest(task, position, floats, numbers)
         if nodes and _is_worth_it(task, nodes, axes, least):
-            runs[position] = _make(task, homes, nodes, axes, stop)
+            runs[position] = _make(task, assignment, nodes, axes, stop)
         position = max(stop, position + 1)
     return runs
 
@@ -112,7 +112,7 @@ def _common_axes(
     if not all(axis in axes for each in touched.values() for axis in each):
         return ()
     rows = set(axes[:-1])
-    root = _roots(task)
+    root = task.root
     made: dict[Value, bool] = {}
     for node in nodes:
         names, rule = task.space.factors[node], node.inference.rule
@@ -129,11 +129,10 @@ def _common_axes(
     return axes
 
 
-def _make(task: Task, homes: Homes, nodes: Sequence[Node], axes: tuple[Axis, ...], stop: int) -> Run:
+def _make(task: Task, assignment: Assignment, nodes: Sequence[Node], axes: tuple[Axis, ...], stop: int) -> Run:
     made = [value for node in nodes for value in node.outputs]
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
-    leaving = set(task.leaving)
-    outputs = [v for v in made if v in leaving or v in homes.inverse or homes.last.get(v, -1) >= stop]
+    outputs = [value for value in made if assignment.last.get(value, -1) >= stop]
     found = _floats((*inputs, *made)) | {value.dtype for value in outputs}
     dtype = "float64" if "float64" in found else "float32"
     return Run(task, tuple(nodes), axes, tuple(inputs), tuple(outputs), dtype, stop)
@@ -142,15 +141,6 @@ def _make(task: Task, homes: Homes, nodes: Sequence[Node], axes: tuple[Axis, ...
 def _floats(values: Iterable[Value]) -> set[str]:
     """The dtypes of all floats that are no scalars."""
     return {value.dtype for value in values if value.shape and value.dtype not in ("bool", "int32", "int64")}
-
-
-def _roots(task: Task) -> dict[Value, Value]:
-    """For each value, the one that it is a view of, or itself."""
-    roots = {value: value for value in task.shapes}
-    for node in task.nodes:
-        if node.operator.view:
-            roots[node.outputs[0]] = roots[node.inputs[0]]
-    return roots
 
 
 def strides(run: Run, value: Value, given: Sequence[int]) -> tuple[int, ...]:

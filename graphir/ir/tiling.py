@@ -10,6 +10,14 @@ ranks, its work can be cut along that factor, too; what a factor is contracted i
 A `TileSpace` says it for several nodes together: their factors, made one where a value connects them, the *loops*
 that tiles run over, and the values that are sums over some of the loops.
 
+A value that some node here makes has the same factors for all who read it: each tile reads what it has made. What
+comes from outside is there as a whole, and may be read in several *roles*, each with factors of its own:
+
+    +      X[b c], X[b c] of T(X)                    a tile of b reads rows of X, and columns of it
+    •      X[b c], X[b c]                            rows b with all of c, and rows c, all of them, of the same X
+
+So a role is a value of its own to whoever works with tiles: `TileSpace.nodes` read one for each.
+
 Only rules, and which value connects which, decide; so a *structure*, the nodes with their values numbered, is looked
 at once, and all layers of a model that look alike share what was found.
 """
@@ -19,55 +27,47 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
 
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
+from graphir.ir.roles import Axes, Factor, Roles, Structure, find_roles
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
-
-#: A factor of a tile space.
-Factor: TypeAlias = int
-#: A value's dims, every dim as its factors, major first.
-Axes: TypeAlias = tuple[tuple[Factor, ...], ...]
-#: A node as tiling sees it: operator, rule, factors, and the numbers of the values that it reads and makes.
-_Place: TypeAlias = tuple[Operator, Signature, tuple[str, ...], tuple[int, ...]]
-_Structure: TypeAlias = tuple[_Place, ...]
 
 
 @dataclass(frozen=True)
 class TileSpace:
     """The factors of connected nodes.
 
+    nodes     the nodes, each value from outside a value for each role in which it is read
+    origins   for each of them the node that it was made from, itself where all that it reads has one role
+    outside   for each such role the value from outside
+    leaving   the values that were asked for, views of what comes from outside as their roles are
     dims      each value's dims, every dim as its factors, major first
     factors   each node's own factors, by the names in its rule
     loops     the factors that tiles are ranges of, outermost first
     summed    the loops over which a value is a sum (or max) of what the tiles make of it
     """
 
+    nodes: tuple[Node, ...]
+    origins: Mapping[Node, Node]
+    outside: Mapping[Value, Value]
+    leaving: tuple[Value, ...]
     dims: Mapping[Value, Axes]
     factors: Mapping[Node, Mapping[str, Factor]]
     loops: tuple[Factor, ...]
     summed: Mapping[Value, tuple[Factor, ...]]
 
 
-def tile_space(nodes: Sequence[Node], anchor: Value, rows: int) -> TileSpace | None:
+def tile_space(nodes: Sequence[Node], leaving: Sequence[Value], anchor: Value, rows: int) -> TileSpace | None:
     """The tile space of `nodes` with loops over the first `rows` dims of `anchor`; None if there is none.
 
     There is none where a node needs all of a loop's range at once, lacks a loop in what it computes, or reads what
-    is complete only after the last tile.
+    is complete only after the last tile. `leaving` are those of the values that others will read.
     """
     structure, numbers = _structure(nodes)
     pattern = _find_pattern(structure, numbers[anchor], rows) if anchor in numbers else None
-    if pattern is None:
-        return None
-    values = list(numbers)
-    return TileSpace(
-        dict(zip(values, pattern.axes, strict=True)),
-        dict(zip(nodes, pattern.factors, strict=True)),
-        pattern.loops,
-        {values[number]: over for number, over in pattern.summed.items()},
-    )
+    return None if pattern is None else _space_of(nodes, leaving, numbers, pattern)
 
 
 def most_rows(nodes: Sequence[Node], anchor: Value, limit: int) -> int:
@@ -113,96 +113,94 @@ def _scatters(operator: Operator, rule: Signature) -> bool:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A tile space in numbers: of values, in order of appearance, and of nodes."""
+    """A tile space in numbers of roles."""
 
-    axes: tuple[Axes, ...]
-    factors: tuple[Mapping[str, Factor], ...]
+    roles: Roles
     loops: tuple[Factor, ...]
     summed: Mapping[int, tuple[Factor, ...]]
 
 
-def _structure(nodes: Sequence[Node]) -> tuple[_Structure, dict[Value, int]]:
+def _structure(nodes: Sequence[Node]) -> tuple[Structure, dict[Value, int]]:
     """The nodes as tiling sees them, and the number of each of their values."""
     numbers: dict[Value, int] = {}
     places = []
     for node in nodes:
         touched = tuple([numbers.setdefault(value, len(numbers)) for value in (*node.inputs, *node.outputs)])
         rule, factors, _ = node.inference
-        places.append((node.operator, rule, tuple(factors), touched))
+        places.append((node.operator, rule, tuple(factors.items()), touched))
     return tuple(places), numbers
 
 
 @lru_cache(maxsize=16384)
-def _find_pattern(structure: _Structure, anchor: int, rows: int) -> _Pattern | None:
+def _find_pattern(structure: Structure, anchor: int, rows: int) -> _Pattern | None:
     """As `tile_space`, of a structure."""
-    axes, factors, tangled = _unify(structure)
-    if any(len(axis) != 1 for axis in axes[anchor][:rows]):
-        return None
-    loops = tuple(axis[0] for axis in axes[anchor][:rows])
-    if len(set(loops)) < len(loops) or not tangled.isdisjoint(loops):
-        return None
-    summed = _find_sums(structure, factors, loops)
-    return None if summed is None else _Pattern(axes, factors, loops, summed)
+    roles = _roles(structure)
+    # Of an anchor that is read in several roles any may do.
+    for role in roles.of[anchor]:
+        if any(len(axis) != 1 for axis in roles.axes[role][:rows]):
+            continue
+        loops = tuple(axis[0] for axis in roles.axes[role][:rows])
+        if len(set(loops)) < len(loops) or not roles.tangled.isdisjoint(loops):
+            continue
+        summed = _find_sums(roles, loops)
+        if summed is not None:
+            return _Pattern(roles, loops, summed)
+    return None
 
 
-@lru_cache(maxsize=8192)
-def _unify(structure: _Structure) -> tuple[tuple[Axes, ...], tuple[Mapping[str, Factor], ...], frozenset[Factor]]:
-    """Every value's axes and every node's factors, made one where a value shows them to be the same.
-
-    Last those of dims that one node cuts and another takes as one: no tile can be a range of them.
-    """
-    parent: list[Factor] = []
-    tangled: list[Factor] = []
-    seen: dict[int, Axes] = {}
-    local: list[dict[str, Factor]] = []
-
-    def find(factor: Factor) -> Factor:
-        while parent[factor] != factor:
-            parent[factor] = factor = parent[parent[factor]]
-        return factor
-
-    for _, rule, own, touched in structure:
-        names = {factor: len(parent) + i for i, factor in enumerate(own)}
-        parent.extend(names.values())
-        local.append(names)
-        for number, operand in zip(touched, (*rule.inputs, *rule.outputs), strict=True):
-            mine = tuple([tuple([names[factor] for factor in axis.factors]) for axis in operand.axes])
-            for one, other in zip(seen.setdefault(number, mine), mine, strict=True):
-                if len(one) != len(other):
-                    tangled.extend((*one, *other))
-                    continue
-                for a, b in zip(one, other, strict=True):
-                    first, second = sorted((find(a), find(b)))
-                    parent[second] = first
-    axes = tuple(tuple(tuple(map(find, axis)) for axis in seen[number]) for number in range(len(seen)))
-    factors = tuple({name: find(factor) for name, factor in names.items()} for names in local)
-    return axes, factors, frozenset(map(find, tangled))
+_roles = lru_cache(maxsize=8192)(find_roles)
 
 
-def _find_sums(
-    structure: _Structure, factors: Sequence[Mapping[str, Factor]], loops: tuple[Factor, ...]
-) -> dict[int, tuple[Factor, ...]] | None:
-    """The values that are sums over tiles; None where tiling is not allowed."""
+def _space_of(
+    nodes: Sequence[Node], leaving: Sequence[Value], numbers: Mapping[Value, int], pattern: _Pattern
+) -> TileSpace:
+    """The pattern in nodes and values: new ones where a value has several roles, else those that are there."""
+    roles, given = pattern.roles, list(numbers)
+    values: list[Value] = []
+    for role, number in enumerate(roles.number):
+        value = given[number]
+        first = roles.of[number][0] == role
+        values.append(value if first else Value(value.name, value.type, value.owner, value.init))
+    placed: list[Node] = []
+    for index, (_, rule, _, touched) in zip(roles.source, roles.places, strict=True):
+        node, count = nodes[index], len(rule.inputs)
+        read, made = (tuple([values[role] for role in part]) for part in (touched[:count], touched[count:]))
+        if read != node.inputs or made != node.outputs:
+            node = Node(node.operator, read, node.attributes, made, node.meta, node.inference)
+        placed.append(node)
+    made_here = {value for node in placed for value in node.outputs}
+    return TileSpace(
+        tuple(placed),
+        {node: nodes[index] for node, index in zip(placed, roles.source, strict=True)},
+        {values[role]: given[number] for role, number in enumerate(roles.number) if values[role] not in made_here},
+        tuple(values[roles.of[numbers[value]][0]] for value in leaving),
+        dict(zip(values, roles.axes, strict=True)),
+        dict(zip(placed, roles.factors, strict=True)),
+        pattern.loops,
+        {values[role]: over for role, over in pattern.summed.items()},
+    )
+
+
+def _find_sums(roles: Roles, loops: tuple[Factor, ...]) -> dict[int, tuple[Factor, ...]] | None:
+    """The values that are sums over tiles, as roles; None where tiling is not allowed."""
     summed: dict[int, tuple[Factor, ...]] = {}
-    for (operator, rule, _, touched), names in zip(structure, factors, strict=True):
+    for (operator, rule, _, touched), names in zip(roles.places, roles.factors, strict=True):
+        if any(names[factor] in loops for factor in rule.whole_factors | rule.minor_factors):
+            return None
         read, made = touched[: len(rule.inputs)], touched[len(rule.inputs) :]
         if any(number in summed for number in read):
             if not operator.view:
                 return None
             summed[made[0]] = summed[read[0]]
-            continue
-        if any(names[factor] in loops for factor in rule.whole_factors | rule.minor_factors):
-            return None
-        if operator.view:
-            continue
-        for operand, number in zip(rule.outputs, made, strict=True):
-            over = _missing(operand.factors, names, loops)
-            if not set(over) <= _read_for(operator, rule, operand.name, names):
-                return None
-            if over:
-                if operator.reduction == "mean":
+        elif not operator.view:
+            for operand, number in zip(rule.outputs, made, strict=True):
+                over = _missing(operand.factors, names, loops)
+                if not set(over) <= _read_for(operator, rule, operand.name, names):
                     return None
-                summed[number] = over
+                if over:
+                    if operator.reduction == "mean":
+                        return None
+                    summed[number] = over
     return summed
 
 

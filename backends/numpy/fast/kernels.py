@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Array, Calls
-from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task
 from graphir.backends.numpy.fast.build import build, require_numba
 from graphir.backends.numpy.fast.source import Source
@@ -45,9 +45,9 @@ class Kernels:
         self.least = LEAST if least is None else least
         self._plans = Plans(_address, packed=True, converts=False)
 
-    def runs(self, task: Task, homes: Homes) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
-        return find_runs(task, homes, self.least)
+        return find_runs(task, assignment, self.least)
 
     def held(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
@@ -88,10 +88,9 @@ def _record(
     prepared = []
     for each in plan.row.prepared:
         known = tile.keywords[run.nodes[each.node]]
-        numbers = call.kept((each.count,), dtype if each.dtype == "float" else each.dtype)
         given = [known[a] if isinstance(a, str) else tile.arrays[run.inputs[a.detail]] for a in each.arguments]
-        call.once(each.function, *given, numbers)
-        prepared.append(numbers)
+        kind = dtype if each.dtype == "float" else each.dtype
+        prepared.append(call.prepared((each.count,), kind, each.function, *given))
     flat = {index: _flat(lying[index]) for index in sorted(lying)}
     if (loops,) not in plan.kernels:
         plan.kernels[loops,] = _compile(run, plan, loops, flat, prepared)

@@ -82,12 +82,10 @@ def _record_mask(
     if p == 0:
         call(np.copyto, m, True)
         return True
-    # Even where this tile is left to the kernel: another one may not be.
-    keys = call.kept((2,), np.uint32)
-    call.once(_write_keys, seed, step, key, keys)
     runs = _runs(*region, m.shape)
     if runs is None:
         return False
+    keys = call.prepared((2,), np.uint32, _write_keys, seed, step, key)
     bits = call.scratch((len(runs.starts), runs.pairs), np.uint32)
     _record_hash(call, runs, keys, bits)
     draws, threshold = bits.view(np.uint16), np.array(min(round(p * _LEVELS), _LEVELS - 1), np.uint16)

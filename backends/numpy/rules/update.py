@@ -29,14 +29,11 @@ class _Guarded:
     def __call__(self, function: Function, *arguments: Any) -> None:
         self.call(_carry_out_if, self.ok, function, *arguments)
 
-    def once(self, function: Function, *arguments: Any) -> None:
-        self.call.once(function, *arguments)
-
     def scratch(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         return self.call.scratch(shape, dtype)
 
-    def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        return self.call.kept(shape, dtype)
+    def prepared(self, shape: Sequence[int], dtype: DTypeLike, function: Function, *arguments: Any) -> Array:
+        return self.call.prepared(shape, dtype, function, *arguments)
 
     def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
         return self.call.constant(key, make)
@@ -78,8 +75,7 @@ def _sgd(
 ) -> None:
     call = _guarded(call, ok, (W_new, W), (u_new, u))
     W_new, u_new = made(call, W_new, W), made(call, u_new, u)
-    change, rate = call.scratch(W.shape, W.dtype), call.kept((), W.dtype)
-    call.once(np.copyto, rate, lr)
+    change, rate = call.scratch(W.shape, W.dtype), call.prepared((), W.dtype, _write_rate, lr)
     call(np.multiply, u, number(momentum, u), u_new)
     call(np.add, u_new, dW, u_new)
     if weight_decay:
@@ -135,8 +131,7 @@ def _adamw(
     call = _guarded(call, ok, (W_new, W), (m_new, m), (v_new, v))
     change = _record_change(call, dW, m, v, step, lr, m_new, v_new, beta1, beta2, epsilon)
     if W_new is not None:
-        shrink = call.kept((), W.dtype)
-        call.once(_write_shrink, lr, weight_decay, shrink)
+        shrink = call.prepared((), W.dtype, _write_shrink, lr, weight_decay)
         call(np.multiply, W, shrink, W_new)
         call(np.subtract, W_new, change, W_new)
 
@@ -159,8 +154,8 @@ def _record_change(
     lr m̂ / (√v̂ + ε) = η m / (√v + ε c) with c = √(1 − β₂ᵗ), η = lr c / (1 − β₁ᵗ): one pass less over memory.
     """
     m_new, v_new = made(call, m_new, m), made(call, v_new, v)
-    change, numbers = call.scratch(dW.shape, dW.dtype), call.kept((2,), dW.dtype)
-    call.once(_write_corrections, step, lr, beta1, beta2, epsilon, numbers)
+    change = call.scratch(dW.shape, dW.dtype)
+    numbers = call.prepared((2,), dW.dtype, _write_corrections, step, lr, beta1, beta2, epsilon)
     call(np.multiply, m, number(beta1, m), m_new)
     call(np.multiply, dW, number(1 - beta1, dW), change)
     call(np.add, m_new, change, m_new)
@@ -179,6 +174,10 @@ def _write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsil
     t = int(step) + 1
     c = (1 - beta2**t) ** 0.5
     numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
+
+
+def _write_rate(lr: Array, rate: Array) -> None:
+    np.copyto(rate, lr)
 
 
 def _write_shrink(lr: Array, weight_decay: float, shrink: Array) -> None:
