@@ -15,6 +15,7 @@ from graphir.ir.verify import verify
 if TYPE_CHECKING:
     from graphir.backends import Executable
     from graphir.backends.compiled.executable import CompiledExecutable
+    from graphir.backends.compiled.tiles import Tiling
 
 BACKENDS = ("numpy", "cupy", "reference")
 KERNELS = ("numpy", "numba")
@@ -44,6 +45,8 @@ def compile(
     algorithm: str = "ring",
     ranks: str = "simulated",
     bucket: int | None = None,
+    check: bool = False,
+    tiling: Tiling | None = None,
 ) -> Executable:
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
 
@@ -71,10 +74,15 @@ def compile(
                `backends.executable` for what it takes and returns
     bucket     bytes of gradients that travel together between processes, 1 MiB unless given; with 0, each by itself,
                and nothing else is done until it has arrived
+    check      whether the program that is to run is proved first: that every read sees what was last written of its
+               value, that threads do not disturb each other, that results are whole; about as long again as compiling.
+               `executable.proofs` says what has been proved, and what such a proof cannot see
+    tiling     how tasks are cut into tiles and shared by threads, if not as the backend has it: for tests, and to tune
 
     Only what the fetched values need is run.
     Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
-    recomputation fits into `memory`; VerifyError if the graph is malformed; MissingDependencyError where an optional
+    recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program that
+    does not do what its graph says, a defect of graphir; MissingDependencyError where an optional
     package is asked for that is not installed; DeviceError where a GPU is needed and there is none.
     """
     from graphir.backends import plan
@@ -114,6 +122,8 @@ def compile(
     pruned = prune(graph, fetch)
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
     if backend == "reference":
+        if check or tiling is not None:
+            raise ConfigError('check and tiling are for programs; backend="reference" interprets the graph as it is')
         return plan(recompute_pass(pruned, recompute), known).executable(algorithm, graph, communicator)
     make = _cupy_maker(precision) if backend == "cupy" else _numpy_maker(kernels, threads)
     reference = plan(pruned, known)
@@ -130,6 +140,8 @@ def compile(
             source=graph,
             communicator=communicator,
             bucket=LIMIT if bucket is None else bucket,
+            check=check,
+            tiling=tiling,
         )
 
     if memory is None:

@@ -18,6 +18,7 @@ from graphir.backends.communicator import Communicator, Pending, Traffic
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.plan import Step
+from graphir.backends.proof.trace import Exchange
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
@@ -85,6 +86,38 @@ class Exchanges:
     def settle_all(self) -> None:
         """Waits for everything that is under way."""
         self.settle(len(self.steps) + 1)
+
+    def trace(self, rank: int) -> list[list[Exchange]]:
+        """What a rank, counted among those held here, takes part in before each segment, and behind the last."""
+        before: list[list[Exchange]] = [[] for _ in range(len(self.steps) + 2)]
+
+        def add(at: int, kind: str, member: int, operand: Array | None = None, result: Array | None = None) -> None:
+            before[at].append(Exchange(kind, self.steps[member].node, operand, result))
+
+        for number, step in enumerate(self.steps):
+            operand, result = (self._blocks(value)[rank] for value in (step.node.inputs[0], step.node.outputs[0]))
+            bucket = self._bucket_of.get(number)
+            if bucket is None:
+                add(number + 1, "run", number, operand, result)
+            else:
+                add(number + 1, "pack", number, operand, self._part(bucket, number))
+            for each in (each for each in self.buckets if each.sent == number):
+                for member in each.members:
+                    part = self._part(each, member)
+                    add(number + 1, "start", member, part, part)
+            for each in (each for each in self.buckets if each.due == number + 1):
+                self._trace_arrival(each, rank, add)
+        for each in (each for each in self.buckets if each.due > len(self.steps)):
+            self._trace_arrival(each, rank, add)
+        return before
+
+    def _trace_arrival(self, bucket: Bucket, rank: int, add: Callable[..., None]) -> None:
+        at = min(bucket.due, len(self.steps) + 1)
+        for member in bucket.members:
+            part, target = self._part(bucket, member), self._blocks(self.steps[member].node.outputs[0])[rank]
+            add(at, "wait", member, part, part)
+            if target is not part:
+                add(at, "unpack", member, part, target)
 
     def _send(self, bucket: Bucket) -> None:
         step = self.steps[bucket.members[-1]]

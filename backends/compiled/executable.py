@@ -23,6 +23,8 @@ from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.compiled.writer import Rank
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Step, places
+from graphir.backends.proof import Proof, prove
+from graphir.backends.proof.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
@@ -33,7 +35,8 @@ class CompiledExecutable(Executable, ABC):
 
     With `donate`, parameters and state that the graph updates are overwritten where they are. With `share_replicas`,
     what simulated ranks would all compute alike one of them computes for all. `kernels` are for what may be fused,
-    `bucket` is how many bytes travel together between processes.
+    `bucket` is how many bytes travel together between processes. `tiling` is how tasks are cut, if not as the engine
+    has it. With `check`, programs are proved as soon as they are written, at once: `proofs` says what that has shown.
     """
 
     def __init__(
@@ -51,11 +54,16 @@ class CompiledExecutable(Executable, ABC):
         bucket: int = LIMIT,
         kernels: Kernels | None = None,
         tiling: Tiling | None = None,
+        check: bool = False,
     ) -> None:
         super().__init__(reference, algorithm, source, communicator, engine.xp)
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.donate, self.bucket = optimised, donate, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
+        self._checked = check
+        self.proofs: list[Proof] = []
+        if check:
+            self.proofs = [prove(self.trace(rank)) for rank in range(len(self.programs))]
 
     @property
     def memory(self) -> MemoryPlan:
@@ -79,7 +87,7 @@ class CompiledExecutable(Executable, ABC):
     def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
         arrays = self._allocate()
         known = self.prepared.halves, self._places(rank), self.prepared.steps.sizes
-        program = self._begin(Rank(self.engine, arrays, *known, self.kernels))
+        program = self._begin(Rank(self.engine, arrays, *known, self.kernels, self._checked))
         for task, assignment in zip(self.prepared.tasks, self.prepared.assignments, strict=True):
             if task.node.operator.relayout is not None:
                 program.begin_segment()
@@ -92,6 +100,31 @@ class CompiledExecutable(Executable, ABC):
                 continue
             program.add_task(task, assignment, self._scratch)
         return program
+
+    def trace(self, rank: int) -> Trace:
+        """What the program of a rank, counted among those held here, does, as long as it is bound to no arguments."""
+        program, graph, prepared = self.programs[rank], self.optimised, self.prepared
+        arrays = program.rank.arrays
+        # What another rank has made for this one is there as arguments are.
+        borrowed = [
+            task.outer[inner]
+            for task in prepared.tasks
+            if prepared.maker(task, self.communicator.ranks[rank]) != self.communicator.ranks[rank]
+            for inner in task.leaving
+        ]
+        return Trace(
+            graph,
+            prepared.steps.sizes,
+            self.communicator.ranks[rank],
+            {value: arrays[value] for value in (*graph.arguments, *borrowed)},
+            {value: arrays[value] for value in graph.outputs},
+            [
+                [ThreadTrace(calls, steps) for calls, steps in zip(segment.calls, segment.steps, strict=True)]
+                for segment in program.segments
+            ],
+            self._exchanges.trace(rank),
+            list(program.rank.constants.values()),
+        )
 
     def _allocate(self) -> dict[Value | Own, Array]:
         """A buffer for each of the graph's values: in one arena, but for arguments, results and what is shared."""
