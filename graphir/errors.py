@@ -78,3 +78,7 @@ class MissingDependencyError(GraphirError):
 
 class DeviceError(GraphirError):
     """A GPU is needed for what was asked, and there is none, or it cannot do it."""
+
+
+class ProofError(GraphirError):
+    """A program does not do what its graph says: something is read that is not there, or written where it must not."""
