@@ -82,3 +82,7 @@ class DeviceError(GraphirError):
 
 class PlanError(GraphirError):
     """What is to run cannot be laid out as it was planned: a defect of graphir, found before anything has run."""
+
+
+class ProofError(GraphirError):
+    """A program does not do what its graph says: something is read that is not there, or written where it must not."""

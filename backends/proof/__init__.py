@@ -1,4 +1,19 @@
-"""Proving a program: that what is about to run computes the graph, read off nobody's plan but the calls themselves.
+"""The checker of programs: proves, range by range, that what is about to run does what its graph says.
 
-trace    what a program does, as whoever writes it puts it down: steps, arrays, calls
+    prove(trace)        ProofError, in values and ranges, or what has been proved and what the proof cannot see
+
+    trace       what a program does, put down by whoever writes it
+    items       what the graph says: values, factors, views; halves: what a causal mask spares
+    boxes, lays, memory, finding    ranges of indices, bytes of arrays, and what lies where
+    calls       calls held to what their step says
+    steps, exchanges, prover        the proof itself
+
+It shares no code with what writes programs: what must be read and written follows from nodes, signatures and traits,
+what is from the addresses, shapes and strides of the arrays in the calls.
 """
+
+from graphir.backends.proof.prover import prove
+from graphir.backends.proof.report import Proof
+from graphir.backends.proof.trace import Trace
+
+__all__ = ["Proof", "Trace", "prove"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from graphir.ir.graph import Graph, Node
+from graphir.ir.inference import Place
 from graphir.ir.value import Value
 
 Array: TypeAlias = Any
@@ -40,6 +41,7 @@ class Step:
     within     the fused node whose body they, or `value`, belong to; None for the graph's own
     operands   for each node its operands' arrays, or the arrays that a copy, an addition reads
     results    for each node its results' arrays, or the one that is written
+    places     for each node that asks where its part lies in the global tensors (`at`), what it was told; else None
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Step:
     start: int
     stop: int
     value: Value | None = None
+    places: tuple[Place | None, ...] = ()
 
 
 @dataclass(frozen=True)

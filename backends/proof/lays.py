@@ -1,0 +1,175 @@
+"""Lays: which bytes an array is, as its address, its shape and its strides say; no byte is ever looked at."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+#: How much NumPy may think about whether two arrays share an element; what is harder counts as shared.
+_WORK = 20_000
+
+
+def address_of(array: Any) -> int:
+    """Where the first element of an array lies, NumPy's or a device's."""
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
+
+
+class Lay:
+    """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
+        self.address, self.shape, self.strides, self.itemsize = address, shape, strides, itemsize
+        low = high = address
+        self.size = 1
+        for length, stride in zip(shape, strides, strict=True):
+            self.size *= length
+            if stride < 0:
+                low += (length - 1) * stride
+            else:
+                high += (length - 1) * stride
+        self.low, self.high = (low, high + itemsize) if self.size else (0, 0)
+
+    @classmethod
+    def of(cls, array: Any) -> Lay:
+        """An array's."""
+        return cls(address_of(array), array.shape, array.strides, array.itemsize)
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for arrays that are the same."""
+        steps = tuple([0 if n == 1 else step for n, step in zip(self.shape, self.strides, strict=True)])
+        return self.address, self.shape, steps, self.itemsize
+
+    @cached_property
+    def form(self) -> tuple[int, tuple[tuple[int, int], ...], int]:
+        """The same bytes as runs: where the first begins, (stride, count) of each dim of runs, and a run's length.
+
+        The widest stride comes first. Two arrays of one form are the same bytes, whatever their dims.
+        """
+        dims = [(abs(s), n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1 and s != 0]
+        run, rest = self.itemsize, []
+        for stride, count in sorted(dims):
+            if not rest and stride == run:
+                run *= count
+            elif rest and stride == rest[-1][0] * rest[-1][1]:
+                rest[-1] = rest[-1][0], rest[-1][1] * count
+            else:
+                rest.append((stride, count))
+        return self.low, tuple(reversed(rest)), run
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is all bytes from the first to the last."""
+        return not self.form[1]
+
+    @cached_property
+    def _stand_in(self) -> Any:
+        return np.asarray(_Interface(self))
+
+    def touches(self, other: Lay) -> bool:
+        """Whether the two have a byte in common."""
+        if self.low >= other.high or other.low >= self.high:
+            return False
+        if (self.is_dense and other.is_dense) or self.key == other.key:
+            return True
+        try:
+            return bool(np.shares_memory(self._stand_in, other._stand_in, max_work=_WORK))
+        except np.exceptions.TooHardError:
+            return True
+
+    def contains(self, other: Lay) -> bool:
+        """Whether all of the other's bytes are among its own; False, too, where that is not easy to see."""
+        if other.low < self.low or other.high > self.high:
+            return False
+        start, dims, run = self.form
+        inner_start, inner_dims, inner_run = other.form
+        offset, places = inner_start - start, []
+        for stride, count in dims:
+            place = min(offset // stride, count - 1)
+            offset -= place * stride
+            places.append(place)
+        # What is left is within a run, and takes up so much of it.
+        length = inner_run
+        for stride, count in inner_dims:
+            at = next((i for i, (wide, _) in enumerate(dims) if stride % wide == 0), None)
+            if at is not None and places[at] + (count - 1) * (stride // dims[at][0]) < dims[at][1]:
+                places[at] += (count - 1) * (stride // dims[at][0])
+            else:
+                length += (count - 1) * stride
+        return offset + length <= run
+
+
+class _Interface:
+    """What NumPy makes an array of that stands for the bytes of a lay, wherever they are."""
+
+    def __init__(self, lay: Lay) -> None:
+        self.__array_interface__ = {
+            "shape": lay.shape,
+            "strides": lay.strides,
+            "typestr": f"|V{lay.itemsize}",
+            "data": (lay.address, False),
+            "version": 3,
+        }
+
+
+class Spans:
+    """Addresses, as ranges that do not touch each other."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        found: list[list[int]] = []
+        for low, high in sorted(ranges):
+            if found and low <= found[-1][1]:
+                found[-1][1] = max(found[-1][1], high)
+            else:
+                found.append([low, high])
+        self.lows, self.highs = [low for low, _ in found], [high for _, high in found]
+
+    def touch(self, lay: Lay) -> bool:
+        """Whether one of the ranges has a byte between the lay's first and last."""
+        at = bisect_left(self.lows, lay.high) - 1
+        return at >= 0 and self.highs[at] > lay.low
+
+    def hold(self, lay: Lay) -> bool:
+        """Whether one of the ranges has all bytes between the lay's first and last."""
+        at = bisect_right(self.lows, lay.low) - 1
+        return at >= 0 and self.highs[at] >= lay.high
+
+
+def covers(written: list[Lay], lay: Lay) -> bool:
+    """Whether all bytes of `lay` have been written."""
+    if lay.size == 0 or any(each.contains(lay) for each in reversed(written)):
+        return True
+    if Spans([(each.low, each.high) for each in written if each.is_dense and each.size]).hold(lay):
+        return True
+    return _count(written, lay) == _bytes(lay)
+
+
+def _count(written: list[Lay], lay: Lay) -> int:
+    """How many bytes have been written of `lay`, by pieces that lie in it and apart from each other."""
+    pieces: list[Lay] = []
+    for each in written:
+        if each.size and lay.contains(each) and not any(each.touches(other) for other in pieces):
+            pieces.append(each)
+    return sum(map(_bytes, pieces))
+
+
+def _bytes(lay: Lay) -> int:
+    return lay.form[2] * math.prod(count for _, count in lay.form[1])
+
+
+def nested(strides: tuple[int, ...], lengths: tuple[int, ...], itemsize: int) -> bool:
+    """Whether each element has a place of its own that division by the strides, the widest first, finds again."""
+    dims = sorted((s, n) for s, n in zip(strides, lengths, strict=True) if n > 1)
+    reach = itemsize
+    for stride, count in dims:
+        if stride < reach:
+            return False
+        reach += stride * (count - 1)
+    return True
+

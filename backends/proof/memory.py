@@ -1,0 +1,263 @@
+"""What lies in memory: for each value where its elements are, as they were last written.
+
+A *holding* says: the element of `item` at these indices lies at `base` + Σ index · stride, for all indices of a region.
+Writing takes the bytes away from whoever held them: exactly where both lie alike, else at least what was touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphir.backends.proof.boxes import Box, Region, common, whole
+from graphir.backends.proof.items import Item
+from graphir.backends.proof.lays import Lay, nested
+
+
+@dataclass(eq=False)
+class Holding:
+    """Elements of a value.
+
+    valid      the indices of the elements that are there
+    terms      of a sum, over its dims and then what it sums over, the terms that are in; None of all else
+    floating   dims along which all elements are the same: indices there count from anywhere
+    by         who wrote last
+    """
+
+    item: Item
+    base: int
+    strides: tuple[int, ...]
+    itemsize: int
+    floating: frozenset[int]
+    valid: Region
+    terms: Region | None
+    by: object
+    slot: int = -1
+    lay: Lay = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Looks anew at where the elements lie."""
+        self.bounds = self.valid.bounds() if self.item.shape else ()
+        self.lay = self.lay_of(self.bounds)
+
+    def lay_of(self, box: Box) -> Lay:
+        """Where the elements of a box lie."""
+        start = self.base + sum(low * step for (low, _), step in zip(box, self.strides, strict=True))
+        return Lay(start, tuple([high - low for low, high in box]), self.strides, self.itemsize)
+
+    def remove(self, box: Box) -> None:
+        """Elements that are no longer there."""
+        self.valid.remove(box)
+        if self.terms is not None:
+            self.terms.remove((*box, *whole(self.item.terms.values())))
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Elements of a value that were there until `by` wrote over them."""
+
+    box: Box
+    by: object
+
+
+class Memory:
+    """All holdings, by value and by address."""
+
+    def __init__(self) -> None:
+        self.by_item: dict[Item, list[Holding]] = {}
+        self.lost: dict[Item, list[Lost]] = {}
+        self._slots: list[Holding | None] = []
+        self._free: list[int] = []
+        self._lows, self._highs = np.zeros(256, np.int64), np.zeros(256, np.int64)
+
+    def touching(self, lay: Lay) -> Iterator[Holding]:
+        """Who holds a byte between the lay's first and last."""
+        count = len(self._slots)
+        found = np.nonzero((self._lows[:count] < lay.high) & (self._highs[:count] > lay.low))[0]
+        for slot in found.tolist():
+            holding = self._slots[slot]
+            if holding is not None:
+                yield holding
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def overwrite(self, lay: Lay, by: object) -> None:
+        """Whatever lay there is lost."""
+        for holding in list(self.touching(lay)):
+            for box in _lost_of(holding, lay):
+                inner = common(box, holding.bounds)
+                if inner is None:
+                    continue
+                self.lost.setdefault(holding.item, []).append(Lost(inner, by))
+                holding.remove(inner)
+            if holding.valid:
+                holding.settle()
+                self._place(holding)
+            else:
+                self._drop(holding)
+
+    def write(
+        self, item: Item, lay: Lay, box: Box, terms: Sequence[Box] | None, floating: frozenset[int], by: object
+    ) -> None:
+        """The elements of `box` lie at `lay` from now on; of a sum, with these of its terms."""
+        if lay.size == 0:
+            return
+        self.overwrite(lay, by)
+        self.lost[item] = [each for each in self.lost.get(item, ()) if common(each.box, box) is None]
+        for holding in self.by_item.get(item, ()):
+            if holding.floating == floating and _join(holding, lay, box):
+                holding.valid.add(box)
+                for each in terms or ():
+                    assert holding.terms is not None
+                    holding.terms.add(each)
+                holding.by = by
+                holding.settle()
+                self._place(holding)
+                return
+        base = lay.address - sum(low * step for (low, _), step in zip(box, lay.strides, strict=True))
+        held = None if terms is None else Region(terms)
+        holding = Holding(item, base, lay.strides, lay.itemsize, floating, Region([box]), held, by)
+        self.by_item.setdefault(item, []).append(holding)
+        self._place(holding)
+
+    def _place(self, holding: Holding) -> None:
+        if holding.slot < 0:
+            if self._free:
+                holding.slot = self._free.pop()
+                self._slots[holding.slot] = holding
+            else:
+                holding.slot = len(self._slots)
+                self._slots.append(holding)
+                if len(self._slots) > len(self._lows):
+                    self._lows, self._highs = (np.concatenate((x, np.zeros_like(x))) for x in (self._lows, self._highs))
+        self._lows[holding.slot], self._highs[holding.slot] = holding.lay.low, holding.lay.high
+
+    def _drop(self, holding: Holding) -> None:
+        self._slots[holding.slot] = None
+        self._lows[holding.slot] = self._highs[holding.slot] = 0
+        self._free.append(holding.slot)
+        self.by_item[holding.item].remove(holding)
+
+
+def _join(holding: Holding, lay: Lay, box: Box) -> bool:
+    """Whether a holding may take in a box that lies there; of a dim with one index only, the stride is free."""
+    if lay.itemsize != holding.itemsize:
+        return False
+    strides, base = list(holding.strides), holding.base
+    for dim, ((low, high), step) in enumerate(zip(box, lay.strides, strict=True)):
+        first, last = holding.bounds[dim]
+        if high - low > 1 and step != strides[dim]:
+            if last - first > 1:
+                return False
+            base += first * (strides[dim] - step)
+            strides[dim] = step
+    off = lay.address - base - sum(low * step for (low, _), step in zip(box, strides, strict=True))
+    if off:
+        # It fits if one dim, of one index on either side, is given the stride that makes it fit.
+        free = [
+            dim
+            for dim, ((low, high), (first, last)) in enumerate(zip(box, holding.bounds, strict=True))
+            if high - low == last - first == 1 and low != first
+        ]
+        if len(free) != 1:
+            return False
+        (dim,) = free
+        distance = box[dim][0] - holding.bounds[dim][0]
+        step, rest = divmod(off, distance)
+        if rest or step + strides[dim] <= 0:
+            return False
+        base -= holding.bounds[dim][0] * step
+        strides[dim] += step
+    reach = [
+        max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)
+    ]
+    if not nested(tuple(strides), tuple(reach), lay.itemsize):
+        return False
+    holding.base, holding.strides = base, tuple(strides)
+    return True
+
+
+def _lost_of(holding: Holding, lay: Lay) -> list[Box]:
+    """The boxes of a holding that writing `lay` takes away."""
+    if lay.low <= holding.lay.low and lay.high >= holding.lay.high and lay.is_dense:
+        return [holding.bounds]
+    same = _aligned(holding, lay)
+    if same is not None:
+        return [same]
+    if not holding.lay.touches(lay):
+        return []
+    if lay.is_dense:
+        return [_rows(holding, lay.low, lay.high)]
+    start, dims, run = lay.form
+    if sum(count for _, count in dims) <= 1 << 10 and len(dims) == 1:
+        (step, count) = dims[0]
+        return [_rows(holding, start + i * step, start + i * step + run) for i in range(count)]
+    return [holding.bounds]
+
+
+def _aligned(holding: Holding, lay: Lay) -> Box | None:
+    """The indices of `lay` in a holding that lies alike; None if they do not lie alike."""
+    if lay.itemsize != holding.itemsize or len(lay.shape) != len(holding.strides):
+        return None
+    dims: list[tuple[int, int, int]] = []
+    for dim, (length, step) in enumerate(zip(lay.shape, lay.strides, strict=True)):
+        low, high = holding.bounds[dim]
+        if high - low == 1 and length == 1:
+            continue
+        if length > 1 and step != holding.strides[dim]:
+            return None
+        dims.append((holding.strides[dim], dim, high - low))
+    found: dict[int, int] = {}
+    if not search(sorted(dims, reverse=True), lay.address - holding.lay.address, lay.shape, found):
+        return None
+    return tuple(
+        [
+            (low + found.get(dim, 0), low + found.get(dim, 0) + length)
+            for dim, ((low, _), length) in enumerate(zip(holding.bounds, lay.shape, strict=True))
+        ]
+    )
+
+
+def search(dims: Sequence[tuple[int, int, int]], off: int, lengths: Sequence[int], found: dict[int, int]) -> bool:
+    """Finds the first index along each of `dims`, (stride, dim, count), where an overlap begins `off` bytes on."""
+    if not dims:
+        return off == 0
+    (step, dim, count), *others = dims
+    if step <= 0:
+        return False
+    for index in (off // step, off // step + 1):
+        if -lengths[dim] < index < count and search(others, off - index * step, lengths, found):
+            found[dim] = index
+            return True
+    return False
+
+
+def _rows(holding: Holding, low: int, high: int) -> Box:
+    """The smallest box, by the widest dims first, that has all elements between two addresses."""
+    box = list(holding.bounds)
+    start = holding.lay.address
+    order = sorted((dim for dim, (a, b) in enumerate(box) if b - a > 1), key=lambda dim: -holding.strides[dim])
+    for position, dim in enumerate(order):
+        step = holding.strides[dim]
+        if step <= 0:
+            break
+        inner = holding.itemsize + sum(
+            (box[each][1] - box[each][0] - 1) * holding.strides[each] for each in order[position + 1 :]
+        )
+        first, count = box[dim][0], box[dim][1] - box[dim][0]
+        # Row i takes up start + i·step … + inner.
+        lowest = max(0, -(-(low - start - inner + 1) // step))
+        highest = min(count, -(-(high - start) // step))
+        box[dim] = first + lowest, first + highest
+        if lowest >= highest:
+            break
+        if highest - lowest > 1:
+            break
+        start += lowest * step
+    return tuple(box)
+

@@ -1,0 +1,223 @@
+"""The proof of a program: segment by segment, meeting by meeting, step by step.
+
+Between two meetings threads run side by side. That no byte one of them writes is touched by another is seen first; then
+their order does not matter, and they are gone through one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphir.backends.proof.boxes import whole
+from graphir.backends.proof.calls import Deeds, Lays, hold
+from graphir.backends.proof.exchanges import Flights
+from graphir.backends.proof.halves import find_halves
+from graphir.backends.proof.items import Item, Ledger
+from graphir.backends.proof.lays import Lay, Spans
+from graphir.backends.proof.memory import Memory
+from graphir.backends.proof.report import Proof
+from graphir.backends.proof.steps import Counts, Doer, Steps
+from graphir.backends.proof.trace import Meeting, Step, ThreadTrace, Trace
+from graphir.errors import ProofError
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A step, who does it, and what its calls touch."""
+
+    step: Step
+    doer: Doer
+    deeds: Deeds
+    thread: int
+
+
+#: What each thread does between two meetings.
+_Phase = list[list[_Done]]
+
+
+def prove(trace: Trace) -> Proof:
+    """Proves that a program does what its graph says; ProofError, in values and ranges, where it does not.
+
+    What is read is there, as it was last written, whole; what threads do side by side does not meet in memory; what
+    travels is left alone; every result lies where it is looked for. What that does not say is listed in the result.
+    """
+    return _Prover(trace).prove()
+
+
+class _Prover:
+    def __init__(self, trace: Trace) -> None:
+        self.trace, self.lays, self.counts = trace, Lays(), Counts()
+        self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
+        find_halves(self.ledger)
+        self.memory = Memory()
+        self.steps = Steps(self.ledger, self.memory, self.lays, self.counts)
+        self.flights = Flights(self.steps, self.lays)
+        #: For each node what it keeps from tile to tile, as the item that stands for it.
+        self._kept: dict[object, list[tuple[Lay, Item]]] = {}
+
+    def prove(self) -> Proof:
+        trace = self.trace
+        if len(trace.exchanges) != len(trace.segments) + 1:
+            raise ProofError(
+                f"a program of {len(trace.segments)} segments has exchanges before each and after the last; "
+                f"there are {len(trace.exchanges)} lists of them"
+            )
+        phases = [[*self._phases(number, segment)] for number, segment in enumerate(trace.segments)]
+        self._find_kept([done for segment in phases for phase in segment for thread in phase for done in thread])
+        begin = Doer("before the run", "the caller")
+        for value, array in trace.arguments.items():
+            item = self.ledger.item(value, None)
+            self._require_block(item, array, begin)
+            self.steps.write(item, array, [(0, n) for n in item.shape], None, begin)
+        for number, segment in enumerate(phases):
+            self.flights.carry_out(trace.exchanges[number], number)
+            for phase in segment:
+                self._check_threads(phase)
+                for thread in phase:
+                    for done in thread:
+                        self._carry_out(done)
+        self.flights.carry_out(trace.exchanges[-1], len(phases))
+        self.flights.require_landed()
+        end = Doer("after the run", "the caller")
+        for value, array in trace.results.items():
+            item = self.ledger.item(value, None)
+            self._require_block(item, array, end)
+            self.steps.read(item, array, end)
+        return Proof(self.trace.graph.name, self.counts)
+
+    def _require_block(self, item: Item, array: Any, doer: Doer) -> None:
+        if tuple(array.shape) != item.shape:
+            doer.fail(f"{item.name} is {list(item.shape)} on a rank, its block {list(array.shape)}")
+
+    # -- what is to be done ---------------------------------------------------------------------------
+
+    def _phases(self, number: int, segment: Sequence[ThreadTrace]) -> Iterator[_Phase]:
+        """A segment's steps, from meeting to meeting."""
+        lists: list[list[list[_Done]]] = []
+        for thread, each in enumerate(segment):
+            parts: list[list[_Done]] = [[]]
+            behind = 0
+            for count, step in enumerate(each.steps):
+                where = f"thread {thread}, segment {number}, step {count}"
+                if step.start < behind:
+                    raise ProofError(f"{where}: it begins at call {step.start}, which is another step's")
+                if step.start > behind:
+                    raise ProofError(f"{where}: calls {behind} to {step.start - 1} before it are no step's")
+                if isinstance(step, Meeting):
+                    parts.append([])
+                    behind = step.start + 1
+                    continue
+                behind = step.stop
+                doer = Doer(where, _what(step), _line(step))
+                parts[-1].append(_Done(step, doer, hold(step, each.calls, self.lays, doer.fail), thread))
+                self.counts.calls += step.stop - step.start
+            if behind != len(each.calls):
+                raise ProofError(
+                    f"thread {thread}, segment {number}: calls {behind} to {len(each.calls) - 1} are no step's"
+                )
+            lists.append(parts)
+        meetings = {len(parts) - 1 for parts in lists}
+        if len(meetings) > 1:
+            raise ProofError(
+                f"segment {number}: its threads meet {', '.join(str(len(parts) - 1) for parts in lists)} times; "
+                "who comes to a meeting that another does not come to waits for ever"
+            )
+        self.counts.meetings += max(meetings, default=0)
+        for phase in zip(*lists, strict=True):
+            yield list(phase)
+
+    def _find_kept(self, every: Sequence[_Done]) -> None:
+        """What nodes read that earlier tiles of theirs have written; all else that is read beside is a constant."""
+        ranges = [(lay.low, lay.high) for done in every for lay in done.deeds.writes.values()]
+        lists = [self.trace.arguments.values()]
+        ranges += [(lay.low, lay.high) for arrays in lists for lay in map(self.lays.of, arrays)]
+        ranges += [(lay.low, lay.high) for lay in self.flights.written(self.trace.exchanges)]
+        touched = Spans(ranges)
+        for constant in self.trace.constants:
+            lay = self.lays.of(constant)
+            for done in every:
+                if any(each.touches(lay) for each in done.deeds.writes.values()) if touched.touch(lay) else False:
+                    done.doer.fail("it writes to a constant")
+        for done in every:
+            outside = {key: lay for key, lay in done.deeds.outside.items() if touched.touch(lay)}
+            done.deeds.outside = outside
+        needed: dict[object, list[Lay]] = {}
+        for done in every:
+            if done.deeds.outside:
+                needed.setdefault(_owner(done), []).extend(done.deeds.outside.values())
+        for done in every:
+            for lay in done.deeds.scratch.values():
+                owner = _owner(done)
+                if any(lay.contains(each) for each in needed.get(owner, ())):
+                    known = self._kept.setdefault(owner, [])
+                    if all(each.key != lay.key for each, _ in known):
+                        value = done.step.nodes[0].outputs[0]
+                        known.append((lay, Item(f"what {value.name} keeps", value, lay.shape)))
+
+    # -- threads --------------------------------------------------------------------------------------
+
+    def _check_threads(self, phase: _Phase) -> None:
+        """No thread touches what another writes before they meet."""
+        events: list[tuple[int, int, bool, Lay, _Done]] = []
+        seen: set[object] = set()
+        for thread in phase:
+            for done in thread:
+                self.flights.check(done.deeds, done.doer)
+                if len(phase) < 2:
+                    continue
+                for writes, lays in ((True, done.deeds.writes), (False, done.deeds.reads)):
+                    for key, lay in lays.items():
+                        if (done.thread, writes, key) not in seen:
+                            seen.add((done.thread, writes, key))
+                            events.append((lay.low, lay.high, writes, lay, done))
+        events.sort(key=lambda each: each[0])
+        active: list[tuple[int, int, bool, Lay, _Done]] = []
+        for event in events:
+            low, _, writes, lay, done = event
+            active = [each for each in active if each[1] > low]
+            for _, _, other_writes, other, who in active:
+                if (writes or other_writes) and who.thread != done.thread and lay.touches(other):
+                    first, second = (done, who) if writes else (who, done)
+                    deed = "writes, too" if writes and other_writes else "reads"
+                    first.doer.fail(
+                        f"it writes to memory that {second.doer} {deed}, and the threads do not meet between the two"
+                    )
+            active.append(event)
+
+    # -- one after the other --------------------------------------------------------------------------
+
+    def _carry_out(self, done: _Done) -> None:
+        kept = self._kept.get(_owner(done), ())
+        for lay in done.deeds.outside.values():
+            if not any(each.contains(lay) and self._is_there(item) for each, item in kept):
+                done.doer.fail(
+                    f"one of its calls reads memory of shape {list(lay.shape)} that is no operand of it, and that it "
+                    "has not written itself"
+                )
+        for key, lay in done.deeds.scratch.items():
+            item = next((item for each, item in kept if each.key == key), None)
+            if item is None:
+                self.memory.overwrite(lay, done.doer)
+            else:
+                self.memory.write(item, lay, whole(lay.shape), None, frozenset(), done.doer)
+        self.steps.carry_out(done.step, done.doer)
+
+    def _is_there(self, item: Item) -> bool:
+        return any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ()))
+
+
+def _owner(done: _Done) -> object:
+    return done.thread, done.step.within, done.step.nodes[:1]
+
+
+def _what(step: Step) -> str:
+    if step.nodes:
+        return ", ".join(f"{node.name} = {node.operator.symbol}" for node in step.nodes)
+    return f"{step.kind} of {step.value.name if step.value is not None else 'nothing'}"
+
+
+def _line(step: Step) -> str | None:
+    lines: Iterable[str | None] = (node.meta.at for node in step.nodes)
+    return next((line for line in lines if line), None)
