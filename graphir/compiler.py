@@ -81,9 +81,9 @@ def compile(
 
     Only what the fetched values need is run.
     Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
-    recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program that
-    does not do what its graph says, a defect of graphir; MissingDependencyError where an optional
-    package is asked for that is not installed; DeviceError where a GPU is needed and there is none.
+    recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program
+    that does not do what its graph says, a defect of graphir; MissingDependencyError where an optional package is asked
+    for that is not installed; DeviceError where a GPU is needed and there is none.
     """
     from graphir.backends import plan
     from graphir.backends.buckets import LIMIT

@@ -16,11 +16,11 @@ from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.emission import Array, Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
+from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.tiles import Tiling
-from graphir.backends.compiled.writer import Rank
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Step, places
 from graphir.backends.proof import Proof, prove
@@ -206,6 +206,7 @@ class CompiledExecutable(Executable, ABC):
         programs, exchanges = self.programs, self._exchanges
         # After a run that failed some may be under way still.
         exchanges.settle_all()
+        fetched = self._copies_of_arguments(given)
         with self._computing():
             by_name = {value.name: value for value in self.optimised.arguments}
             for value, array in given.items():
@@ -220,7 +221,7 @@ class CompiledExecutable(Executable, ABC):
                     step = exchanges.steps[index]
                     traffic[step.node.name] = exchange(step)
             exchanges.settle_all()
-            results = self._collect(given)
+            results = self._collect(given, fetched)
         return Run(self, results, traffic)
 
     def _exchange_blocks(self, step: Step) -> Traffic:
@@ -260,11 +261,27 @@ class CompiledExecutable(Executable, ABC):
         blocks = math.prod(self.mesh.count(axes) for axes in value.type.layout.splits)
         return len(self.communicator.ranks) > blocks
 
-    def _collect(self, given: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
+    def _copies_of_arguments(self, given: Mapping[Value, Any]) -> dict[Value, Any]:
+        """Arguments that are results, too, as they are before the run: it may write over them, and a caller later."""
+        by_name = {value.name: (value, array) for value, array in given.items()}
+        wanted = [value for value in self.optimised.arguments if value in set(self.optimised.outputs)]
+        copies = {}
+        for value in wanted:
+            blocks = [block.copy() for block in self.split(*by_name[value.name])]
+            copies[value] = self.join(value, blocks)
+        return copies
+
+    def _collect(self, given: Mapping[Value, Any], fetched: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
         by_name = {value.name: array for value, array in given.items()}
         updated = {new: old for old, new in self.optimised.updates.items()} if self.donate else {}
         results: dict[str, tuple[Value, Any]] = {}
+        handed: set[Value] = set()
         for wanted, value in zip(self.graph.outputs, self.optimised.outputs, strict=True):
-            old = by_name[updated[value].name] if value in updated else None
-            results[self.graph.origin(wanted).name] = wanted, self._hand_out(value, old)
+            if value in fetched:
+                made = fetched[value]
+            else:
+                made = self._hand_out(value, by_name[updated[value].name] if value in updated else None)
+            # Of two results that are one value each is an array of its own.
+            results[self.graph.origin(wanted).name] = wanted, made.copy() if value in handed else made
+            handed.add(value)
         return results

@@ -15,8 +15,9 @@ from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.buffers import Scratch, Span, addresses
 from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.task import Task
-from graphir.backends.compiled.writer import Call, Rank, Writer
+from graphir.backends.compiled.writer import Call, Writer
 from graphir.backends.proof.trace import Meeting, Step
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
@@ -87,8 +88,8 @@ class Program:
 
     def _add(self, writers: Sequence[Writer]) -> None:
         """Appends what has been written for the first threads."""
-        reads = [list(writer.reads.values()) for writer in writers]
-        writes = [list(writer.writes.values()) for writer in writers]
+        reads = [list(writer.located.reads.values()) for writer in writers]
+        writes = [list(writer.located.writes.values()) for writer in writers]
         if self._collide(reads, writes):
             self._meet()
         segment = self.segments[-1]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from graphir.backends.compiled.assignment import Assignment, Own
-from graphir.backends.compiled.buffers import Scratch, Span, addresses
-from graphir.backends.compiled.causal import Half
-from graphir.backends.compiled.emission import Array, Function, Kernels
+from graphir.backends.compiled.assignment import Assignment
+from graphir.backends.compiled.buffers import Scratch
+from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.plan import keywords
-from graphir.errors import PlanError
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.signature import Signature
@@ -27,29 +26,6 @@ if TYPE_CHECKING:
     from graphir.backends.rows.runs import Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
-
-
-@dataclass
-class Rank:
-    """What a rank's tasks are written for.
-
-    arrays     the whole buffer of each of the graph's values, and those that a task alone has; of a half the flat one
-    halves     values of which only the causal half is stored, and where its parts lie
-    places     where the rank's blocks lie, of each node that asks
-    kernels    of what fused kernels are made for, if any are wanted
-    traced     whether what is written is put down step by step, for a proof
-    copied     arguments that are copied into buffers of the rank's own
-    """
-
-    engine: Engine
-    arrays: dict[Value | Own, Array]
-    halves: Mapping[Value, Half]
-    places: Mapping[Node, Place]
-    sizes: Mapping[str, int]
-    kernels: Kernels | None = None
-    traced: bool = False
-    constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)
-    copied: set[Value] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -67,12 +43,10 @@ class Writer:
     """Writes one task for one thread."""
 
     def __init__(self, task: Task, assignment: Assignment, rank: Rank, scratch: Scratch, thread: int = 0) -> None:
-        self.task, self.assignment, self.rank, self.memory, self.thread = task, assignment, rank, scratch, thread
+        self.task, self.assignment, self.rank, self.memory = task, assignment, rank, scratch
         self.engine = rank.engine
         self.recorder = Recorder(task, rank.traced)
-        #: What is read and written of each buffer, as a range of addresses.
-        self.reads: dict[Value | Own, Span] = {}
-        self.writes: dict[Value | Own, Span] = {}
+        self.located = Locations(task, assignment, rank, thread)
         self.tile: Tile = {}
         #: The tile's part of each value that has been asked for, and where in scratch it lies if it does.
         self._views: dict[Value, Array] = {}
@@ -206,8 +180,8 @@ class Writer:
             if maker is not None and maker.operator.view:
                 found = self._view(maker)
             else:
-                found = self._stored(value)
-                self._touch(self.reads, value, found)
+                found = self.located.part(value, self.tile)
+                self.located.read(value, found)
             self._views[value] = found
         return found
 
@@ -245,8 +219,8 @@ class Writer:
                 )
             array = self._views[value] = self._views[first]
             return _Target(value, array)
-        found = self._stored(value)
-        self._touch(self.writes, value, found)
+        found = self.located.part(value, self.tile)
+        self.located.written(value, found)
         if value not in self.task.space.summed:
             self._views[value] = found
             return _Target(value, found)
@@ -289,21 +263,16 @@ class Writer:
         k = self.task.causal[1]
         if self.tile[k] == (0, self.task.sizes[k]) or (k,) not in self.task.space.dims[value]:
             return None
-        tile, self.tile = self.tile, {**self.tile, k: (0, self.task.sizes[k])}
-        whole = self._stored(value)
-        self._touch(self.writes, value, whole)
-        self.tile = tile
+        whole = self.located.part(value, {**self.tile, k: (0, self.task.sizes[k])})
+        self.located.written(value, whole)
         return whole
 
     def _add_up(self, value: Value, active: Sequence[int]) -> None:
         """The sum of the threads' terms."""
-        total, terms = self._stored(value, whole=True), self.rank.arrays[self.assignment.terms[value]]
-        self._touch(self.writes, value, total, whole=True)
-        found = addresses(self.engine, terms)
-        if found is not None:
-            self.reads[self.assignment.terms[value]] = found
         self.recorder.node = self.task.producers[value]
-        first, second, *others = [self._seen_back(value, terms[thread, ...]) for thread in active]
+        total = self.located.total(value)
+        self.located.written(value, total, whole=True)
+        first, second, *others = [self.located.terms(value, thread) for thread in active]
         self._combine(value, first, second, total)
         for term in others:
             self._combine(value, total, term, total)
@@ -313,62 +282,16 @@ class Writer:
         self.recorder.node = self.task.producers.get(value, self.task.nodes[-1])
         root = self.task.root[value]
         if root in self.task.space.summed:
-            self._views[root] = self._stored(root, whole=True)
-            self._touch(self.reads, root, self._views[root], whole=True)
-        made, target = self._get(value), self._region(value, self.task.outer[value])
+            self._views[root] = self.located.total(root)
+            self.located.read(root, self._views[root], whole=True)
+        made, target = self._get(value), self.located.target(value, self.tile)
         if made.size == 0:
             return
-        self._widen(self.writes, self.task.outer[value], target)
         start = self.recorder.now
         self(self.engine.copy, target, made)
         self.recorder.copied(start, value, made, target)
 
-    # -- where values lie -----------------------------------------------------------------------------
-
-    def _stored(self, value: Value, whole: bool = False) -> Array:
-        """The tile's part of a value where it lies: of a sum that threads share the thread's terms, or the `whole`."""
-        assignment = self.assignment
-        buffer = assignment.buffer(value)
-        if buffer is None:
-            raise PlanError(f"{self.task.node.name}: {value.name} is read before it is made")
-        array = None
-        if value in assignment.terms and not whole:
-            array = self.rank.arrays[assignment.terms[value]][self.thread, ...]
-        if value in assignment.paths:
-            final = assignment.paths[value][0].outputs[0]
-            return self._seen_back(value, self._region(final, buffer, array))
-        return self._region(value, buffer, array)
-
-    def _region(self, value: Value, buffer: Value | Own, array: Array | None = None) -> Array:
-        """The tile's part of a buffer that has the dims of `value`, or of `array`, where that stands for the buffer."""
-        array = self.rank.arrays[buffer] if array is None else array
-        half = self.rank.halves.get(buffer) if isinstance(buffer, Value) else None
-        if half is not None:
-            shape = self.task.shape(value, self.tile)
-            start = half.start(self.task, value, self.tile)
-            size = 1
-            for length in shape:
-                size *= length
-            flat: Array = array[start : start + size].reshape(shape)
-            return flat
-        # The dots keep a scalar an array.
-        where: tuple[Any, ...] = (*self.task.region(value, self.tile), ...)
-        part: Array = array[where]
-        return part
-
-    def _seen_back(self, value: Value, array: Array) -> Array:
-        """The tile's part of what leaves, or of one that lies as it does, as `value`."""
-        for node in self.assignment.paths.get(value, ()):
-            assert node.operator.inverse is not None
-            shape = self.task.shape(node.inputs[0], self.tile)
-            found = node.operator.inverse(array, shape, self._keywords[node])
-            if found.size and not self.engine.xp.may_share_memory(found, array):
-                raise PlanError(
-                    f"{self.task.node.name}: {value.name} cannot be written as {node.outputs[0].name} lies, "
-                    f"{array.shape} by {array.strides}, though it was planned so"
-                )
-            array = found
-        return array
+    # -- scratch ---------------------------------------------------------------------------------------
 
     def _release(self, position: int) -> None:
         """Gives back the scratch memory of values that no later node reads."""
@@ -379,22 +302,6 @@ class Writer:
         for place in self._own:
             self.memory.free(place)
         self._own = []
-
-    # -- what is touched ------------------------------------------------------------------------------
-
-    def _touch(self, found: dict[Value | Own, Span], value: Value, part: Array, whole: bool = False) -> None:
-        """Widens the range of addresses that is touched of the buffer in which `value` lies."""
-        buffer = self.assignment.buffer(value)
-        if value in self.assignment.terms and not whole:
-            buffer = self.assignment.terms[value]
-        if buffer is not None:
-            self._widen(found, buffer, part)
-
-    def _widen(self, found: dict[Value | Own, Span], buffer: Value | Own, part: Array) -> None:
-        touched, before = addresses(self.engine, part), found.get(buffer)
-        if touched is not None:
-            low, high = touched
-            found[buffer] = touched if before is None else (min(low, before[0]), max(high, before[1]))
 
     # -- what rules may ask for -----------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ import numpy as np
 from graphir.backends.blas import single_threaded_blas
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
-from graphir.backends.compiled.writer import Rank
 from graphir.backends.numpy.engine import ENGINE
 from graphir.backends.numpy.profile import Profile
 from graphir.backends.numpy.profiler import Profiler
@@ -109,11 +109,11 @@ class NumpyExecutable(CompiledExecutable):
 
     def _prepare_run(self) -> None:
         # A run writes over nothing that a caller still holds.
-        for buffers in self._results:
+        for buffers in self._results.values():
             buffers.renew()
 
     @cached_property
-    def _results(self) -> list[ResultBuffers]:
+    def _results(self) -> dict[tuple[int, Value], ResultBuffers]:
         """The buffers of every rank's results, but for those that overwrite an argument."""
 
         guests: dict[Value, list[Value]] = {}
@@ -129,17 +129,20 @@ class NumpyExecutable(CompiledExecutable):
 
         arguments, shapes = frozenset(self.optimised.arguments), self.prepared.steps.shapes
         own = [v for v in self.optimised.outputs if v not in arguments and v not in self.prepared.overwriting]
-        return [
-            ResultBuffers(shapes[value], value.dtype, bind(program, value))
-            for program in self.programs
+        return {
+            (rank, value): ResultBuffers(shapes[value], value.dtype, bind(program, value))
+            for rank, program in enumerate(self.programs)
             for value in own
-        ]
+        }
 
     def _hand_out(self, value: Value, given: Any) -> Any:
-        made = self.join(value, self._blocks(value))
+        blocks = self._blocks(value)
+        made = self.join(value, blocks)
+        lent = next((rank for rank, block in enumerate(blocks) if made is block), None)
         # Who hands in the whole of what this process keeps a block of goes on with the block.
         if given is None or given.shape != made.shape:
-            return made
+            buffers = None if lent is None else self._results.get((lent, value))
+            return made if buffers is None else buffers.lend()
         if given.ctypes.data != made.ctypes.data:
             np.copyto(given, made)
         return given

@@ -1,8 +1,12 @@
-"""Buffers of results, which belong to whoever holds them: one that a caller still has is not written to again."""
+"""Buffers of results, which belong to whoever holds them: one that a caller still has is not written to again.
+
+Who gets a result gets a *loan*: an array of its own over the buffer. All arrays that are made of it, views of views
+included, hold the loan, and so a buffer is free as soon as its loan is gone.
+"""
 
 from __future__ import annotations
 
-import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,29 +15,49 @@ import numpy as np
 from graphir.backends.compiled.emission import Array
 
 
+class _Loan:
+    """What an array over a buffer, and every array made of it, holds for as long as there is one of them."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "_buffer")
+
+    def __init__(self, buffer: Array) -> None:
+        self._buffer = buffer
+        self.__array_interface__ = {
+            "data": (int(buffer.__array_interface__["data"][0]), False),
+            "shape": buffer.shape,
+            # Bytes to NumPy, which takes no other package's dtypes from an interface.
+            "typestr": f"|V{buffer.itemsize}",
+            "version": 3,
+        }
+
+
 class ResultBuffers:
     """The buffers of one result. `bind` makes the program write into another."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, bind: Callable[[Array], None]) -> None:
         self._shape, self._dtype, self._bind = shape, dtype, bind
-        self._arrays: list[Array] = []
+        self._buffers: list[Array] = []
+        #: The last loan of each buffer; one that is gone is None.
+        self._loans: list[Callable[[], _Loan | None]] = []
         self._current = -1
-        #: How many references there are to the current buffer while the program alone holds it.
-        self._holders = 0
 
     def renew(self) -> None:
         """Before a run: the program writes into a buffer that no caller holds."""
-        if self._arrays and sys.getrefcount(self._arrays[self._current]) <= self._holders:
+        free = [i for i, loan in enumerate(self._loans) if loan() is None]
+        if self._current in free:
             return
-        self._bind_to(next((i for i in range(len(self._arrays)) if self._is_free(i)), len(self._arrays)))
+        self._current = free[0] if free else len(self._buffers)
+        if not free:
+            self._buffers.append(np.empty(self._shape, self._dtype))
+            self._loans.append(lambda: None)
+        self._bind(self._buffers[self._current])
 
-    def _is_free(self, index: int) -> bool:
-        # Held by the list, and by the call that counts.
-        return index != self._current and sys.getrefcount(self._arrays[index]) <= 2
-
-    def _bind_to(self, index: int) -> None:
-        if index == len(self._arrays):
-            self._arrays.append(np.empty(self._shape, self._dtype))
-        self._current = index
-        self._bind(self._arrays[index])
-        self._holders = sys.getrefcount(self._arrays[index])
+    def lend(self) -> Array:
+        """The result of the last run, for the caller to keep."""
+        buffer = self._buffers[self._current]
+        if buffer.dtype == object:
+            return buffer.copy()
+        loan = _Loan(buffer)
+        self._loans[self._current] = weakref.ref(loan)
+        array: Array = np.asarray(loan).view(buffer.dtype)
+        return array.reshape(self._shape)
