@@ -1,0 +1,192 @@
+"""A trial: one case, run in one way, held to the reference interpreter on one rank.
+
+An executable runs twice on the same arrays, which must give the same bits, and a third time on others, which must
+leave what the first two returned as it was. All of it is compared with the interpreter, whose graph no pass but
+autodiff and the optimizer's has seen.
+
+How far apart two results may be. Both executors compute the same sums in another order, so they differ by rounding: of
+the dtype's unit roundoff u, times what it is applied to, times how often. A drawn graph has up to a hundred nodes, sums
+of up to some hundred terms, and conditions its values by LN with ε ≥ 0.1, softmax and exp of values of size one: 4096 u
+of the largest value in the whole graph covers the product of these, and the largest departure of graphs that are
+right is two orders below. What is 16 bits wide is rounded once a product, of sums that differ in their last digits,
+so a few values fall to the other side: 16 u of these dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import graphir as gi
+from graphir.backends import Executable
+from graphir.errors import GraphirError
+from graphir.ir.graph import Node
+from tests.campaign.case import Case
+from tests.campaign.ways import Way
+
+_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_ROUNDINGS = {"float64": 2**12, "float32": 2**12, "float16": 2**4, "bfloat16": 2**4}
+#: At or below this a score is masked, and no measure of size.
+_MASKED = -1e29
+#: Graphs with larger values than this have lost their digits.
+_LARGEST = 1e6
+
+
+class UnfitError(Exception):
+    """A case that says nothing: its values are no numbers, or larger than what rounding can be told from."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """What is wrong: `fault` is of a kind, `where` a value or an exception, `by` how far it is off, relatively."""
+
+    fault: str
+    where: str
+    by: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.fault}: {self.where}" + (f", off by {self.by:.1e}" if self.by else "")
+
+
+@dataclass
+class Outcome:
+    """What a trial found: a departure or none, and how many arrays were compared."""
+
+    departure: Departure | None = None
+    comparisons: int = 0
+
+
+class Reference:
+    """What the interpreter makes of a case: every value, for as many contents as are asked for."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self._executable: Executable = gi.compile(case.program, case.bound, backend="reference")
+        self._found: dict[int, tuple[dict[str, NDArray[Any]], float]] = {}
+        dtypes = {value.dtype for value in case.program.values.values() if value.type.is_float}
+        #: By how much of the largest value two executors may differ.
+        self.tolerance = max((_ROUNDOFF[dtype] * _ROUNDINGS[dtype] for dtype in dtypes), default=0.0)
+
+    def values(self, again: int = 0) -> tuple[dict[str, NDArray[Any]], float]:
+        """Every value by name, and the size of the largest; UnfitError where that is no number, or a huge one."""
+        if again not in self._found:
+            held = self.case.arrays(again)
+            made: dict[str, NDArray[Any]] = {name: np.asarray(array) for name, array in held.items()}
+
+            def look(node: Node, rank: int, results: tuple[Any, ...]) -> None:
+                made.update((value.name, np.array(x)) for value, x in zip(node.outputs, results, strict=True))
+
+            with np.errstate(all="ignore"):
+                self._executable(held, watch=look)
+            self._found[again] = made, _largest(made)
+        return self._found[again]
+
+
+def _largest(values: Mapping[str, NDArray[Any]]) -> float:
+    largest = 1.0
+    for name, array in values.items():
+        if array.dtype.kind in "iub" or array.size == 0:
+            continue
+        wide = array.astype(np.float64)
+        seen = np.where(wide <= _MASKED, 0.0, np.abs(wide))
+        if not np.isfinite(seen).all() or seen.max() > _LARGEST:
+            raise UnfitError(name)
+        largest = max(largest, float(seen.max()))
+    return largest
+
+
+def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
+    """Runs a case in one way. UnfitError where the case itself says nothing."""
+    known = known or Reference(case)
+    known.values()
+    outcome = Outcome()
+    executable: Executable | None = None
+    try:
+        with way.applied():
+            executable = way.compile(case)
+            _run_thrice(executable, case, way, known, outcome)
+    except UnfitError:
+        raise
+    except Exception as error:  # whatever is raised of a graph that the interpreter runs is a departure
+        outcome.departure = Departure(f"raised {type(error).__name__}", str(error).partition("\n")[0][:200])
+    finally:
+        if executable is not None:
+            retire(executable)
+    return outcome
+
+
+def retire(executable: Executable) -> None:
+    """Lets the threads of an executable end, so that a thousand of them may be made."""
+    team = vars(executable).get("_team")
+    if team is not None:
+        team.stop()
+
+
+def _run_thrice(executable: Executable, case: Case, way: Way, known: Reference, outcome: Outcome) -> None:
+    def run(again: int) -> dict[str, NDArray[Any]]:
+        held = case.arrays(again)
+        before = {name: np.array(array) for name, array in held.items()}
+        made = executable({name: np.array(array) for name, array in held.items()} if way.donate else held)
+        changed = [name for name in held if not _same(held[name], before[name])]
+        if changed and outcome.departure is None:
+            outcome.departure = Departure("an argument changed", changed[0])
+        return {name: np.asarray(made[name]) for name in made}
+
+    first = run(0)
+    outcome.departure = outcome.departure or _compare(first, known, 0, outcome)
+    if outcome.departure is not None:
+        return
+    kept = {name: array.copy() for name, array in first.items()}
+    second = run(0)
+    different = [name for name in kept if not _same(second[name], kept[name])]
+    if different:
+        outcome.departure = Departure("other bits in the second run", different[0])
+        return
+    try:
+        third = run(1)
+        outcome.departure = outcome.departure or _compare(third, known, 1, outcome)
+    except UnfitError:
+        return
+    for held in (first, second):
+        changed = [name for name in kept if not _same(held[name], kept[name])]
+        if changed and outcome.departure is None:
+            outcome.departure = Departure("an earlier result changed", changed[0])
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def _compare(made: Mapping[str, NDArray[Any]], known: Reference, again: int, outcome: Outcome) -> Departure | None:
+    """The value that is farthest off, if it is too far."""
+    wanted, largest = known.values(again)
+    worst: Departure | None = None
+    for name, array in made.items():
+        right = wanted[name]
+        outcome.comparisons += 1
+        if array.shape != right.shape or array.dtype != right.dtype:
+            return Departure("another type", f"{name}: {array.dtype}{list(array.shape)}")
+        if array.dtype.kind in "iub":
+            off = 0.0 if np.array_equal(array, right) else np.inf
+        else:
+            off = _distance(array.astype(np.float64), right.astype(np.float64), largest)
+        if not off <= known.tolerance and (worst is None or not off <= worst.by):
+            worst = Departure("other numbers", name, off)
+    return worst
+
+
+def _distance(made: NDArray[Any], right: NDArray[Any], largest: float) -> float:
+    """The largest difference, relative to the largest value; of a masked score only whether it is masked."""
+    masked = right <= _MASKED
+    if not np.array_equal(made <= _MASKED, masked):
+        return float("inf")
+    difference = np.abs(np.where(masked, 0.0, made) - np.where(masked, 0.0, right))
+    return float(difference.max(initial=0.0)) / largest if not np.isnan(difference).any() else float("nan")
+
+
+#: What a graph is refused with that cannot be sharded so, or trained so: no departure, and no comparison.
+REFUSALS = (GraphirError,)

@@ -1,0 +1,134 @@
+"""A way to run a case: which executor, how many threads, how its tasks are cut, and what is left out of the passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+from unittest.mock import patch
+
+import graphir as gi
+from graphir.backends import Executable
+from graphir.backends.compiled.engine import Tiling
+from graphir.backends.numpy.engine import NumpyEngine
+from graphir.passes import LEVELS, OPTIMISING
+from tests.campaign.case import Case
+
+#: Executors, as the closing table has them.
+EXECUTORS = ("compiled", "numba", "recomputed", "simulated ranks", "compiled ranks")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a case is run and what is fetched; `fetch` None is the graph's own outputs, `tiling` None the engine's own.
+
+    `recomputed` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter; the others
+    are compiled.
+    """
+
+    executor: str = "compiled"
+    threads: int = 1
+    tiling: Tiling | None = None
+    recompute: str | None = None
+    without: tuple[str, ...] = ()
+    fetch: tuple[str, ...] | None = None
+    donate: bool = False
+    share_replicas: bool = False
+    algorithm: str = "ring"
+
+    @property
+    def is_compiled(self) -> bool:
+        return self.executor not in ("recomputed", "simulated ranks")
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.executor.endswith("ranks")
+
+    def compile(self, case: Case) -> Executable:
+        """The executable; to be compiled and first run under `applied`."""
+        options: dict[str, Any] = {"fetch": self.fetch, "recompute": self.recompute, "algorithm": self.algorithm}
+        if self.is_compiled:
+            options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
+            options |= {"share_replicas": self.share_replicas}
+            if self.executor == "numba":
+                options["kernels"] = "numba"
+        else:
+            options["backend"] = "reference"
+        return gi.compile(case.sharded if self.is_sharded else case.program, case.bound, **options)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While it lasts, tasks are cut as `tiling` says, and Numba's kernels are made for the smallest run."""
+        with ExitStack() as stack:
+            if self.tiling is not None:
+                stack.enter_context(patch.object(NumpyEngine, "tiling", self.tiling))
+            if self.executor == "numba":
+                stack.enter_context(patch("graphir.backends.numpy.fast.kernels.LEAST", 0))
+            yield
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, of what is not as it is unless said."""
+        plain = asdict(self)
+        return {each.name: plain[each.name] for each in fields(self) if getattr(self, each.name) != each.default}
+
+
+def read_way(plain: Mapping[str, Any]) -> Way:
+    """The way that `as_dict` wrote."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    if given.get("tiling") is not None:
+        tiling = given["tiling"]
+        given["tiling"] = Tiling(**{n: tuple(v) if isinstance(v, list) else v for n, v in tiling.items()})
+    return Way(**given)
+
+
+# -- drawing ----------------------------------------------------------------------------------------------
+
+
+def draw_tiling(rng: random.Random) -> Tiling:
+    """A tiling from single elements to everything whole; each bound by itself, evenly over powers of two.
+
+    `small` is 0 in half of the cases, so that the least task has its threads.
+    """
+    least = rng.choice((1, 1, 2, 3, 64))
+    return Tiling(
+        bytes=1 << rng.randint(0, 12) if rng.random() < 0.8 else 1 << 22,
+        small=0 if rng.random() < 0.5 else 1 << rng.randint(0, 16),
+        causal=(least, least + rng.choice((0, 1, 2, 5, 64))),
+        scores=rng.choice((1, 3, 8)),
+        uneven=rng.choice((1.0, 1.1, 1.5, 4.0)),
+    )
+
+
+def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
+    """How a case is run: compiled twice or thrice, and in whatever other ways it has; `numba` adds its kernels."""
+    found = [_draw_compiled(rng, case, "compiled") for _ in range(rng.choice((2, 2, 3)))]
+    if numba:
+        found.append(_draw_compiled(rng, case, "numba"))
+    if case.loss is not None and rng.random() < 0.3:
+        found.append(Way("recomputed", recompute=rng.choice(LEVELS)))
+    if case.mesh:
+        found.append(Way("simulated ranks", algorithm=rng.choice(("ring", "direct", "naive"))))
+        found.append(_draw_compiled(rng, case, "compiled ranks"))
+    return found
+
+
+def _draw_compiled(rng: random.Random, case: Case, executor: str) -> Way:
+    sharded = executor == "compiled ranks"
+    fetch = None
+    if rng.random() < 0.35 and not sharded:
+        names = [name for name, value in case.program.values.items() if value.type.is_float]
+        count = len(names) if rng.random() < 0.4 else rng.randint(1, len(names))
+        fetch = tuple(rng.sample(names, count))
+    return Way(
+        executor,
+        threads=rng.choice((1, 1, 2, 2, 3, 4, 5, 8)),
+        tiling=None if rng.random() < 0.1 else draw_tiling(rng),
+        recompute=rng.choice((None, *LEVELS)),
+        without=tuple(rng.sample(OPTIMISING, rng.choice((0, 0, 1, 1, 2)))),
+        fetch=fetch,
+        donate=bool(case.program.updates) and rng.random() < 0.4,
+        share_replicas=sharded and rng.random() < 0.3,
+        algorithm=rng.choice(("ring", "direct", "naive")) if sharded else "ring",
+    )
