@@ -49,7 +49,11 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
         raise LayoutError(f"graph {graph.name} is sharded over {graph.mesh} already; shard the graph it came from")
     unknown = [axis for axis in plan.axes if axis not in mesh.sizes]
     if unknown:
-        raise LayoutError(f"plan {plan.name} splits over {', '.join(unknown)}, which the mesh ({mesh}) lacks")
+        added = ", ".join(f"{axis}=…" for axis in unknown)
+        raise LayoutError(
+            f"plan {plan.name} splits over {', '.join(unknown)}, which the mesh ({mesh}) lacks; "
+            f"add {added} to the mesh, with 1 where nothing is to be split"
+        )
     return _Sharder(graph, mesh, plan, sizes).run()
 
 
