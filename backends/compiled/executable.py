@@ -188,7 +188,7 @@ class CompiledExecutable(Executable, ABC):
                     traffic[step.node.name] = exchange(step)
             exchanges.settle_all()
             results = self._collect(given)
-        return Run(self, results, traffic)
+        return Run(self, results, traffic, arguments)
 
     def _exchange_blocks(self, step: Step) -> Traffic:
         return self._exchanges.carry_out(step)
@@ -233,5 +233,5 @@ class CompiledExecutable(Executable, ABC):
         results: dict[str, tuple[Value, Any]] = {}
         for wanted, value in zip(self.graph.outputs, self.optimised.outputs, strict=True):
             old = by_name[updated[value].name] if value in updated else None
-            results[self.graph.origin(wanted).name] = wanted, self._hand_out(value, old)
+            results[self.fetched.titles[wanted]] = wanted, self._hand_out(value, old)
         return results
