@@ -10,17 +10,17 @@ its own block; it returns what all ranks have alike, and keeps its blocks of wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphir.backends.arrays import is_on_device, module_of, to_numpy
 from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.dtypes import is_float
 from graphir.backends.plan import ExecutionPlan, Step
+from graphir.backends.run import Fetched, Run
 from graphir.errors import InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
@@ -28,72 +28,6 @@ from graphir.ir.value import Value
 
 #: Sees each node, for each rank in turn, with that rank's results as they are computed.
 Watch: TypeAlias = Callable[[Node, int, tuple[Any, ...]], None]
-
-
-class Run(Mapping[str, Any]):
-    """What a run returned: arrays by name, aliases and the documents' own names included.
-
-    A result that collectives brought together bears the name of what they started from. Where each process is one
-    rank, `run[name]` is there for results that all ranks have alike; of one that is split, `block` is this rank's,
-    and `gather` the whole, for which all ranks have to ask.
-    """
-
-    def __init__(
-        self, executable: Executable, results: Mapping[str, tuple[Value, Any]], traffic: Mapping[str, Traffic]
-    ) -> None:
-        self._executable = executable
-        self._results = results
-        #: What each collective sent, by the name of its result; of one rank a process, what this one did.
-        self.traffic = traffic
-
-    def __getitem__(self, name: str) -> Any:
-        value, array = self._result(name)
-        if not self._executable.holds_whole(value):
-            raise InputError(
-                f"{name} {value.type} is split, and this process holds one rank's block of it: run.block({name!r}) is "
-                f"that, and run.gather({name!r}), called by all ranks, the whole"
-            )
-        return array
-
-    def numpy(self, name: str) -> NDArray[Any]:
-        """As `run[name]`, as a NumPy array: of a result on a GPU a copy, as soon as the run has written it."""
-        return to_numpy(self[name])
-
-    def block(self, name: str) -> Any:
-        """What this process holds of a result: its rank's block, or, of simulated ranks, the whole."""
-        return self._result(name)[1]
-
-    def gather(self, name: str) -> Any:
-        """The whole of a result, on every rank; all ranks have to call this, for the same results in one order."""
-        value, array = self._result(name)
-        return array if self._executable.holds_whole(value) else self._executable.gather(value, array)
-
-    def _result(self, name: str) -> tuple[Value, Any]:
-        if name in self._results:
-            return self._results[name]
-        source = self._executable.source
-        origin = source.origin(source[name]).name
-        if origin not in self._results:
-            raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
-        return self._results[origin]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __contains__(self, name: object) -> bool:
-        source = self._executable.source
-        value = source.find(name) if isinstance(name, str) else None
-        return value is not None and source.origin(value).name in self._results
-
-    def updated(self) -> dict[str, Any]:
-        """The new parameters and state, by the names of the old: what the next step starts from.
-
-        One rank a process has its blocks of them, and goes on from these.
-        """
-        return {old.name: self._results[new.name][1] for old, new in self._executable.graph.updates.items()}
 
 
 class Executable:
@@ -117,6 +51,7 @@ class Executable:
         self.plan = plan
         self.graph = plan.graph
         self.source = source or plan.graph
+        self.fetched = Fetched(plan.graph, self.source)
         self.mesh = plan.graph.mesh
         self.algorithm = algorithm
         self.communicator = communicator or SimulatedCommunicator(self.mesh, algorithm)
@@ -153,10 +88,10 @@ class Executable:
                 for slot in step.dying:
                     slots[slot] = None
         results = {}
-        for value in self.graph.outputs:
+        for value, title in self.fetched.titles.items():
             blocks = [slots[self.plan.slots[value]] for slots in ranks]
-            results[self.graph.origin(value).name] = value, self.join(value, blocks)
-        return Run(self, results, traffic)
+            results[title] = value, self.join(value, blocks)
+        return Run(self, results, traffic, arguments)
 
     # -- whole arrays and blocks ----------------------------------------------------------------------
 
@@ -281,14 +216,19 @@ class Executable:
 
     # -- what comes in --------------------------------------------------------------------------------
 
+    def find_argument(self, name: str) -> Value | None:
+        """The argument that is meant by `name`, a name or an alias."""
+        value = self._arguments.get(name) or self.graph.find(name)
+        return value if value is not None and value.name in self._arguments else None
+
     def _check(self, arguments: tuple[Mapping[str, Any], ...]) -> dict[Value, Any]:
         given: dict[Value, Any] = {}
         for mapping in arguments:
             if not isinstance(mapping, Mapping):
                 raise InputError(f"arguments are mappings from names to arrays, not {type(mapping).__name__}")
             for name, array in mapping.items():
-                value = self._arguments.get(name) or self.graph.find(name)
-                if value is None or value.name not in self._arguments:
+                value = self.find_argument(name)
+                if value is None:
                     expected = ", ".join(self._arguments)
                     raise InputError(f"graph {self.graph.name} takes no {name!r}; it takes {expected}")
                 if value in given:

@@ -164,8 +164,16 @@ def of(**entries: object) -> Plan:
             "layer0/mlp/W_up float32[D, D_ff] under D|tp and D_ff|tp: mesh axis tp occurs twice in the layout "
             "[·|tp, ·|tp]; it can do one thing only",
         ),
-        ("data", "plan data splits over dp, which the mesh (tp=2) lacks"),
-        ("context+data", "plan context+data splits over cp, dp, which the mesh (tp=2) lacks"),
+        (
+            "data",
+            "plan data splits over dp, which the mesh (tp=2) lacks; "
+            "add dp=… to the mesh, with 1 where nothing is to be split",
+        ),
+        (
+            "context+data",
+            "plan context+data splits over cp, dp, which the mesh (tp=2) lacks; "
+            "add cp=…, dp=… to the mesh, with 1 where nothing is to be split",
+        ),
         (
             of(parameters={"*/W_gate": "D|tp"}),
             "plan mine names parameters */W_gate, but graph transformer has none such",

@@ -74,11 +74,6 @@ def test_a_run_goes_on_under_another_mesh(alone, tmp_path):
     [
         ({"tp": 4}, ConfigError, "N_H = 6 of layer0/mha/Q_split"),
         ({"dp": 3}, ConfigError, r"B = 4 of T int64\[B\|dp, S\] cannot be split evenly over dp=3"),
-        (
-            {"dp": 2, "plan": "megatron"},
-            LayoutError,
-            r"plan data\+megatron splits over tp, which the mesh \(dp=2\) lacks",
-        ),
         ({"plan": "nix"}, LayoutError, "no plan is called 'nix'"),
     ],
 )

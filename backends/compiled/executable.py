@@ -206,7 +206,7 @@ class CompiledExecutable(Executable, ABC):
         programs, exchanges = self.programs, self._exchanges
         # After a run that failed some may be under way still.
         exchanges.settle_all()
-        fetched = self._copies_of_arguments(given)
+        copies = self._copies_of_arguments(given)
         with self._computing():
             by_name = {value.name: value for value in self.optimised.arguments}
             for value, array in given.items():
@@ -221,8 +221,8 @@ class CompiledExecutable(Executable, ABC):
                     step = exchanges.steps[index]
                     traffic[step.node.name] = exchange(step)
             exchanges.settle_all()
-            results = self._collect(given, fetched)
-        return Run(self, results, traffic)
+            results = self._collect(given, copies)
+        return Run(self, results, traffic, arguments)
 
     def _exchange_blocks(self, step: Step) -> Traffic:
         return self._exchanges.carry_out(step)
@@ -271,17 +271,17 @@ class CompiledExecutable(Executable, ABC):
             copies[value] = self.join(value, blocks)
         return copies
 
-    def _collect(self, given: Mapping[Value, Any], fetched: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
+    def _collect(self, given: Mapping[Value, Any], copies: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
         by_name = {value.name: array for value, array in given.items()}
         updated = {new: old for old, new in self.optimised.updates.items()} if self.donate else {}
         results: dict[str, tuple[Value, Any]] = {}
         handed: set[Value] = set()
         for wanted, value in zip(self.graph.outputs, self.optimised.outputs, strict=True):
-            if value in fetched:
-                made = fetched[value]
+            if value in copies:
+                made = copies[value]
             else:
                 made = self._hand_out(value, by_name[updated[value].name] if value in updated else None)
             # Of two results that are one value each is an array of its own.
-            results[self.graph.origin(wanted).name] = wanted, made.copy() if value in handed else made
+            results[self.fetched.titles[wanted]] = wanted, made.copy() if value in handed else made
             handed.add(value)
         return results

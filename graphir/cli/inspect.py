@@ -82,9 +82,10 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
 def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
     from graphir import models
-    from graphir.passes import autodiff, complete_plan, lower, optimised, optimize, prune, shard
+    from graphir.passes import autodiff, lower, optimised, optimize, prune, shard
     from graphir.training.config import TrainConfig, flag
     from graphir.training.loop import optimizer_of
+    from graphir.training.parallel import plan_of
 
     without, level = options.pop("without"), options.pop("recompute")
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
@@ -102,9 +103,9 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
         graph = autodiff(graph, loss="L")
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
-    mesh = config.mesh()
+    mesh, plan = config.mesh(), plan_of(config)
     if mesh.axes:
-        graph = shard(graph, mesh, complete_plan(config.plan, mesh))
+        graph = shard(graph, mesh, plan)
     if stage == "fused":
         return optimised(prune(graph), level, _names(without))
     return lower(graph) if stage == "lowered" else graph

@@ -15,7 +15,7 @@ from graphir.ir.operator import Array, Attributes, GradientContext, Xp, operator
 from graphir.ir.types import DTYPES, FLOATS
 from graphir.ir.value import Value
 from graphir.operators.cast import cast_to
-from graphir.operators.shape import flatten, transpose
+from graphir.operators.shape import flatten, reduce_sum, transpose
 
 #: In what products of fewer bits are added up.
 _SUM = "float32"
@@ -107,13 +107,21 @@ def _d_matmul(context: GradientContext) -> list[Value | None]:
 
 @d_matmul.lowering
 def _take_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:
-    """dMatmul as A's backward figures draw it: T of the cached values, and a • for each gradient."""
+    """dMatmul as A's backward figures draw it: T of the cached values, and a • for each gradient.
+
+    Of a W that all *b share, X and dY are flattened, where each rank's rows are a block of all rows: where no dim but
+    the first is split. Elsewhere each b has a product of its own, and Σ adds them up.
+    """
     dY, dtype, made = operands["dY"], attributes["dtype"], dict[str, Value]()
     if "dX" in names:
         made["dX"] = matmul(dY, transpose(operands["W"]), dtype=dtype, name=names["dX"])
     if "dW" in names:
         X = operands["X"]
-        if attributes["shared"] and X.type.rank > 2:
-            X, dY = flatten(X), flatten(dY)
-        made["dW"] = matmul(transpose(X), dY, dtype=dtype, name=names["dW"])
+        several = attributes["shared"] and X.type.rank > 2
+        if several and any(X.type.layout.splits[1:-1]):
+            products = matmul(transpose(X), dY, dtype=dtype)
+            made["dW"] = reduce_sum(products, range(X.type.rank - 2), name=names["dW"])
+        else:
+            X, dY = (flatten(X), flatten(dY)) if several else (X, dY)
+            made["dW"] = matmul(transpose(X), dY, dtype=dtype, name=names["dW"])
     return made

@@ -31,15 +31,23 @@ class Parallel:
 
     @classmethod
     def of(cls, config: TrainConfig, tokens: int, backend: str = "numpy") -> Parallel:
-        """What the configuration asks for; LayoutError for a plan that is unknown or does not fit the mesh."""
-        mesh = config.mesh()
-        plan = complete_plan(config.plan, mesh)
+        """What the configuration asks for; LayoutError for a plan that is unknown."""
+        mesh, plan = config.mesh(), plan_of(config)
         sharing = {axis for _, split in plan.entries("parameters") for axis in _axes_of_v(split)}
         return cls(mesh, plan, Vocabulary.of(tokens, config.multiple_on(backend) * mesh.count(sharing)))
 
     def shard(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """The graph of every rank."""
         return shard(prune(graph), self.mesh, self.plan, sizes) if self.mesh.axes else graph
+
+
+def plan_of(config: TrainConfig) -> Plan:
+    """The plan that the options mean: each axis has one rank unless they say otherwise, and then splits nothing.
+
+    LayoutError for one that is unknown.
+    """
+    mesh = config.mesh()
+    return complete_plan(config.plan, mesh).within(mesh)
 
 
 def _axes_of_v(split: str) -> list[str]:

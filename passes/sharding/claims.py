@@ -30,6 +30,7 @@ class Situation(NamedTuple):
     lying     of all else, as it lies; None for what is made to measure. No tuple where nothing lies anywhere yet
     wanted    of operands, and
     results   of outputs, as their consumers or the plan would have them
+    offered   of operands made to measure: as they can be had without moving what they are made of; no tuple if none is
     """
 
     operator: Operator
@@ -39,6 +40,7 @@ class Situation(NamedTuple):
     lying: tuple[Layout | None, ...] | None
     wanted: tuple[Layout | None, ...]
     results: tuple[Layout | None, ...]
+    offered: tuple[Layout | None, ...] = ()
 
 
 class Placement(NamedTuple):
@@ -71,8 +73,17 @@ def place(situation: Situation) -> Placement:
     )
 
 
+@lru_cache(maxsize=4096)
+def spread(operator: Operator, rule: Signature, operands: tuple[Layout | None, ...], output: int) -> Layout:
+    """The layout of a result that spreads its operands, which lie as `operands`, over new dims: none of these split."""
+    claims = _Claims(operator, rule)
+    for operand, layout in _known(rule.inputs, operands):
+        claims.operand(operand, layout)
+    return Layout(operand_splits(rule.outputs[output], claims.result))
+
+
 def _assign(situation: Situation) -> dict[str, Axes]:
-    operator, rule, followed, given, lying, wanted, results = situation
+    operator, rule, followed, given, lying, wanted, results, offered = situation
     claims = _Claims(operator, rule)
     # 1. The d-node of a node does as the node did.
     for factor, axes in followed:
@@ -100,7 +111,10 @@ def _assign(situation: Situation) -> dict[str, Axes]:
     # 4. The operands as they lie, in order.
     for operand, layout in _known(rule.inputs, lying):
         claims.operand(operand, layout)
-    # 5. Factors that only outputs have, or operands made to measure, as wanted, over axes that are still free.
+    # 5. What is made to measure, where what it is made of need not be moved for it.
+    for operand, layout in _known(rule.inputs, offered) if offered else ():
+        claims.operand(operand, layout)
+    # 6. Factors that only outputs have, or operands made to measure, as wanted, over axes that are still free.
     placed = [operand for operand, *layouts in zip(rule.inputs, given, lying, strict=True) if any(layouts)]
     fresh = frozenset(rule.factors).difference(*(operand.factors for operand in placed))
     for operand, layout in made:

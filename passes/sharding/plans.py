@@ -82,6 +82,24 @@ class Plan:
         found = (split for pattern, split in entries if any(fnmatchcase(n, pattern) for n in names))
         return list(dict.fromkeys(found))
 
+    def within(self, mesh: Mesh) -> Plan:
+        """This plan where axes that `mesh` lacks have one rank each: what it splits over these alone stays whole."""
+        kept: dict[str, Entries] = {}
+        for kind in _KINDS:
+            pairs = [(pattern, left) for pattern, split in self.entries(kind) for left in _left(kind, split, mesh)]
+            kept[kind] = tuple(pairs)
+        return replace(self, **kept)  # type: ignore[arg-type]
+
+
+def _left(kind: str, split: str, mesh: Mesh) -> list[str]:
+    """What of a split speaks of the axes of `mesh`: one split, none, or, to say that nothing is split, a few."""
+    if split.startswith("-"):
+        return [split] if split[1:] in mesh.sizes else []
+    left = re.sub(r"\|(\w+)", lambda axis: axis[0] if axis[1] in mesh.sizes else "", split)
+    if left == split or "|" in left:
+        return [left]
+    return [f"-{axis}" for axis in mesh.names] if kind == "used" else []
+
 
 # -- reading a split --------------------------------------------------------------------------------------
 

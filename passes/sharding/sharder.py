@@ -9,7 +9,8 @@ One walk over the nodes, and nothing but factor rules and declared traits decide
   settled: by RS if the axis is wanted for a split, by AR if not.
 - Which collectives lead from one layout to another, `route` alone knows; consumers in one phase share them.
 - A parameter's cast to fewer bits lies as the parameter is stored, and is gathered afterwards: fewer bytes are sent.
-- What has no inputs but is made to measure (BC, positions, a mask) is made anew at each layout that is asked for.
+- What is made to measure (BC, positions, a mask) is made anew at each layout that is asked for. Its readers are
+  offered it as what it is made of lies, so that a broadcast of a batch that is split is read split, through any view.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
-from graphir.passes.sharding.claims import Claimed, Placement, Situation, place
+from graphir.passes.sharding.claims import Claimed, Placement, Situation, place, spread
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
 from graphir.passes.sharding.reshard import Hop, route
@@ -48,7 +49,11 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
         raise LayoutError(f"graph {graph.name} is sharded over {graph.mesh} already; shard the graph it came from")
     unknown = [axis for axis in plan.axes if axis not in mesh.sizes]
     if unknown:
-        raise LayoutError(f"plan {plan.name} splits over {', '.join(unknown)}, which the mesh ({mesh}) lacks")
+        added = ", ".join(f"{axis}=…" for axis in unknown)
+        raise LayoutError(
+            f"plan {plan.name} splits over {', '.join(unknown)}, which the mesh ({mesh}) lacks; "
+            f"add {added} to the mesh, with 1 where nothing is to be split"
+        )
     return _Sharder(graph, mesh, plan, sizes).run()
 
 
@@ -124,6 +129,7 @@ class _Sharder:
             in_place.update(used.keys() & stored.keys() & set(node.inputs))
         given = [stored[value] if value in in_place else used.get(value) for value in node.inputs]
         lying = [None if value in lazy or value in used else home[value].type.layout for value in node.inputs if placed]
+        offered = [self._offered(value) if value in lazy else None for value in node.inputs if placed]
         return Situation(
             node.operator,
             node.inference.rule,
@@ -132,7 +138,18 @@ class _Sharder:
             tuple(lying) if placed else None,
             tuple(map(self.wanted.get, node.inputs)),
             tuple(map(self.wanted.get, node.outputs)),
+            tuple(offered) if any(offered) else (),
         )
+
+    def _offered(self, value: Value) -> Layout:
+        """How a value that is made to measure can be had without moving what it is made of, or as it is pinned."""
+        node, position = self.lazy[value]
+        layouts = [
+            self._offered(each) if each in self.lazy else self.given.used.get(each) or self.home[each].type.layout
+            for each in node.inputs
+        ]
+        layout, pin = spread(node.operator, node.inference.rule, tuple(layouts), position), self.given.pinned.get(value)
+        return layout if pin is None else pin.apply(layout)
 
     # -- placing a node -------------------------------------------------------------------------------
 
@@ -305,7 +322,7 @@ class _Sharder:
     def _finish(self, value: Value) -> Value:
         """An output: nothing pending, and pinned as promised."""
         if value not in self.home:
-            return self._make(value, self.wanted.get(value, value.type.layout))
+            return self._make(value, self._offered(value))
         # Of what is made to measure, the first copy bears the name that the caller asks for.
         home, pin = self.home[value], self.given.pinned.get(value)
         layout = home.type.layout.settled() if pin is None else pin.apply(home.type.layout)
