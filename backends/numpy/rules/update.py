@@ -38,8 +38,8 @@ class _Guarded:
     def kept(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         return self.call.kept(shape, dtype)
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
-        return self.call.constant(key, make)
+    def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        return self.call.constant(make, *arguments)
 
 
 def _guarded(call: Calls, ok: Array | None, *pairs: tuple[Array | None, Array]) -> Calls:
