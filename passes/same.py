@@ -44,7 +44,7 @@ class Same:
         return self._all[self._first[value]]
 
     def _key(self, node: Node, operands: Sequence[Value]) -> _Key:
-        return node.operator.key, tuple([self._first[value] for value in operands]), node.attributes
+        return node.operator, tuple([self._first[value] for value in operands]), node.attributes
 
     def _key_alone(self, node: Node, value: Value, alone: Recomputation) -> _Key:
         """The key of what makes `value` again without the rest of `node`."""

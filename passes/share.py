@@ -19,7 +19,7 @@ def share(graph: Graph) -> Graph:
     outputs = frozenset(graph.outputs)
     for node in graph.nodes:
         operands = tuple(copies[value] for value in node.inputs)
-        key = (node.operator.key, operands, node.attributes, node.meta.phase)
+        key = (node.operator, operands, node.attributes, node.meta.phase)
         known = first.get(key)
         if known is not None and outputs.isdisjoint(node.outputs) and not node.operator.updates:
             copies.update(zip(node.outputs, known, strict=True))

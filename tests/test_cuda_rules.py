@@ -58,8 +58,8 @@ class Recorder:
     def scratch(self, shape: Sequence[int], dtype: Any) -> Host:
         return _array(guarded(tuple(shape), np.dtype(dtype)))
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], NDArray[Any]]) -> Host:
-        return _array(make())
+    def constant(self, make: Callable[..., NDArray[Any]], *arguments: Any) -> Host:
+        return _array(make(*arguments))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.numpy import rules as _rules  # noqa: F401  declares them
 from graphir.backends.numpy.engine import rules
 from graphir.backends.plan import plan
+from graphir.ir.attributes import exact
 from graphir.ir.operator import Operator, Place
 from graphir.ir.signature import expand
 from graphir.operators.attention import scale_mask
@@ -61,10 +62,10 @@ class Recorder:
 
     kept = scratch
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
-        made = make()
+    def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        made, key = make(*arguments), (make, exact(arguments))
         made.flags.writeable = False
-        # Whatever shares a key must be the same array, or one rule would read another's constant.
+        # What is made must follow from the arguments alone, or one rule would read another's constant.
         assert same_bits(self.constants.setdefault(key, made), made)
         return self.constants[key]
 

@@ -50,8 +50,12 @@ class Calls(Protocol):
         It is filled before the first tile that asks for it; tiles that ask for the same share it.
         """
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
-        """What `make` makes, read-only, made once for all that ask with this key: an arange, a triangle."""
+    def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        """`make(*arguments)`, read-only, made once for all that ask for the same: an arange, a triangle.
+
+        `make` is a function of a module, and all that it makes follows from its arguments: the two are what is the
+        same. Arguments are hashable.
+        """
 
 
 class Kernels(Protocol):
@@ -96,7 +100,8 @@ class Rules:
     """One engine's rules, by operator."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, Rule] = {}
+        #: By the operator itself: a notebook may declare another one of the same key.
+        self._rules: dict[Operator, Rule] = {}
 
     def emits(
         self, *operators: Operator, inplace: Mapping[str, str] | None = None
@@ -108,15 +113,14 @@ class Rules:
 
         def declare(emit: Callable[..., Any]) -> Callable[..., Any]:
             rule = Rule(emit, {output: tuple(names.split()) for output, names in (inplace or {}).items()})
-            for each in operators:
-                self._by_key[each.key] = rule
+            self._rules.update(dict.fromkeys(operators, rule))
             return emit
 
         return declare
 
     def find(self, operator: Operator) -> Rule | None:
         """The rule of `operator`; None if there is only its reference kernel."""
-        return self._by_key.get(operator.key)
+        return self._rules.get(operator)
 
 
 def flat(array: Array) -> Array | None:

@@ -17,6 +17,7 @@ from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.plan import keywords
+from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.signature import Signature
@@ -330,10 +331,11 @@ class Writer:
             return self.engine.address(argument), argument.shape, argument.strides, argument.dtype.str
         return argument
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
-        """A read-only array, shared by all who ask with `key`."""
+    def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        """A read-only array, shared by all who ask for what `make` makes of these arguments."""
+        key = make, exact(arguments)
         if key not in self.rank.constants:
-            self.rank.constants[key] = self.engine.constant(make())
+            self.rank.constants[key] = self.engine.constant(make(*arguments))
         return self.rank.constants[key]
 
 

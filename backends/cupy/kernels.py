@@ -32,7 +32,11 @@ from graphir.backends.cupy.form import (
 )
 from graphir.backends.cupy.source import CannotWriteError, Prologue, Source
 from graphir.backends.cupy.text import TYPES, sum_text
-from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
+from graphir.backends.rows import (
+    dictionary,  # noqa: F401  declares the snippets
+    elements,
+    numbers,
+)
 from graphir.backends.rows.expressions import Prepared
 from graphir.backends.rows.geometry import LaidRamp, Loop, lay_ramps, merge_loops, overlap
 from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
@@ -47,6 +51,20 @@ _FLOATS = (frozenset({"float16", "bfloat16", "float32", "float64"}),)
 #: Enough blocks to fill any device; where each leaves terms, fewer, for these are to be added up.
 _BLOCKS, _TERMS = 2048, 512
 _PACK = 16
+#: The host's functions of numbers that are known at run time only, each with its counterpart in `cuda`. By the function
+#: itself: a snippet of a user's own may have one that is called the same.
+_ON_DEVICE: Mapping[Callable[..., None], str] = {
+    each: each.__name__
+    for each in (
+        elements.write_keys,
+        elements.write_rate,
+        elements.write_corrections,
+        elements.write_shrink,
+        numbers.write_constant,
+        numbers.write_linear,
+        numbers.write_cosine,
+    )
+}
 #: So many elements are counted with 32 bits, a grid's step behind the last included.
 NARROW = 1 << 30
 _OPTIONS = ("-std=c++17",)
@@ -183,7 +201,9 @@ class _Launch:
                 form = rows_form(width, vector, wide, pairs, unrolled=False)
             if not form.steps and self._has_slabs():
                 form = slabs_form(vector, wide, pairs)
-        prologues = [self._prologue(each) for each in self.plan.row.prepared]
+        prologues = [made for made in map(self._prologue, self.plan.row.prepared) if made is not None]
+        if len(prologues) < len(self.plan.row.prepared):
+            return False
         key = form, tuple(kinds), tuple(prologues), len(loops), tuple(s.adds for s in self.stores)
         if key not in self.plan.kernels:
             source = Source(self.plan.row, self.stores, self.slots, kinds, prologues, len(loops), form, self.run.dtype)
@@ -267,7 +287,11 @@ class _Launch:
 
     # -- arguments ------------------------------------------------------------------------------------
 
-    def _prologue(self, prepared: Prepared) -> Prologue:
+    def _prologue(self, prepared: Prepared) -> Prologue | None:
+        """None where only the host has the function."""
+        function = _ON_DEVICE.get(prepared.function)
+        if function is None:
+            return None
         known = self.tile.keywords[self.run.nodes[prepared.node]]
         kinds = []
         for each in prepared.arguments:
@@ -275,8 +299,8 @@ class _Launch:
                 kinds.append(f"{TYPES[self.run.inputs[each.detail].dtype]}*")
             else:
                 kinds.append("long long" if isinstance(known[each], int) else "double")
-        numbers, count = ("T", prepared.count) if prepared.dtype == "float" else ("Keys", 1)
-        return Prologue(prepared.function.__name__, tuple(kinds), numbers, count)
+        made, count = ("T", prepared.count) if prepared.dtype == "float" else ("Keys", 1)
+        return Prologue(function, tuple(kinds), made, count)
 
     def _prepared(self) -> Iterator[Any]:
         for prepared in self.plan.row.prepared:
@@ -300,9 +324,9 @@ class _Launch:
         loops = merge_loops([self.tile.sizes[axis] for axis in axes], [[target.strides[axis] for axis in axes]])
         width = math.prod(size for size, _ in loops)
         kernel = self._compile(sum_text(self.run.dtype, target.dtype, len(loops)))
-        numbers = [count, width, *(size for size, _ in loops), *(step[0] for _, step in loops)]
+        integers = [count, width, *(size for size, _ in loops), *(step[0] for _, step in loops)]
         blocks = min(-(-width // 32), _BLOCKS)
-        self.call(kernel, (blocks,), (256,), (terms, target.array, *map(np.int64, numbers)))
+        self.call(kernel, (blocks,), (256,), (terms, target.array, *map(np.int64, integers)))
 
     def _compile(self, text: str) -> Callable[..., None]:
         return compiled(self.engine.xp, text)

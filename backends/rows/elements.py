@@ -193,8 +193,8 @@ def _kept(row: Row, X: Expression, m: Expression, p: float) -> Expression:
     return X * row.choose(m, 1 / (1 - p), 0.0)
 
 
-@snippet(dropout)
-def _dropout(row: Row, X: Expression, seed: Expression, step: Expression, *, p: float, key: int) -> Made:
+@snippet(dropout, at_run_time="key")
+def _dropout(row: Row, X: Expression, seed: Expression, step: Expression, *, p: float) -> Made:
     if p == 0:
         return {"Y": X, "m": _always(row)}
     m = _keep(row, seed, step, p, "X")
@@ -211,8 +211,8 @@ def _d_dropout(row: Row, m: Expression, dY: Expression, *, p: float) -> Made:
     return {"dX": _kept(row, dY, m, p)}
 
 
-@snippet(dropout_mask)
-def _dropout_mask(row: Row, seed: Expression, step: Expression, *, p: float, key: int, dims: tuple[int, ...]) -> Made:
+@snippet(dropout_mask, at_run_time="key")
+def _dropout_mask(row: Row, seed: Expression, step: Expression, *, p: float, dims: tuple[int, ...]) -> Made:
     return {"m": _keep(row, seed, step, p, "m") if p else _always(row)}
 
 

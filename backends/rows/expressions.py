@@ -14,10 +14,11 @@ its text, so that a kernel serves every width, scale and rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from graphir.ir.attributes import exact
 from graphir.ir.operator import Place
 
 #: Where a row lies: the number of its first element, and by how much that grows with each of the named dims.
@@ -81,6 +82,7 @@ class Row:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Expression] = {}
+        self._places: dict[Hashable, int] = {}
         self.numbers: list[float] = []
         #: The ramps, each with its node's number in the run.
         self.ramps: list[tuple[int, Ramp]] = []
@@ -98,9 +100,10 @@ class Row:
 
     def number(self, value: float) -> Expression:
         """A number that is known when the kernel is called."""
-        if value not in self.numbers:
+        place = self._places.setdefault(exact(float(value)), len(self.numbers))
+        if place == len(self.numbers):
             self.numbers.append(value)
-        return self.leaf("number", self.numbers.index(value))
+        return self.leaf("number", place)
 
     @property
     def width(self) -> Expression:
@@ -125,7 +128,10 @@ class Row:
     def prepare(
         self, function: Callable[..., None], count: int, *arguments: Expression | str, dtype: str = "float"
     ) -> tuple[Expression, ...]:
-        """`count` numbers that `function(*arguments, array)` writes once a run; see `Prepared`."""
+        """`count` numbers that `function(*arguments, array)` writes once a run; see `Prepared`.
+
+        Only here may an attribute be spoken of that the snippet is not given.
+        """
         self.prepared.append(Prepared(function, self.node, arguments, dtype, count))
         return tuple(self.leaf("prepared", (len(self.prepared) - 1, i)) for i in range(count))
 
@@ -205,7 +211,7 @@ class Row:
     def _make(
         self, operation: str, operands: tuple[Expression, ...], detail: Any, each: bool, level: int
     ) -> Expression:
-        key = operation, tuple(map(id, operands)), detail
+        key = operation, tuple(map(id, operands)), exact(detail)
         if key not in self._made:
             self._made[key] = Expression(self, operation, operands, detail, each, level)
         return self._made[key]

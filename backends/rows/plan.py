@@ -14,13 +14,11 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.runs import Run, strides
 from graphir.backends.rows.schedule import Store, find_expressions
-from graphir.backends.rows.snippets import find_snippet
+from graphir.backends.rows.snippets import Snippet, find_snippet
+from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
-
-#: Attributes that say which numbers a node takes, not what it does with them.
-_OF_THE_NODE = ("key", "dims", "split")
 
 Key: TypeAlias = tuple[Any, ...]
 #: The attributes of each node, with dims in numbers.
@@ -156,14 +154,18 @@ def same_memory(parts: Mapping[Value, Part]) -> dict[Value, int]:
 
 
 def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], keywords: Keywords) -> Key:
-    """Equal for runs that compute the same, of whatever values, on arrays that lie alike."""
+    """Equal for runs that compute the same, of whatever values, on arrays that lie alike.
+
+    Of a node's attributes it has all that the node's snippet is given.
+    """
     numbers = {value: i for i, value in enumerate(run.inputs)}
     nodes = []
     for node in run.nodes:
-        attributes = tuple(sorted((k, v) for k, v in keywords[node].items() if k not in (*_OF_THE_NODE, "shape")))
+        given = _snippet_of(node).given(keywords[node])
+        attributes = tuple((name, exact(given[name])) for name in sorted(given))
         operands = tuple(numbers[value] for value in node.inputs)
         results = tuple(numbers.setdefault(value, len(numbers)) for value in node.outputs)
-        nodes.append((node.operator.key, node.inference.rule, attributes, operands, results))
+        nodes.append((node.operator, node.inference.rule, attributes, operands, results))
     values = tuple((run.task.space.dims[value], value.dtype) for value in numbers)
     outputs = tuple(numbers[value] for value in run.outputs)
     return tuple(nodes), values, run.axes, outputs, run.dtype, tuple(at.values()), tuple(p.each for p in parts.values())
@@ -217,7 +219,11 @@ def _ask(
         named: dict[str, Any] = {name: tuple(operands)}
     else:
         named = {name: given.get(name) for name in operator.operands}
-    attributes = {name: value for name, value in keywords.items() if name not in ("shape", "only")}
-    found = find_snippet(operator)
-    assert found is not None
-    return found.answer(row, **named, **attributes)
+    found = _snippet_of(node)
+    return found.answer(row, **named, **found.given(keywords))
+
+
+def _snippet_of(node: Node) -> Snippet:
+    found = find_snippet(node.operator)
+    assert found is not None, "a run consists of nodes that have snippets"
+    return found

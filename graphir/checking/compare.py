@@ -19,6 +19,7 @@ from graphir.backends.blocks import split_blocks
 from graphir.backends.dtypes import is_float
 from graphir.checking.reference import Reference
 from graphir.ir.layout import Layout, Mesh
+from graphir.ir.types import TensorType
 from graphir.ir.value import Value
 
 
@@ -55,15 +56,21 @@ class Comparison:
 
 
 def compare(
-    value: Value, blocks: Sequence[Any], mesh: Mesh, reference: Reference, dtype: str | None = None
+    value: Value,
+    blocks: Sequence[Any],
+    mesh: Mesh,
+    reference: Reference,
+    dtype: str | None = None,
+    settled: bool = False,
 ) -> Comparison:
     """Compares the blocks that the ranks hold of `value`, one a rank, with the reference's.
 
-    `dtype` is what they were computed in, if not the value's own.
+    `dtype` is what they were computed in, if not the value's own. `settled`: what is pending in the graph has been
+    reduced already, on every rank.
     """
     exact = reference.exact[value.name]
     limits = reference.tolerance(value.name, dtype or value.dtype)
-    layout = value.type.layout
+    layout = value.type.layout.settled() if settled else value.type.layout
     held = [to_numpy(block) for block in blocks]
     wanted = split_blocks(exact, layout.settled(), mesh)
     gaps = [_gap(found, right) for found, right in zip(_settled(held, layout, mesh), wanted, strict=True)]
@@ -78,7 +85,7 @@ def compare(
     return Comparison(
         value.name,
         reference.origin.get(value.name),
-        str(value.type),
+        str(TensorType(value.dtype, value.shape, layout)),
         _over_blocks(norms, layout, mesh) / size[0],
         max(peaks, default=0.0) / size[1],
         (limits[0] / size[0], limits[1] / size[1]),

@@ -5,6 +5,7 @@ rank 4 is dp=1, tp=1): `rank0.safetensors`, `rank1.safetensors`, …, or `rank0.
 rank's own blocks; which value of the graph a name stands for is told in `graphir.checking.names`. Of what is split, a
 rank holds its part; of what is pending (a row-parallel result before its all-reduce, `layer0/mha/AO_lin`), its term;
 the result of the all-reduce is `layer0/mha/AO_lin.AR`. What is replicated is on every rank, and is compared on each.
+So is `layer0/mlp/H.grad`, after all reductions; `layer0/mlp/dH` is each rank's term of it.
 
 What must be there. All parameters and inputs that the values dumped are computed from, T and Y included, on every
 rank, so that the graph can be run; `seed` and `step` are 0 where they are missing, as dropout has to be off. What is
@@ -52,10 +53,14 @@ class Dump:
 
 @dataclass(frozen=True)
 class Assigned:
-    """The blocks of a dump by the graph's values, in the order of computation, and the names they came under."""
+    """The blocks of a dump by the graph's values, in the order of computation, and the names they came under.
+
+    `settled` are the values of which the dump has what they become once what is pending has been reduced.
+    """
 
     blocks: Mapping[Value, tuple[NDArray[Any], ...]]
     names: Mapping[Value, str]
+    settled: frozenset[Value] = frozenset()
 
 
 def read_dump(path: Path, mesh: Mesh) -> Dump:
@@ -113,7 +118,7 @@ def assign(dump: Dump, graph: Graph, rules: Sequence[Rule] = ()) -> Assigned:
             raise DataError(f"{name!r} ({value.name}) is missing on {where}; every rank dumps its block")
         turned = matches[name].transpose
         blocks[value] = tuple(tensors[name].T if turned else tensors[name] for tensors in dump.ranks)
-    return Assigned(blocks, found)
+    return Assigned(blocks, found, frozenset(value for value, name in found.items() if matches[name].settled))
 
 
 def infer_sizes(assigned: Assigned, graph: Graph, given: Sizes) -> dict[str, int]:
@@ -142,7 +147,8 @@ def check_dump(single: Graph, parallel: Graph, sizes: Sizes, assigned: Assigned,
     reference = make_reference(single, parallel, sizes, arguments)
     found: list[Comparison] = []
     for value, blocks in assigned.blocks.items():
-        found.append(compare(value, blocks, parallel.mesh, reference, str(blocks[0].dtype)))
+        dtype, settled = str(blocks[0].dtype), value in assigned.settled
+        found.append(compare(value, blocks, parallel.mesh, reference, dtype, settled))
     made = [each for each in assigned.blocks if each in parallel.producers]
     if not made:
         raise DataError("the dump holds parameters and inputs only; dump what was computed from them, too")

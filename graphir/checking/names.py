@@ -9,7 +9,8 @@ target for the same letters again. A target of null says that the tensor is none
 
 A name is looked up in this order: the user's rules, the first that fits; the graph's own names and aliases; the
 defaults below, which know dots for slashes and the names of Megatron's modules. A name that ends in `.grad` is the
-gradient of what stands before it, as it is after all reductions, transposed alike.
+gradient of what stands before it, transposed alike. It is what a framework leaves there: reduced over all ranks that
+hold a term of it, even where this graph keeps the terms apart for longer.
 """
 
 from __future__ import annotations
@@ -79,10 +80,15 @@ DEFAULTS: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class Match:
-    """The value that a name stands for, and whether the tensor is transposed; None: left out on purpose."""
+    """The value that a name stands for; None: left out on purpose.
+
+    transpose   whether the tensor is transposed
+    settled     whether it is what the value becomes once what is pending has been reduced, on every rank
+    """
 
     value: Value | None
     transpose: bool = False
+    settled: bool = False
 
 
 class NameMap:
@@ -139,7 +145,8 @@ class NameMap:
         gradient = self.graph.find(gradient_name(origin.name))
         if gradient is None:
             return None
-        return Match(self._settled.get(self.graph.origin(gradient), gradient), primal.transpose)
+        found = self._settled.get(self.graph.origin(gradient), gradient)
+        return Match(found, primal.transpose, settled=True)
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:

@@ -1,18 +1,22 @@
 """Single and parallel side by side: every value of the parallel run against the run on one rank.
 
-Both run with the same arguments, one after the other; of the parallel run only the node at hand is held. Forward,
-backward and update are nodes of one graph, so nothing distinguishes them here.
+All run with the same arguments, one after the other. Of the parallel run there are three: the compiled program that
+returns every value, the one that returns the graph's results alone, and the interpreter's, of which only the node at
+hand is held. Forward, backward and update are nodes of one graph, so nothing distinguishes them here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from graphir.backends import Executable, ExecutionPlan, plan
+from graphir.backends.communicator import communicator_for
 from graphir.checking.compare import Comparison, compare
+from graphir.checking.programs import compare_program, compile_program, compile_whole, describe
 from graphir.checking.reference import Reference, make_reference
 from graphir.checking.report import Report
 from graphir.errors import ConfigError
@@ -28,25 +32,58 @@ def check(
     parallel: Graph,
     sizes: Sizes,
     *arguments: Mapping[str, Any],
-    runner: Runner = Executable,
+    backend: str = "numpy",
+    kernels: str | None = None,
+    threads: int | None = None,
+    ranks: str = "simulated",
+    runner: Runner | None = None,
     reference: Reference | None = None,
     title: str = "",
 ) -> Report:
-    """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
+    """Compares every value of runs of `parallel` with that of `single`, in the order of computation.
 
-    Where each process is one rank, all have to call this; that of rank 0 compares, and the others' reports are empty.
+    What `gi.compile` makes of `parallel` with `backend`, `kernels`, `threads` and `ranks` is compared, and then what
+    the interpreter makes of it. Where each process is one rank, all have to call this; that of rank 0 compares, and
+    the others' reports are empty.
 
-    `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
-    executable that is put to the test, `reference` is one made before for the same graphs and arguments.
-    Errors: ConfigError if the graphs share no value; what planning and running raise.
+    `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes an
+    executable that is put to the test in place of all these, `reference` is one made before for the same graphs and
+    arguments.
+    Errors: ConfigError if the graphs share no value; what planning, compiling and running raise.
     """
-    executable = runner(plan(parallel, sizes))
+    planned = plan(parallel, sizes)
+    communicator = communicator_for(parallel.mesh, ranks, backend=backend)
+    if runner is None:
+        executable = planned.executable(communicator=communicator, xp=_array_module(backend))
+    else:
+        executable = runner(planned)
     if executable.communicator.leads:
         if reference is None:
             reference = make_reference(single, parallel, sizes, *arguments)
         require_kinship(single, parallel, reference)
     found = compare_run(executable, reference, *arguments)
-    return Report(parallel, sizes, tuple(found.values()), title)
+    interpreted = Report(parallel, sizes, tuple(found.values()), title)
+    if runner is not None:
+        return interpreted
+    options = {"backend": backend, "kernels": kernels, "threads": threads, "ranks": ranks}
+    whole = compile_whole(parallel, sizes, **options)
+    made = compare_program(whole, reference, *arguments)
+    executor = describe(whole, backend, kernels)
+    alone = compare_program(compile_program(parallel, sizes, **options), reference, *arguments)
+    others = (
+        Report(
+            parallel, sizes, tuple(alone.values()), title, executor=f"{executor}, for its results alone", compiled=True
+        ),
+        replace(interpreted, executor="the interpreter"),
+    )
+    return Report(parallel, sizes, tuple(made.values()), title, executor=executor, compiled=True, others=others)
+
+
+def _array_module(backend: str) -> Any:
+    """What the interpreter's kernels run on; None for the usual NumPy."""
+    from graphir.backends.cupy.device import require_device
+
+    return require_device() if backend == "cupy" else None
 
 
 def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> None:

@@ -1,5 +1,8 @@
 """What a check found, for people and for programs.
 
+A run may have been computed by several executors: the compiled program, and the interpreter, whose every node is the
+kernel of its operator. Where only one of them departs, the plan is right and graphir is at fault: that is said first.
+
 The first value that departs, in the order of computation, is where the fault lies: all that it was computed from was
 right. So a departure is told with its operands' own deviations, the ranks it is on with the block that each holds,
 the rule that types the node, the reason a collective was inserted, and the line of the user's program.
@@ -64,33 +67,49 @@ class Departure:
 
 @dataclass(frozen=True)
 class Report:
-    """Every value that was compared, in the order of computation, and the first that departs."""
+    """Every value that was compared, in the order of computation, and the first that departs.
+
+    executor   what computed them, in words; empty where that is for the caller to know
+    compiled   whether that was a compiled program
+    others     reports of other executors, of the same graph and arguments
+    """
 
     graph: Graph
     sizes: Sizes
     comparisons: tuple[Comparison, ...]
     title: str = ""
     notes: tuple[str, ...] = field(default=())
+    executor: str = ""
+    compiled: bool = False
+    others: tuple[Report, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Report, ...]:
+        """This report and those of other executors."""
+        return self, *self.others
 
     @property
     def ok(self) -> bool:
-        """Whether rounding explains all there is."""
-        return not any(each.departs for each in self.comparisons)
+        """Whether rounding explains all there is, whatever computed it."""
+        return not any(each.departing for each in self.runs)
 
     @property
     def departing(self) -> tuple[Comparison, ...]:
-        """All values that depart, the first first."""
+        """All values of this executor that depart, the first first."""
         return tuple(each for each in self.comparisons if each.departs)
 
     @property
     def worst(self) -> Comparison:
-        """The value with the largest deviation in units of what is allowed it."""
-        return max(self.comparisons, key=lambda each: each.excess)
+        """The value with the largest deviation in units of what is allowed it, whatever computed it."""
+        return max((each for run in self.runs for each in run.comparisons), key=lambda each: each.excess)
 
     @property
     def first(self) -> Departure | None:
-        """The first departure; None if there is none."""
-        found = next((each for each in self.comparisons if each.departs), None)
+        """The first departure, of this executor or, if it has none, of the next; None if there is none."""
+        return next((each for each in (run._find_first() for run in self.runs) if each is not None), None)
+
+    def _find_first(self) -> Departure | None:
+        found = next(iter(self.departing), None)
         if found is None:
             return None
         graph, value = self.graph, self.graph[found.name]
@@ -132,16 +151,38 @@ class Report:
         apart = sum(not each.replicas for each in self.comparisons)
         copies = f"; {apart} differ between replicas in their bits" if apart else ""
         if self.ok:
+            by = "; ".join(run.executor.removeprefix(f"{self.executor}, ") for run in self.runs if run.executor)
             return (
-                f"{name}{len(self.comparisons)} values agree; the worst, {worst.name}, departs by "
-                f"{number(worst.deviation)}, {number(worst.excess)} of what rounding explains{copies}"
+                f"{name}{len(self.comparisons)} values agree{f' ({by})' if by else ''}; the worst, {worst.name}, "
+                f"departs by {number(worst.deviation)}, {number(worst.excess)} of what rounding explains{copies}"
             )
-        return f"{name}{len(self.departing)} of {len(self.comparisons)} values depart{copies}"
+        return f"{name}{'; '.join(run._count() for run in self.runs)}{copies}"
+
+    def _count(self) -> str:
+        by = f" ({self.executor})" if self.executor else ""
+        return f"{len(self.departing)} of {len(self.comparisons)} values depart{by}"
+
+    def parting(self) -> str | None:
+        """The first value that is right in a compiled program and wrong in the interpreter, or the other way round."""
+        interpreter = next((run for run in self.runs if not run.compiled), self)
+        judged = {each.name: each for each in interpreter.comparisons}
+        for run in self.runs:
+            for each in run.comparisons:
+                other = judged.get(each.name, each)
+                if each.departs != other.departs:
+                    wrong, right = (run, interpreter) if each.departs else (interpreter, run)
+                    gap = number(max(each, other, key=lambda one: one.departs).deviation)
+                    return (
+                        f"compiled and interpreted part at {each.name}: it departs by {gap} as computed by "
+                        f"{_name(wrong)}, not as computed by {_name(right)}; the fault is in graphir, not in the plan: "
+                        f"please report it"
+                    )
+        return None
 
     def text(self) -> str:
-        """The summary, and the first departure if there is one."""
-        first = self.first
-        return "\n".join([self.summary(), *(first.lines() if first else ()), *self.notes])
+        """Where executors part, the summary, and the first departure if there is one."""
+        first, parting = self.first, self.parting()
+        return "\n".join(filter(None, [parting, self.summary(), *(first.lines() if first else ()), *self.notes]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; an infinite deviation is written as null."""
@@ -149,11 +190,21 @@ class Report:
         return {
             "title": self.title,
             "ok": self.ok,
+            "executor": self.executor,
+            "parting": self.parting(),
             "mesh": dict(self.graph.mesh.sizes),
             "notes": list(self.notes),
             "first": None if first is None else _departure_dict(first),
             "values": [_comparison_dict(each) for each in self.comparisons],
+            "others": [
+                {"executor": run.executor, "values": [_comparison_dict(each) for each in run.comparisons]}
+                for run in self.others
+            ],
         }
+
+
+def _name(run: Report) -> str:
+    return f"the program {run.executor}" if run.compiled else run.executor
 
 
 def _departure_dict(first: Departure) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, backend_option
 from graphir.cli.ranks import ranks_option, start_ranks
+from graphir.compiler import KERNELS
 from graphir.errors import ConfigError, GraphirError
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ def setting_of(options: dict[str, Any]) -> Setting:
     return Setting(options["layers"], options["plan"], mesh, sizes=sizes, **chosen)
 
 
+_parallel = partial(click.option, cls=GroupedOption, group="Parallel")
+
+
 @click.command(cls=GroupedCommand)
 @setting_options
 @click.option("--inject", is_flag=True, help="Put faults in, one after the other, and count who finds them.")
@@ -104,6 +109,8 @@ def setting_of(options: dict[str, Any]) -> Setting:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @ranks_option("Parallel")
 @backend_option("Parallel")
+@_parallel("--threads", type=click.IntRange(1), help="How many threads work.  [default: one for each processor]")
+@_parallel("--kernels", type=click.Choice(KERNELS), help="What computes between products.  [default: numpy]")
 def check(
     inject: bool,
     folder: str | None,
@@ -111,6 +118,8 @@ def check(
     as_json: bool,
     ranks: str | None,
     backend: str,
+    threads: int | None,
+    kernels: str | None,
     **options: Any,
 ) -> int:
     """Compare a parallel run with the run on one rank, tensor by tensor.
@@ -119,6 +128,10 @@ def check(
     ones, and every tensor is put together and compared with the single run's. What departs by more than rounding
     explains is told, the first node in the order of computation with its ranks, its rule and its line. --plan all
     checks every ready-made plan; --backend cupy runs the ranks on a GPU, and compares with the run on the processor.
+
+    What runs is the program that training runs, compiled with --threads and --kernels: once to return every tensor,
+    once its results alone. Then the interpreter runs the same graph, node by node; where the two part, the fault is
+    in graphir and not in the plan, and that is said first.
 
     --dump takes the tensors of another program: rank0.safetensors (or .npz), rank1…, each with that rank's blocks by
     name; parameters, T and Y included.
@@ -130,31 +143,27 @@ def check(
     ranks, leads = start_ranks(ranks, backend)
     if ranks != "simulated" and (inject or folder is not None):
         raise click.UsageError("--inject and --dump need no ranks but simulated ones; start them without mpiexec")
-    if backend != "numpy" and (inject or folder is not None):
-        raise click.UsageError("--inject and --dump compare on the processor; leave out --backend")
+    if (backend, threads, kernels) != ("numpy", None, None) and (inject or folder is not None):
+        raise click.UsageError(
+            "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
+            "--kernels"
+        )
     setting = setting_of(options)
     if inject:
         return _inject(setting, as_json)
     if folder is not None:
         report = _check_dump(setting, options, Path(folder), None if rules is None else Path(rules))
         return _show([report], as_json)
-    found = _check_runs(setting, ranks, backend)
+    found = _check_runs(setting, {"ranks": ranks, "backend": backend, "threads": threads, "kernels": kernels})
     from graphir.backends.communicator import communicator_for
 
     return communicator_for(setting.mesh, ranks, backend=backend).agree(_show(found, as_json) if leads else 0)
 
 
-def _check_runs(setting: Setting, ranks: str, backend: str) -> list[Report | str]:
-    """A report for each plan; for one of many that does not fit, why."""
-    from graphir.backends import Executable, ExecutionPlan, plan
-    from graphir.backends.communicator import communicator_for
+def _check_runs(setting: Setting, options: Mapping[str, Any]) -> list[Report | str]:
+    """A report for each plan, compiled with `options`; for one of many that does not fit, why."""
+    from graphir.backends import plan
     from graphir.checking import check, settings
-
-    communicator = communicator_for(setting.mesh, ranks, backend=backend)
-    xp = _array_module(backend)
-
-    def run(planned: ExecutionPlan) -> Executable:
-        return planned.executable(communicator=communicator, xp=xp)
 
     found: list[Report | str] = []
     several = list(settings(setting))
@@ -169,15 +178,8 @@ def _check_runs(setting: Setting, ranks: str, backend: str) -> list[Report | str
             found.append(f"{each.title}: does not fit: {error}")
             continue
         sizes, arguments = each.complete_sizes(), each.arguments(single)
-        found.append(check(single, parallel, sizes, arguments, runner=run, title=each.title))
+        found.append(check(single, parallel, sizes, arguments, title=each.title, **options))
     return found
-
-
-def _array_module(backend: str) -> Any:
-    """What the checked run's kernels run on; None for the usual NumPy."""
-    from graphir.backends.cupy.device import require_device
-
-    return require_device() if backend == "cupy" else None
 
 
 def _check_dump(setting: Setting, options: dict[str, Any], folder: Path, rules: Path | None) -> Report:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Number, Real
@@ -17,25 +18,46 @@ class Size(int):
     """Annotates an attribute that is a `Dim` in the graph and an int in the kernel."""
 
 
-class Attributes(dict[str, Any]):
-    """A node's attributes: hashable, not to be changed."""
+def exact(value: Any) -> Hashable:
+    """`value` as part of a key: equal only to what computes the same. To Python, −0.0 == 0.0 and 1 == 1.0 == True."""
+    if isinstance(value, tuple):
+        return tuple(map(exact, value))
+    if isinstance(value, float):
+        return float, value, math.copysign(1, value)
+    return type(value), value
 
-    __slots__ = ("_hash", "spelling")
+
+class Attributes(dict[str, Any]):
+    """A node's attributes: hashable, not to be changed. 0.0 and −0.0 are two, as they are to arithmetic."""
+
+    __slots__ = ("_hash", "_zeros", "spelling")
 
     def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__(items)
         self._hash = hash(frozenset(self.items()))
+        #: The attributes with a zero among them, which equality of numbers does not tell from its negative.
+        self._zeros = {name: exact(value) for name, value in self.items() if _has_zero(value)}
         #: How the dims among them are written; equal attributes may be spelled differently.
         self.spelling = tuple(str(value) for value in self.values() if isinstance(value, (Dim, tuple)))
 
     def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
 
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and (not isinstance(other, Attributes) or self._zeros == other._zeros)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __setitem__(self, key: str, value: Any) -> None:
         raise TypeError("attributes are immutable")
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("attributes are immutable")
+
+
+def _has_zero(value: Any) -> bool:
+    return any(map(_has_zero, value)) if isinstance(value, tuple) else isinstance(value, float) and value == 0
 
 
 @dataclass(frozen=True)

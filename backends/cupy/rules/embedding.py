@@ -12,6 +12,7 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.cupy.engine import rules
 from graphir.backends.cupy.rules.shared import Axis, DeviceCalls, kernel, launch, positions, steps, sum_dtype
 from graphir.ir.operator import Place
+from graphir.ir.signature import Signature
 from graphir.operators.embedding import d_lookup, lookup, sinusoidal_positions
 
 #: Into about so many blocks the rows of dE are shared out: each goes through all ids.
@@ -59,10 +60,14 @@ def _geometry(T: Array, X: Array) -> list[Axis] | None:
 @rules.emits(sinusoidal_positions)
 def _positions(call: DeviceCalls, P: Array, *, s: int, d: int, dtype: str, at: Place) -> None:
     """They are worked out on the host, when the program is written."""
-    key = ("positions", P.shape, P.dtype.str, at.start("s"), at.start("d"), at.sizes["d"])
+    first = at.start("s"), at.start("d")
+    call(call.engine.copy, P, call.constant(_positions_of, at.rule, first, (s, d), P.shape, dtype))
 
-    def make() -> Array:
-        made = sinusoidal_positions.kernel(np, s=s, d=d, dtype=dtype, shape=P.shape, at=at)
-        return np.asarray(made)
 
-    call(call.engine.copy, P, call.constant(key, make))
+def _positions_of(
+    rule: Signature, first: tuple[int, int], sizes: tuple[int, int], shape: tuple[int, int], dtype: str
+) -> Array:
+    """The block of `shape` from `first` on, of positions of `sizes`."""
+    at = Place(rule, dict(zip("sd", first, strict=True)), dict(zip("sd", sizes, strict=True)))
+    made = sinusoidal_positions.kernel(np, s=sizes[0], d=sizes[1], dtype=dtype, shape=shape, at=at)
+    return np.asarray(made)

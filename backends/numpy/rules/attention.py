@@ -37,7 +37,7 @@ def _scale_mask(
         first, bound = _triangle(call, Z, at, math.inf, MASKED)
         call(minimum, Z[..., first:], bound, Z[..., first:])
     if keep is not None:
-        table = call.constant(("bounds", Z.dtype.str), lambda: np.array([MASKED, math.inf], Z.dtype))
+        table = call.constant(np.array, (MASKED, math.inf), Z.dtype)
         bound = call.scratch(keep.shape, Z.dtype)
         call(np.take, table, keep.view(np.uint8), None, bound, "clip")
         call(minimum, Z, _widen(bound, mask, Z.ndim), Z)
@@ -70,13 +70,13 @@ def _triangle(call: Calls, scores: Array, at: Place, seen: float, hidden: float)
     queries, keys = scores.shape[-2:]
     ahead = at.start("q") - at.start("k")
     first = min(max(ahead + 1, 0), keys)
-    offset, width, dtype = ahead - first, keys - first, scores.dtype
+    return first, call.constant(_causal, queries, keys - first, ahead - first, seen, hidden, scores.dtype)
 
-    def make() -> Array:
-        allowed = np.arange(queries)[:, None] + offset >= np.arange(width)
-        return np.where(allowed, seen, hidden).astype(dtype)
 
-    return first, call.constant(("causal", queries, width, offset, seen, dtype.str), make)
+def _causal(queries: int, width: int, offset: int, seen: float, hidden: float, dtype: np.dtype[Any]) -> Array:
+    """[queries, width]: `seen` up to column q + offset of query q, `hidden` behind."""
+    allowed = np.arange(queries)[:, None] + offset >= np.arange(width)
+    return np.where(allowed, seen, hidden).astype(dtype)
 
 
 def _widen(keep: Array, mask: str, rank: int) -> Array:

@@ -169,17 +169,22 @@ def _fold(x: Array) -> Array:
     return np.asarray(x ^ (x >> np.uint32(17)))
 
 
+def _folded_counters(count: int) -> Array:
+    """M(0), M(1), …"""
+    return _fold(np.arange(count, dtype=np.uint32))
+
+
 def _record_first_round(call: Calls, runs: _Runs, key: Array, bits: Array, spare: Array) -> None:
     """Records M(c) ^ key, for each counter c, into bits."""
     width = _aligned_width(runs)
     if width >= _SHORTEST:
-        table = call.constant(("folded counters", width), lambda: _fold(np.arange(width, dtype=np.uint32)))
+        table = call.constant(_folded_counters, width)
         chunks = (runs.starts[:, None] + np.arange(0, runs.pairs, width)).reshape(-1, 1)
         origins = call.scratch(chunks.shape, np.uint32)
         call(np.bitwise_xor, _fold(chunks.astype(np.uint32)), key, origins)
         call(np.bitwise_xor, origins, table, bits.reshape(-1, width))
         return
-    steps = call.constant(("counters", runs.pairs), lambda: np.arange(runs.pairs, dtype=np.uint32))
+    steps = call.constant(np.arange, runs.pairs, None, None, np.uint32)
     call(np.add, runs.starts.astype(np.uint32)[:, None], steps, bits)
     _record_fold(call, bits, spare, 17)
     call(np.bitwise_xor, bits, key, bits)

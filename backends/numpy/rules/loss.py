@@ -104,8 +104,9 @@ def _d_mask_padding(call: Calls, dY: Array, dZ: Array, *, valid: int, at: Place)
 
 def _columns(call: Calls, Z: Array, tokens: int, token: float, padding: float) -> Array:
     """[v]: `token` in the first `tokens` columns of Z, `padding` in the others."""
-    width, dtype = Z.shape[-1], Z.dtype
-    return call.constant(
-        ("columns", width, min(max(tokens, 0), width), token, dtype.str),
-        lambda: np.where(np.arange(width) < tokens, token, padding).astype(dtype),
-    )
+    width = Z.shape[-1]
+    return call.constant(_two_parts, width, min(max(tokens, 0), width), token, padding, Z.dtype)
+
+
+def _two_parts(width: int, first: int, token: float, padding: float, dtype: np.dtype[Any]) -> Array:
+    return np.where(np.arange(width) < first, token, padding).astype(dtype)

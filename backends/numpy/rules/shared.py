@@ -21,13 +21,12 @@ def number(value: float, like: Array) -> Array:
 
 def full_row(call: Calls, value: float, like: Array) -> Array:
     """`value` in each column of `like` [*b, d], as [d]: min and max are several times slower with a scalar."""
-    shape, dtype = like.shape[-1:], like.dtype
-    return call.constant(("full", value, shape, dtype.str), lambda: np.full(shape, value, dtype))
+    return call.constant(np.full, like.shape[-1:], value, like.dtype)
 
 
 def ones(call: Calls, count: int, dtype: np.dtype[Any]) -> Array:
     """1 in each of `count` places."""
-    return call.constant(("full", 1.0, (count,), dtype.str), lambda: np.full((count,), 1.0, dtype))
+    return call.constant(np.full, (count,), 1.0, dtype)
 
 
 def made(call: Calls, out: Array | None, like: Array) -> Array:

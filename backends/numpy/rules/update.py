@@ -35,8 +35,8 @@ class _Guarded:
     def prepared(self, shape: Sequence[int], dtype: DTypeLike, function: Function, *arguments: Any) -> Array:
         return self.call.prepared(shape, dtype, function, *arguments)
 
-    def constant(self, key: tuple[Any, ...], make: Callable[[], Array]) -> Array:
-        return self.call.constant(key, make)
+    def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
+        return self.call.constant(make, *arguments)
 
 
 def _guarded(call: Calls, ok: Array | None, *pairs: tuple[Array | None, Array]) -> Calls:
