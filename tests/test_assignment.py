@@ -125,7 +125,7 @@ def test_a_result_that_cannot_be_seen_back_is_copied() -> None:
     X = block.input("X", (B, gi.dim("E", D * K)))
     Y = gi.scale(X, by=2.0, name="Y")
     graph = block.build(gi.transpose(gi.reshape(Y, "b (d k) -> b d k", k=K), (0, 2, 1), name="Z"))
-    task, made = assigned(graph)
+    _, made = assigned(graph)
     # [b, k, d] as [b, (d k)] is none.
     assert not made.paths
     assert [value.name for value in made.finish] == ["Z"]

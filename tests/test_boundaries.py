@@ -1,7 +1,7 @@
-"""The compiled executor against the interpreter where sizes, tiles and threads meet: small ones, uneven ones, all of them.
+"""The compiled executor against the interpreter where sizes, tiles and threads meet: small ones, uneven ones, all.
 
-Sizes are small; tilings drawn at random take every boundary to where they are. Numbers are float64, so that what departs
-departs by more than rounding.
+Sizes are small; tilings drawn at random take every boundary to where they are. Numbers are float64, so that what
+departs departs by more than rounding.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.
 
     def emit(call: Any, X: Any, Y: Any) -> None:
         """Adds nought times what the run before has left, which is something if that is NaN."""
-        left = call.kept(Y.shape, Y.dtype)
+        left = call.prepared(Y.shape, Y.dtype, lambda left: None)
         left[...] = 0
         right.emit(call, X=X, Y=Y)
         call(np.multiply, left, np.array(0, Y.dtype), left)

@@ -1,4 +1,4 @@
-"""Tilings drawn at random: for each task its own, from single elements to everything whole, shares empty ones among them.
+"""Tilings drawn at random: for each task its own, from single elements to everything whole, empty shares among them.
 
 Whatever the cut, the numbers have to be right; so small sizes meet every boundary that large ones have.
 """

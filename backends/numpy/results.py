@@ -36,7 +36,7 @@ class ResultBuffers:
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, bind: Callable[[Array], None]) -> None:
         self._shape, self._dtype, self._bind = shape, dtype, bind
-        self._buffers: list[Array] = []
+        self._arrays: list[Array] = []
         #: The last loan of each buffer; one that is gone is None.
         self._loans: list[Callable[[], _Loan | None]] = []
         self._current = -1
@@ -46,15 +46,15 @@ class ResultBuffers:
         free = [i for i, loan in enumerate(self._loans) if loan() is None]
         if self._current in free:
             return
-        self._current = free[0] if free else len(self._buffers)
+        self._current = free[0] if free else len(self._arrays)
         if not free:
-            self._buffers.append(np.empty(self._shape, self._dtype))
+            self._arrays.append(np.empty(self._shape, self._dtype))
             self._loans.append(lambda: None)
-        self._bind(self._buffers[self._current])
+        self._bind(self._arrays[self._current])
 
     def lend(self) -> Array:
         """The result of the last run, for the caller to keep."""
-        buffer = self._buffers[self._current]
+        buffer = self._arrays[self._current]
         if buffer.dtype == object:
             return buffer.copy()
         loan = _Loan(buffer)
