@@ -254,7 +254,8 @@ class CompiledExecutable(Executable, ABC):
     @cached_property
     def _donated(self) -> frozenset[Value]:
         """The arguments that are overwritten where they are."""
-        return frozenset(self.graph.updates) if self.donate else frozenset()
+        names = {value.name for value in self.prepared.updates}
+        return frozenset(value for value in self.graph.updates if value.name in names)
 
     def _is_replicated(self, value: Value) -> bool:
         """Whether two of the ranks held here have the same block of a value."""
@@ -273,7 +274,7 @@ class CompiledExecutable(Executable, ABC):
 
     def _collect(self, given: Mapping[Value, Any], copies: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
         by_name = {value.name: array for value, array in given.items()}
-        updated = {new: old for old, new in self.optimised.updates.items()} if self.donate else {}
+        updated = {new: old for old, new in self.prepared.updates.items()}
         results: dict[str, tuple[Value, Any]] = {}
         handed: set[Value] = set()
         for wanted, value in zip(self.graph.outputs, self.optimised.outputs, strict=True):

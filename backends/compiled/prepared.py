@@ -46,6 +46,8 @@ class Prepared:
         numbers = Numbers(graph.mesh, sizes)
         self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
         self._outside = frozenset((*graph.arguments, *graph.outputs))
+        #: With `donate`, the arguments whose memory their new content is given; of what is not returned nobody could go on.
+        self.updates = {old: new for old, new in graph.updates.items() if new in graph.outputs} if donate else {}
         self.halves: dict[Value, Half] = {}
         self._cut(threads, tiling or engine.tiling, kernels)
         self.shared = self._find_shared() if share_replicas else {}
@@ -88,7 +90,7 @@ class Prepared:
     # -- memory ---------------------------------------------------------------------------------------
 
     def _assign(self) -> list[Assignment]:
-        updates = self.graph.updates if self.donate else {}
+        updates = self.updates
         last = {outer: i for i, task in enumerate(self.tasks) for outer in task.outer.values()}
         made = {task.outer[value]: i for i, task in enumerate(self.tasks) for value in task.leaving}
         kept = {*self._outside, *self.halves, *self.shared}
@@ -116,7 +118,7 @@ class Prepared:
             return sum(math.prod(shapes[value]) * DTYPES[value.dtype] for value in values)
 
         # What overwrites an argument needs no buffer of its own.
-        donated = set(self.graph.updates.values()) if self.donate else set()
+        donated = set(self.updates.values())
         results = [value for value in self.graph.outputs if value not in donated]
         arguments = total(self.graph.arguments)
         return plan_memory(self.tasks, self.assignments, self.arena, arguments, total(results), total(self.shared))

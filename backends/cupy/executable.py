@@ -118,7 +118,7 @@ class CupyExecutable(CompiledExecutable):
     @cached_property
     def _old(self) -> dict[Value, Value]:
         """For each donated argument's new content the argument."""
-        return {new: old for old, new in self.optimised.updates.items()} if self.donate else {}
+        return {new: old for old, new in self.prepared.updates.items()}
 
     def _hand_out(self, value: Value, given: Any) -> Any:
         if value in self._old:

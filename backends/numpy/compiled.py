@@ -102,7 +102,7 @@ class NumpyExecutable(CompiledExecutable):
 
     def _can_be_read_in_place(self, value: Value, block: Array) -> bool:
         # Where replicas have one block, the first would overwrite what the second still reads.
-        overwritten = self.donate and value in self.optimised.updates and self._is_replicated(value)
+        overwritten = value in self.prepared.updates and self._is_replicated(value)
         return block.flags.c_contiguous and block.flags.aligned and not overwritten
 
     # -- results --------------------------------------------------------------------------------------

@@ -92,11 +92,12 @@ class Node(Frozen):
 
     @property
     def updates(self) -> tuple[tuple[Value, Value], ...]:
-        """(old, new) for each operand that this node's operator declares it updates."""
+        """(old, new) for each operand that this node's operator declares it updates; of a body, what leaves it."""
         body = self.body
         if body is not None:
             outside = dict(zip((*body.inputs, *body.outputs), (*self.inputs, *self.outputs), strict=True))
-            return tuple([(outside[old], outside[new]) for node in body.nodes for old, new in node.updates])
+            pairs = (pair for node in body.nodes for pair in node.updates)
+            return tuple([(outside[old], outside[new]) for old, new in pairs if old in outside and new in outside])
         if not self.operator.updates:
             return ()
         positions = _updated(self.operator, self.inference.rule)
