@@ -85,9 +85,10 @@ class CompiledExecutable(Executable, ABC):
         return list(programs.values())
 
     def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
-        arrays = self._allocate()
+        arena = self.engine.allocate(self.prepared.arena.size)
+        arrays = self._allocate(arena)
         known = self.prepared.halves, self._places(rank), self.prepared.steps.sizes
-        program = self._begin(Rank(self.engine, arrays, *known, self.kernels, self._checked))
+        program = self._begin(Rank(self.engine, arena, arrays, *known, self.kernels, self._checked))
         for task, assignment in zip(self.prepared.tasks, self.prepared.assignments, strict=True):
             if task.node.operator.relayout is not None:
                 program.begin_segment()
@@ -126,10 +127,9 @@ class CompiledExecutable(Executable, ABC):
             list(program.rank.constants.values()),
         )
 
-    def _allocate(self) -> dict[Value | Own, Array]:
-        """A buffer for each of the graph's values: in one arena, but for arguments, results and what is shared."""
+    def _allocate(self, arena: Array) -> dict[Value | Own, Array]:
+        """A buffer for each of the graph's values: in the arena, but for arguments, results and what is shared."""
         prepared = self.prepared
-        memory = self.engine.allocate(prepared.arena.size)
         arrays: dict[Value | Own, Array] = {}
         for value, shape in prepared.steps.shapes.items():
             if value in prepared.overwriting or value in prepared.arena.hosted:
@@ -140,11 +140,11 @@ class CompiledExecutable(Executable, ABC):
             if offset is None or value.dtype == "text":
                 arrays[value] = self.engine.empty(shape, object if value.dtype == "text" else value.dtype)
             else:
-                arrays[value] = self.engine.view(memory, shape, value.dtype, offset)
+                arrays[value] = self.engine.view(arena, shape, value.dtype, offset)
         for task, assignment in zip(prepared.tasks, prepared.assignments, strict=True):
             for own in assignment.own:
                 shape = (*((own.threads,) if own.threads else ()), *task.shapes[own.value])
-                arrays[own] = self.engine.view(memory, shape, own.value.dtype, prepared.arena.offsets[own])
+                arrays[own] = self.engine.view(arena, shape, own.value.dtype, prepared.arena.offsets[own])
         arrays.update((new, arrays[old]) for new, old in prepared.overwriting.items())
         arrays.update((value, arrays[result]) for value, result in prepared.arena.hosted.items())
         return arrays

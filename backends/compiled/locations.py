@@ -24,6 +24,7 @@ from graphir.ir.value import Value
 class Rank:
     """What a rank's tasks are written for.
 
+    arena      the memory that most buffers lie in
     arrays     the whole buffer of each of the graph's values, and those that a task alone has; of a half the flat one
     halves     values of which only the causal half is stored, and where its parts lie
     places     where the rank's blocks lie, of each node that asks
@@ -33,6 +34,7 @@ class Rank:
     """
 
     engine: Engine
+    arena: Array
     arrays: dict[Value | Own, Array]
     halves: Mapping[Value, Half]
     places: Mapping[Node, Place]
