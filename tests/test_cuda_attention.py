@@ -249,7 +249,6 @@ class Problem:
         switches = {
             "MASK": 0,
             "CAUSAL": self.causal,
-            "BLIND": False,
             "PAIRED": N % 2 == 0,
             "DROPOUT": self.p > 0,
             "STATISTICS": bool(numbers),
