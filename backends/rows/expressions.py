@@ -176,6 +176,10 @@ class Row:
         """Whether X ≤ Y; not where one is NaN."""
         return self.apply("at most", X, Y)
 
+    def less(self, X: Operand, Y: Operand) -> Expression:
+        """Whether X < Y; not where one is NaN."""
+        return self.apply("less", X, Y)
+
     def is_zero(self, X: Expression) -> Expression:
         """Whether X is 0."""
         return self.apply("zero", X)
@@ -206,6 +210,10 @@ class Row:
     def is_masked(self, Z: Expression) -> Expression:
         """Whether a score is that of a key of probability 0."""
         return self.at_most(Z, MASKED)
+
+    def is_seen(self, Z: Expression) -> Expression:
+        """Whether a score is not masked, nor NaN."""
+        return self.less(MASKED, Z)
 
     def shift(self, top: Expression) -> Expression:
         """What the row's scores are taken relative to: their maximum `top`, or 0 where all are masked."""

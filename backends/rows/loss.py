@@ -63,18 +63,9 @@ def _loss(row: Row, lse: Expression, s: Expression, picked: Expression, valid: E
 @snippet(d_cross_entropy, columns="v")
 def _d_cross_entropy(row: Row, Z: Expression, lse: Expression, Y: Expression, dL: Expression, *, ignore: int) -> Made:
     weight = dL * row.number_of(row.compare(Y, "!=", ignore))
-    here, column = _label(row, Y, ignore)
-    # Nothing flows into a masked logit.
-    one = row.choose(row.is_masked(row.pick(Z, _column(row, here, column))), 0.0, 1.0)
-    label = row.choose(row.compare(row.column, "==", column), one, 0.0)
-    return {"dZ": (row.exp(Z - lse) - label) * weight}
-
-
-def _label(row: Row, Y: Expression, ignore: int) -> tuple[Expression, Expression]:
-    """Whether the row's label is among the columns of this block, and in which."""
-    column = row.minus(Y, row.ramp(_first))
-    inside = row.compare(row.leaf("integer", 0), "<=", column) & row.compare(column, "<", row.count)
-    return inside & row.compare(Y, "!=", ignore), column
+    # Nothing flows into a masked logit. To pick the label's would cost more: a wait for memory in each row.
+    label = row.compare(row.column, "==", row.minus(Y, row.ramp(_first)))
+    return {"dZ": (row.exp(Z - lse) - row.number_of(label & row.is_seen(Z))) * weight}
 
 
 def _column(row: Row, here: Expression, column: Expression) -> Expression:
@@ -127,7 +118,9 @@ def _exp_sum(row: Row, Z: Expression, top: Expression) -> Made:
 
 @snippet(pick, columns="v")
 def _pick(row: Row, Z: Expression, Y: Expression, *, ignore: int) -> Made:
-    here, column = _label(row, Y, ignore)
+    column = row.minus(Y, row.ramp(_first))
+    inside = row.compare(row.leaf("integer", 0), "<=", column) & row.compare(column, "<", row.count)
+    here = inside & row.compare(Y, "!=", ignore)
     return {"z": row.choose(here, row.pick(Z, _column(row, here, column)), 0.0)}
 
 

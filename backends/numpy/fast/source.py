@@ -40,6 +40,7 @@ _TEXT = {
     "choose": "{1} if {0} else {2}",
     "positive": "{} > T(0)",
     "at most": "{} <= {}",
+    "less": "{} < {}",
     "zero": "{} == T(0)",
     "finite": "np.isfinite({})",
     "round": "{}",  # to T, which it is already

@@ -66,8 +66,7 @@ def _record_log_sum(call: Calls, Z: Array, lse: Array) -> Array:
 
 def _write_losses(logits: Array, Y: Array, lse: Array, has_words: Array, ignore: int, L: Array) -> None:
     valid = np.not_equal(Y, ignore)
-    picked = logits[np.arange(len(logits)), (Y * valid).reshape(-1)].reshape(Y.shape)
-    np.copyto(L, losses(np, lse, picked, valid & has_words))
+    np.copyto(L, losses(np, lse, _picked(logits, Y * valid), valid & has_words))
 
 
 @rules.emits(d_cross_entropy, inplace={"dZ": "Z"})
@@ -97,9 +96,13 @@ def _write_labels(
     np.subtract(Y, first, columns)
     here = valid & (columns >= 0) & (columns < Z.shape[-1])
     np.multiply(columns, here, columns)
-    here &= ~is_masked(np.take_along_axis(Z, columns[..., None], axis=-1)[..., 0])
-    np.copyto(ones, here)
+    np.copyto(ones, here & ~is_masked(_picked(Z.reshape(-1, Z.shape[-1]), columns)))
     np.multiply(dL, valid, weights)
+
+
+def _picked(logits: Array, columns: Array) -> Array:
+    """Of each row of logits [n, v] the one in its column; `columns` [*b] are n numbers."""
+    return logits[np.arange(len(logits)), columns.reshape(-1)].reshape(columns.shape)
 
 
 def _subtract_labels(P: Array, columns: Array, ones: Array) -> None:
