@@ -210,6 +210,8 @@ class Problem:
         self.sum = np.float64 if value == "double" else np.float32
         #: The dtype of results, beside that of sums.
         self.stored: Any = self.sum
+        #: Which query may see which key, beside what a causal mask hides; None if all may.
+        self.keep: Any = None
 
     def _draw(self, rows: int) -> Any:
         return self._heads(self.rng.standard_normal((2, rows, 3 * self.width)).astype(DTYPES[self.value]))
@@ -226,9 +228,10 @@ class Problem:
         M, N = self.shape[2:]
         Q, K, V, dO = (np.asarray(each, np.float64) for each in (self.Q, self.K, self.V, self.dO))
         seen = np.arange(M)[:, None] >= np.arange(N) if self.causal else np.ones((M, N), bool)
+        seen = seen if self.keep is None else seen & np.asarray(self.keep)
         Z = np.where(seen, Q @ K.swapaxes(-1, -2) / np.sqrt(self.width), -1e30)
-        P = np.exp(Z - Z.max(-1, keepdims=True))
-        P /= P.sum(-1, keepdims=True)
+        P = np.exp(Z - Z.max(-1, keepdims=True)) * seen
+        P /= np.maximum(P.sum(-1, keepdims=True), np.finfo(float).tiny)
         kept = keep_mask(np, (0, 0, 0, 0), self.shape, self.shape, 5, 3, 77, self.p) / (1 - self.p)
         dP = kept * (dO @ V.swapaxes(-1, -2))
         dZ = P * (dP - (P * dP).sum(-1, keepdims=True)) * seen / np.sqrt(self.width)
@@ -247,9 +250,8 @@ class Problem:
         named = {"double": "float64", "float": "float32"}.get(self.value, self.value)
         types = {"Value": named, "Result": np.dtype(self.stored).name, "Sum": sum_, "Id": "int64"}
         switches = {
-            "MASK": 0,
+            "MASK": 0 if self.keep is None else 2,
             "CAUSAL": self.causal,
-            "BLIND": False,
             "PAIRED": N % 2 == 0,
             "DROPOUT": self.p > 0,
             "STATISTICS": bool(numbers),
@@ -263,7 +265,8 @@ class Problem:
         factors = self.sum(1 / np.sqrt(self.width)), self.sum(1 / (1 - self.p))
         seed, step = (np.full((), each, np.int64).view(HostArray) for each in (5, 3))
         drawn = (seed, step, np.int64(77), np.uint32(round(self.p * 65536)))
-        mask = (self.Q, *map(np.int64, (0, 0, 0, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
+        keep, strides = (self.Q, (0, 0)) if self.keep is None else (self.keep, self.keep.strides)
+        mask = (keep, *map(np.int64, (0, *strides, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
         function = load(emulator, kernel, tiles, padded(self.width), self.Q.itemsize, {**types, **switches})
         grid = (B * heads * -(-length // tiles.rows),)
         function(grid, (32 * tiles.warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
@@ -302,6 +305,33 @@ def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
     this.launch(KEYS, N, tiles, (*operands, dK, dV), (top, s, c))
     for made, exact in zip((out, dQ, dK, dV), wanted, strict=True):
         np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[3], PROBLEMS[4], PROBLEMS[5]], ids=str)
+def test_a_query_that_sees_no_key_is_zero(problem: tuple[Any, ...]) -> None:
+    """With its gradients, exactly; before others and after, alone and as all of a tile."""
+    *numbers, tiles = problem
+    this = Problem(*numbers)
+    M, N = this.shape[2:]
+    this.keep = copied(this.rng.random((M, N)) < 0.3).view(HostArray)
+    this.keep[::5] = this.keep[20:38] = False
+    this.keep[:, :9] = False
+    wanted, error = this.exact(), _ERRORS[this.value]
+    blind = ~(np.asarray(this.keep) & (np.arange(M)[:, None] >= np.arange(N) if this.causal else True)).any(axis=-1)
+    assert blind[:9].all() == this.causal
+    out, dQ, dK, dV = this.result(M), this.result(M), this.result(N), this.result(N)
+    top, s, c = this.numbers()
+    this.launch(FORWARD, M, tiles, (this.Q, this.K, this.V, out), (top, s))
+    assert not np.asarray(s)[..., blind].any()
+    assert (np.asarray(top)[..., blind] <= -1e30).all()
+    c[...] = (np.asarray(out, np.float64) * np.asarray(this.dO, np.float64)).sum(-1)
+    operands = (this.Q, this.K, this.V, this.dO)
+    this.launch(QUERIES, M, tiles, (*operands, dQ), (top, s, c))
+    this.launch(KEYS, N, tiles, (*operands, dK, dV), (top, s, c))
+    for made, exact in zip((out, dQ, dK, dV), wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=error, atol=error)
+    for made in (out, dQ):
+        assert not np.asarray(made, np.float64)[..., blind, :].any()
 
 
 def test_statistics_are_those_of_the_scaled_scores() -> None:

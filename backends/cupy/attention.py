@@ -223,7 +223,6 @@ class _Writing:
         switches = {
             "MASK": _mask_kind(attributes["mask"]),
             "CAUSAL": attributes["causal"],
-            "BLIND": attributes["mask"] != "none" or (attributes["causal"] and self._ahead < 0),
             "DROPOUT": self._rate > 0,
             "PAIRED": self._is_paired,
             "STATISTICS": "top" in self.arrays,

@@ -35,11 +35,15 @@ _TEXT = {
     "sigmoid": "sigmoid({})",
     "normal": "normal({})",
     "maximum": "{0} < {1} ? {1} : {0}",
+    "minimum": "{0} > {1} ? {1} : {0}",
     "choose": "{0} ? {1} : {2}",
     "positive": "{} > T(0)",
+    "at most": "{} <= {}",
+    "less": "{} < {}",
+    "zero": "{} == T(0)",
     "finite": "bool(isfinite({}))",
 }
-_CONDITIONS = ("and", "compare", "positive", "finite", "keep")
+_CONDITIONS = ("and", "compare", "positive", "at most", "less", "zero", "finite", "keep")
 _INTEGERS = ("integer", "minus", "ramp", "column", "count")
 _INCLUDED = ("conversions", "packs", "reductions", "hash", "functions", "prepared", "partials")
 

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from graphir.ir.attributes import exact
 from graphir.ir.operator import Place
+from graphir.operators.special import MASKED
 
 #: Where a row lies: the number of its first element, and by how much that grows with each of the named dims.
 Ramp: TypeAlias = Callable[[Place], tuple[int, Mapping[str, int]]]
@@ -173,6 +174,22 @@ class Row:
         """The larger of two; where X is NaN, that."""
         return self.apply("maximum", X, Y)
 
+    def minimum(self, X: Expression, Y: Operand) -> Expression:
+        """The smaller of two; where X is NaN, that."""
+        return self.apply("minimum", X, Y)
+
+    def at_most(self, X: Expression, Y: Operand) -> Expression:
+        """Whether X ≤ Y; not where one is NaN."""
+        return self.apply("at most", X, Y)
+
+    def less(self, X: Operand, Y: Operand) -> Expression:
+        """Whether X < Y; not where one is NaN."""
+        return self.apply("less", X, Y)
+
+    def is_zero(self, X: Expression) -> Expression:
+        """Whether X is 0."""
+        return self.apply("zero", X)
+
     def choose(self, condition: Expression, X: Operand, Y: Operand) -> Expression:
         """X where the condition holds, Y elsewhere."""
         return self.apply("choose", condition, X, Y)
@@ -193,6 +210,24 @@ class Row:
     def number_of(self, condition: Expression) -> Expression:
         """1 where the condition holds, 0 elsewhere."""
         return self.choose(condition, 1.0, 0.0)
+
+    # -- masked scores --------------------------------------------------------------------------------
+
+    def is_masked(self, Z: Expression) -> Expression:
+        """Whether a score is that of a key of probability 0."""
+        return self.at_most(Z, MASKED)
+
+    def is_seen(self, Z: Expression) -> Expression:
+        """Whether a score is not masked, nor NaN."""
+        return self.less(MASKED, Z)
+
+    def shift(self, top: Expression) -> Expression:
+        """What the row's scores are taken relative to: their maximum `top`, or 0 where all are masked."""
+        return self.choose(self.is_masked(top), 0.0, top)
+
+    def divisor(self, s: Expression) -> Expression:
+        """What the row's powers are divided by: their sum s, or 1 where it is 0, as all of them are."""
+        return self.choose(self.is_zero(s), 1.0, s)
 
     # -- of the whole row -----------------------------------------------------------------------------
 

@@ -75,9 +75,9 @@ def _query(at: Place) -> tuple[int, Mapping[str, int]]:
 @snippet(softmax, softmax_rows)
 def _softmax(row: Row, Z: Expression) -> Made:
     top = row.max(Z)
-    powers = row.exp(Z - top)
+    powers = row.exp(Z - row.shift(top))
     s = row.sum(powers)
-    return {"P": powers * (1.0 / s), "top": top, "s": s}
+    return {"P": powers * (1.0 / row.divisor(s)), "top": top, "s": s}
 
 
 @snippet(d_softmax)

@@ -1,5 +1,8 @@
 """Attention's own operators: scale and mask SM, softmax S, with dSM and dS (A 1.3.3, B 4.4.3 and 4.4.4).
 
+Scores at or below −1e30, −∞ included, are *masked*: keys of probability 0, whoever put that number there. A row all of
+whose scores are masked, a query that sees no key, has P = 0 and dZ = 0, as PyTorch's attention has it.
+
 S that keeps its rows' statistics is for graphs that make P again: see `passes.keep_statistics`.
 """
 
@@ -12,7 +15,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
-from graphir.operators.special import MASKED
+from graphir.operators.special import divisor, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
 
@@ -73,10 +76,11 @@ def scale_mask(
 
     `causal`: query q sees keys k ≤ q. `mask="padding"`: `keep` [B, S] says which keys are tokens;
     `mask="given"`: `keep` [S, S] says which query may see which key. Both together with `causal` mean and.
+    To softmax, and whoever else reads scores, −1e30 and what lies below it are keys of probability 0.
     """
     Z = A * A.dtype.type(1 / math.sqrt(width))
     allowed = _allowed(xp, keep, causal, mask, shape, at)
-    return Z if allowed is None else xp.where(allowed, Z, Z.dtype.type(MASKED))
+    return Z if allowed is None else xp.where(allowed, Z, masked_score(Z.dtype))
 
 
 def _d_scale_mask_signature(mask: str) -> str:
@@ -108,17 +112,20 @@ def d_scale_mask(
 
 @operator("S", "Z[*b k!] -> P[*b k!]", ignores_masked="Z", flops=5)
 def softmax(xp: Xp, Z: Array) -> Array:
-    """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim."""
+    """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim.
+
+    A masked score, Z ≤ −1e30 or −∞, is a key of probability 0, always; a row of nothing else is 0.
+    """
     return _softmax(xp, Z)[0]
 
 
 def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
-    """P, and each row's maximum and Σ exp(Z − max Z)."""
+    """P, and each row's maximum and Σ exp(Z − max Z) over its keys."""
     top = Z.max(axis=-1)
-    P = Z - top[..., None]
+    P = Z - shift(xp, top)[..., None]
     xp.exp(P, out=P)
     s = P.sum(axis=-1)
-    P /= s[..., None]
+    P /= divisor(s)[..., None]
     return P, top, s
 
 
@@ -132,7 +139,10 @@ def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     flops=5,
 )
 def softmax_rows(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
-    """P = S(Z), with each row's maximum top [*b] = max Z and sum s [*b] = Σ exp(Z − top), for P to be made again."""
+    """P = S(Z), with each row's maximum top [*b] = max Z and sum s [*b] = Σ exp(Z − top), for P to be made again.
+
+    The sum is over scores that are not masked: in a row without any, top ≤ −1e30 and s = 0.
+    """
     return _softmax(xp, Z)
 
 
@@ -141,7 +151,7 @@ softmax.with_statistics = softmax_rows
 
 @softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
-    """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim."""
+    """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim; 0 where P is, as at masked scores."""
     along = xp.einsum("...k,...k->...", P, dP)
     dZ = dP - along[..., None]
     dZ *= P

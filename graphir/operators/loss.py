@@ -1,7 +1,12 @@
-"""Cross-entropy and its mean over the valid tokens: CE, dCE, count, ÷ (A 1.5.3, B 5.5)."""
+"""Cross-entropy and its mean over the valid tokens: CE, dCE, count, ÷ (A 1.5.3, B 5.5).
+
+Logits at or below −1e30, −∞ included, are masked, as scores are: words of probability 0, without a gradient. A row of
+nothing else has the loss 0; a label whose own logit is masked beside others that are not, −log 0 = ∞.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from graphir.errors import InputError
@@ -9,7 +14,7 @@ from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
 from graphir.ir.value import Value
 from graphir.operators.attention import softmax
-from graphir.operators.special import MASKED
+from graphir.operators.special import divisor, is_masked, masked_score, shift
 
 #: The label that counts for nothing: padding, or a target that is not to be learnt. PyTorch's value.
 IGNORE = -100
@@ -25,18 +30,32 @@ IGNORE = -100
 def cross_entropy(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> tuple[Array, Array]:
     """L [B, S] = lse − Z[Y] per token, lse = log Σ exp(Z) over the vocabulary; 0 where Y is `ignore`.
 
-    That is −log P[Y] with P = S(Z), without storing P [B, S, V]; lse is a result too, cached for dCE.
+    That is −log P[Y] with P = S(Z), without storing P [B, S, V]; lse is a result too, cached for dCE. Where all of a
+    row is masked, Z ≤ −1e30, both are 0; where only its label is, L = −log 0 = ∞.
     """
-    top = Z.max(axis=-1)
-    lse = xp.log(xp.exp(Z - top[..., None]).sum(axis=-1)) + top
+    lse, s = _log_sum_exp(xp, Z)
     valid = ignore != Y
     picked = xp.take_along_axis(Z, (Y * valid)[..., None], axis=-1)[..., 0]
-    return (lse - picked) * valid, lse
+    return losses(xp, lse, picked, valid & (s != 0)), lse
+
+
+def _log_sum_exp(xp: Xp, Z: Array) -> tuple[Array, Array]:
+    """log Σ exp(Z) over the last dim, 0 where all of it is masked, and Σ exp(Z − max Z)."""
+    level = shift(xp, Z.max(axis=-1))
+    s = xp.exp(Z - level[..., None]).sum(axis=-1)
+    return xp.log(divisor(s)) + level, s
+
+
+def losses(xp: Xp, lse: Array, picked: Array, counts: Array) -> Array:
+    """lse − Z[Y] of the rows that count, whose label is valid and that have a word; `picked` is Z[Y] there."""
+    picked = xp.where(is_masked(picked), picked.dtype.type(-math.inf), picked)
+    # A choice first: of rows that do not count anything may have been picked. NaN in lse stays visible.
+    return (lse - xp.where(counts, picked, picked.dtype.type(0))) * counts
 
 
 @cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", exempt="ignore", flops=4)
 def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place) -> Array:
-    """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`."""
+    """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`, and where Z is masked, at a label too."""
     # Rows side by side: a transposed Z gives a transposed difference, whose reshape below would be a copy.
     dZ = xp.ascontiguousarray(Z - lse[..., None])
     xp.exp(dZ, out=dZ)
@@ -44,7 +63,8 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
     rows = dZ.reshape(-1, dZ.shape[-1])
     columns = Y.reshape(-1) - at.start("v")
     here = xp.nonzero(valid.reshape(-1) & (columns >= 0) & (columns < rows.shape[1]))[0]
-    rows[here, columns[here]] -= 1
+    labels = here, columns[here]
+    rows[labels] -= ~is_masked(Z.reshape(rows.shape)[labels])
     dZ *= (dL * valid)[..., None]
     return dZ
 
@@ -54,27 +74,35 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
 
 @operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", flops=1)
 def cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
-    """L [B, S] = −log P[Y] per token; 0 where Y is `ignore`. P is S's result; CE, from logits, loses no digits."""
-    valid = ignore != Y
+    """L [B, S] = −log P[Y] per token; 0 where Y is `ignore`. P is S's result; CE, from logits, loses no digits.
+
+    A row all of whose logits are masked is 0 in P, and has the loss 0.
+    """
+    valid = (ignore != Y) & _has_words(P)
     picked = xp.take_along_axis(P, (Y * valid)[..., None], axis=-1)[..., 0]
     return -xp.log(xp.where(valid, picked, P.dtype.type(1)))
 
 
+def _has_words(P: Array) -> Array:
+    """Which rows of probabilities are not all 0."""
+    return P.max(axis=-1) != 0
+
+
 @cross_entropy_of_probabilities.backward("dCEP", "P[*b v!], Y[*b] in v, dL[*b] -> dP[*b v!]", exempt="ignore", flops=1)
 def d_cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, dL: Array, *, ignore: int = IGNORE) -> Array:
-    """dP = −onehot(Y) dL / P; 0 where Y is `ignore`."""
-    valid = ignore != Y
+    """dP = −onehot(Y) dL / P; 0 where Y is `ignore`, and in a row that is all 0."""
+    valid = (ignore != Y) & _has_words(P)
     index = (Y * valid)[..., None]
-    slope = -(dL * valid)[..., None] / xp.take_along_axis(P, index, axis=-1)
+    picked = xp.where(valid[..., None], xp.take_along_axis(P, index, axis=-1), P.dtype.type(1))
+    slope = -(dL * valid)[..., None] / picked
     # CuPy before 14 has no put_along_axis.
     return xp.where(xp.arange(P.shape[-1]) == index, slope, P.dtype.type(0))
 
 
 @operator("LSE", "Z[*b v!] -> lse[*b]", no_gradient="it is cached for dCE only", flops=4)
 def log_sum_exp(xp: Xp, Z: Array) -> Array:
-    """lse [B, S] = log Σ exp(Z) over the vocabulary."""
-    top = Z.max(axis=-1)
-    return xp.log(xp.exp(Z - top[..., None]).sum(axis=-1)) + top
+    """lse [B, S] = log Σ exp(Z) over the vocabulary; 0 where all of a row is masked."""
+    return _log_sum_exp(xp, Z)[0]
 
 
 @cross_entropy.lowering
@@ -163,12 +191,15 @@ def token_ids(xp: Xp, T: Array, *, v: Size, ignore: int = IGNORE) -> Array:
 
 @operator("PAD", "Z[*b v] -> Y[*b v]", flops=1, elementwise=True, examples=({"valid": as_dim(2)},))
 def mask_padding(xp: Xp, Z: Array, *, valid: Size, at: Place) -> Array:
-    """Y [B, S, V_pad] = Z where the column is a token, −1e30 where it only pads the vocabulary (v ≥ `valid`)."""
+    """Y [B, S, V_pad] = Z where the column is a token, −1e30 where it only pads the vocabulary (v ≥ `valid`).
+
+    That is a masked logit: a word of probability 0.
+    """
     if valid > at.sizes["v"]:
         raise InputError(
             f"a vocabulary of {valid} tokens does not fit into {at.sizes['v']} rows; V_pad must be at least V"
         )
-    return xp.where(_is_token(xp, Z, valid, at), Z, Z.dtype.type(MASKED))
+    return xp.where(_is_token(xp, Z, valid, at), Z, masked_score(Z.dtype))
 
 
 @mask_padding.backward(

@@ -1,14 +1,43 @@
-"""Functions that array modules lack, and the counter-based random numbers."""
+"""Masked scores, functions that array modules lack, and the counter-based random numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from graphir.ir.operator import Array, Xp
 
-#: What takes the place of a masked score: its exponential is 0, and a row of nothing else stays finite.
+# -- masked scores ----------------------------------------------------------------------------------------
+
+#: What takes the place of a masked score. A score that is not above it, −∞ too, is *masked*: its probability is 0.
+#: Floats are so far apart there that exp(MASKED − m) is 0 for the next one already, m, in every dtype: beside a score
+#: that is not masked, masked ones need no case of their own.
 MASKED = -1e30
+
+
+def masked_score(dtype: Any) -> Any:
+    """MASKED in a float dtype; −∞ in float16, whose numbers end before."""
+    return dtype.type(-math.inf if dtype == "float16" else MASKED)
+
+
+def is_masked(Z: Array) -> Array:
+    """Where scores are masked."""
+    return masked_score(Z.dtype) >= Z
+
+
+def shift(xp: Xp, top: Array) -> Array:
+    """What a row's scores are taken relative to: their maximum, or 0 in a row that has no key.
+
+    exp(Z − shift) is then 0 where Z is masked, in every row, and 1 at the maximum of every row that has a key.
+    """
+    return xp.where(is_masked(top), top.dtype.type(0), top)
+
+
+def divisor(s: Array) -> Array:
+    """What a row's powers are divided by: their sum, or 1 in a row that has no key, where they are all 0."""
+    return s + (s == 0)
+
 
 # -- erf --------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,9 @@
 Each needs a row's maximum and sums of it; with the row in pieces these are pending, and an AR of one number a
 row forms them: no logits are gathered. The same results under the same names, cached ones included.
 
+A rank's piece of a row may be masked as a whole where the row is not: `row_max` is the maximum of what is there, and
+only who reads it, when all ranks' are known, tells that a row has no key.
+
 The pieces of S and dS serve rows that are whole, too, where a row's numbers are known from elsewhere: the forward pass
 has had the maximum and the sum, and the inner product may be had of others. See `passes.keep_statistics`.
 """
@@ -14,7 +17,8 @@ from collections.abc import Mapping
 from graphir.ir.operator import Array, Attributes, Place, Xp, operator
 from graphir.ir.value import Value
 from graphir.operators.attention import d_softmax, softmax, softmax_rows
-from graphir.operators.loss import IGNORE, cross_entropy
+from graphir.operators.loss import IGNORE, cross_entropy, losses
+from graphir.operators.special import divisor, shift
 
 _NO_GRADIENT = "it is a piece of an operator taken apart after differentiation"
 
@@ -27,8 +31,8 @@ def row_max(xp: Xp, Z: Array) -> Array:
 
 @operator("exp_sum", "Z[*b v], top[*b] -> s[*b]", symbol="Σexp", no_gradient=_NO_GRADIENT, flops=3)
 def exp_sum(xp: Xp, Z: Array, top: Array) -> Array:
-    """s [*b] = Σ exp(Z − top) over the last dim."""
-    return xp.exp(Z - top[..., None]).sum(axis=-1)
+    """s [*b] = Σ exp(Z − top) over the last dim, of what is not masked: 0 where nothing else is."""
+    return xp.exp(Z - shift(xp, top)[..., None]).sum(axis=-1)
 
 
 @operator("pick", "Z[*b v], Y[*b] in v -> z[*b]", exempt="ignore", no_gradient=_NO_GRADIENT)
@@ -36,7 +40,9 @@ def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Arra
     """z [*b] = Z[Y], each row's logit at its label; 0 where the label is `ignore` or lies in another block."""
     columns = Y - at.start("v")
     here = (ignore != Y) & (columns >= 0) & (columns < Z.shape[-1])
-    return xp.take_along_axis(Z, (columns * here)[..., None], axis=-1)[..., 0] * here
+    picked = xp.take_along_axis(Z, (columns * here)[..., None], axis=-1)[..., 0]
+    # A choice, not a product: where the label is not here, −∞ may have been picked.
+    return xp.where(here, picked, Z.dtype.type(0))
 
 
 @operator(
@@ -49,16 +55,16 @@ def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Arra
 def negative_log_likelihood(
     xp: Xp, s: Array, top: Array, z: Array, Y: Array, *, ignore: int = IGNORE
 ) -> tuple[Array, Array]:
-    """lse = log s + top, L = lse − z; L is 0 where the label is `ignore`."""
-    lse = xp.log(s) + top
-    return (lse - z) * (ignore != Y), lse
+    """lse = log s + top, L = lse − z; L is 0 where the label is `ignore`, and both are where all of a row is masked."""
+    lse = xp.log(divisor(s)) + shift(xp, top)
+    return losses(xp, lse, z, (ignore != Y) & (s != 0)), lse
 
 
 @operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", ignores_masked="Z", no_gradient=_NO_GRADIENT, flops=3)
 def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
-    """P = exp(Z − top) / s."""
-    P = xp.exp(Z - top[..., None])
-    P /= s[..., None]
+    """P = exp(Z − top) / s; 0 where Z is masked, and in a row where all of it is."""
+    P = xp.exp(Z - shift(xp, top)[..., None])
+    P /= divisor(s)[..., None]
     return P
 
 

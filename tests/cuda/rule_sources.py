@@ -30,7 +30,6 @@ def rule_sources() -> Iterator[tuple[str, str]]:
                     switches = {
                         "MASK": mask,
                         "CAUSAL": causal,
-                        "BLIND": mask > 0,
                         "PAIRED": width > 16,
                         "DROPOUT": dropout,
                         "STATISTICS": True,

@@ -1,7 +1,7 @@
 // O = DO(S(SM(Q Kᵀ))) V, without the scores [q, k] in memory: softmax along with the products, as each tile of keys
 // may raise a row's maximum, by which all that was added up before is scaled down (Milakov and Gimelshein, 2018; Dao et
 // al., 2022). The sums of a row are over all its probabilities, those too that dropout leaves out. With STATISTICS a
-// row's maximum and sum are left for the gradient.
+// row's maximum and sum are left for the gradient. A query that sees no key has O = 0.
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
     const Value* Q, const Value* K, const Value* V, Result* O, Sum* tops, Sum* sums, long long heads, long long queries,
@@ -29,23 +29,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
 #pragma unroll
     for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) top[m][half] = NONE, total[m][half] = 0;
+        for (int half = 0; half < 2; ++half) top[m][half] = of.least(), total[m][half] = 0;
     }
     send_for<TALL>(q_tile, of_q, first, mask.queries, width);
     send_for<WIDE>(k_tiles, of_k, 0, mask.keys, width);
     send_for<WIDE>(v_tiles, of_v, 0, mask.keys, width);
-    // Even a query that sees no key has the first tile's, all alike.
+    // The first tile is on its way even where no query sees a key.
     for (int k = 0, at = 0; k == 0 || k < stop; k += WIDE, at = WIDE * LD - at) {
         await_tiles();
         if (k + WIDE < stop) {
             send_for<WIDE>(k_tiles + WIDE * LD - at, of_k, k + WIDE, mask.keys, width);
             send_for<WIDE>(v_tiles + WIDE * LD - at, of_v, k + WIDE, mask.keys, width);
         }
-        if (k > 0 && !mask.sees_some(q + 16 * HIGH - 1, k)) continue;
+        if (!mask.sees_some(q + 16 * HIGH - 1, k)) continue;
         Scores z;
         clear(z);
         Multiply::multiply_rows<WIDTH, LD, LD>(z, q_tile + warp_row() * LD, k_tiles + at);
-        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k, MASKED);
+        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k);
 #pragma unroll
         for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
                     most = fmax(most, fmax(z[m][n][2 * half], z[m][n][2 * half + 1]));
                 }
                 most = row_top(most);
-                const Sum shrink = of.relative(top[m][half], most);
+                const Sum shrink = of.shrink(top[m][half], most);
                 top[m][half] = most;
                 total[m][half] *= shrink;
 #pragma unroll
@@ -89,10 +89,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
         for (int half = 0; half < 2; ++half) {
             const Sum sum = row_sum(total[m][half]);
             const int row = q + lane_row(m, half);
-            factors[m][half] = factor / sum;
+            factors[m][half] = sum == Sum(0) ? Sum(0) : factor / sum;
             if (STATISTICS && threadIdx.x % 4 == 0 && row < mask.queries) {
-                // A masked score is the same before and after it is scaled.
-                of_tops[row] = top[m][half] == MASKED ? Sum(MASKED) : top[m][half] * of.natural;
+                of_tops[row] = sum == Sum(0) ? MASKED : top[m][half] * of.natural;
                 of_sums[row] = sum;
             }
         }

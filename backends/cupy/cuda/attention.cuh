@@ -4,13 +4,14 @@
 // queries), WIDE at a time: while one tile of them is computed with, the next is on its way. Scores are in registers as
 // products.cuh has them, one tile at a time.
 // Defined before: Value, Result and Sum, Id; WIDTH, d up to a multiple of 16; HIGH, WARPS, WIDE; MASK (0: none, 1: keep
-// [b, k], 2: keep [q, k]); CAUSAL; BLIND, whether a query may see no key; DROPOUT; PAIRED, whether each row's first
-// element is the first of a pair and all pairs are of page 0 (hash.cuh); STATISTICS.
+// [b, k], 2: keep [q, k]); CAUSAL; DROPOUT; PAIRED, whether each row's first element is the first of a pair and all
+// pairs are of page 0 (hash.cuh); STATISTICS.
 
 const int TALL = 16 * HIGH * WARPS, THREADS = 32 * WARPS, GAP = 16 / sizeof(Value), LD = WIDTH + GAP, LP = WIDE + GAP;
 const int TILES = WIDE / 8, COLUMNS = WIDTH / 8;
 static_assert(WIDE <= THREADS, "each number of a tile is loaded by a thread of its own");
-// A score that is masked; less than every score, a masked one too.
+// What is masked is a key of probability 0: a scaled score that is at most MASKED, and in the kernels, for what a query
+// does not see or is not there, NONE, far below. A query that sees no key has a sum of 0, O = 0 and no gradient.
 const Sum MASKED = Sum(-1e30), NONE = Sum(-3e38);
 
 typedef Products<Value, Sum, HIGH> Multiply;
@@ -157,14 +158,19 @@ struct Scale {
     Sum natural, binary;
     __device__ inline Scale(Sum scale) : natural(scale), binary(scale * Sum(1.4426950408889634)) {}
 
-    // From a row's maximum and Σ exp(Z − max) of the scaled scores Z, what probabilities are made with.
-    __device__ inline Sum shift(Sum top, Sum sum) const { return top * Sum(1.4426950408889634) + log2(sum); }
+    // From a row's maximum and Σ exp(Z − max) of the scaled scores Z, what probabilities are made with; where the sum is
+    // 0, any that makes 0 of masked scores.
+    __device__ inline Sum shift(Sum top, Sum sum) const {
+        return sum == Sum(0) ? Sum(0) : top * Sum(1.4426950408889634) + log2(sum);
+    }
     __device__ inline Sum probability(Sum score, Sum shift) const { return power_of_two(score * binary - shift); }
 
-    // exp(scale (score − top)), 1 too where all of a row, the largest among them, are masked.
-    __device__ inline Sum relative(Sum score, Sum top) const {
-        return power_of_two(BLIND ? (score - top) * binary : score * binary - top * binary);
-    }
+    // A row's maximum before any score: what is masked lies below, what is not above.
+    __device__ inline Sum least() const { return MASKED / natural; }
+    // exp(scale (score − top)), of a score that is seen or NONE.
+    __device__ inline Sum relative(Sum score, Sum top) const { return power_of_two(score * binary - top * binary); }
+    // The same of a maximum and a later one: exactly 1 where they are equal, of whatever size.
+    __device__ inline Sum shrink(Sum old, Sum top) const { return power_of_two((old - top) * binary); }
 };
 
 // -- masks -----------------------------------------------------------------------------------------------------
@@ -248,10 +254,10 @@ struct Mask {
     mask.threshold = threshold, mask.origin = origin + b * b_step + h * h_step, mask.query_step = query_step; \
     if (DROPOUT) write_keys(*seed, *step, key, &mask.draws)
 
-// The mask on a tile of scores, those of queries from `q` on and keys from `k` on, either of which are its rows: `unseen`
-// where a query does not see a key, NONE, of which the probability is 0, behind the last query and the last key.
+// The mask on a tile of scores, those of queries from `q` on and keys from `k` on, either of which are its rows: NONE, of
+// which the probability is 0, where a query does not see a key, and behind the last query and the last key.
 template <bool KEYS_IN_ROWS>
-__device__ inline void hide(Scores& z, const Mask& mask, int q, int k, Sum unseen) {
+__device__ inline void hide(Scores& z, const Mask& mask, int q, int k) {
 #pragma unroll
     for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
@@ -260,8 +266,7 @@ __device__ inline void hide(Scores& z, const Mask& mask, int q, int k, Sum unsee
             for (int i = 0; i < 4; ++i) {
                 const int row = lane_row(m, i / 2), column = lane_column(n) + i % 2;
                 const int query = q + (KEYS_IN_ROWS ? column : row), key = k + (KEYS_IN_ROWS ? row : column);
-                if (query >= mask.queries || key >= mask.keys) z[m][n][i] = NONE;
-                else if (!mask.sees(query, key)) z[m][n][i] = unseen;
+                if (query >= mask.queries || key >= mask.keys || !mask.sees(query, key)) z[m][n][i] = NONE;
             }
         }
     }

@@ -4,23 +4,6 @@
 //
 // A block of threads owns TALL keys of a head and goes through the queries that see them: no two add to the same number.
 
-// To a query that sees no key all are alike: the probabilities, behind dropout, of a tile whose rows are keys.
-__device__ inline void show_to_blind(
-    Scores& p, const Mask& mask, int q, int k, const Line<const Sum>& tops, const Line<const Sum>& sums) {
-#pragma unroll
-    for (int m = 0; m < HIGH; ++m) {
-#pragma unroll
-        for (int n = 0; n < TILES; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int key = k + lane_row(m, i / 2), query = q + lane_column(n) + i % 2;
-                if (key >= mask.keys || query >= mask.queries || tops[query] != MASKED) continue;
-                p[m][n][i] = !DROPOUT || mask.keeps(query, key) ? 1 / sums[query] : Sum(0);
-            }
-        }
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
     const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dK, Result* dV, const Sum* tops,
     const Sum* sums, const Sum* cs, long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
@@ -62,14 +45,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
             send_for<WIDE>(o_tiles + (WIDE - at) * LD, of_o, q + WIDE, mask.queries, width);
             if (threadIdx.x < WIDE && coming < mask.queries) next = {{of.shift(of_tops[coming], of_sums[coming]), of_cs[coming]}};
         }
-        if (q >= begin && (BLIND || mask.sees_some(q + WIDE - 1, k))) {
+        if (q >= begin && mask.sees_some(q + WIDE - 1, k)) {
             Scores z, d;
             clear(z);
             clear(d);
             Multiply::multiply_rows<WIDTH, LD, LD>(z, k_tile + warp_row() * LD, q_tiles + at * LD);
             Multiply::multiply_rows<WIDTH, LD, LD>(d, v_tile + warp_row() * LD, o_tiles + at * LD);
-            const bool all = q + WIDE <= mask.queries && mask.sees_all(q, k, 16 * HIGH);
-            if (!all) hide<true>(z, mask, q, k, NONE);
+            if (q + WIDE > mask.queries || !mask.sees_all(q, k, 16 * HIGH)) hide<true>(z, mask, q, k);
 #pragma unroll
             for (int n = 0; n < TILES; ++n) {
                 const int column = lane_column(n);
@@ -91,7 +73,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
                     }
                 }
             }
-            if (BLIND && !all) show_to_blind(z, mask, q, k, of_tops, of_sums);
             Multiply::multiply_tile<WIDE, LD>(dv, z, spare, o_tiles + at * LD);
             Multiply::multiply_tile<WIDE, LD>(dk, d, spare, q_tiles + at * LD);
         }

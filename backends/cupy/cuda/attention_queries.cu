@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
         clear(d);
         Multiply::multiply_rows<WIDTH, LD, LD>(z, q_tile + warp_row() * LD, k_tiles + at);
         Multiply::multiply_rows<WIDTH, LD, LD>(d, o_tile + warp_row() * LD, v_tiles + at);
-        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k, NONE);
+        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k);
 #pragma unroll
         for (int m = 0; m < HIGH; ++m) {
 #pragma unroll

@@ -36,8 +36,12 @@ _TEXT = {
     "sigmoid": "sigmoid({})",
     "normal": "normal({})",
     "maximum": "{1} if {0} < {1} else {0}",
+    "minimum": "{1} if {0} > {1} else {0}",
     "choose": "{1} if {0} else {2}",
     "positive": "{} > T(0)",
+    "at most": "{} <= {}",
+    "less": "{} < {}",
+    "zero": "{} == T(0)",
     "finite": "np.isfinite({})",
     "round": "{}",  # to T, which it is already
 }

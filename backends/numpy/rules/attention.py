@@ -14,10 +14,10 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy.engine import minimum, rules
-from graphir.backends.numpy.rules.shared import made, number, row_column, row_dots, row_sums
+from graphir.backends.numpy.rules.shared import above_masked, least_score, made, number, row_column, row_dots, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax, softmax_rows
-from graphir.operators.special import MASKED
+from graphir.operators.special import masked_score
 
 
 @rules.emits(scale_mask, inplace={"Z": "A"})
@@ -34,10 +34,10 @@ def _scale_mask(
 ) -> None:
     call(np.multiply, A, number(1 / math.sqrt(width), A), Z)
     if causal:
-        first, bound = _triangle(call, Z, at, math.inf, MASKED)
+        first, bound = _triangle(call, Z, at, math.inf, masked_score(Z.dtype))
         call(minimum, Z[..., first:], bound, Z[..., first:])
     if keep is not None:
-        table = call.constant(np.array, (MASKED, math.inf), Z.dtype)
+        table = call.constant(np.array, (masked_score(Z.dtype), math.inf), Z.dtype)
         bound = call.scratch(keep.shape, Z.dtype)
         call(np.take, table, keep.view(np.uint8), None, bound, "clip")
         call(minimum, Z, _widen(bound, mask, Z.ndim), Z)
@@ -93,16 +93,28 @@ def _softmax(call: Calls, Z: Array, P: Array) -> Any:
 def _softmax_rows(call: Calls, Z: Array, P: Array | None, top: Array | None, s: Array | None) -> Any:
     if Z.size == 0:
         return False
-    P, top, s = made(call, P, Z), made(call, top, Z[..., 0]), made(call, s, Z[..., 0])
-    call(np.maximum.reduce, Z, -1, None, top)
-    call(np.subtract, Z, row_column(top), P)
+    P, s = made(call, P, Z), made(call, s, Z[..., 0])
+    if top is None:
+        level = call.scratch(Z.shape[:-1], Z.dtype)
+        call(np.maximum.reduce, Z, -1, None, level, False, least_score(Z))
+    else:
+        call(np.maximum.reduce, Z, -1, None, top)
+        level = above_masked(call, top)
+    call(np.subtract, Z, row_column(level), P)
     call(np.exp, P, P)
     row_sums(call, P, s)
-    # A product a number is faster than a quotient.
-    share = call.scratch(s.shape, s.dtype)
-    call(np.reciprocal, s, share)
-    call(np.multiply, P, row_column(share), P)
+    record_shares(call, P, s)
     return None
+
+
+def record_shares(call: Calls, powers: Array, s: Array) -> None:
+    """Records powers / s in place, for their sums s [*b]: 0 in a row all of which is masked, whose sum is 0."""
+    share, none = call.scratch(s.shape, s.dtype), call.scratch(s.shape, bool)
+    call(np.equal, s, number(0, s), none)
+    call(np.add, s, none, share)
+    # A product a number is faster than a quotient.
+    call(np.reciprocal, share, share)
+    call(np.multiply, powers, row_column(share), powers)
 
 
 @rules.emits(d_softmax, inplace={"dZ": "dP"})

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, rows
-from graphir.backends.numpy.engine import minimum, rules
-from graphir.backends.numpy.rules.shared import made, row_column, row_maxima, row_sums
+from graphir.backends.numpy.engine import maximum, minimum, rules
+from graphir.backends.numpy.rules.shared import least_score, made, number, row_column, row_sums
 from graphir.ir.operator import Place
 from graphir.operators.loss import (
     cross_entropy,
     d_cross_entropy,
     d_mask_padding,
     log_sum_exp,
+    losses,
     mask_padding,
 )
-from graphir.operators.special import MASKED
+from graphir.operators.special import is_masked, masked_score
 
 
 @rules.emits(cross_entropy)
@@ -32,9 +33,9 @@ def _cross_entropy(
     if logits is None:
         return False
     lse = made(call, lse, Z[..., 0])
-    _record_log_sum(call, Z, lse)
+    has_words = _record_log_sum(call, Z, lse)
     if L is not None:
-        call(_write_losses, logits, Y, lse, ignore, L)
+        call(_write_losses, logits, Y, lse, has_words, ignore, L)
     return None
 
 
@@ -46,20 +47,26 @@ def _log_sum_exp(call: Calls, Z: Array, lse: Array) -> Any:
     return None
 
 
-def _record_log_sum(call: Calls, Z: Array, lse: Array) -> None:
-    top, powers = row_maxima(call, Z), call.scratch(Z.shape, Z.dtype)
-    call(np.subtract, Z, top, powers)
+def _record_log_sum(call: Calls, Z: Array, lse: Array) -> Array:
+    """Records log Σ exp(Z), 0 where all of a row is masked; what it returns says which rows are not, [*b] bool."""
+    powers = call.scratch(Z.shape, Z.dtype)
+    level, has_words = call.scratch(lse.shape, lse.dtype), call.scratch(lse.shape, bool)
+    call(np.maximum.reduce, Z, -1, None, level, False, least_score(Z))
+    call(np.subtract, Z, row_column(level), powers)
     call(np.exp, powers, powers)
     row_sums(call, powers, lse)
+    call(np.not_equal, lse, number(0, lse), has_words)
+    # Every other sum has a term that is 1.
+    call(maximum, lse, number(1, lse), lse)
     call(np.log, lse, lse)
-    call(np.add, lse, top[..., 0], lse)
+    call(np.multiply, level, has_words, level)
+    call(np.add, lse, level, lse)
+    return has_words
 
 
-def _write_losses(logits: Array, Y: Array, lse: Array, ignore: int, L: Array) -> None:
+def _write_losses(logits: Array, Y: Array, lse: Array, has_words: Array, ignore: int, L: Array) -> None:
     valid = np.not_equal(Y, ignore)
-    picked = logits[np.arange(len(logits)), (Y * valid).reshape(-1)].reshape(Y.shape)
-    np.subtract(lse, picked, L)
-    np.multiply(L, valid, L)
+    np.copyto(L, losses(np, lse, _picked(logits, Y * valid), valid & has_words))
 
 
 @rules.emits(d_cross_entropy, inplace={"dZ": "Z"})
@@ -69,21 +76,38 @@ def _d_cross_entropy(
     gradients = rows(dZ) if dZ.size else None
     if gradients is None:
         return False
-    weights = call.scratch(Z.shape[:-1], Z.dtype)
+    weights, ones = call.scratch(lse.shape, Z.dtype), call.scratch(lse.shape, Z.dtype)
+    columns = call.scratch(lse.shape, np.int64)
+    # Of the logits first, which P may be written over.
+    call(_write_labels, Z, Y, dL, ignore, at.start("v"), columns, ones, weights)
     call(np.subtract, Z, row_column(lse), dZ)
     call(np.exp, dZ, dZ)
-    call(_subtract_labels, gradients, Y, dL, ignore, at.start("v"), weights)
+    call(_subtract_labels, gradients, columns, ones)
     call(np.multiply, dZ, row_column(weights), dZ)
     return None
 
 
-def _subtract_labels(P: Array, Y: Array, dL: Array, ignore: int, first: int, weights: Array) -> None:
-    """P − onehot(Y) in place, whose columns begin at `first`; weights = dL, or 0 where Y is `ignore`."""
+def _write_labels(
+    Z: Array, Y: Array, dL: Array, ignore: int, first: int, columns: Array, ones: Array, weights: Array
+) -> None:
+    """Of each row the label's column, with 1, or any with 0: where Z, whose columns begin at `first`, has it not, or
+    it is masked or `ignore`. The weights are dL, or 0 where Y is `ignore`."""
     valid = np.not_equal(Y, ignore)
-    columns = Y.reshape(-1) - first
-    here = np.flatnonzero(valid.reshape(-1) & (columns >= 0) & (columns < P.shape[1]))
-    P[here, columns[here]] -= 1
+    np.subtract(Y, first, columns)
+    here = valid & (columns >= 0) & (columns < Z.shape[-1])
+    np.multiply(columns, here, columns)
+    np.copyto(ones, here & ~is_masked(_picked(Z.reshape(-1, Z.shape[-1]), columns)))
     np.multiply(dL, valid, weights)
+
+
+def _picked(logits: Array, columns: Array) -> Array:
+    """Of each row of logits [n, v] the one in its column; `columns` [*b] are n numbers."""
+    return logits[np.arange(len(logits)), columns.reshape(-1)].reshape(columns.shape)
+
+
+def _subtract_labels(P: Array, columns: Array, ones: Array) -> None:
+    """P − onehot(Y) in place."""
+    P[np.arange(len(P)), columns.reshape(-1)] -= ones.reshape(-1)
 
 
 # -- a padded vocabulary ----------------------------------------------------------------------------------
@@ -93,7 +117,7 @@ def _subtract_labels(P: Array, Y: Array, dL: Array, ignore: int, first: int, wei
 def _mask_padding(call: Calls, Z: Array, Y: Array, *, valid: int, at: Place) -> Any:
     if valid > at.sizes["v"]:
         return False  # the kernel says why
-    call(minimum, Z, _columns(call, Z, valid - at.start("v"), math.inf, MASKED), Y)
+    call(minimum, Z, _columns(call, Z, valid - at.start("v"), math.inf, masked_score(Z.dtype)), Y)
     return None
 
 

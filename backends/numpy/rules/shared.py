@@ -1,4 +1,4 @@
-"""What the rules share: constants as arrays, sums over rows [*b, d] and columns, and where to work in place.
+"""What the rules share: constants as arrays, masked scores, sums over rows [*b, d] and columns, where to work in place.
 
 Sums go through BLAS (a product with ones) where NumPy's own reductions are slower. Work buffers are the outputs
 themselves where those are free: the fewer buffers a tile touches, the more of it stays in the cache.
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, Function, rows
+from graphir.backends.numpy.engine import maximum
+from graphir.operators.special import masked_score
 
 
 def number(value: float, like: Array) -> Array:
@@ -51,11 +53,20 @@ def row_column(X: Array) -> Array:
     return X[..., None]
 
 
-def row_maxima(call: Calls, X: Array) -> Array:
-    """Records the maximum of each row of X [*b, d] into a scratch buffer [*b, 1], which it returns."""
-    top = call.scratch((*X.shape[:-1], 1), X.dtype)
-    call(np.maximum.reduce, X, -1, None, top, True)
-    return top
+def least_score(like: Array) -> Any:
+    """The smallest number that is not masked, of the dtype of `like`.
+
+    The larger of it and a row's maximum is what scores are taken relative to: exp is 0 at masked ones, in a row of
+    nothing else, too, and no other row's numbers change.
+    """
+    return np.nextafter(masked_score(like.dtype), like.dtype.type(0))
+
+
+def above_masked(call: Calls, top: Array) -> Array:
+    """Records the larger of maxima `top` [*b] and the least score into a scratch buffer, which it returns."""
+    level = call.scratch(top.shape, top.dtype)
+    call(maximum, top, number(least_score(top), top), level)
+    return level
 
 
 def row_sums(call: Calls, X: Array, out: Array, weights: Array | None = None) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.shared import row_column, row_dots, row_sums
+from graphir.backends.numpy.rules.attention import record_shares
+from graphir.backends.numpy.rules.shared import above_masked, row_column, row_dots, row_sums
 from graphir.operators.split_vocabulary import center, exp_sum, normalize, row_dot, row_max
 
 
@@ -23,18 +24,16 @@ def _row_max(call: Calls, Z: Array, top: Array) -> Any:
 @rules.emits(exp_sum)
 def _exp_sum(call: Calls, Z: Array, top: Array, s: Array) -> None:
     powers = call.scratch(Z.shape, Z.dtype)
-    call(np.subtract, Z, row_column(top), powers)
+    call(np.subtract, Z, row_column(above_masked(call, top)), powers)
     call(np.exp, powers, powers)
     row_sums(call, powers, s)
 
 
 @rules.emits(normalize, inplace={"P": "Z"})
 def _normalize(call: Calls, Z: Array, top: Array, s: Array, P: Array) -> None:
-    share = call.scratch(s.shape, s.dtype)
-    call(np.reciprocal, s, share)
-    call(np.subtract, Z, row_column(top), P)
+    call(np.subtract, Z, row_column(above_masked(call, top)), P)
     call(np.exp, P, P)
-    call(np.multiply, P, row_column(share), P)
+    record_shares(call, P, s)
 
 
 @rules.emits(row_dot)
