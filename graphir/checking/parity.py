@@ -16,6 +16,7 @@ from graphir.checking.compare import Comparison, compare
 from graphir.checking.reference import Reference, make_reference
 from graphir.checking.report import Report
 from graphir.errors import ConfigError
+from graphir.ir.analysis import needed_nodes
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
 
@@ -34,6 +35,7 @@ def check(
 ) -> Report:
     """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
 
+    Only what results are made of is run. What `parallel` makes for no result, and `single` for one, is told.
     Where each process is one rank, all have to call this; that of rank 0 compares, and the others' reports are empty.
 
     `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
@@ -46,7 +48,15 @@ def check(
             reference = make_reference(single, parallel, sizes, *arguments)
         require_kinship(single, parallel, reference)
     found = compare_run(executable, reference, *arguments)
-    return Report(parallel, sizes, tuple(found.values()), title)
+    return Report(parallel, sizes, tuple(found.values()), title, unread=_unread(single, parallel))
+
+
+def _unread(single: Graph, parallel: Graph) -> tuple[str, ...]:
+    """What no result of `parallel` is made of, though it is there, and results of `single` are made of it."""
+    wanted = {value.name for node in needed_nodes(single, single.outputs) for value in node.outputs}
+    read = frozenset(needed_nodes(parallel, parallel.outputs))
+    left = [value.name for node in parallel.nodes if node not in read for value in node.outputs]
+    return tuple(name for name in left if name in wanted)
 
 
 def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> None:

@@ -64,18 +64,22 @@ class Departure:
 
 @dataclass(frozen=True)
 class Report:
-    """Every value that was compared, in the order of computation, and the first that departs."""
+    """Every value that was compared, in the order of computation, and the first that departs.
+
+    `unread` are those that were not compared, as no result is made of them, though on one rank there is one that is.
+    """
 
     graph: Graph
     sizes: Sizes
     comparisons: tuple[Comparison, ...]
     title: str = ""
     notes: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether rounding explains all there is."""
-        return not any(each.departs for each in self.comparisons)
+        """Whether rounding explains all there is, and nothing is left out that should be read."""
+        return not self.unread and not any(each.departs for each in self.comparisons)
 
     @property
     def departing(self) -> tuple[Comparison, ...]:
@@ -141,7 +145,14 @@ class Report:
     def text(self) -> str:
         """The summary, and the first departure if there is one."""
         first = self.first
-        return "\n".join([self.summary(), *(first.lines() if first else ()), *self.notes])
+        return "\n".join([self.summary(), *self._lost(), *(first.lines() if first else ()), *self.notes])
+
+    def _lost(self) -> list[str]:
+        """A line on what nobody reads, if there is such."""
+        if not self.unread:
+            return []
+        listed = ", ".join(self.unread[:3]) + (", …" if len(self.unread) > 3 else "")
+        return [f"nothing that is returned is made of {listed}, as it is on one rank: somebody reads another value"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; an infinite deviation is written as null."""
@@ -151,6 +162,7 @@ class Report:
             "ok": self.ok,
             "mesh": dict(self.graph.mesh.sizes),
             "notes": list(self.notes),
+            "unread": list(self.unread),
             "first": None if first is None else _departure_dict(first),
             "values": [_comparison_dict(each) for each in self.comparisons],
         }
