@@ -6,7 +6,7 @@ backward and update are nodes of one graph, so nothing distinguishes them here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from graphir.errors import ConfigError
 from graphir.ir.analysis import needed_nodes
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
 
 #: Makes of a plan what runs it: `Executable`, or one that does something otherwise.
 Runner: TypeAlias = Callable[[ExecutionPlan], Executable]
@@ -35,7 +36,7 @@ def check(
 ) -> Report:
     """Compares every value of a run of `parallel` with that of `single`, in the order of computation.
 
-    Only what results are made of is run. What `parallel` makes for no result, and `single` for one, is told.
+    Only what results are made of is run. What `parallel` makes for no result, though `single` does for one, is told.
     Where each process is one rank, all have to call this; that of rank 0 compares, and the others' reports are empty.
 
     `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes the
@@ -52,11 +53,23 @@ def check(
 
 
 def _unread(single: Graph, parallel: Graph) -> tuple[str, ...]:
-    """What no result of `parallel` is made of, though it is there, and results of `single` are made of it."""
-    wanted = {value.name for node in needed_nodes(single, single.outputs) for value in node.outputs}
-    read = frozenset(needed_nodes(parallel, parallel.outputs))
-    left = [value.name for node in parallel.nodes if node not in read for value in node.outputs]
-    return tuple(name for name in left if name in wanted)
+    """What `parallel` makes and no result of it is made of, though of `single` a result is made of it, or it is one.
+
+    Where `parallel` returns less than `single`, only what both return counts.
+    """
+    outputs = single.outputs
+    if len(parallel.outputs) < len(outputs):
+        returned = {parallel.origin(value).name for value in parallel.outputs}
+        outputs = tuple(value for value in outputs if value.name in returned)
+    wanted = {value.name for value in _read(single, outputs)}
+    read = _read(parallel, parallel.outputs)
+    made = (value for node in parallel.nodes for value in node.outputs)
+    return tuple(value.name for value in made if value not in read and value.name in wanted)
+
+
+def _read(graph: Graph, outputs: Sequence[Value]) -> set[Value]:
+    """The outputs, and what is read on the way to them."""
+    return {*outputs, *(value for node in needed_nodes(graph, outputs) for value in node.inputs)}
 
 
 def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> None:
