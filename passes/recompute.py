@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache
 
 from graphir.errors import ConfigError
@@ -27,6 +28,7 @@ from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
+from graphir.ir.purpose import Purpose
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.passes.fuse.streams import find_streams
@@ -123,7 +125,11 @@ class _Recompute:
                 continue
             operands = [self._held_or_again(value) for value in node.inputs]
             outputs = [(value.name, value.type) for value in node.outputs]
-            copy = self.builder.declare(node.operator, operands, node.attributes, outputs, node.meta)
+            meta = node.meta
+            purpose = Purpose.read(meta.why)
+            if purpose is not None and operands[0].name != node.inputs[0].name:
+                meta = replace(meta, why=str(purpose.moving(operands[0].name)))
+            copy = self.builder.declare(node.operator, operands, node.attributes, outputs, meta)
             self.copies.update(zip(node.outputs, copy.outputs, strict=True))
         self.builder.copy_aliases(self.graph, self.copies)
         return self.builder.build(*(self.copies[value] for value in self.graph.outputs))

@@ -7,7 +7,7 @@ hand is held. Forward, backward and update are nodes of one graph, so nothing di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -20,8 +20,10 @@ from graphir.checking.programs import compare_program, compile_program, compile_
 from graphir.checking.reference import Reference, make_reference
 from graphir.checking.report import Report
 from graphir.errors import ConfigError
+from graphir.ir.analysis import needed_nodes
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
+from graphir.ir.value import Value
 
 #: Makes of a plan what runs it: `Executable`, or one that does something otherwise.
 Runner: TypeAlias = Callable[[ExecutionPlan], Executable]
@@ -43,7 +45,8 @@ def check(
     """Compares every value of runs of `parallel` with that of `single`, in the order of computation.
 
     What `gi.compile` makes of `parallel` with `backend`, `kernels`, `threads` and `ranks` is compared, and then what
-    the interpreter makes of it. Where each process is one rank, all have to call this; that of rank 0 compares, and
+    the interpreter makes of it. Only what results are made of is run. What `parallel` makes for no result, though
+    `single` does for one, is told. Where each process is one rank, all have to call this; that of rank 0 compares, and
     the others' reports are empty.
 
     `arguments` are those of a call of an executable: mappings from names to whole arrays. `runner` makes an
@@ -62,7 +65,7 @@ def check(
             reference = make_reference(single, parallel, sizes, *arguments)
         require_kinship(single, parallel, reference)
     found = compare_run(executable, reference, *arguments)
-    interpreted = Report(parallel, sizes, tuple(found.values()), title)
+    interpreted = Report(parallel, sizes, tuple(found.values()), title, unread=_unread(single, parallel))
     if runner is not None:
         return interpreted
     options = {"backend": backend, "kernels": kernels, "threads": threads, "ranks": ranks}
@@ -74,9 +77,9 @@ def check(
         Report(
             parallel, sizes, tuple(alone.values()), title, executor=f"{executor}, for its results alone", compiled=True
         ),
-        replace(interpreted, executor="the interpreter"),
+        replace(interpreted, executor="the interpreter", unread=()),
     )
-    return Report(parallel, sizes, tuple(made.values()), title, executor=executor, compiled=True, others=others)
+    return replace(interpreted, comparisons=tuple(made.values()), executor=executor, compiled=True, others=others)
 
 
 def _array_module(backend: str) -> Any:
@@ -84,6 +87,26 @@ def _array_module(backend: str) -> Any:
     from graphir.backends.cupy.device import require_device
 
     return require_device() if backend == "cupy" else None
+
+
+def _unread(single: Graph, parallel: Graph) -> tuple[str, ...]:
+    """What `parallel` makes and no result of it is made of, though of `single` a result is made of it, or it is one.
+
+    Where `parallel` returns less than `single`, only what both return counts.
+    """
+    outputs = single.outputs
+    if len(parallel.outputs) < len(outputs):
+        returned = {parallel.origin(value).name for value in parallel.outputs}
+        outputs = tuple(value for value in outputs if value.name in returned)
+    wanted = {value.name for value in _read(single, outputs)}
+    read = _read(parallel, parallel.outputs)
+    made = (value for node in parallel.nodes for value in node.outputs)
+    return tuple(value.name for value in made if value not in read and value.name in wanted)
+
+
+def _read(graph: Graph, outputs: Sequence[Value]) -> set[Value]:
+    """The outputs, and what is read on the way to them."""
+    return {*outputs, *(value for node in needed_nodes(graph, outputs) for value in node.inputs)}
 
 
 def require_kinship(single: Graph, parallel: Graph, reference: Reference) -> None:

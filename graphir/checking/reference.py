@@ -246,6 +246,8 @@ def _measure(
                 largest[name] = max(largest[name], float(gap.max()))
     result = {}
     for value in planned.graph.values.values():
+        if value.name not in exact:
+            continue  # nothing that is returned is made of it
         array = exact[value.name]
         if not value.type.is_float or not array.size:
             result[value.name] = Spread()

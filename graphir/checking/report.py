@@ -72,6 +72,7 @@ class Report:
     executor   what computed them, in words; empty where that is for the caller to know
     compiled   whether that was a compiled program
     others     reports of other executors, of the same graph and arguments
+    unread     those that were not compared, as no result is made of them, though on one rank there is one that is
     """
 
     graph: Graph
@@ -82,6 +83,7 @@ class Report:
     executor: str = ""
     compiled: bool = False
     others: tuple[Report, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def runs(self) -> tuple[Report, ...]:
@@ -90,8 +92,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether rounding explains all there is, whatever computed it."""
-        return not any(each.departing for each in self.runs)
+        """Whether rounding explains all there is, whatever computed it, and nothing is left out that should be read."""
+        return not self.unread and not any(each.departing for each in self.runs)
 
     @property
     def departing(self) -> tuple[Comparison, ...]:
@@ -182,7 +184,15 @@ class Report:
     def text(self) -> str:
         """Where executors part, the summary, and the first departure if there is one."""
         first, parting = self.first, self.parting()
-        return "\n".join(filter(None, [parting, self.summary(), *(first.lines() if first else ()), *self.notes]))
+        lines = [parting, self.summary(), *self._lost(), *(first.lines() if first else ()), *self.notes]
+        return "\n".join(filter(None, lines))
+
+    def _lost(self) -> list[str]:
+        """A line on what nobody reads, if there is such."""
+        if not self.unread:
+            return []
+        listed = ", ".join(self.unread[:3]) + (", …" if len(self.unread) > 3 else "")
+        return [f"nothing that is returned is made of {listed}, as it is on one rank: somebody reads another value"]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; an infinite deviation is written as null."""
@@ -194,6 +204,7 @@ class Report:
             "parting": self.parting(),
             "mesh": dict(self.graph.mesh.sizes),
             "notes": list(self.notes),
+            "unread": list(self.unread),
             "first": None if first is None else _departure_dict(first),
             "values": [_comparison_dict(each) for each in self.comparisons],
             "others": [

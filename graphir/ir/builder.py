@@ -24,6 +24,7 @@ from graphir.ir.dims import DimLike
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Attributes, Inference, Operator
+from graphir.ir.purpose import Purpose
 from graphir.ir.source import user_line
 from graphir.ir.types import TensorType
 from graphir.ir.value import Value, join
@@ -49,6 +50,8 @@ class Builder:
         self._outputs: dict[Value, None] = {}
         self._aliases: dict[str, Value] = {}
         self._taken: set[str] = set()
+        #: What stands for a value that collectives moved in the graph that is copied, by that value's name.
+        self._stand_ins: dict[str, str] = {}
         self._counters: dict[str, int] = {}
         self._scope = ""
         self._phase = FORWARD
@@ -312,9 +315,21 @@ class Builder:
         # On operands of the very same types, what was inferred for the node holds for the copy.
         alike = all(map(is_, [value.type for value in inputs], [value.type for value in node.inputs]))
         inference = node.inference if alike else None
-        copy = self._append(node.operator, inputs, node.attributes, names, types, node.meta, inference)
+        meta = node.meta if node.operator.relayout is None else self._moving(node, inputs[0])
+        copy = self._append(node.operator, inputs, node.attributes, names, types, meta, inference)
         copies.update(zip(node.outputs, copy.outputs, strict=True))
         return copy
+
+    def _moving(self, node: Node, operand: Value) -> Meta:
+        """The meta of a collective's copy: where `operand` stands for another value by now, its purpose says so."""
+        purpose = Purpose.read(node.meta.why)
+        if purpose is None:
+            return node.meta
+        if operand.name != node.inputs[0].name:
+            self._stand_ins[purpose.moved] = operand.name
+        if purpose.moved not in self._stand_ins:
+            return node.meta
+        return replace(node.meta, why=str(purpose.moving(self._stand_ins[purpose.moved])))
 
     def copy_aliases(self, graph: Graph, copies: Mapping[Value, Value]) -> None:
         """The graph's aliases, as far as what they name is still there."""

@@ -1,8 +1,8 @@
 """The verifier: re-runs every rule on a finished graph and compares (B 4; autodidax' typecheck is the model).
 
 It catches what a pass, a parser or a hand could get wrong: wrong types, dims that do not match, values used
-before or without definition, names defined twice, cycles, unknown attributes. Passes are verified between
-each other by `graphir.passes.run_passes`.
+before or without definition, names defined twice, cycles, unknown attributes; collectives that do not do what they
+say they are there for. Passes are verified between each other by `graphir.passes.run_passes`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from graphir.errors import GraphirError, LayoutError, VerifyError
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
+from graphir.ir.purpose import Places
 from graphir.ir.value import Value
 
 _CONTEXT = 4
@@ -21,6 +22,7 @@ def verify(graph: Graph) -> Graph:
     """`graph` itself if it is well formed and well typed; VerifyError, with the nodes around, if not."""
     _check(graph)
     if graph.mesh.axes:
+        _check_collectives(graph)
         _check_returned(graph)
     return graph
 
@@ -71,6 +73,17 @@ def _check(graph: Graph) -> None:
         if alias in defined:
             raise VerifyError(f"graph {graph.name}: alias {alias} is the name of a value, too")
     _check_definitions(each for value in graph.values.values() for each in value.shape)
+
+
+def _check_collectives(graph: Graph) -> None:
+    """Each collective that says what it is for is where it has to be for that; see `graphir.ir.purpose`."""
+    places = Places(graph)
+    for index, node in enumerate(graph.nodes):
+        wrong = places.misplaced(node)
+        if wrong is not None:
+            raise VerifyError(
+                f"{node.name} = {node.operator.key}({node.inputs[0].name}) is misplaced: {wrong}{_around(graph, index)}"
+            )
 
 
 def _check_returned(graph: Graph) -> None:

@@ -27,6 +27,7 @@ from graphir.ir.collector import without_collector
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
+from graphir.ir.purpose import Purpose, Reading
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.passes.sharding.claims import Claimed, Placement, Situation, place, spread
@@ -178,9 +179,7 @@ class _Sharder:
             self.makers[new] = node
             pin = self.given.pinned.get(value)
             if pin is not None and new.type.layout != (layout := pin.apply(new.type.layout)):
-                self.home[value] = self._move(
-                    new, layout, node, f"the plan wants {value.name} as {layout_text(value.shape, layout)}"
-                )
+                self.home[value] = self._move(new, layout, node, Purpose(value.name, layout_text(value.shape, layout)))
 
     def _emit_node(
         self, node: Node, inputs: Sequence[Value], split: tuple[str, ...], names: Sequence[str | None]
@@ -238,8 +237,11 @@ class _Sharder:
 
     # -- bringing values where they are wanted ---------------------------------------------------------
 
-    def _demand(self, value: Value, layout: Layout, node: Node, operand: str) -> Value:
-        """`value` in `layout`, for `operand` of `node`; shared with the other consumers of the phase."""
+    def _demand(self, value: Value, layout: Layout, node: Node, operand: str, name: str | None = None) -> Value:
+        """`value` in `layout`, for `operand` of `node`; shared with the other consumers of the phase.
+
+        `name` is what the node is called that is emitted, if not as `node`.
+        """
         phase = node.meta.phase
         if value in self.lazy:
             return self._make(value, layout)
@@ -249,8 +251,8 @@ class _Sharder:
         key, copies = (layout, phase), self.copies[value]
         if key not in copies:
             source = self._nearest(value, layout, phase)
-            why = f"{node.name} = {node.operator.key}(…) reads it as {operand} {layout_text(value.shape, layout)}"
-            made = self._move(source, layout, node, why)
+            reading = Reading.of(node, operand, name)
+            made = self._move(source, layout, node, Purpose(value.name, layout_text(value.shape, layout), reading))
             if home.type.layout.pending and not layout.pending:
                 # Settled once, it is never pending again: later readers start from here.
                 self.home[value] = made
@@ -271,25 +273,23 @@ class _Sharder:
 
         return min(candidates, key=cost)
 
-    def _move(self, value: Value, layout: Layout, node: Node, why: str) -> Value:
+    def _move(self, value: Value, layout: Layout, node: Node, purpose: Purpose) -> Value:
         """`value` brought to `layout` by collectives before (or after) `node`."""
         producer = self.makers.get(value)
         for hop in route(value.type.layout, layout):
             owner = producer if hop.settles and producer is not None else node
-            value = self._hop(value, hop, owner, why)
+            value = self._hop(value, hop, owner, purpose)
         return value
 
-    def _hop(self, value: Value, hop: Hop, owner: Node, why: str) -> Value:
+    def _hop(self, value: Value, hop: Hop, owner: Node, purpose: Purpose) -> Value:
         """One collective, named after what it moves, in the scope and phase of the node it belongs to."""
         layout = value.type.layout
         if hop.settles:
-            axes = hop.attributes.get("axes") or (hop.attributes["axis"],)
-            kind = dict(layout.pending)[axes[0]]
-            why = f"{value.name} is a pending {kind} over {' and '.join(axes)}; {why}"
+            purpose = purpose.settling(value, hop.attributes.get("axes") or (hop.attributes["axis"],))
         name = self.builder.free_name(f"{value.name}.{hop.operator.key}")
         meta = owner.meta
         of = meta.of if meta.phase != FORWARD else None
-        moved = Meta(meta.scope, meta.phase, meta.at, of, why)
+        moved = Meta(meta.scope, meta.phase, meta.at, of, str(purpose))
         (made,) = self.builder.emit(hop.operator, [value], hop.attributes, [f"/{name}"], moved)
         assert layout != made.type.layout
         return made
@@ -306,13 +306,13 @@ class _Sharder:
             for axis, axes in zip(rule.outputs[position].axes, splits, strict=True)
             if axis.factors and axes
         }
+        names = [self.builder.free_name(each.name) for each in node.outputs]
         inputs = [
-            self._demand(each, Layout(operand_splits(operand, assignment)), node, operand.name)
+            self._demand(each, Layout(operand_splits(operand, assignment)), node, operand.name, names[0])
             for operand, each in zip(rule.inputs, node.inputs, strict=True)
         ]
-        names = [f"/{self.builder.free_name(each.name)}" for each in node.outputs]
         split = write_split(assignment, rule.output_only_factors)
-        made = self._emit_node(node, inputs, split, names)
+        made = self._emit_node(node, inputs, split, [f"/{each}" for each in names])
         for each, new in zip(node.outputs, made, strict=True):
             self.copies[each][new.type.layout, ""] = new
             self.home.setdefault(each, new)
@@ -329,7 +329,7 @@ class _Sharder:
         if home.type.layout == layout:
             return home
         node = self.graph.producers[value]
-        return self._move(home, layout, node, "it is an output of the graph")
+        return self._move(home, layout, node, Purpose(value.name))
 
 
 def _narrows(node: Node) -> bool:
