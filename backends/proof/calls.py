@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from graphir.backends.effects import effects_of, flat
-from graphir.backends.proof.lays import Lay, covers
+from graphir.backends.proof.lays import Lay, covers, is_array
 from graphir.backends.proof.trace import Call, Step
 
 
@@ -30,7 +30,7 @@ class Lays:
 
     def among(self, arguments: Iterable[Any]) -> list[Lay]:
         """Those of all arrays among a call's arguments that have an element."""
-        arrays = (each for each in flat(arguments) if hasattr(each, "strides"))
+        arrays = (each for each in flat(arguments) if is_array(each))
         return [lay for each in arrays if (lay := self.of(each)).size]
 
 

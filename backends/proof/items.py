@@ -50,6 +50,14 @@ class Item:
         """The dims as the graph spells them."""
         return [str(dim) for dim in self.value.shape]
 
+    @property
+    def root(self) -> Item:
+        """What it is a view of in the end, or itself."""
+        item = self
+        while item.view is not None:
+            item = item.view.operand
+        return item
+
     def family(self) -> Iterable[tuple[Item, tuple[View, ...]]]:
         """Itself, and what it is a view of, with the views that lead from there to it."""
         item, path = self, tuple[View, ...]()

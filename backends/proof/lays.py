@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-#: How much NumPy may think about whether two arrays share an element; what is harder counts as shared.
-_WORK = 20_000
+#: How many pairs of rows are looked at to see whether two arrays share an element; what is harder counts as shared.
+_WORK = 1 << 12
 
 
 def address_of(array: Any) -> int:
@@ -18,6 +18,11 @@ def address_of(array: Any) -> int:
     if isinstance(array, np.ndarray):
         return int(array.__array_interface__["data"][0])
     return int(array.data.ptr)
+
+
+def is_array(thing: Any) -> bool:
+    """Whether it is an array, NumPy's or a device's; a bare number is none."""
+    return isinstance(thing, np.ndarray) or (hasattr(thing, "strides") and not isinstance(thing, np.generic))
 
 
 class Lay:
@@ -68,20 +73,14 @@ class Lay:
         """Whether it is all bytes from the first to the last."""
         return not self.form[1]
 
-    @cached_property
-    def _stand_in(self) -> Any:
-        return np.asarray(_Interface(self))
-
     def touches(self, other: Lay) -> bool:
         """Whether the two have a byte in common."""
         if self.low >= other.high or other.low >= self.high:
             return False
         if (self.is_dense and other.is_dense) or self.key == other.key:
             return True
-        try:
-            return bool(np.shares_memory(self._stand_in, other._stand_in, max_work=_WORK))
-        except np.exceptions.TooHardError:
-            return True
+        (start, dims, run), (other_start, other_dims, other_run) = self.form, other.form
+        return _meet(other_start - start, dims, run, other_dims, other_run, [_WORK])
 
     def contains(self, other: Lay) -> bool:
         """Whether all of the other's bytes are among its own; False, too, where that is not easy to see."""
@@ -105,17 +104,35 @@ class Lay:
         return offset + length <= run
 
 
-class _Interface:
-    """What NumPy makes an array of that stands for the bytes of a lay, wherever they are."""
+#: Dims of runs: (stride, count), the widest stride first.
+_Dims: TypeAlias = tuple[tuple[int, int], ...]
 
-    def __init__(self, lay: Lay) -> None:
-        self.__array_interface__ = {
-            "shape": lay.shape,
-            "strides": lay.strides,
-            "typestr": f"|V{lay.itemsize}",
-            "data": (lay.address, False),
-            "version": 3,
-        }
+
+def _meet(off: int, dims: _Dims, run: int, other_dims: _Dims, other_run: int, budget: list[int]) -> bool:
+    """Whether runs have a byte in common with others, the first of which begins `off` bytes behind their first.
+
+    Along the widest stride only few indices are near enough; of each, the rest is looked at in the same way.
+    """
+    if not dims and not other_dims:
+        return -other_run < off < run
+    budget[0] -= 1
+    if budget[0] < 0:
+        return True
+    mine, theirs = dims[0][0] if dims else 0, other_dims[0][0] if other_dims else 0
+    step = max(mine, theirs)
+    inner, others = (dims[1:] if mine == step else dims), (other_dims[1:] if theirs == step else other_dims)
+    lowest = -(dims[0][1] - 1) if mine == step else 0
+    highest = other_dims[0][1] - 1 if theirs == step else 0
+    # -reach of the others < off + index · step < reach of the runs
+    lowest = max(lowest, (-_reach(others, other_run) - off) // step + 1)
+    highest = min(highest, -(-(_reach(inner, run) - off) // step) - 1)
+    return any(
+        _meet(off + index * step, inner, run, others, other_run, budget) for index in range(lowest, highest + 1)
+    )
+
+
+def _reach(dims: _Dims, run: int) -> int:
+    return run + sum(step * (count - 1) for step, count in dims)
 
 
 class Spans:

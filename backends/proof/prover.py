@@ -66,6 +66,7 @@ class _Prover:
             )
         phases = [[*self._phases(number, segment)] for number, segment in enumerate(trace.segments)]
         self._find_kept([done for segment in phases for phase in segment for thread in phase for done in thread])
+        self._find_wanted(phases)
         begin = Doer("before the run", "the caller")
         for value, array in trace.arguments.items():
             item = self.ledger.item(value, None)
@@ -154,7 +155,21 @@ class _Prover:
                     known = self._kept.setdefault(owner, [])
                     if all(each.key != lay.key for each, _ in known):
                         value = done.step.nodes[0].outputs[0]
-                        known.append((lay, Item(f"what {value.name} keeps", value, lay.shape)))
+                        item = Item(f"what {value.name} keeps", value, lay.shape)
+                        self.memory.wanted[item] = 1
+                        known.append((lay, item))
+
+    def _find_wanted(self, phases: Sequence[Sequence[_Phase]]) -> None:
+        """Counts what is going to be read of each value."""
+        for segment in phases:
+            for phase in segment:
+                for thread in phase:
+                    for done in thread:
+                        self.steps.want(done.step)
+        # Exchanges and results are looked at as long as the proof takes.
+        values = [value for each in self.trace.exchanges for one in each for value in (*one.node.inputs, *one.node.outputs)]
+        for value in (*values, *self.trace.results):
+            self.memory.wanted[self.ledger.item(value, None).root] += 1
 
     # -- threads --------------------------------------------------------------------------------------
 
@@ -203,6 +218,7 @@ class _Prover:
             else:
                 self.memory.write(item, lay, whole(lay.shape), None, frozenset(), done.doer)
         self.steps.carry_out(done.step, done.doer)
+        self.steps.done(done.step)
 
     def _is_there(self, item: Item) -> bool:
         return any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ()))

@@ -78,6 +78,28 @@ class Steps:
         else:
             doer.fail(f"{step.kind!r} is no kind of step")
 
+    def want(self, step: Step) -> None:
+        """Notes beforehand what a step will read."""
+        for item in self._read_by(step):
+            self.memory.wanted[item.root] += 1
+
+    def done(self, step: Step) -> None:
+        """It has been read."""
+        for item in self._read_by(step):
+            self.memory.wanted[item.root] -= 1
+
+    def _read_by(self, step: Step) -> list[Item]:
+        if step.kind == COMPUTE:
+            return [
+                item
+                for node in step.nodes
+                if self.ledger.knows_node(node, step.within)
+                for item in self.ledger.work(node, step.within).inputs
+            ]
+        if step.value is None or not self.ledger.knows(step.value, step.within):
+            return []
+        return [self.ledger.item(step.value, step.within)]
+
     # -- reading --------------------------------------------------------------------------------------
 
     def read(self, item: Item, array: Array, doer: Doer, partial: bool = False) -> Found | None:
@@ -153,7 +175,7 @@ class Steps:
                 return
         else:
             box, lay = self._float(item, lay, box, floating), lay
-        if terms is not None and not item.terms and item.view is not None and _root(item).terms:
+        if terms is not None and not item.terms and item.view is not None and item.root.terms:
             doer.fail(f"{item.name} is copied to where it is no part of the sum that it shows, before that is complete")
         self._settle(item, lay, box, terms if item.terms else None, floating, doer)
 
@@ -273,10 +295,11 @@ class Steps:
         if lay.size == 0:
             return
         reach = self._cleared(item, lay)
-        root = _root(item)
+        root = item.root
         if reach is None and root is item and root.terms:
             # The first term that is put there says which part of the sum it is.
             kept = Item(f"memory cleared for {item.name}", item.value, lay.shape, cleared_for=item)
+            self.memory.wanted[kept] = 1
             self.memory.write(kept, lay, whole(lay.shape), None, frozenset(), doer)
             return
         if reach is None:
@@ -498,13 +521,6 @@ def _joined(factors: Sequence[str], ranges: Mapping[str, Reach], work: Work, doe
             doer.fail(f"{work.node.name} makes no range of ({' '.join(factors)}): {name} is {_spelled_range(name, (start, count))}")
         length *= count
     return low, length
-
-
-def _root(item: Item) -> Item:
-    """What it is a view of in the end, or itself."""
-    while item.view is not None:
-        item = item.view.operand
-    return item
 
 
 def _placed(cleared: Lay, lay: Lay, box: Box) -> Box | None:
