@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
+#: Dims of runs: (stride, count), the widest stride first.
+_Dims: TypeAlias = tuple[tuple[int, int], ...]
 #: How many pairs of rows are looked at to see whether two arrays share an element; what is harder counts as shared.
 _WORK = 1 << 12
 
@@ -26,10 +27,17 @@ def is_array(thing: Any) -> bool:
 
 
 class Lay:
-    """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array."""
+    """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array.
+
+    `key` is equal for arrays that are the same.
+    """
+
+    __slots__ = ("_form", "address", "high", "itemsize", "key", "low", "shape", "size", "strides")
 
     def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
         self.address, self.shape, self.strides, self.itemsize = address, shape, strides, itemsize
+        self.key = address, shape, strides, itemsize
+        self._form: tuple[int, _Dims, int] | None = None
         low = high = address
         self.size = 1
         for length, stride in zip(shape, strides, strict=True):
@@ -45,18 +53,14 @@ class Lay:
         """An array's."""
         return cls(address_of(array), array.shape, array.strides, array.itemsize)
 
-    @cached_property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for arrays that are the same."""
-        steps = tuple([0 if n == 1 else step for n, step in zip(self.shape, self.strides, strict=True)])
-        return self.address, self.shape, steps, self.itemsize
-
-    @cached_property
-    def form(self) -> tuple[int, tuple[tuple[int, int], ...], int]:
+    @property
+    def form(self) -> tuple[int, _Dims, int]:
         """The same bytes as runs: where the first begins, (stride, count) of each dim of runs, and a run's length.
 
         The widest stride comes first. Two arrays of one form are the same bytes, whatever their dims.
         """
+        if self._form is not None:
+            return self._form
         dims = [(abs(s), n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1 and s != 0]
         run, rest = self.itemsize, []
         for stride, count in sorted(dims):
@@ -66,7 +70,8 @@ class Lay:
                 rest[-1] = rest[-1][0], rest[-1][1] * count
             else:
                 rest.append((stride, count))
-        return self.low, tuple(reversed(rest)), run
+        self._form = self.low, tuple(reversed(rest)), run
+        return self._form
 
     @property
     def is_dense(self) -> bool:
@@ -77,7 +82,7 @@ class Lay:
         """Whether the two have a byte in common."""
         if self.low >= other.high or other.low >= self.high:
             return False
-        if (self.is_dense and other.is_dense) or self.key == other.key:
+        if (self.is_dense and other.is_dense) or self.form == other.form:
             return True
         (start, dims, run), (other_start, other_dims, other_run) = self.form, other.form
         return _meet(other_start - start, dims, run, other_dims, other_run, [_WORK])
@@ -102,10 +107,6 @@ class Lay:
             else:
                 length += (count - 1) * stride
         return offset + length <= run
-
-
-#: Dims of runs: (stride, count), the widest stride first.
-_Dims: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def _meet(off: int, dims: _Dims, run: int, other_dims: _Dims, other_run: int, budget: list[int]) -> bool:

@@ -21,6 +21,7 @@ from graphir.backends.proof.report import Proof
 from graphir.backends.proof.steps import Counts, Doer, Steps
 from graphir.backends.proof.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
+from graphir.ir.collector import without_collector
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class _Done:
 _Phase = list[list[_Done]]
 
 
+@without_collector
 def prove(trace: Trace) -> Proof:
     """Proves that a program does what its graph says; ProofError, in values and ranges, where it does not.
 

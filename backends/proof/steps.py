@@ -48,6 +48,10 @@ class Counts:
     unplaced: dict[str, None] = field(default_factory=dict)
 
 
+#: How many there are of a dim that only what one kernel makes and reads itself has.
+UNKNOWN = -1
+
+
 @dataclass(frozen=True)
 class _Unseen:
     """What one kernel makes and reads itself, without storing it."""
@@ -410,6 +414,8 @@ class Steps:
             parts: list[tuple[str, Reach]] = [(factors[0], reach)]
         elif not factors:
             return
+        elif length == UNKNOWN:
+            parts = [(name, (None, UNKNOWN)) for name in factors]
         elif low is None:
             parts = self._unsplit(work, factors, length, ranges)
         else:
@@ -423,6 +429,10 @@ class Steps:
                 ranges[name] = each, what
                 continue
             (start, count), who = before
+            if UNKNOWN in (count, each[1]):
+                known = max(count, each[1])
+                (start, count), each = (start, known), (each[0], known)
+                ranges[name] = (start, count), what
             differs = start is not None and each[0] is not None and start != each[0]
             if count != each[1] or differs:
                 doer.fail(
@@ -447,7 +457,8 @@ class Steps:
 
     def _hold_place(self, work: Work, place: Place, ranges: dict[str, Reach], doer: Doer) -> None:
         """What a kernel is told of where its part lies is where it lies."""
-        for name, (low, length) in ranges.items():
+        for name in work.rule.factors:
+            low, length = ranges.get(name, (None, UNKNOWN))
             told = place.start(name) - work.starts.get(name, 0)
             if low is None:
                 ranges[name] = told, length
@@ -511,11 +522,13 @@ class Steps:
 def _joined(factors: Sequence[str], ranges: Mapping[str, Reach], work: Work, doer: Doer) -> Reach:
     """The range of a dim of a result made of these factors."""
     if len(factors) == 1:
-        return ranges[factors[0]]
+        return ranges.get(factors[0], (None, UNKNOWN))
     low: int | None = 0
     length = 1
     for name in factors:
-        start, count = ranges[name]
+        start, count = ranges.get(name, (None, UNKNOWN))
+        if count == UNKNOWN:
+            return None, UNKNOWN
         low = None if low is None or start is None else low * work.sizes[name] + start
         if length > 1 and count != work.sizes[name]:
             doer.fail(f"{work.node.name} makes no range of ({' '.join(factors)}): {name} is {_spelled_range(name, (start, count))}")
@@ -542,6 +555,8 @@ def _placed(cleared: Lay, lay: Lay, box: Box) -> Box | None:
 
 def _need_complete(item: Item, made: _Unseen, doer: Doer) -> None:
     """What a kernel reads of its own sums is complete."""
+    if not item.terms:
+        return
     box = [(low or 0, (low or 0) + n) for low, n in made.reach]
     rest = missing([(*box, *whole(item.terms.values()))], [(*box, *made.terms.values())])
     for each in rest:
@@ -557,6 +572,8 @@ def _seen_through(path: Sequence[object], made: _Unseen, doer: Doer, item: Item)
     from graphir.backends.proof.items import View
 
     reach = list(made.reach)
+    if path and any(n == UNKNOWN for _, n in reach):
+        return [(None, UNKNOWN)] * len(item.shape)
     for view in path:
         assert isinstance(view, View)
         boxes = view.forth(tuple([(low or 0, (low or 0) + n) for low, n in reach]))

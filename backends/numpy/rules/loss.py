@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, rows
+from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import minimum, rules
 from graphir.backends.numpy.rules.shared import made, row_column, row_maxima, row_sums
 from graphir.ir.operator import Place
@@ -55,6 +56,7 @@ def _record_log_sum(call: Calls, Z: Array, lse: Array) -> None:
     call(np.add, lse, top[..., 0], lse)
 
 
+@writes("L")
 def _write_losses(logits: Array, Y: Array, lse: Array, ignore: int, L: Array) -> None:
     valid = np.not_equal(Y, ignore)
     picked = logits[np.arange(len(logits)), (Y * valid).reshape(-1)].reshape(Y.shape)
@@ -77,6 +79,7 @@ def _d_cross_entropy(
     return None
 
 
+@writes("weights", updates="P")
 def _subtract_labels(P: Array, Y: Array, dL: Array, ignore: int, first: int, weights: Array) -> None:
     """P − onehot(Y) in place, whose columns begin at `first`; weights = dL, or 0 where Y is `ignore`."""
     valid = np.not_equal(Y, ignore)
