@@ -154,9 +154,7 @@ def source(file: str, **options: Any) -> str:
     return "\n".join([*parts, (folder / file).read_text(encoding="utf-8")])
 
 
-def load(
-    xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]
-) -> partial[None]:
+def load(xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]) -> partial[None]:
     """The kernel for these tiles, to be launched with the shared memory that it needs."""
     function: Any = compiled(xp, source(kernel.file, **options, **tile_sizes(tiles, width)))
     size = tiles.shared(kernel.held, width, itemsize)

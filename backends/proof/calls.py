@@ -81,7 +81,12 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
                 _hold_span(lay, [*operands, *results, *written], fail, f"{_name(function)} reads")
                 continue
             deeds.reads[lay.key] = lay
-            if lay.key in shown or lay.key in made or any(each.contains(lay) for each in operands) or covers(written, lay):
+            if (
+                lay.key in shown
+                or lay.key in made
+                or any(each.contains(lay) for each in operands)
+                or covers(written, lay)
+            ):
                 continue
             if any(each.touches(lay) for each in results):
                 fail(f"{_name(function)} reads a part of its result that no call has written yet")

@@ -62,7 +62,8 @@ class Lay:
         if self._form is not None:
             return self._form
         dims = [(abs(s), n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1 and s != 0]
-        run, rest = self.itemsize, []
+        run = self.itemsize
+        rest: list[tuple[int, int]] = []
         for stride, count in sorted(dims):
             if not rest and stride == run:
                 run *= count
@@ -127,9 +128,7 @@ def _meet(off: int, dims: _Dims, run: int, other_dims: _Dims, other_run: int, bu
     # -reach of the others < off + index · step < reach of the runs
     lowest = max(lowest, (-_reach(others, other_run) - off) // step + 1)
     highest = min(highest, -(-(_reach(inner, run) - off) // step) - 1)
-    return any(
-        _meet(off + index * step, inner, run, others, other_run, budget) for index in range(lowest, highest + 1)
-    )
+    return any(_meet(off + index * step, inner, run, others, other_run, budget) for index in range(lowest, highest + 1))
 
 
 def _reach(dims: _Dims, run: int) -> int:
@@ -190,4 +189,3 @@ def nested(strides: tuple[int, ...], lengths: tuple[int, ...], itemsize: int) ->
             return False
         reach += stride * (count - 1)
     return True
-

@@ -185,9 +185,7 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
             return False
         base -= holding.bounds[dim][0] * step
         strides[dim] += step
-    reach = [
-        max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)
-    ]
+    reach = [max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)]
     if not nested(tuple(strides), tuple(reach), lay.itemsize):
         return False
     holding.base, holding.strides = base, tuple(strides)
@@ -272,4 +270,3 @@ def _rows(holding: Holding, low: int, high: int) -> Box:
             break
         start += lowest * step
     return tuple(box)
-
