@@ -35,7 +35,7 @@ class Effects:
     spans: bool = False
 
 
-Judge: TypeAlias = Callable[..., Effects]
+Judge: TypeAlias = Callable[..., Effects | None]
 
 _JUDGES: dict[Any, Judge] = {}
 
@@ -60,23 +60,33 @@ def declare(function: Function, written: Iterable[int], updated: Iterable[int] =
         reads = [each for i, each in enumerate(arguments) if i not in outputs or i in both]
         return Effects(reads, [arguments[i] for i in sorted(outputs) if i < len(arguments)], spans)
 
-    judges(function, judge)
+    judges(function)(judge)
 
 
-def judges(function: Function, judge: Judge) -> None:
-    """Declares what a call of `function` does by what `judge`, given the same arguments, makes of them."""
-    _JUDGES[function] = judge
+def judges(function: Function) -> Callable[[Judge], Judge]:
+    """Declares what a call of `function` does by what the decorated function, given the same arguments, returns."""
+
+    def decorate(judge: Judge) -> Judge:
+        _JUDGES[function] = judge
+        return judge
+
+    return decorate
 
 
-def launches(function: Function, written: Iterable[int]) -> None:
-    """Declares a kernel `function(grid, block, arguments)`: the positions, among `arguments`, that it writes."""
-    outputs = frozenset(written)
+def launches(function: Function, written: Iterable[int], updated: Iterable[int] = ()) -> Function:
+    """Declares a kernel `function(grid, block, arguments)`, as `declare` by positions among `arguments`; returns it.
 
-    def judge(grid: Any, block: Any, arguments: Sequence[Any], **options: Any) -> Effects:
-        reads = [each for i, each in enumerate(arguments) if i not in outputs]
-        return Effects(reads, [arguments[i] for i in sorted(outputs)])
+    An array that is written is not read for being handed over in place of one that there is not.
+    """
+    outputs, both = frozenset(written), frozenset(updated)
 
-    judges(function, judge)
+    def judge(grid: Any, block: Any, arguments: Sequence[Any]) -> Effects:
+        made = [arguments[i] for i in sorted(outputs)]
+        others = [each for i, each in enumerate(arguments) if i not in outputs and not any(each is one for one in made)]
+        return Effects([*others, *(arguments[i] for i in sorted(both))], made)
+
+    judges(function)(judge)
+    return function
 
 
 def effects_of(function: Function, arguments: Sequence[Any]) -> Effects | None:

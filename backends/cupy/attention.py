@@ -24,6 +24,7 @@ from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import steps
 from graphir.backends.cupy.text import TYPES, included
+from graphir.backends.effects import launches
 from graphir.backends.rows.runs import Run
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -153,9 +154,7 @@ def source(file: str, **options: Any) -> str:
     return "\n".join([*parts, (folder / file).read_text(encoding="utf-8")])
 
 
-def load(
-    xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]
-) -> Callable[..., None]:
+def load(xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]) -> partial[None]:
     """The kernel for these tiles, to be launched with the shared memory that it needs."""
     function: Any = compiled(xp, source(kernel.file, **options, **tile_sizes(tiles, width)))
     size = tiles.shared(kernel.held, width, itemsize)
@@ -236,6 +235,9 @@ class _Writing:
         blocks = self.batch * self.heads * -(-length // tiles.rows)
         arguments = (*arrays, *numbers, *sizes, *factors, *lying, *self._mask())
         function = load(self.engine.xp, kernel, tiles, width, itemsize, {**types, **switches})
+        # The forward pass leaves each row's numbers behind its results; the gradient reads them there.
+        count = len(results) + len(numbers) * (kernel is FORWARD and "top" in self.arrays)
+        launches(function.func, range(len(operands), len(operands) + count))
         self.call(function, (blocks,), (32 * tiles.warps,), arguments)
 
     def _statistics(self, kernel: Kernel, unwritten: Array) -> tuple[list[Array], list[Sequence[int]]]:

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.cupy.device import device_properties, require_device
+from graphir.backends.effects import writes
 
 rules = Rules()
 
@@ -44,6 +45,7 @@ class CupyEngine:
         self.add: Function = self.xp.add
         self.maximum: Function = self.xp.maximum
 
+    @writes("target")
     def copy(self, target: Array, source: Any) -> None:
         """As `Engine.copy`; from NumPy's memory only where something is text, or the source a number."""
         if isinstance(target, self.xp.ndarray):

@@ -32,6 +32,7 @@ from graphir.backends.cupy.form import (
 )
 from graphir.backends.cupy.source import CannotWriteError, Prologue, Source
 from graphir.backends.cupy.text import TYPES, sum_text
+from graphir.backends.effects import launches
 from graphir.backends.rows import (
     dictionary,  # noqa: F401  declares the snippets
     elements,
@@ -226,6 +227,10 @@ class _Launch:
                 arguments.append(np.int64(self.ramps[position - len(used)][0]))
             arguments += [np.int64(step[position]) for _, step in loops]
             arguments.append(np.int64(last[1][position]))
+        written = {store.array for store in self.stores if not store.adds}
+        outputs = [position for position, i in enumerate(used) if i in written]
+        read = [position for position in outputs if used[position] in self.slots.values()]
+        launches(kernel, [*outputs, *range(len(used), len(used) + len(left) + len(kept))], read)
         self.call(kernel, (blocks, *slabs), (form.block,), tuple(arguments))
         for store, partial in zip(terms, left, strict=True):
             target = self.arrays[store.array]
@@ -323,7 +328,7 @@ class _Launch:
         """Records target[*axes] = Σ terms[:, *axes] over `count` rows of terms."""
         loops = merge_loops([self.tile.sizes[axis] for axis in axes], [[target.strides[axis] for axis in axes]])
         width = math.prod(size for size, _ in loops)
-        kernel = self._compile(sum_text(self.run.dtype, target.dtype, len(loops)))
+        kernel = launches(self._compile(sum_text(self.run.dtype, target.dtype, len(loops))), [1])
         integers = [count, width, *(size for size, _ in loops), *(step[0] for _, step in loops)]
         blocks = min(-(-width // 32), _BLOCKS)
         self.call(kernel, (blocks,), (256,), (terms, target.array, *map(np.int64, integers)))

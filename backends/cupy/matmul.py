@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from graphir.backends.compiled.emission import Array
 from graphir.backends.cupy.cublas import PLAIN, TRANSPOSED, Kind, Matrix, Shape, address, handle
+from graphir.backends.effects import writes
 
 #: cuBLAS counts in 32 bits.
 _LARGEST = (1 << 31) - 1
@@ -151,6 +152,7 @@ def find_plan(product: Product, kind: Kind) -> Plan | None:
 # -- carrying out -----------------------------------------------------------------------------------------
 
 
+@writes("Y")
 def carry_out(planned: Plan, kind: Kind, X: Array, W: Array, Y: Array) -> None:
     """Enqueues the product on the current stream; Y is overwritten. No axis is empty."""
     product = planned.product

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
+from graphir.backends.effects import writes
 
 rules = Rules()
 
@@ -18,11 +19,13 @@ rules = Rules()
 _TILING = Tiling(bytes=1 << 22, small=1 << 16, causal=(64, 128))
 
 
+@writes("out")
 def minimum(X: Array, Y: Array, out: Array) -> None:
     """As np.minimum, which alone among ufuncs, with np.maximum, is to be given its output by name."""
     np.minimum(X, Y, out=out)
 
 
+@writes("out")
 def maximum(X: Array, Y: Array, out: Array) -> None:
     """As np.maximum; see `minimum`."""
     np.maximum(X, Y, out=out)

@@ -105,7 +105,9 @@ class Region:
 
     def bounds(self) -> Box:
         """The smallest box that has all of it, which is not empty."""
-        return tuple([(min(low for low, _ in dim), max(high for _, high in dim)) for dim in zip(*self.boxes)])
+        return tuple(
+            [(min(low for low, _ in dim), max(high for _, high in dim)) for dim in zip(*self.boxes, strict=True)]
+        )
 
 
 def spelled(names: Sequence[str], box: Box) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from graphir.backends.effects import effects_of, flat
-from graphir.backends.proof.lays import Lay, covers
+from graphir.backends.proof.lays import Lay, covers, is_array
 from graphir.backends.proof.trace import Call, Step
 
 
@@ -20,18 +20,25 @@ class Lays:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Lay]] = {}
+        self._same: dict[object, Lay] = {}
 
     def of(self, array: Any) -> Lay:
         """The array's."""
         known = self._known.get(id(array))
         if known is None:
-            known = self._known[id(array)] = array, Lay.of(array)
+            lay = Lay.of(array)
+            known = self._known[id(array)] = array, self._same.setdefault(lay.key, lay)
         return known[1]
 
     def among(self, arguments: Iterable[Any]) -> list[Lay]:
         """Those of all arrays among a call's arguments that have an element."""
-        arrays = (each for each in flat(arguments) if hasattr(each, "strides"))
-        return [lay for each in arrays if (lay := self.of(each)).size]
+        found = []
+        for each in flat(arguments):
+            known = self._known.get(id(each))
+            lay = known[1] if known is not None else self.of(each) if is_array(each) else None
+            if lay is not None and lay.size:
+                found.append(lay)
+        return found
 
 
 @dataclass
@@ -56,9 +63,10 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
     results = lays.among(step.results)
     for one, lay in enumerate(results):
         for other in results[:one]:
-            if lay.key != other.key and lay.touches(other):
+            if lay is not other and lay.touches(other):
                 fail("two of its results lie in the same memory")
     written: list[Lay] = []
+    shown, made = {lay.key for lay in operands}, set[object]()
     for number in range(step.start, step.stop):
         function, arguments = calls[number]
         effects = effects_of(function, arguments)
@@ -73,7 +81,12 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
                 _hold_span(lay, [*operands, *results, *written], fail, f"{_name(function)} reads")
                 continue
             deeds.reads[lay.key] = lay
-            if any(each.contains(lay) for each in operands) or covers(written, lay):
+            if (
+                lay.key in shown
+                or lay.key in made
+                or any(each.contains(lay) for each in operands)
+                or covers(written, lay)
+            ):
                 continue
             if any(each.touches(lay) for each in results):
                 fail(f"{_name(function)} reads a part of its result that no call has written yet")
@@ -86,6 +99,9 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
                     deeds.writes.update((each.key, each) for each in inside)
                     continue
             deeds.writes[lay.key] = lay
+            if lay.key in made:
+                continue
+            made.add(lay.key)
             written.append(lay)
             if any(each.contains(lay) for each in results):
                 continue
@@ -95,7 +111,7 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
     for lay in operands:
         deeds.reads.setdefault(lay.key, lay)
     for lay in results:
-        if not covers(written, lay):
+        if lay.key not in made and not covers(written, lay):
             fail("its calls do not write all of its result")
     if step.stop - step.start > 1:
         _hold_apart(operands, results, fail)

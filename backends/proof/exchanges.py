@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from graphir.backends.proof.calls import Deeds, Lays
+from graphir.backends.proof.calls import Deeds
+from graphir.backends.proof.contents import Contents
+from graphir.backends.proof.doers import Doer
+from graphir.backends.proof.items import Ledger
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.steps import Doer, Steps
 from graphir.backends.proof.trace import Exchange
 from graphir.errors import ProofError
 from graphir.ir.graph import Node
@@ -28,8 +30,8 @@ class _Flight:
 class Flights:
     """Carries out exchanges, and keeps watch over those that have begun."""
 
-    def __init__(self, steps: Steps, lays: Lays) -> None:
-        self._steps, self._lays = steps, lays
+    def __init__(self, ledger: Ledger, contents: Contents) -> None:
+        self._ledger, self._contents, self._lays = ledger, contents, contents.lays
         self._packed: list[Exchange] = []
         self._under_way: dict[Node, _Flight] = {}
 
@@ -42,8 +44,10 @@ class Flights:
         """What comes before a segment."""
         for exchange in exchanges:
             node = exchange.node
-            doer = Doer(f"before segment {segment}", f"{exchange.kind} {node.name} = {node.operator.symbol}", node.meta.at)
-            self._steps.counts.exchanges += 1
+            doer = Doer(
+                f"before segment {segment}", f"{exchange.kind} {node.name} = {node.operator.symbol}", node.meta.at
+            )
+            self._contents.counts.exchanges += 1
             if exchange.kind == "run":
                 self._check_arrays(exchange, doer)
                 self._read(exchange, doer)
@@ -52,8 +56,8 @@ class Flights:
                 self._check_arrays(exchange, doer)
                 self._read(exchange, doer)
                 # In the bucket it is the operand still.
-                item = self._steps.ledger.item(node.inputs[0], None)
-                self._steps.write(item, exchange.result, [(0, n) for n in item.shape], None, doer)
+                item = self._ledger.item(node.inputs[0])
+                self._contents.write_block(item, exchange.result, doer)
                 self._packed.append(exchange)
             elif exchange.kind == "start":
                 self._start(exchange, doer)
@@ -61,23 +65,23 @@ class Flights:
                 self._wait(exchange, doer)
             elif exchange.kind == "unpack":
                 self._check_arrays(exchange, doer)
-                item = self._steps.ledger.item(node.outputs[0], None)
-                self._steps.read(item, exchange.operand, doer)
+                item = self._ledger.item(node.outputs[0])
+                self._contents.read(item, exchange.operand, doer)
                 self._write(exchange, doer)
             else:
                 doer.fail(f"{exchange.kind!r} is no kind of exchange")
 
     def _read(self, exchange: Exchange, doer: Doer) -> None:
-        item = self._steps.ledger.item(exchange.node.inputs[0], None)
+        item = self._ledger.item(exchange.node.inputs[0])
         if exchange.operand is None or tuple(exchange.operand.shape) != item.shape:
             doer.fail(f"it takes all of {item.name}, {list(item.shape)}")
-        self._steps.read(item, exchange.operand, doer)
+        self._contents.read(item, exchange.operand, doer)
 
     def _write(self, exchange: Exchange, doer: Doer) -> None:
-        item = self._steps.ledger.item(exchange.node.outputs[0], None)
+        item = self._ledger.item(exchange.node.outputs[0])
         if exchange.result is None or tuple(exchange.result.shape) != item.shape:
             doer.fail(f"it makes all of {item.name}, {list(item.shape)}")
-        self._steps.write(item, exchange.result, [(0, n) for n in item.shape], None, doer)
+        self._contents.write_block(item, exchange.result, doer)
 
     def _check_arrays(self, exchange: Exchange, doer: Doer) -> None:
         """What is carried out at once leaves alone what is under way."""
@@ -95,8 +99,8 @@ class Flights:
         operand, result = self._lays.of(exchange.operand), self._lays.of(exchange.result)
         parts = [each for each in self._packed if operand.contains(self._lays.of(each.result))]
         for each in parts:
-            item = self._steps.ledger.item(each.node.inputs[0], None)
-            self._steps.read(item, each.result, doer)
+            item = self._ledger.item(each.node.inputs[0])
+            self._contents.read(item, each.result, doer)
         if not parts:
             self._read(exchange, doer)
         self._packed = [each for each in self._packed if each not in parts]
@@ -105,7 +109,7 @@ class Flights:
         self._under_way[exchange.node] = _Flight(exchange, doer, operand, result, parts)
 
     def _wait(self, exchange: Exchange, doer: Doer) -> None:
-        flight = self._under_way.pop(exchange.node, None)
+        flight = self._under_way.pop(exchange.node)
         if flight is None:
             doer.fail("it waits for what has not begun")
         if not flight.parts:

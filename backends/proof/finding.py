@@ -6,7 +6,7 @@ places, of a broadcast the new dims have stride 0, of a merged dim both parts mu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from graphir.backends.proof.boxes import Box, missing, whole
@@ -63,9 +63,7 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
         for holding in memory.by_item.get(ancestor, ()):
             if holding.lay.low >= lay.high or holding.lay.high <= lay.low or holding.itemsize != lay.itemsize:
                 continue
-            lattice: _Lattice | None = _Lattice(
-                holding.lay.address, holding.strides, holding.bounds, holding.floating
-            )
+            lattice: _Lattice | None = _Lattice(holding.lay.address, holding.strides, holding.bounds, holding.floating)
             for view in path:
                 lattice = None if lattice is None else _seen(view, lattice)
             starts = None if lattice is None else _starts(lattice, lay)
@@ -90,7 +88,7 @@ def _starts(lattice: _Lattice, lay: Lay) -> list[int] | None:
     if off < 0:
         return None
     starts = [low for low, _ in lattice.box]
-    dims = []
+    dims: list[tuple[int, int]] = []
     for dim, ((low, high), length) in enumerate(zip(lattice.box, lay.shape, strict=True)):
         step = lattice.strides[dim]
         if length > 1 and lay.strides[dim] != step:
@@ -112,77 +110,62 @@ def _starts(lattice: _Lattice, lay: Lay) -> list[int] | None:
 
 def _seen(view: View, lattice: _Lattice) -> _Lattice | None:
     """A view's elements in its operand's memory; None where they do not lie in any lattice."""
-    if view.before == view.after:
-        return lattice
-    steps: dict[str, int] = {}
-    start = lattice.start
-    sizes = view.sizes
-    alone: set[str] = set()
-    loose: set[str] = set()
-    for dim, factors in enumerate(view.before):
-        step = lattice.strides[dim]
-        for factor in reversed(factors):
-            steps[factor] = step
-            step *= sizes[factor]
-            if dim in lattice.floating:
-                loose.add(factor)
-        if len(factors) == 1 and lattice.box[dim][1] - lattice.box[dim][0] == 1:
-            alone.add(factors[0])
     boxes = view.forth(lattice.box)
     if not boxes:
         return None
-    box = tuple([(min(each[0] for each in dim), max(each[1] for each in dim)) for dim in zip(*boxes, strict=True)])
-    strides, floating = [], set()
+    box = tuple([(min(low for low, _ in dim), max(high for _, high in dim)) for dim in zip(*boxes, strict=True)])
+    # Where the view's first element lies: the hull of several boxes begins with one of theirs.
+    first = view.back([tuple([(low, low + 1) for low, _ in box])])[0]
+    start = lattice.start
+    for (low, _), (least, most), stride in zip(first, lattice.box, lattice.strides, strict=True):
+        if not least <= low < most:
+            return None
+        start += (low - least) * stride
+    lengths = [high - low for low, high in lattice.box]
+    steps, alone = _by_factor(view.before, lattice.strides, lengths, view.sizes)
+    loose = {factor for dim in lattice.floating for factor in view.before[dim]}
+    strides, floating = [], set[int]()
     for dim, factors in enumerate(view.after):
-        if not all(factor in steps for factor in factors):
-            strides.append(0)
+        new = any(factor not in steps for factor in factors)
+        if new or not loose.isdisjoint(factors):
             floating.add(dim)
-            continue
-        if not floating.isdisjoint((dim,)) or any(factor in loose for factor in factors):
-            floating.add(dim)
-        step = _together(factors, steps, sizes, alone)
+        step = 0 if new else _together(factors, steps, view.sizes, alone)
         if step is None:
             return None
         strides.append(step)
-    # The first element of the hull of several boxes is where the lattice's own would be.
-    first = _first(view, box, lattice, steps)
-    return None if first is None else _Lattice(start + first, tuple(strides), box, frozenset(floating))
+    return _Lattice(start, tuple(strides), box, frozenset(floating))
 
 
-def _together(factors: Sequence[str], steps: dict[str, int], sizes: object, alone: set[str]) -> int | None:
+def _by_factor(
+    axes: Axes, strides: Sequence[int], lengths: Sequence[int], sizes: Mapping[str, int]
+) -> tuple[dict[str, int], set[str]]:
+    """The stride of each factor, and those of which there is a single index, so that their stride does not count."""
+    steps: dict[str, int] = {}
+    alone = set()
+    for factors, stride, length in zip(axes, strides, lengths, strict=True):
+        step = stride
+        for factor in reversed(factors):
+            steps[factor] = step
+            step *= sizes[factor]
+        if len(factors) == 1 and length == 1:
+            alone.add(factors[0])
+    return steps, alone
+
+
+def _together(
+    factors: Sequence[str], steps: Mapping[str, int], sizes: Mapping[str, int], alone: Set[str]
+) -> int | None:
     """The stride of a dim made of several factors; None if they do not lie one behind the other."""
     if not factors:
         return 0
-    known: dict[str, int] = sizes  # type: ignore[assignment]
-    inner = [factor for factor in factors if known[factor] > 1] or [factors[-1]]
-    step = steps[inner[-1]]
-    reach = step * known[inner[-1]]
-    for factor in reversed(inner[:-1]):
+    longer = [factor for factor in factors if sizes[factor] > 1] or [factors[-1]]
+    step = steps[longer[-1]]
+    reach = step * sizes[longer[-1]]
+    for factor in reversed(longer[:-1]):
         if steps[factor] != reach and factor not in alone:
             return None
-        reach *= known[factor]
+        reach *= sizes[factor]
     return step
-
-
-def _first(view: View, box: Box, lattice: _Lattice, steps: dict[str, int]) -> int | None:
-    """How far the view's first element of `box` lies from the lattice's own first."""
-    corner = tuple([(low, low + 1) for low, _ in box])
-    before = view.back([corner])
-    if not before:
-        return None
-    off = 0
-    for dim, ((low, _), (first, last)) in enumerate(zip(before[0], lattice.box, strict=True)):
-        if _is_new(view.before[dim], view.after):
-            continue
-        if not first <= low < last:
-            return None
-        off += (low - first) * lattice.strides[dim]
-    return off
-
-
-def _is_new(factors: Sequence[str], axes: Axes) -> bool:
-    """Whether the other side of a view has none of these factors."""
-    return not any(factor in axis for axis in axes for factor in factors)
 
 
 # -- from a view back to what it is a view of ------------------------------------------------------------
@@ -191,33 +174,28 @@ def _is_new(factors: Sequence[str], axes: Axes) -> bool:
 def rooted(item: Item, lay: Lay, box: Box) -> tuple[Item, Lay, Box]:
     """The same memory as part of what `item` is a view of, as far up as that can be said."""
     while item.view is not None:
-        view = item.view
-        steps: dict[str, int] = {}
-        lengths: dict[str, int] = {}
-        boxes = view.back([box])
-        if len(boxes) != 1:
+        above = _above(item.view, lay, box)
+        if above is None:
             break
-        fits = True
-        for dim, factors in enumerate(view.after):
-            if not all(any(factor in axis for axis in view.before) for factor in factors):
-                fits = fits and lay.shape[dim] == 1
-                continue
-            step = lay.strides[dim]
-            for factor in reversed(factors):
-                steps[factor] = step
-                step *= view.sizes[factor]
-            if len(factors) == 1:
-                lengths[factors[0]] = lay.shape[dim]
-        strides: list[int] = []
-        for factors in view.before:
-            alone = {factor for factor in factors if lengths.get(factor, 2) == 1}
-            together = _together(factors, steps, view.sizes, alone)
-            # A minor factor of a single index under a major one of several leaves gaps.
-            inner = [factor for factor in factors[1:] if view.sizes[factor] > 1]
-            fits = fits and together is not None and (len(factors) == 1 or not alone.intersection(inner))
-            strides.append(together or 0)
-        if not fits:
-            break
-        item, box = view.operand, boxes[0]
-        lay = Lay(lay.address, tuple([high - low for low, high in box]), tuple(strides), lay.itemsize)
+        item, (lay, box) = item.view.operand, above
     return item, lay, box
+
+
+def _above(view: View, lay: Lay, box: Box) -> tuple[Lay, Box] | None:
+    """A part of a view as one of its operand; None where it is none, or holds elements several times."""
+    boxes = view.back([box])
+    known = {factor for factors in view.before for factor in factors}
+    new = [dim for dim, factors in enumerate(view.after) if not known.issuperset(factors)]
+    if len(boxes) != 1 or any(lay.shape[dim] != 1 for dim in new):
+        return None
+    steps, alone = _by_factor(view.after, lay.strides, lay.shape, view.sizes)
+    strides = []
+    for factors in view.before:
+        step = _together(factors, steps, view.sizes, alone)
+        # A single index of a minor factor, under several of a major one, leaves gaps.
+        gaps = len(factors) > 1 and any(factor in alone and view.sizes[factor] > 1 for factor in factors[1:])
+        if step is None or gaps:
+            return None
+        strides.append(step)
+    lengths = tuple([high - low for low, high in boxes[0]])
+    return Lay(lay.address, lengths, tuple(strides), lay.itemsize), boxes[0]

@@ -7,6 +7,8 @@ the sum is whole without it. All of it follows from the operators' traits, value
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphir.backends.proof.boxes import Box, Range
 from graphir.backends.proof.items import MASKED, ZERO, Half, Item, Ledger, Work, axes_of
 from graphir.ir.analysis import contracted
@@ -104,7 +106,7 @@ def lies_beyond(half: Half, box: Box) -> bool:
     return box[k][0] + shift > box[q][1] - 1
 
 
-def may_leave_out(work: Work, factor: str, left_out: Range, queries: dict[str, Range | None]) -> bool:
+def may_leave_out(work: Work, factor: str, left_out: Range, queries: Mapping[str, Range | None]) -> bool:
     """Whether a node that needs all of `factor` makes the same without this range of it, for these queries."""
     for operand, item in enumerate(work.inputs):
         for half, what in item.beyond.items():

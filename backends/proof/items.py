@@ -5,7 +5,7 @@ A fused node's values are named once: what enters or leaves its body is the grap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -42,6 +42,8 @@ class Item:
     terms: Mapping[str, int] = field(default_factory=dict)
     beyond: dict[Half, str] = field(default_factory=dict)
     spared: tuple[Half, ...] = ()
+    #: How a factor of its maker is spelled.
+    spell: Callable[[str], str] = str
     #: Of memory that has been set to 0: the sum that it is for.
     cleared_for: Item | None = None
 
@@ -49,6 +51,19 @@ class Item:
     def dims(self) -> list[str]:
         """The dims as the graph spells them."""
         return [str(dim) for dim in self.value.shape]
+
+    @property
+    def term_names(self) -> list[str]:
+        """What its maker sums over, as the graph spells it."""
+        return [self.spell(factor) for factor in self.terms]
+
+    @property
+    def root(self) -> Item:
+        """What it is a view of in the end, or itself."""
+        item = self
+        while item.view is not None:
+            item = item.view.operand
+        return item
 
     def family(self) -> Iterable[tuple[Item, tuple[View, ...]]]:
         """Itself, and what it is a view of, with the views that lead from there to it."""
@@ -100,6 +115,10 @@ class Work:
         """The node's."""
         return self.node.operator
 
+    def spell(self, factor: str) -> str:
+        """A factor as the graph spells its dim."""
+        return str(self.node.inference.factors.get(factor, factor))
+
 
 class Ledger:
     """All values and nodes of a graph, as one rank has them."""
@@ -119,21 +138,17 @@ class Ledger:
             else:
                 self._enter_body(node, node.body)
 
-    def item(self, value: Value, within: Node | None) -> Item:
-        """A value of the graph, or of the body of a fused node."""
-        return self._items[within, value]
+    def item(self, value: Value) -> Item:
+        """A value of the graph."""
+        return self._items[None, value]
 
-    def knows(self, value: Value, within: Node | None) -> bool:
-        """Whether there is such a value."""
-        return (within, value) in self._items
+    def find(self, value: Value, within: Node | None) -> Item | None:
+        """A value of the graph, or of the body of a fused node; None if there is no such value."""
+        return self._items.get((within, value))
 
-    def work(self, node: Node, within: Node | None) -> Work:
-        """A node of the graph, or of the body of a fused node."""
-        return self._works[within, node]
-
-    def knows_node(self, node: Node, within: Node | None) -> bool:
-        """Whether there is such a node."""
-        return (within, node) in self._works
+    def find_work(self, node: Node, within: Node | None) -> Work | None:
+        """A node of the graph, or of the body of a fused node; None if there is no such node."""
+        return self._works.get((within, node))
 
     # -- reading the graph ----------------------------------------------------------------------------
 
@@ -181,6 +196,8 @@ class Ledger:
             self._items[within, value] = item
         work = self._works[within, node] = Work(node, rule, inputs, tuple(outputs), sizes, starts, depends)
         self.makers.update(dict.fromkeys(outputs, work))
+        for item in outputs:
+            item.spell = work.spell
 
     def works(self) -> Iterable[Work]:
         """All nodes, in the order of the graph."""
@@ -207,7 +224,7 @@ def split(index: Range, factors: Sequence[str], sizes: Mapping[str, int]) -> lis
         return [(index,)]
     if not factors:
         return [()]
-    first, *others = factors
+    others = factors[1:]
     minor = 1
     for each in others:
         minor *= sizes[each]

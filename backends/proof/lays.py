@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-#: How much NumPy may think about whether two arrays share an element; what is harder counts as shared.
-_WORK = 20_000
+#: Dims of runs: (stride, count), the widest stride first.
+_Dims: TypeAlias = tuple[tuple[int, int], ...]
+#: How many pairs of rows are looked at to see whether two arrays share an element; what is harder counts as shared.
+_WORK = 1 << 12
 
 
 def address_of(array: Any) -> int:
@@ -20,11 +21,23 @@ def address_of(array: Any) -> int:
     return int(array.data.ptr)
 
 
+def is_array(thing: Any) -> bool:
+    """Whether it is an array, NumPy's or a device's; a bare number is none."""
+    return isinstance(thing, np.ndarray) or (hasattr(thing, "strides") and not isinstance(thing, np.generic))
+
+
 class Lay:
-    """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array."""
+    """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array.
+
+    `key` is equal for arrays that are the same.
+    """
+
+    __slots__ = ("_form", "address", "high", "itemsize", "key", "low", "shape", "size", "strides")
 
     def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
         self.address, self.shape, self.strides, self.itemsize = address, shape, strides, itemsize
+        self.key = address, shape, strides, itemsize
+        self._form: tuple[int, _Dims, int] | None = None
         low = high = address
         self.size = 1
         for length, stride in zip(shape, strides, strict=True):
@@ -40,20 +53,17 @@ class Lay:
         """An array's."""
         return cls(address_of(array), array.shape, array.strides, array.itemsize)
 
-    @cached_property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for arrays that are the same."""
-        steps = tuple([0 if n == 1 else step for n, step in zip(self.shape, self.strides, strict=True)])
-        return self.address, self.shape, steps, self.itemsize
-
-    @cached_property
-    def form(self) -> tuple[int, tuple[tuple[int, int], ...], int]:
+    @property
+    def form(self) -> tuple[int, _Dims, int]:
         """The same bytes as runs: where the first begins, (stride, count) of each dim of runs, and a run's length.
 
         The widest stride comes first. Two arrays of one form are the same bytes, whatever their dims.
         """
+        if self._form is not None:
+            return self._form
         dims = [(abs(s), n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1 and s != 0]
-        run, rest = self.itemsize, []
+        run = self.itemsize
+        rest: list[tuple[int, int]] = []
         for stride, count in sorted(dims):
             if not rest and stride == run:
                 run *= count
@@ -61,27 +71,22 @@ class Lay:
                 rest[-1] = rest[-1][0], rest[-1][1] * count
             else:
                 rest.append((stride, count))
-        return self.low, tuple(reversed(rest)), run
+        self._form = self.low, tuple(reversed(rest)), run
+        return self._form
 
     @property
     def is_dense(self) -> bool:
         """Whether it is all bytes from the first to the last."""
         return not self.form[1]
 
-    @cached_property
-    def _stand_in(self) -> Any:
-        return np.asarray(_Interface(self))
-
     def touches(self, other: Lay) -> bool:
         """Whether the two have a byte in common."""
         if self.low >= other.high or other.low >= self.high:
             return False
-        if (self.is_dense and other.is_dense) or self.key == other.key:
+        if (self.is_dense and other.is_dense) or self.form == other.form:
             return True
-        try:
-            return bool(np.shares_memory(self._stand_in, other._stand_in, max_work=_WORK))
-        except np.exceptions.TooHardError:
-            return True
+        (start, dims, run), (other_start, other_dims, other_run) = self.form, other.form
+        return _meet(other_start - start, dims, run, other_dims, other_run, [_WORK])
 
     def contains(self, other: Lay) -> bool:
         """Whether all of the other's bytes are among its own; False, too, where that is not easy to see."""
@@ -105,17 +110,29 @@ class Lay:
         return offset + length <= run
 
 
-class _Interface:
-    """What NumPy makes an array of that stands for the bytes of a lay, wherever they are."""
+def _meet(off: int, dims: _Dims, run: int, other_dims: _Dims, other_run: int, budget: list[int]) -> bool:
+    """Whether runs have a byte in common with others, the first of which begins `off` bytes behind their first.
 
-    def __init__(self, lay: Lay) -> None:
-        self.__array_interface__ = {
-            "shape": lay.shape,
-            "strides": lay.strides,
-            "typestr": f"|V{lay.itemsize}",
-            "data": (lay.address, False),
-            "version": 3,
-        }
+    Along the widest stride only few indices are near enough; of each, the rest is looked at in the same way.
+    """
+    if not dims and not other_dims:
+        return -other_run < off < run
+    budget[0] -= 1
+    if budget[0] < 0:
+        return True
+    mine, theirs = dims[0][0] if dims else 0, other_dims[0][0] if other_dims else 0
+    step = max(mine, theirs)
+    inner, others = (dims[1:] if mine == step else dims), (other_dims[1:] if theirs == step else other_dims)
+    lowest = -(dims[0][1] - 1) if mine == step else 0
+    highest = other_dims[0][1] - 1 if theirs == step else 0
+    # -reach of the others < off + index · step < reach of the runs
+    lowest = max(lowest, (-_reach(others, other_run) - off) // step + 1)
+    highest = min(highest, -(-(_reach(inner, run) - off) // step) - 1)
+    return any(_meet(off + index * step, inner, run, others, other_run, budget) for index in range(lowest, highest + 1))
+
+
+def _reach(dims: _Dims, run: int) -> int:
+    return run + sum(step * (count - 1) for step, count in dims)
 
 
 class Spans:
@@ -172,4 +189,3 @@ def nested(strides: tuple[int, ...], lengths: tuple[int, ...], itemsize: int) ->
             return False
         reach += stride * (count - 1)
     return True
-

@@ -6,6 +6,7 @@ Writing takes the bytes away from whoever held them: exactly where both lie alik
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,11 @@ import numpy as np
 from graphir.backends.proof.boxes import Box, Region, common, whole
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay, nested
+
+#: Of each value, how many losses are remembered, to be told where one of them is missed.
+_REMEMBERED = 8
+#: Rows that are taken away each for itself; of more, all between the first and the last.
+_ROWS = 64
 
 
 @dataclass(eq=False)
@@ -66,11 +72,15 @@ class Lost:
 
 
 class Memory:
-    """All holdings, by value and by address."""
+    """All holdings, by value and by address.
+
+    `wanted` counts what is still to be read of each value and its views: what nobody reads need not be known.
+    """
 
     def __init__(self) -> None:
+        self.wanted: Counter[Item] = Counter()
         self.by_item: dict[Item, list[Holding]] = {}
-        self.lost: dict[Item, list[Lost]] = {}
+        self.lost: dict[Item, deque[Lost]] = {}
         self._slots: list[Holding | None] = []
         self._free: list[int] = []
         self._lows, self._highs = np.zeros(256, np.int64), np.zeros(256, np.int64)
@@ -89,11 +99,14 @@ class Memory:
     def overwrite(self, lay: Lay, by: object) -> None:
         """Whatever lay there is lost."""
         for holding in list(self.touching(lay)):
+            if not self.wanted[holding.item.root]:
+                self._drop(holding)
+                continue
             for box in _lost_of(holding, lay):
                 inner = common(box, holding.bounds)
                 if inner is None:
                     continue
-                self.lost.setdefault(holding.item, []).append(Lost(inner, by))
+                self.lost.setdefault(holding.item, deque(maxlen=_REMEMBERED)).append(Lost(inner, by))
                 holding.remove(inner)
             if holding.valid:
                 holding.settle()
@@ -108,7 +121,6 @@ class Memory:
         if lay.size == 0:
             return
         self.overwrite(lay, by)
-        self.lost[item] = [each for each in self.lost.get(item, ()) if common(each.box, box) is None]
         for holding in self.by_item.get(item, ()):
             if holding.floating == floating and _join(holding, lay, box):
                 holding.valid.add(box)
@@ -173,9 +185,7 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
             return False
         base -= holding.bounds[dim][0] * step
         strides[dim] += step
-    reach = [
-        max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)
-    ]
+    reach = [max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)]
     if not nested(tuple(strides), tuple(reach), lay.itemsize):
         return False
     holding.base, holding.strides = base, tuple(strides)
@@ -194,7 +204,7 @@ def _lost_of(holding: Holding, lay: Lay) -> list[Box]:
     if lay.is_dense:
         return [_rows(holding, lay.low, lay.high)]
     start, dims, run = lay.form
-    if sum(count for _, count in dims) <= 1 << 10 and len(dims) == 1:
+    if len(dims) == 1 and dims[0][1] <= _ROWS:
         (step, count) = dims[0]
         return [_rows(holding, start + i * step, start + i * step + run) for i in range(count)]
     return [holding.bounds]
@@ -260,4 +270,3 @@ def _rows(holding: Holding, low: int, high: int) -> Box:
             break
         start += lowest * step
     return tuple(box)
-

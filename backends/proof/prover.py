@@ -12,15 +12,17 @@ from typing import Any
 
 from graphir.backends.proof.boxes import whole
 from graphir.backends.proof.calls import Deeds, Lays, hold
+from graphir.backends.proof.contents import Contents
+from graphir.backends.proof.doers import Counts, Doer
 from graphir.backends.proof.exchanges import Flights
 from graphir.backends.proof.halves import find_halves
 from graphir.backends.proof.items import Item, Ledger
 from graphir.backends.proof.lays import Lay, Spans
-from graphir.backends.proof.memory import Memory
 from graphir.backends.proof.report import Proof
-from graphir.backends.proof.steps import Counts, Doer, Steps
+from graphir.backends.proof.steps import Steps
 from graphir.backends.proof.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
+from graphir.ir.collector import without_collector
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class _Done:
 _Phase = list[list[_Done]]
 
 
+@without_collector
 def prove(trace: Trace) -> Proof:
     """Proves that a program does what its graph says; ProofError, in values and ranges, where it does not.
 
@@ -49,11 +52,12 @@ def prove(trace: Trace) -> Proof:
 class _Prover:
     def __init__(self, trace: Trace) -> None:
         self.trace, self.lays, self.counts = trace, Lays(), Counts()
+        self.contents = Contents(self.lays, self.counts)
+        self.memory = self.contents.memory
         self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
         find_halves(self.ledger)
-        self.memory = Memory()
-        self.steps = Steps(self.ledger, self.memory, self.lays, self.counts)
-        self.flights = Flights(self.steps, self.lays)
+        self.steps = Steps(self.ledger, self.contents)
+        self.flights = Flights(self.ledger, self.contents)
         #: For each node what it keeps from tile to tile, as the item that stands for it.
         self._kept: dict[object, list[tuple[Lay, Item]]] = {}
 
@@ -66,11 +70,12 @@ class _Prover:
             )
         phases = [[*self._phases(number, segment)] for number, segment in enumerate(trace.segments)]
         self._find_kept([done for segment in phases for phase in segment for thread in phase for done in thread])
+        self._find_wanted(phases)
         begin = Doer("before the run", "the caller")
         for value, array in trace.arguments.items():
-            item = self.ledger.item(value, None)
+            item = self.ledger.item(value)
             self._require_block(item, array, begin)
-            self.steps.write(item, array, [(0, n) for n in item.shape], None, begin)
+            self.contents.write_block(item, array, begin)
         for number, segment in enumerate(phases):
             self.flights.carry_out(trace.exchanges[number], number)
             for phase in segment:
@@ -82,9 +87,9 @@ class _Prover:
         self.flights.require_landed()
         end = Doer("after the run", "the caller")
         for value, array in trace.results.items():
-            item = self.ledger.item(value, None)
+            item = self.ledger.item(value)
             self._require_block(item, array, end)
-            self.steps.read(item, array, end)
+            self.contents.read(item, array, end)
         return Proof(self.trace.graph.name, self.counts)
 
     def _require_block(self, item: Item, array: Any, doer: Doer) -> None:
@@ -154,7 +159,24 @@ class _Prover:
                     known = self._kept.setdefault(owner, [])
                     if all(each.key != lay.key for each, _ in known):
                         value = done.step.nodes[0].outputs[0]
-                        known.append((lay, Item(f"what {value.name} keeps", value, lay.shape)))
+                        item = Item(f"what {value.name} keeps", value, lay.shape)
+                        self.memory.wanted[item] = 1
+                        known.append((lay, item))
+
+    def _find_wanted(self, phases: Sequence[Sequence[_Phase]]) -> None:
+        """Counts what is going to be read of each value."""
+        for segment in phases:
+            for phase in segment:
+                for thread in phase:
+                    for done in thread:
+                        for item in self.steps.read_by(done.step):
+                            self.memory.wanted[item.root] += 1
+        # Exchanges and results are looked at as long as the proof takes.
+        values = [
+            value for each in self.trace.exchanges for one in each for value in (*one.node.inputs, *one.node.outputs)
+        ]
+        for value in (*values, *self.trace.results):
+            self.memory.wanted[self.ledger.item(value).root] += 1
 
     # -- threads --------------------------------------------------------------------------------------
 
@@ -203,6 +225,8 @@ class _Prover:
             else:
                 self.memory.write(item, lay, whole(lay.shape), None, frozenset(), done.doer)
         self.steps.carry_out(done.step, done.doer)
+        for item in self.steps.read_by(done.step):
+            self.memory.wanted[item.root] -= 1
 
     def _is_there(self, item: Item) -> bool:
         return any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphir.backends.proof.steps import Counts
+from graphir.backends.proof.doers import Counts
 
 UNSEEN = (
     "What a call computes of its arguments: that is held to the interpreter by tests, number by number.",

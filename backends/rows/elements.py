@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphir.backends.compiled.emission import Array
+from graphir.backends.effects import writes
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.snippets import Made, snippet
 from graphir.ir.operator import Place
@@ -162,6 +163,7 @@ def _slope(row: Row, X: Expression, kind: str) -> Expression:
 _LEVELS = 1 << 16
 
 
+@writes("keys")
 def write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
     """The two keys of a node's draws of this step, uint32."""
     keys[:] = stream_keys(int(seed), int(step), key, 0)
@@ -243,6 +245,7 @@ def _unless(row: Row, ok: Expression | None, made: Made, old: Made) -> Made:
     return made if ok is None else {name: row.choose(ok, each, old[name]) for name, each in made.items()}
 
 
+@writes("numbers")
 def write_rate(lr: Array, numbers: Array) -> None:
     """The learning rate as a number of the kernel."""
     numbers[0] = lr
@@ -276,6 +279,7 @@ def _adam(
     return _unless(row, ok, made, {"W_new": W, "m_new": m, "v_new": v})
 
 
+@writes("numbers")
 def write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
     """η and ε c, with t = step + 1."""
     t = int(step) + 1
@@ -283,6 +287,7 @@ def write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilo
     numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
 
 
+@writes("numbers")
 def write_shrink(lr: Array, weight_decay: float, numbers: Array) -> None:
     """What is left of a weight: 1 − lr · weight_decay."""
     numbers[0] = 1 - float(lr) * weight_decay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from graphir.backends.compiled.emission import Array
+from graphir.backends.effects import writes
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.snippets import Made, snippet
 from graphir.operators.loss import one
@@ -50,17 +51,20 @@ def _schedule(
     return {"lr": rate}
 
 
+@writes("numbers")
 def write_constant(step: Array, peak: float, warmup: int, total: int, floor: float, numbers: Array) -> None:
     """The rate of a constant schedule."""
     numbers[0] = _warm(int(step), peak, warmup)
 
 
+@writes("numbers")
 def write_linear(step: Array, peak: float, warmup: int, total: int, floor: float, numbers: Array) -> None:
     """The rate of one that falls in a line."""
     t = int(step)
     numbers[0] = _warm(t, peak, warmup) if t < warmup else floor + (peak - floor) * (1 - _done(t, warmup, total))
 
 
+@writes("numbers")
 def write_cosine(step: Array, peak: float, warmup: int, total: int, floor: float, numbers: Array) -> None:
     """The rate of one that falls as half a wave."""
     t = int(step)

@@ -26,7 +26,7 @@ def _lookup(call: DeviceCalls, E: Array, T: Array, X: Array, *, at: Place) -> bo
     if found is None:
         return False
     if X.size:
-        function = kernel(call, "lookup.cu", Value=E.dtype.name, Id=T.dtype.name)
+        function = kernel(call, "lookup.cu", 2, Value=E.dtype.name, Id=T.dtype.name)
         outer, inner = found
         lying = (inner.size, outer.x, inner.x, outer.y, inner.y, steps(X)[-1], *steps(E))
         threads = min(_THREADS, -(-X.shape[-1] // 32) * 32)
@@ -42,7 +42,7 @@ def _d_lookup(call: DeviceCalls, T: Array, dX: Array, dE: Array, *, v: int, at: 
         return False
     if dE.size:
         types = {"Value": dX.dtype.name, "Sum": sum_dtype(dX.dtype), "Id": T.dtype.name}
-        function = kernel(call, "lookup_gradient.cu", **types)
+        function = kernel(call, "lookup_gradient.cu", 2, **types)
         rows, width = dE.shape
         share = -(-rows // _BLOCKS)
         outer, inner = found

@@ -30,7 +30,7 @@ def _sum(call: DeviceCalls, X: Array, Y: Array, *, axes: tuple[int, ...], rank: 
     if rows is None or columns is None:
         return False
     if Y.size:
-        function = kernel(call, "reduce.cu", Value=X.dtype.name, Sum=sum_dtype(X.dtype))
+        function = kernel(call, "reduce.cu", 1, Value=X.dtype.name, Sum=sum_dtype(X.dtype))
         (outer, inner), (major, minor) = rows, columns
         length = major.size * minor.size
         lying = (inner.size, outer.x, inner.x, outer.y, inner.y, max(minor.size, 1), major.x, minor.x)
@@ -47,7 +47,7 @@ def _argmax(call: DeviceCalls, P: Array, ids: Array) -> bool:
         types = {"Value": P.dtype.name, "Sum": sum_dtype(P.dtype), "Id": ids.dtype.name}
         outer, inner = rows
         lying = (inner.size, outer.x, inner.x, outer.y, inner.y, steps(P)[-1])
-        launch(call, kernel(call, "argmax.cu", **types), ids.size, _THREADS, P, ids, ids.size, P.shape[-1], *lying)
+        launch(call, kernel(call, "argmax.cu", 1, **types), ids.size, _THREADS, P, ids, ids.size, P.shape[-1], *lying)
     return True
 
 

@@ -17,6 +17,7 @@ from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import Axis, merged, steps
 from graphir.backends.cupy.text import TYPES, included
+from graphir.backends.effects import launches
 
 #: The largest grid of blocks that go through their rows in turns: enough to fill any device several times over.
 _MOST_BLOCKS = 1 << 16
@@ -45,9 +46,9 @@ def sum_dtype(dtype: Any) -> str:
     return "float64" if dtype == np.float64 else "float32"
 
 
-def kernel(call: DeviceCalls, file: str, **dtypes: str) -> Function:
-    """The kernel of `file`, compiled once a process."""
-    return compiled(call.engine.xp, source(file, **dtypes))
+def kernel(call: DeviceCalls, file: str, output: int, **dtypes: str) -> Function:
+    """The kernel of `file`, compiled once a process, which writes the argument at `output`."""
+    return launches(compiled(call.engine.xp, source(file, **dtypes)), [output])
 
 
 def launch(call: DeviceCalls, function: Function, blocks: int, threads: int, *arguments: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.task import Task
+from graphir.backends.effects import declare
 from graphir.backends.numpy.fast.build import build, require_numba
 from graphir.backends.numpy.fast.source import Source
 from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
@@ -118,7 +119,13 @@ def _compile(
     types += [f"{'OUT' if index in plan.written else 'IN'}({_type(array)})" for index, array in arrays.items()]
     types += [f"IN({_type(array)})" for array in prepared]
     types += [f"OUT(types.{run.dtype if kind == 'T' else kind})" for kind in source.buffers]
-    return build(run.dtype, source.text(", ".join(types))), source.buffers
+    function = build(run.dtype, source.text(", ".join(types)))
+    # Two arrays of numbers come first, and buffers last, behind what is prepared.
+    written = [2 + place[index] for index in sorted(plan.written)]
+    read = {place[index] for index in plan.slots.values()} | {each.array for each in stores if each.adds}
+    buffers = range(2 + len(arrays) + len(prepared), 2 + len(arrays) + len(prepared) + len(source.buffers))
+    declare(function, [*written, *buffers], [each for each in written if each - 2 in read], spans=True)
+    return function, source.buffers
 
 
 def _type(array: Array) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import number, workspace
 from graphir.ir.operator import Place
@@ -98,12 +99,14 @@ def _record_mask(
     return True
 
 
+@writes("m")
 def _cut_runs(above: Array, odd: Array, length: int, m: Array) -> None:
     """m = the draws of each run, which begin in the middle of a pair where the run is `odd`."""
     cut = np.where(odd, above[:, 1 : length + 1], above[:, :length])
     np.copyto(m, cut.reshape(m.shape))
 
 
+@writes("keys")
 def _write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
     first, second = stream_keys(int(seed), int(step), key, 0)
     keys[:] = first ^ (first >> 17), second

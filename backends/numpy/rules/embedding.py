@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.rules.shared import number
 from graphir.ir.operator import Place
@@ -31,6 +32,7 @@ def _lookup(call: Calls, E: Array, T: Array, X: Array, *, at: Place) -> None:
     call(np.multiply, X, factor, X)
 
 
+@writes("inside", "X")
 def _take_inside(E: Array, T: Array, first: int, inside: Array, X: Array) -> None:
     """X = the rows T of the embedding matrix whose block E begins at row `first`; any row where T is in another."""
     rows = T - first
@@ -46,6 +48,7 @@ def _d_lookup(call: Calls, T: Array, dX: Array, dE: Array, *, v: int, at: Place)
     call(_add_rows, T, dX, at.start("v"), sorted_rows, sums, dE)
 
 
+@writes("sorted_rows", "sums", updates="dE")
 def _add_rows(T: Array, dX: Array, first: int, sorted_rows: Array, sums: Array, dE: Array) -> None:
     """dE[T − first] += dX, in a dE of zeros that may have no row for some T."""
     ids = T.reshape(-1) - first

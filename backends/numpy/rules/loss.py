@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, rows
+from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import maximum, minimum, rules
 from graphir.backends.numpy.rules.shared import least_score, made, number, row_column, row_sums
 from graphir.ir.operator import Place
@@ -64,6 +65,7 @@ def _record_log_sum(call: Calls, Z: Array, lse: Array) -> Array:
     return has_words
 
 
+@writes("L")
 def _write_losses(logits: Array, Y: Array, lse: Array, has_words: Array, ignore: int, L: Array) -> None:
     valid = np.not_equal(Y, ignore)
     np.copyto(L, losses(np, lse, _picked(logits, Y * valid), valid & has_words))
@@ -87,6 +89,7 @@ def _d_cross_entropy(
     return None
 
 
+@writes("columns", "ones", "weights")
 def _write_labels(
     Z: Array, Y: Array, dL: Array, ignore: int, first: int, columns: Array, ones: Array, weights: Array
 ) -> None:
@@ -105,6 +108,7 @@ def _picked(logits: Array, columns: Array) -> Array:
     return logits[np.arange(len(logits)), columns.reshape(-1)].reshape(columns.shape)
 
 
+@writes(updates="P")
 def _subtract_labels(P: Array, columns: Array, ones: Array) -> None:
     """P − onehot(Y) in place."""
     P[np.arange(len(P)), columns.reshape(-1)] -= ones.reshape(-1)

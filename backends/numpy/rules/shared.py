@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, Function, rows
+from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import maximum
 from graphir.operators.special import masked_score
 
@@ -82,6 +83,7 @@ def column_sums(call: Calls, X: Array, out: Array, weights: Array | None = None)
     call(np.matmul, ones(call, X.shape[0], X.dtype) if weights is None else weights, X, out)
 
 
+@writes("out")
 def _row_dots(X: Array, Y: Array, out: Array) -> None:
     np.einsum("...d,...d->...", X, Y, out=out)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Calls, Function
+from graphir.backends.effects import Effects, effects_of, judges, writes
 from graphir.backends.numpy.engine import minimum, rules
 from graphir.backends.numpy.rules.shared import made, number
 from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
@@ -54,6 +55,14 @@ def _carry_out_if(ok: Array, function: Function, *arguments: Any) -> None:
         function(*arguments)
 
 
+@judges(_carry_out_if)
+def _effects_if(ok: Array, function: Function, *arguments: Any) -> Effects | None:
+    """Those of the call; where it is not carried out, `_copy_unless` has written in its place."""
+    found = effects_of(function, arguments)
+    return None if found is None else Effects([ok, *found.reads], found.writes, found.spans)
+
+
+@writes("new")
 def _copy_unless(ok: Array, new: Array, old: Array) -> None:
     if not ok:
         np.copyto(new, old)
@@ -170,16 +179,19 @@ def _record_change(
     return change
 
 
+@writes("numbers")
 def _write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
     t = int(step) + 1
     c = (1 - beta2**t) ** 0.5
     numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
 
 
+@writes("rate")
 def _write_rate(lr: Array, rate: Array) -> None:
     np.copyto(rate, lr)
 
 
+@writes("shrink")
 def _write_shrink(lr: Array, weight_decay: float, shrink: Array) -> None:
     shrink[...] = 1 - float(lr) * weight_decay
 
