@@ -52,8 +52,8 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
     graph = w.builder.build(*_results(w, loss))
     w.features.update(_seen(graph))
     case = Case(kind, graph, w.sizes, seed, precision=precision, mesh=mesh)
-    if loss is not None:
-        floats = [value for value in graph.arguments if value.type.is_float]
+    floats = [] if loss is None else _arguments_of(graph, loss)
+    if loss is not None and floats:
         wrt = tuple(v.name for v in floats if v.init is not None or rng.random() < 0.6) or (floats[0].name,)
         case = replace(case, loss=loss.name, wrt=wrt)
         trains = kind == "training" or (kind == "sharded" and rng.random() < 0.4)
@@ -64,6 +64,15 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
     if mesh:
         case = replace(case, plan=_draw_plan(rng, case))
     return case, w.features
+
+
+def _arguments_of(graph: gi.Graph, loss: Value) -> list[Value]:
+    """The arguments that a value depends on through floats."""
+    needed = {loss}
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs) and not node.operator.no_gradient:
+            needed.update(value for value in node.inputs if value.type.is_float)
+    return [value for value in graph.arguments if value in needed]
 
 
 def _draw_precision(rng: random.Random) -> tuple[str, bool, str]:
