@@ -204,10 +204,32 @@ def _of_body(node: ast.AST) -> Iterator[tuple[str, int, _Edit]]:
         for index, each in enumerate(body):
             if isinstance(each, ast.Expr) and isinstance(each.value, ast.Call | ast.Yield | ast.YieldFrom):
                 yield "deleted", each.lineno, _Edit(name, ast.Pass(), index)
-            if index + 1 < len(body) and isinstance(each, _MOVABLE) and isinstance(body[index + 1], _MOVABLE):
-                if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
-                    continue
+            if index + 1 < len(body) and _depend(each, body[index + 1]):
                 yield "swapped", each.lineno, _Swap(name, None, index)
+
+
+def _depend(one: ast.stmt, other: ast.stmt) -> bool:
+    """Whether two statements may be exchanged, and it may matter: one stores a name that the other has, or both call."""
+    if not isinstance(one, _MOVABLE) or not isinstance(other, _MOVABLE):
+        return False
+    if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) for each in (one, other)):
+        return True
+    (stored, named), (stored_after, named_after) = _names(one), _names(other)
+    return not (stored.isdisjoint(named_after) and stored_after.isdisjoint(named))
+
+
+def _names(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """What a statement stores, by name or attribute, and all that it names."""
+    stored, named = set(), set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name | ast.Attribute):
+            name = node.id if isinstance(node, ast.Name) else f".{node.attr}"
+            named.add(name)
+            if isinstance(node.ctx, ast.Store):
+                stored.add(name)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            stored.update(each.id for each in ast.walk(node.value) if isinstance(each, ast.Name))
+    return stored, named
 
 
 # -- running one ------------------------------------------------------------------------------------------
