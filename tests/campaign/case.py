@@ -64,7 +64,8 @@ class Case:
     @cached_property
     def sharded(self) -> Graph:
         """`program` for the ranks of the mesh."""
-        plan = Plan("drawn", **{kind: dict(entries) for kind, entries in self.plan.items()})
+        entries: dict[str, Any] = {kind: dict(splits) for kind, splits in self.plan.items()}
+        plan = Plan("drawn", **entries)
         return gi.verify(shard(self.program, Mesh(dict(self.mesh)), plan, self.bound))
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import graphir as gi
 from graphir.ir.value import Value
@@ -51,23 +52,27 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
     graph = w.builder.build(*_results(w, loss))
     w.features.update(_seen(graph))
     case = Case(kind, graph, w.sizes, seed, precision=precision, mesh=mesh)
-    if loss is not None:
-        floats = [value for value in graph.arguments if value.type.is_float]
+    floats = [] if loss is None else _arguments_of(graph, loss)
+    if loss is not None and floats:
         wrt = tuple(v.name for v in floats if v.init is not None or rng.random() < 0.6) or (floats[0].name,)
-        case = Case(kind, graph, w.sizes, seed, loss.name, wrt, precision, None, mesh)
+        case = replace(case, loss=loss.name, wrt=wrt)
         trains = kind == "training" or (kind == "sharded" and rng.random() < 0.4)
         if trains and any(value.name in wrt for value in graph.parameters):
             # ε is large beside rounding: Adam would make a step of any size out of a gradient that is zero but for it.
             chosen = {"learning_rate": 0.01, "epsilon": 0.01, **rng.choice(_OPTIMIZERS)}
-            chosen["clip"] = rng.choice((None, None, 0.1))
-            case = Case(kind, graph, w.sizes, seed, loss.name, wrt, precision, chosen, mesh)
+            case = replace(case, optimizer={**chosen, "clip": rng.choice((None, None, 0.1))})
     if mesh:
-        case = Case(**{**_fields(case), "plan": _draw_plan(rng, case)})
+        case = replace(case, plan=_draw_plan(rng, case))
     return case, w.features
 
 
-def _fields(case: Case) -> dict[str, object]:
-    return {name: getattr(case, name) for name in case.__dataclass_fields__}
+def _arguments_of(graph: gi.Graph, loss: Value) -> list[Value]:
+    """The arguments that a value depends on through floats."""
+    needed = {loss}
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs) and not node.operator.no_gradient:
+            needed.update(value for value in node.inputs if value.type.is_float)
+    return [value for value in graph.arguments if value in needed]
 
 
 def _draw_precision(rng: random.Random) -> tuple[str, bool, str]:
@@ -103,9 +108,8 @@ def _loss(w: Writer) -> Value:
                 term = gi.divide_by_count(gi.reduce_sum(term), gi.count_valid(labels, dtype=value.dtype))
         terms.append(term if term.dtype == w.dtype else gi.cast(term, to=w.dtype))
     if not terms:
-        value = w.pick()
-        assert value is not None
-        terms = [gi.reduce_sum(value) if value.type.rank else value]
+        last = next(reversed(w.degrees))
+        terms = [gi.reduce_sum(last) if last.type.rank else last]
         terms = [term if term.dtype == w.dtype else gi.cast(term, to=w.dtype) for term in terms]
     return gi.add(*terms, name="L")
 

@@ -68,7 +68,7 @@ def shrink(found: Found, run: Callable[[Case, Way], Departure | None] | None = N
     progress = True
     while progress and left > 0:
         progress = False
-        for steps in (_simpler_cases, _simpler_ways, _fewer_results, _fewer_nodes, _fewer_operands, _smaller_sizes):
+        for steps in (_simpler_cases, _fewer_results, _fewer_nodes, _fewer_operands, _simpler_ways, _smaller_sizes):
             progress |= _take_all(steps, lambda: best, taken)
     return best
 
@@ -114,18 +114,18 @@ def _simpler_cases(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
             for name in entries:
                 fewer = {each: split for each, split in entries.items() if each != name}
                 yield replace(case, plan={**case.plan, kind: fewer}), way
+    if case.loss is not None:
+        yield replace(case, loss=None, wrt=(), optimizer=None), replace(way, donate=False)
+    if case.flat.graph is not case.graph:
+        yield case.flat, way
     if case.optimizer is not None:
         yield replace(case, optimizer=None), replace(way, donate=False)
         yield replace(case, optimizer={"kind": "sgd"}), way
-    if case.loss is not None:
-        yield replace(case, loss=None, wrt=(), optimizer=None), replace(way, donate=False)
-        for name in case.wrt:
-            if len(case.wrt) > 1:
-                yield replace(case, wrt=tuple(each for each in case.wrt if each != name)), way
+    for name in case.wrt:
+        if len(case.wrt) > 1:
+            yield replace(case, wrt=tuple(each for each in case.wrt if each != name)), way
     if case.precision != "float32":
         yield replace(case, precision="float32"), way
-    if case.flat.graph is not case.graph:
-        yield case.flat, way
 
 
 def _without_axis(plan: Mapping[str, Mapping[str, str]], axis: str) -> dict[str, dict[str, str]]:
@@ -175,7 +175,11 @@ def _simpler_tilings(tiling: Tiling) -> Iterator[Tiling]:
 
 
 def _fewer_results(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
-    """Fewer outputs; and what is fetched as the outputs."""
+    """What one node makes alone, the first nodes first, for these are soon tried; what is fetched as the outputs."""
+    if case.loss is None and len(case.graph.nodes) > 1:
+        for node in case.graph.nodes[:-1]:
+            for value in node.outputs:
+                yield replace(case, graph=rebuilt(case.graph, [value])), replace(way, fetch=None)
     if way.fetch is not None:
         if all(name in case.graph.values for name in way.fetch):
             wanted = [case.graph[name] for name in way.fetch]
@@ -260,17 +264,13 @@ def rebuilt(
                 waiting.extend(operands.get(node, node.inputs))
     builder = Builder(graph.name, mesh=graph.mesh)
     copies: dict[Value, Value] = {}
-    for kind, values in ((builder.input, graph.inputs), (builder.parameter, graph.parameters)):
+    for value in (*graph.inputs, *(each for each in needed if each in instead)):
+        if value in needed:
+            copies[value] = builder.input(f"/{value.name}", value.shape, value.dtype)
+    for kind, values in ((builder.parameter, graph.parameters), (builder.state, graph.state)):
         for value in values:
             if value in needed:
-                more = {} if value.init is None else {"init": value.init}
-                copies[value] = kind(f"/{value.name}", value.shape, value.dtype, **more)  # type: ignore[operator]
-    for value in graph.state:
-        if value in needed:
-            copies[value] = builder.state(f"/{value.name}", value.shape, value.dtype, value.init or "zeros")
-    for value in needed:
-        if value in instead:
-            copies[value] = builder.input(f"/{value.name}", value.shape, value.dtype)
+                copies[value] = kind(f"/{value.name}", value.shape, value.dtype, value.init or "zeros")
     for node in graph.nodes:
         made = [value for value in node.outputs if value in needed and value not in instead]
         if not made:

@@ -65,7 +65,8 @@ class Reference:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self._executable: Executable = gi.compile(case.program, case.bound, backend="reference")
+        every = list(case.program.values)
+        self._executable: Executable = gi.compile(case.program, case.bound, backend="reference", fetch=every)
         self._found: dict[int, tuple[dict[str, NDArray[Any]], float]] = {}
         dtypes = {value.dtype for value in case.program.values.values() if value.type.is_float}
         #: By how much of the largest value two executors may differ.

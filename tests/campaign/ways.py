@@ -76,11 +76,14 @@ class Way:
 
 def read_way(plain: Mapping[str, Any]) -> Way:
     """The way that `as_dict` wrote."""
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    given = _with_tuples(plain)
     if given.get("tiling") is not None:
-        tiling = given["tiling"]
-        given["tiling"] = Tiling(**{n: tuple(v) if isinstance(v, list) else v for n, v in tiling.items()})
+        given["tiling"] = Tiling(**_with_tuples(given["tiling"]))
     return Way(**given)
+
+
+def _with_tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
 
 
 # -- drawing ----------------------------------------------------------------------------------------------

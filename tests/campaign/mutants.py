@@ -1,0 +1,184 @@
+"""Faults planted by machine, and whether the campaign finds them.
+
+    python -m tests.campaign.mutants graphir.backends.compiled.tiles graphir.backends.compiled.writer --count 200
+
+Each mutant runs in a process of its own, under an import hook, on graphs from a fixed seed, until one departs or as
+many have run as may. What lives is printed with its line, to be killed by a better generator, or to be written into
+`equivalents.toml` with the reason why it is harmless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.campaign.mutations import Changed, Mutant, described, find_path, mutants, sample
+
+EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
+#: So many graphs each mutant has to get through, and so many seconds.
+GRAPHS, SECONDS = 150, 120.0
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a mutant: killed after so many graphs, by what; or alive, and harmless if there is a reason."""
+
+    mutant: Mutant
+    killed: bool
+    graphs: int
+    by: str
+    reason: str = ""
+
+
+def read_equivalents(path: Path = EQUIVALENTS) -> dict[tuple[str, str, str], str]:
+    """By module, old lines and new lines, why a mutant is harmless."""
+    if not path.exists():
+        return {}
+    listed = tomllib.loads(path.read_text(encoding="utf-8")).get("equivalent", [])
+    return {(each["module"], each["was"], each["now"]): each["reason"] for each in listed}
+
+
+def all_mutants(modules: Sequence[str]) -> list[Mutant]:
+    """The mutants of all modules."""
+    found: list[Mutant] = []
+    for module in modules:
+        path = find_path(module)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        found += mutants(module, path.read_text(encoding="utf-8"), str(shown))
+    return found
+
+
+# -- one, in its own process ------------------------------------------------------------------------------
+
+
+def run_alone(module: str | None, number: int, seed: int, graphs: int, only: str | None) -> None:
+    """Prints what the campaign makes of one mutant, or of the code as it is, as one line of JSON."""
+    if module is not None:
+        Changed(module, number).install()
+    done = 0
+    try:
+        from tests.campaign.run import Campaign
+        from tests.poison import poisoned
+
+        campaign = Campaign(seed, only, numba=False, shrinks=0)
+        with poisoned():
+            for done in range(1, graphs + 1):
+                found = next(iter(campaign.try_seed(seed + done - 1)), None)
+                if found is not None:
+                    by = f"{found.way.executor}: {found.departure}"
+                    print(json.dumps({"killed": True, "graphs": done, "by": by}))
+                    return
+    except Exception as error:  # where a mutant cannot even be imported, or drawn a graph for
+        print(json.dumps({"killed": True, "graphs": done, "by": f"raised {type(error).__name__}: {error}"[:200]}))
+        return
+    print(json.dumps({"killed": False, "graphs": done, "by": ""}))
+
+
+def try_mutant(
+    mutant: Mutant | None, seed: int, graphs: int, seconds: float, only: str | None
+) -> tuple[bool, int, str]:
+    """Whether a mutant (None: the code as it is) is killed, after how many graphs, and by what."""
+    words = [sys.executable, "-m", "tests.campaign.mutants", "--alone", "--seed", str(seed), "--graphs", str(graphs)]
+    if mutant is not None:
+        words += [mutant.module, "--number", str(mutant.number)]
+    if only is not None:
+        words += ["--only", only]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        # Threads that wait for one another, or a loop without an end.
+        return True, 0, f"no end within {seconds:.0f} s"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        return True, 0, f"the process ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
+    said = json.loads(lines[-1])
+    return bool(said["killed"]), int(said["graphs"]), str(said["by"])
+
+
+# -- all of them ------------------------------------------------------------------------------------------
+
+
+def report(fates: Sequence[Fate], seconds: float) -> str:
+    """Who was killed and how soon, and who lives, as a page."""
+    killed = [fate for fate in fates if fate.killed]
+    harmless = [fate for fate in fates if not fate.killed and fate.reason]
+    alive = [fate for fate in fates if not fate.killed and not fate.reason]
+    soon = sorted(fate.graphs for fate in killed)
+    middle = soon[len(soon) // 2] if soon else 0
+    lines = [
+        "# Mutants",
+        "",
+        f"{len(fates)} mutants in {seconds / 60:.0f} minutes: {len(killed)} killed, half of them within {middle} "
+        f"graphs, the last after {max(soon, default=0)}; {len(harmless)} harmless, for a reason; {len(alive)} alive.",
+        "",
+        "| kind | mutants | killed | harmless | alive |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for kind in sorted({fate.mutant.kind for fate in fates}):
+        mine = [fate for fate in fates if fate.mutant.kind == kind]
+        counts = [sum(fate in some for fate in mine) for some in (mine, killed, harmless, alive)]
+        lines.append(f"| {kind} | {' | '.join(map(str, counts))} |")
+    for title, some in (("Alive", alive), ("Harmless", harmless)):
+        if some:
+            lines += ["", f"## {title}", ""]
+            lines += [f"- {fate.mutant}{f': {fate.reason}' if fate.reason else ''}" for fate in some]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs mutants; 1 if one lives that nobody has given a reason for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign.mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", help="modules to change, such as graphir.backends.compiled.tiles")
+    parser.add_argument("--count", type=int, default=200, help="so many mutants (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the graphs, and of which mutants (default 0)")
+    parser.add_argument("--graphs", type=int, default=GRAPHS, help=f"each gets so many graphs (default {GRAPHS})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"and so many seconds (default {SECONDS:.0f})")
+    parser.add_argument("--only", help="graphs of that kind alone")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default 1)")
+    parser.add_argument("--markdown", type=Path, help="where to write the page")
+    parser.add_argument("--list", action="store_true", help="print the mutants and run none")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.alone:
+        run_alone(given.modules[0] if given.modules else None, given.number, given.seed, given.graphs, given.only)
+        return 0
+    sources = {module: find_path(module).read_text(encoding="utf-8") for module in given.modules}
+    drawn = sample(all_mutants(given.modules), given.count, given.seed)
+    chosen = [described(mutant, sources[mutant.module]) for mutant in drawn]
+    if given.list:
+        print("\n".join(map(str, chosen)))
+        return 0
+    departs, graphs, by = try_mutant(None, given.seed, given.graphs, given.seconds * 5, given.only)
+    if departs:
+        print(f"without any mutant the campaign departs after {graphs} graphs, {by}: mend that first")
+        return 1
+    reasons = read_equivalents()
+    began = time.monotonic()
+
+    def fate(mutant: Mutant) -> Fate:
+        killed, after, what = try_mutant(mutant, given.seed, given.graphs, given.seconds, given.only)
+        found = Fate(mutant, killed, after, what, reasons.get((mutant.module, mutant.was, mutant.now), ""))
+        word = f"killed after {after}, {what}" if killed else f"harmless: {found.reason}" if found.reason else "ALIVE"
+        print(f"{mutant}: {word}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        fates = list(pool.map(fate, chosen))
+    text = report(fates, time.monotonic() - began)
+    print(text)
+    if given.markdown is not None:
+        given.markdown.write_text(text, encoding="utf-8")
+    return int(any(not fate.killed and not fate.reason for fate in fates))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
