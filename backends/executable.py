@@ -287,7 +287,7 @@ class Executable:
             if not isinstance(mapping, Mapping):
                 raise InputError(f"arguments are mappings from names to arrays, not {type(mapping).__name__}")
             for name, array in mapping.items():
-                value = self._arguments.get(name) or self.graph.find(name)
+                value = self._arguments.get(name, self.graph.find(name))
                 if value is None or value.name not in self._arguments:
                     expected = ", ".join(self._arguments)
                     raise InputError(f"graph {self.graph.name} takes no {name!r}; it takes {expected}")
