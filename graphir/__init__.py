@@ -12,6 +12,8 @@ The language lives here, `graphir.passes` rewrites graphs, `graphir.backends` ru
 them together and loads the latter two only when called.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from graphir import models
 from graphir.compiler import compile, initialize
 from graphir.errors import GraphirError
@@ -38,6 +40,17 @@ def to_dot(graph: Graph, view: str = "overall") -> str:
     from graphir.drawing import to_dot
 
     return to_dot(graph, view)
+
+
+if not TYPE_CHECKING:  # to a type checker, a module that has this has whatever is asked for
+
+    def __getattr__(name: str) -> NoReturn:
+        if name == "draw":
+            raise AttributeError(
+                "graphir has no draw: gi.to_dot(graph) is a drawing in the DOT language, and "
+                'graphir.drawing.render.render(gi.to_dot(graph), "svg") the bytes of a file'
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.errors import DimError, GraphError, LayoutError, TypeCheckError
+from graphir.drawing import draw
+from graphir.drawing.render import render
+from graphir.errors import ConfigError, DimError, GraphError, LayoutError, TypeCheckError
+from graphir.ir import value
 from graphir.operators.collectives import local_slice
 from tests.lines import this_line
 
@@ -123,6 +126,65 @@ def test_values_take_no_signs(block, X, apply, spelled, use):
     assert str(caught.value) == f"{spelled} at {file}:{line}: values take no Python signs; use {use}"
     for name in re.findall(r"gi\.(\w+)", use):
         assert hasattr(gi, name)
+
+
+@pytest.mark.parametrize(
+    ("apply", "spelled", "use"),
+    [
+        (lambda X: np.exp(X), "numpy.exp(X)", "gi.exponential"),
+        (lambda X: np.ones(3) + X, "numpy.add(ndarray, X)", "gi.add"),
+        (lambda X: np.float32(2) * X, "numpy.multiply(float32, X)", "gi.multiply"),
+        (lambda X: np.ones((2, 2)) @ X, "numpy.matmul(ndarray, X)", "gi.matmul"),
+        (lambda X: np.add.reduce(X), "numpy.add.reduce(X)", "gi.reduce_sum"),
+        (lambda X: np.concatenate([X, X]), "numpy.concatenate(list)", "gi.concatenate"),
+        (lambda X: np.mean(X), "numpy.mean(X)", "gi.reduce_sum and gi.scale"),
+        (lambda X: np.fft.fft(X), "numpy.fft(X)", "an operator of your own, @gi.operator"),
+        (lambda X: np.asarray(X), "numpy.asarray(X)", "gi.compile"),
+        (lambda X: [0.0] @ X, "[0.0] @ X", "gi.matmul"),
+        (lambda X: X**2, "X ** 2", "gi.multiply for a square"),
+        (lambda X: 1 / X, "1 / X", "an operator of your own, @gi.operator"),
+        (lambda X: -X, "-X", "gi.scale(…, by=-1.0)"),
+        (lambda X: X > 0, "X > 0", "gi.scale_mask, or an operator of your own"),
+        (lambda X: max(X, X), "X > X", "an operator of your own"),
+        (lambda X: float(X), "float(X)", "gi.compile(graph, sizes)(arrays)"),
+        (lambda X: "yes" if X else "no", "bool(X)", "gi.compile(graph, sizes)(arrays)"),
+        (lambda X: len(X), "len(X)", ".shape"),
+        (lambda X: [*X], "iter(X)", "gi.reshape"),
+        (lambda X: X[0], "X[…]", "gi.lookup"),
+    ],
+)
+def test_what_is_for_arrays_names_the_operator_to_use(block, X, apply, spelled, use):
+    with pytest.raises(TypeCheckError) as caught:
+        apply(X)
+    line = apply.__code__.co_firstlineno
+    assert str(caught.value).startswith(f"{spelled} at {this_line().rpartition(':')[0]}:{line}: ")
+    assert use in str(caught.value)
+
+
+def test_every_function_that_an_error_names_exists():
+    for text in value._FUNCTIONS.values():
+        for name in re.findall(r"gi\.(\w+)", text):
+            assert hasattr(gi, name), text
+
+
+def test_a_value_is_found_by_what_it_is(block, X):
+    """Its refusal to be compared leaves identity alone, which sets and mappings live by."""
+    Y = block.input("Y", (B,))
+    assert X == X
+    assert X != Y
+    assert [X, Y].index(Y) == 1
+    assert {X: 1}[X] == 1
+
+
+def test_drawing_a_graph_says_what_to_call(block, X):
+    graph = block.build(gi.scale(X, by=2.0))
+    with pytest.raises(AttributeError, match=r"graphir has no draw: gi\.to_dot\(graph\) is a drawing"):
+        gi.draw(graph, "x.svg")
+    with pytest.raises(AttributeError, match="has no attribute 'drawn'"):
+        gi.drawn(graph)
+    with pytest.raises(ConfigError, match=r"draw\(block, 'x\.svg'\): a picture is drawn under a View, and is no file"):
+        draw(graph, "x.svg")
+    assert b"<svg" in render(gi.to_dot(graph), "svg")
 
 
 def test_dims_that_contradict_each_other_in_a_product_are_told_with_the_operands():

@@ -315,7 +315,7 @@ def test_the_command_is_green(capsys):
     code, out, _ = call(capsys, "check", "--layers", "1", "--dp", "2", "--tp", "3", "--plan", "data+megatron")
     assert code == 0
     assert "data+megatron on dp=2, tp=3: " in out
-    assert " values agree; the worst, " in out
+    assert "; the interpreter); the worst, " in out
     assert "layer0/mha  backward" in out
 
 

@@ -124,7 +124,7 @@ def test_a_check_runs_its_ranks_on_the_device(cupy: Any, command: Command, monke
 def test_what_needs_no_gpu_is_refused_one(command: Command) -> None:
     code, _, error = command("check", "--inject", "--backend", "cupy")
     assert code == 2
-    assert "--inject and --dump compare on the processor; leave out --backend" in error
+    assert "--inject and --dump compare on the processor and compile nothing; leave out --backend" in error
 
 
 @pytest.mark.parametrize("words", [["train"], ["check"]], ids=" ".join)

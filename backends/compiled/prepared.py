@@ -46,7 +46,7 @@ class Prepared:
         numbers = Numbers(graph.mesh, sizes)
         self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
         self._outside = frozenset((*graph.arguments, *graph.outputs))
-        #: With `donate`, the arguments whose memory their new content is given; of what is not returned nobody could go on.
+        #: With `donate`, the arguments over which their new content is written: what is returned, for others to go on.
         self.updates = {old: new for old, new in graph.updates.items() if new in graph.outputs} if donate else {}
         self.halves: dict[Value, Half] = {}
         self._cut(threads, tiling or engine.tiling, kernels)

@@ -69,8 +69,8 @@ def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, *
     """
     from graphir.cost import count_elements, count_flops, mesh_sizes, node_flops, peak_memory
     from graphir.training.config import TrainConfig
-    from graphir.training.loop import training_graph
     from graphir.training.parallel import Parallel
+    from graphir.training.programs import training_graph
 
     config = TrainConfig(**options).check()
     parallel = Parallel.of(config, vocabulary)

@@ -84,8 +84,8 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
     from graphir import models
     from graphir.passes import autodiff, lower, optimised, optimize, prune, shard
     from graphir.training.config import TrainConfig, flag
-    from graphir.training.loop import optimizer_of
     from graphir.training.parallel import plan_of
+    from graphir.training.programs import optimizer_of
 
     without, level = options.pop("without"), options.pop("recompute")
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})

@@ -124,7 +124,7 @@ def _graph(config: TrainConfig, what: str, padded: bool) -> tuple[Graph, list[st
     """The graph, and what of it is fetched."""
     from graphir.models import transformer
     from graphir.passes import autodiff
-    from graphir.training.loop import training_graph
+    from graphir.training.programs import training_graph
 
     if what == "train":
         graph = training_graph(config, padded)

@@ -37,10 +37,33 @@ if TYPE_CHECKING:
 )
 @ranks_option("Parallel")
 @backend_option("Parallel")
+@click.option(
+    "--recompute",
+    cls=GroupedOption,
+    group="Memory",
+    type=click.Choice(["nothing", "masks", "attention", "selective", "full"]),
+    help="What the backward pass computes again instead of holding it.  [default: masks; on a GPU attention]",
+)
+@click.option(
+    "--ignore-memory",
+    cls=GroupedOption,
+    group="Memory",
+    is_flag=True,
+    help="Train even where the plan needs more memory than is free.",
+)
 @click.option("--quiet", "-q", cls=GroupedOption, group="Output", is_flag=True, help="Show nothing but errors.")
 @click.pass_context
 def train(
-    context: click.Context, /, out: str, resume: bool, ranks: str | None, backend: str, quiet: bool, **options: Any
+    context: click.Context,
+    /,
+    out: str,
+    resume: bool,
+    ranks: str | None,
+    backend: str,
+    quiet: bool,
+    recompute: str | None,
+    ignore_memory: bool,
+    **options: Any,
 ) -> int:
     """Train the documents' Transformer on text.
 
@@ -57,7 +80,16 @@ def train(
     from graphir.cli.progress import report_to
     from graphir.training import train as run
 
-    outcome = run(config, out, resume=resume, report=None if quiet else report_to(config), ranks=ranks, backend=backend)
+    outcome = run(
+        config,
+        out,
+        resume=resume,
+        report=None if quiet else report_to(config),
+        ranks=ranks,
+        backend=backend,
+        recompute=recompute,
+        ignore_memory=ignore_memory,
+    )
     if outcome.signal is not None:
         command = f"graphir train --resume --out {shlex.quote(out)}"
         saved = f"interrupted after step {outcome.step}, saved {outcome.checkpoint}"

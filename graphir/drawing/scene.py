@@ -15,6 +15,7 @@ from graphir.drawing.naming import is_broadcast
 from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode
 from graphir.drawing.vertices import Vertices
 from graphir.drawing.view import View, matches
+from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
 
@@ -33,7 +34,16 @@ class _Use:
 
 
 def draw(graph: Graph, view: View, name: str = "figure") -> Picture:
-    """The picture of `graph` under `view`."""
+    """The picture of `graph` under `view`, as plain data.
+
+    Errors: ConfigError, with what writes a file, if `view` is none.
+    """
+    if not isinstance(view, View):
+        raise ConfigError(
+            f"draw({graph.name}, {view!r}): a picture is drawn under a View, and is no file yet; "
+            'to_dot(graph, view="overall") makes DOT of it, and drawing.render.render(to_dot(graph), "svg") the bytes '
+            "of a file"
+        )
     return _Scene(graph, view).picture(name)
 
 

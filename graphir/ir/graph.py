@@ -238,7 +238,7 @@ class Graph(Frozen):
 
     def find(self, name: str) -> Value | None:
         """As `graph[name]`, but None if there is no such value."""
-        found = self.values.get(name) or self.aliases.get(name)
+        found = self.values.get(name, self.aliases.get(name))
         if found is None:
             scope, slash, local = name.rpartition("/")
             if local in ALIASES:

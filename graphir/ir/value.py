@@ -30,15 +30,61 @@ class Emitter(Protocol):
         """A full name that nothing has yet, made from the full name `base`."""
 
 
+#: What stands for a function of an array library, by its name there.
+_FUNCTIONS = {
+    "exp": "gi.exponential",
+    "add": "gi.add",
+    "subtract": "gi.add with gi.scale(…, by=-1.0)",
+    "multiply": "gi.multiply, or gi.scale for a number",
+    "divide": "gi.scale for a number, or gi.divide_by_count",
+    "negative": "gi.scale(…, by=-1.0)",
+    "square": "gi.multiply of the value with itself",
+    "matmul": "gi.matmul",
+    "dot": "gi.matmul",
+    "einsum": "gi.matmul",
+    "tanh": 'gi.activation(…, kind="gelu_tanh"), or an operator of your own',
+    "maximum": 'gi.activation(…, kind="relu"), or an operator of your own',
+    "sum": "gi.reduce_sum",
+    "add.reduce": "gi.reduce_sum",
+    "mean": "gi.reduce_sum and gi.scale",
+    "argmax": "gi.argmax",
+    "reshape": "gi.reshape",
+    "transpose": "gi.transpose",
+    "swapaxes": "gi.transpose",
+    "concatenate": "gi.concatenate",
+    "broadcast_to": "gi.broadcast",
+    "where": "gi.scale_mask, or an operator of your own",
+    "astype": "gi.cast",
+}
+_OWN = "an operator of your own, @gi.operator"
+_NO_NUMBERS = "a value has a type and no numbers before the graph is run: gi.compile(graph, sizes)(arrays) has them"
+
+
+def _refuse(spelled: str, why: str) -> NoReturn:
+    """TypeCheckError that names what was tried, the user's line, and what is meant."""
+    line = user_line()
+    raise TypeCheckError(f"{spelled}{f' at {line}' if line else ''}: {why}")
+
+
+def _shown(each: object) -> str:
+    return each.name if isinstance(each, Value) else repr(each)
+
+
 def _refused(sign: str, function: str, reflected: bool = False) -> Callable[[Value, object], NoReturn]:
     """What Python's `sign` between values does: it tells the function that is meant."""
 
     def refuse(self: Value, other: object) -> NoReturn:
         first, second = (other, self) if reflected else (self, other)
-        spelled = f" {sign} ".join(each.name if isinstance(each, Value) else repr(each) for each in (first, second))
-        line = user_line()
-        at = f" at {line}" if line else ""
-        raise TypeCheckError(f"{spelled}{at}: values take no Python signs; use {function}")
+        _refuse(f"{_shown(first)} {sign} {_shown(second)}", f"values take no Python signs; use {function}")
+
+    return refuse
+
+
+def _without_numbers(spelled: str, why: str = _NO_NUMBERS) -> Callable[..., NoReturn]:
+    """What Python does with `spelled`, in which {} is the value, of which there are no numbers yet."""
+
+    def refuse(self: Value, *_: object) -> NoReturn:
+        _refuse(spelled.format(self.name), why)
 
     return refuse
 
@@ -90,7 +136,39 @@ class Value(Frozen):
     __mul__ = _refused("*", "gi.multiply, or gi.scale for a number")
     __rmul__ = _refused("*", "gi.multiply, or gi.scale for a number", reflected=True)
     __truediv__ = _refused("/", "gi.scale for a number, or gi.divide_by_count")
+    __rtruediv__ = _refused("/", _OWN, reflected=True)
+    __pow__ = _refused("**", f"gi.multiply for a square, or {_OWN}")
+    __rpow__ = _refused("**", f"gi.exponential, or {_OWN}", reflected=True)
     __matmul__ = _refused("@", "gi.matmul")
+    __rmatmul__ = _refused("@", "gi.matmul", reflected=True)
+    __lt__ = _refused("<", f"gi.scale_mask, or {_OWN}")
+    __le__ = _refused("<=", f"gi.scale_mask, or {_OWN}")
+    __gt__ = _refused(">", f"gi.scale_mask, or {_OWN}")
+    __ge__ = _refused(">=", f"gi.scale_mask, or {_OWN}")
+    __neg__ = _without_numbers("-{}", "values take no Python signs; use gi.scale(…, by=-1.0)")
+    __abs__ = _without_numbers("abs({})", f"values take no functions of Python's; use {_OWN}")
+
+    __bool__ = _without_numbers("bool({})")
+    __float__ = _without_numbers("float({})")
+    __int__ = _without_numbers("int({})")
+    __len__ = _without_numbers("len({})", "a value has dims and no numbers; its shape is .shape, of named dims")
+    __iter__ = _without_numbers("iter({})", "a value is no sequence; what is taken apart is so by gi.reshape")
+    __getitem__ = _without_numbers("{}[…]", f"a value is not indexed; use gi.lookup for rows by ids, or {_OWN}")
+    __contains__ = _without_numbers("… in {}")
+    __array__ = _without_numbers("numpy.asarray({})")
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: object, **options: object) -> NoReturn:
+        """What a ufunc of NumPy's does, and so an array's sign before a value: np.exp(X), array + X."""
+        self._refuse_function(function.__name__ if method == "__call__" else f"{function.__name__}.{method}", inputs)
+
+    def __array_function__(self, function: Any, types: object, inputs: Sequence[Any], options: object) -> NoReturn:
+        """What any other function of NumPy's does: np.concatenate([X, Y])."""
+        self._refuse_function(function.__name__, inputs)
+
+    def _refuse_function(self, name: str, inputs: Sequence[object]) -> NoReturn:
+        shown = ", ".join(each.name if isinstance(each, Value) else type(each).__name__ for each in inputs)
+        meant = _FUNCTIONS.get(name, _OWN)
+        _refuse(f"numpy.{name}({shown})", f"NumPy's functions are for arrays, and a value is a graph's; use {meant}")
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type}"

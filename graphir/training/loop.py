@@ -20,16 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends import Executable
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import communicator_for
-from graphir.compiler import compile
-from graphir.errors import CheckpointError, ConfigError, DimError, MissingDependencyError, NonFiniteError
-from graphir.ir.dims import dim_names
-from graphir.ir.graph import Graph
-from graphir.models import transformer
-from graphir.passes import Optimizer, Schedule, autodiff, mixed_precision, optimize
+from graphir.errors import CheckpointError, ConfigError, MissingDependencyError, NonFiniteError
 from graphir.passes.autodiff import SCALE
+from graphir.training.budget import Budget, free_memory, processes_here
 from graphir.training.checkpoint import (
     Arrays,
     Checkpoint,
@@ -42,11 +37,12 @@ from graphir.training.checkpoint import (
     select_arrays,
     tokenizer_fingerprint,
 )
-from graphir.training.config import TF32, TrainConfig
+from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
 from graphir.training.files import make_folder, remove_leftovers, write_atomically
 from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
 from graphir.training.parallel import Parallel
+from graphir.training.programs import Plans, Programs
 
 _METRICS, _TOKENIZER = "metrics.jsonl", "tokenizer.json"
 #: Gradients that overflow float16 even at this loss scale are none.
@@ -91,6 +87,8 @@ def train(
     report: Report | None = None,
     ranks: str = "simulated",
     backend: str = "numpy",
+    recompute: str | None = None,
+    ignore_memory: bool = False,
 ) -> Outcome:
     """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
 
@@ -98,16 +96,19 @@ def train(
     keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
 
     `backend` is that of `gi.compile`: on a GPU, parameters and state stay there from step to step, and come home for
-    checkpoints alone, which any backend goes on from.
+    checkpoints alone, which any backend goes on from. `recompute`, too, is that of `gi.compile`.
+
+    What does not fit into the memory that is free is refused before anything is allocated, unless `ignore_memory`.
 
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
     at once. Of several processes it is enough that one gets it.
-    Errors: ConfigError for options or sizes that cannot be, or a folder that holds a run or cannot be written;
-    DataError for the text; CheckpointError for a checkpoint that is corrupt or of another configuration;
-    NonFiniteError, with the first node at fault, for a loss that is NaN or infinite.
+    Errors: ConfigError for options or sizes that cannot be, for memory that does not suffice, with what would fit, or
+    for a folder that holds a run or cannot be written; DataError for the text; CheckpointError for a checkpoint that is
+    corrupt or of another configuration; NonFiniteError, with the first node at fault, for a loss that is NaN or
+    infinite.
     """
-    run = _Run(config.check(), Path(out), resume, ranks, backend)
+    run = _Run(config.check(), Path(out), resume, ranks, backend, recompute, ignore_memory)
     report = (report if run.leads else None) or Report()
     run.prepare_folder()
     try:
@@ -118,39 +119,19 @@ def train(
         run.leave_folder()
 
 
-def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
-    """The whole step as one graph: forward, backward, clipping, schedule, updates unless a gradient is not finite."""
-    model = forward_graph(config, config.dropout, padded)
-    return optimize(autodiff(model, **config.differentiation_options()), optimizer_of(config), guarded=True)
-
-
-def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
-    """The model with its loss, in the configuration's precision."""
-    model = transformer(**config.model_options(), dropout=dropout, decode=None, padded=padded)
-    return mixed_precision(model, config.stored_precision, config.results)
-
-
-def optimizer_of(config: TrainConfig) -> Optimizer:
-    """The optimizer, with its schedule, that the configuration asks for."""
-    config = config.resolved()
-    assert config.schedule_steps is not None
-    assert config.warmup is not None
-    peak = config.learning_rate
-    return Optimizer(
-        kind=config.optimizer,
-        learning_rate=Schedule(peak, config.schedule, config.warmup, config.schedule_steps, peak * config.floor),
-        # A shorter memory than the usual 0.999: short runs at a high rate do better with it.
-        beta2=0.99,
-        weight_decay=config.weight_decay,
-        # A limit of infinity changes nothing, but the norm is there to be watched.
-        clip=config.clip or math.inf,
-    )
-
-
 class _Run:
     """A run that is ready to go: everything that can be wrong with it has been found before its folder is touched."""
 
-    def __init__(self, config: TrainConfig, folder: Path, resume: bool, ranks: str, backend: str = "numpy") -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        resume: bool,
+        ranks: str,
+        backend: str = "numpy",
+        recompute: str | None = None,
+        ignore_memory: bool = False,
+    ) -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
         #: Who says which ranks run here. One process speaks and writes for all.
         self.communicator = communicator_for(config.mesh(), ranks, backend=backend)
@@ -166,19 +147,19 @@ class _Run:
         self.corpus = load_corpus(config)
         self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
         self.vocabulary = self.parallel.vocabulary
-        self.sizes = config.sizes(self.vocabulary.tokens) | self.vocabulary.sizes
         self.tokenizer = tokenizer_fingerprint(config.tokenizer)
-        graph = training_graph(config, self.vocabulary.padded)
-        loss = next(value.name for value in graph.outputs if value.local_name == "L")
-        updated = [value.name for value in graph.updates.values()]
+        free = None if ignore_memory or backend != "numpy" else free_memory()
+        if free is not None and saved is not None:  # what is there already will not be needed again
+            free += sum(array.nbytes for array in saved.arrays.values())
+        budget = Budget(config, recompute, Plans(self.corpus.vocabulary), free and free // processes_here())
+        # What cannot be, whatever the plan, is told before minutes of planning.
+        self._require(budget.refuse_tensors())
+        programs = Programs.of(config, self.parallel, ranks, backend, recompute)
+        self._require(budget.refuse(programs.need()))
+        self.sizes, self.loss, graph = programs.sizes, programs.loss, programs.graph
+        self.executable, self.forward, self.graph = programs.step, programs.validation, graph
         #: The loss scale of this step, where there is one that follows the gradients.
         self.scale = SCALE if any(value.name == SCALE for value in graph.state) else None
-        fetch = [loss, "optimizer/lr", "optimizer/norm", *updated]
-        self.graph = graph
-        # The new is written over the old, which the guarded step leaves alone where it is still needed.
-        self.executable = self._compile(graph, fetch, donate=True)
-        self.forward = self._compile(forward_graph(config, 0.0, self.vocabulary.padded), [loss])
-        self.loss = loss
         if saved is None:
             self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed)
         else:
@@ -191,24 +172,10 @@ class _Run:
         parameters = {value.name: self.arrays[value.name] for value in graph.parameters}
         self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
-    def _compile(self, graph: Graph, fetch: list[str], donate: bool = False) -> Executable:
-        config, sizes = self.config, self.sizes
-        try:
-            whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
-            graph = self.parallel.shard(graph, whole)
-            precision = TF32 if config.precision == TF32 else "float32"
-            return compile(
-                graph,
-                whole,
-                fetch=fetch,
-                donate=donate,
-                ranks=self.ranks,
-                backend=self.backend,
-                precision=precision,
-            )
-        except DimError as error:
-            options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
-            raise ConfigError(f"these sizes make no model: {error} ({options})") from None
+    def _require(self, error: ConfigError | None) -> None:
+        """Raises the error, in all processes if one of them has one: memory is each machine's own."""
+        if self.communicator.agree(int(error is not None)):
+            raise error or ConfigError("on another rank's machine, memory does not suffice for this training")
 
     # -- the folder -----------------------------------------------------------------------------------
 

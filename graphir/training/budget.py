@@ -1,0 +1,249 @@
+"""Whether a training fits into memory, told before anything is allocated: a system that runs out kills without a word.
+
+What is needed is read off plans (`executable.memory`), which allocate nothing:
+
+    tensors      parameters and optimizer state, whole, in the hands of the loop
+    step         what the ranks held here take beside, while they train: arenas, results, scratch, their own copies of
+                 arguments where a block of the whole cannot be read in place
+    validation   the same for the program that validates, which lives beside
+    checkpoint   the file as it is put together in memory: every tensor's bytes, and all of them in a row
+
+What would fit is tried on the same plans. Where a model has many layers, which are alike, the plans of 2 and of 3 are
+carried on to all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.errors import ConfigError, GraphirError
+from graphir.ir.dims import Sizes, resolve_sizes
+from graphir.ir.graph import Graph
+from graphir.ir.types import DTYPES
+from graphir.passes import LEVELS
+from graphir.training.config import TrainConfig
+
+#: Models of more layers are not planned whole for each suggestion; of many, planning takes its time.
+_FEW, _MANY = 3, 12
+_MOST_RANKS = 64
+
+
+# -- what there is ----------------------------------------------------------------------------------------
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take, by the system and by the control groups it is in; None if not known."""
+    found = [*_available(root / "proc/meminfo"), *_left_in_groups(root)]
+    return min(found, default=None)
+
+
+def _available(path: Path) -> Iterator[int]:
+    for line in _read(path).splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            yield int(amount.split()[0]) << 10
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What each limit over this process leaves, of version 2 and of version 1; pages of files can be given back."""
+    mounted = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        version_1 = "memory" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        base = mounted / "memory" if version_1 else mounted
+        limit, used, cache = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            if version_1
+            else ("memory.max", "memory.current", "inactive_file")
+        )
+        folder = base / group.strip("/")
+        # In a container, the group's own name may not be there, but its limits are at the top.
+        for each in (folder, *folder.parents):
+            if not each.is_relative_to(base):
+                break
+            most, now = _read(each / limit).strip(), _read(each / used).strip()
+            if most.isdigit() and now.isdigit() and int(most) < 1 << 60:
+                files = dict(line.split() for line in _read(each / "memory.stat").splitlines()).get(cache, "0")
+                yield max(int(most) - int(now) + int(files), 0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+# -- what is needed ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one process needs to train; see the module's docstring. `plan` is the table of the step's plan."""
+
+    tensors: int
+    step: int = 0
+    validation: int = 0
+    checkpoint: int = 0
+    plan: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """All together."""
+        return self.tensors + self.step + self.validation + self.checkpoint
+
+    def __str__(self) -> str:
+        names = ("tensors", "step", "validation", "checkpoint")
+        parts = [f"{name} {spelled(getattr(self, name))}" for name in names if getattr(self, name)]
+        return f"{spelled(self.bytes)}: {', '.join(parts)}"
+
+
+def need_of(
+    graph: Graph, sizes: Sizes, step: CompiledExecutable, validation: CompiledExecutable, alone: bool = False
+) -> Need:
+    """What a process needs that trains `graph` by `step`, and looks by `validation` at how it does.
+
+    `alone`: if it held a single rank.
+    """
+    tensors = tensor_bytes(graph, sizes)
+    return Need(tensors, _work(step, alone), _work(validation, alone), 2 * tensors, str(step.memory))
+
+
+def tensor_bytes(graph: Graph, sizes: Sizes) -> int:
+    """Of all parameters and state, whole."""
+    complete = resolve_sizes([graph.dims], sizes)
+    values = (*graph.parameters, *graph.state)
+    return sum(math.prod(dim.size(complete) for dim in value.shape) * DTYPES[value.dtype] for value in values)
+
+
+def _work(executable: CompiledExecutable, alone: bool) -> int:
+    plan, held = executable.memory, 1 if alone else len(executable.communicator.ranks)
+    copied = plan.arguments if executable.mesh.size > 1 else 0
+    return held * (copied + plan.results + plan.arena + plan.shared) + plan.scratch
+
+
+class Planner(Protocol):
+    """What a configuration would need, planned and not allocated; GraphirError for one that cannot be."""
+
+    def tensors(self, config: TrainConfig) -> int:
+        """Bytes of parameters and state, without a plan."""
+
+    def need(self, config: TrainConfig, level: str | None, alone: bool = False) -> Need:
+        """At a level of recomputation, with all ranks in this process, or, if `alone`, one."""
+
+
+# -- refusing ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A configuration, at a level of recomputation, and the `free` bytes that it has to do with; None: no limit."""
+
+    config: TrainConfig
+    level: str | None
+    planner: Planner
+    free: int | None
+
+    def refuse_tensors(self) -> ConfigError | None:
+        """The error of a model so large that its tensors alone do not fit, found without planning all its layers."""
+        if self.free is None or self.config.layers <= _MANY:
+            return None
+        one, two = (self.planner.tensors(replace(self.config, layers=count)) for count in (1, 2))
+        tensors = one + (self.config.layers - 1) * (two - one)
+        need = Need(tensors, checkpoint=2 * tensors)
+        return self.refuse(need)
+
+    def refuse(self, need: Need) -> ConfigError | None:
+        """The error of a need that is more than is free: the plan's table, and what would fit; None if it fits."""
+        if self.free is None or need.bytes <= self.free:
+            return None
+        least = "at least " if not need.step else ""
+        lines = [f"training needs {least}{need}; {spelled(self.free)} of memory are free"]
+        lines += [need.plan] if need.plan else []
+        found = list(self._suggestions(self.free))
+        if found:
+            about = ", by the plans of 2 and of 3 layers" if self.config.layers > _FEW else ", as planned"
+            lines += [f"What fits{about}:", *(f"  {text}" for text in found)]
+        else:
+            lines.append("Nothing that was tried fits; choose a smaller --width")
+        lines.append("--ignore-memory goes on nevertheless")
+        return ConfigError("\n".join(lines))
+
+    # -- what would fit -------------------------------------------------------------------------------
+
+    def _suggestions(self, free: int) -> Iterator[str]:
+        """Options, each with what its plan needs: recomputation, a smaller batch, ranks elsewhere, fewer layers."""
+        strongest, least = LEVELS[-1], replace(self.config, batch=max(self.config.dp, 1))
+        if self._need(least, strongest).tensors * 3 <= free:
+            yield from self._more_recomputation(free)
+            yield from self._smaller_batch(free)
+            yield from self._ranks_elsewhere(free)
+        yield from self._fewer_layers(free)
+
+    def _more_recomputation(self, free: int) -> Iterator[str]:
+        for level in LEVELS[LEVELS.index(self.level or "masks") + 1 :]:
+            need = self._need(self.config, level)
+            if need.bytes <= free:
+                yield f"--recompute {level}: {spelled(need.bytes)}"
+                return
+
+    def _smaller_batch(self, free: int) -> Iterator[str]:
+        for level in dict.fromkeys((self.level, LEVELS[-1])):
+            batch = self.config.batch // 2
+            while batch and batch % self.config.dp == 0:
+                need = self._need(replace(self.config, batch=batch), level)
+                if need.bytes <= free:
+                    yield f"--batch {batch}{f' --recompute {level}' if level else ''}: {spelled(need.bytes)}"
+                    return
+                batch //= 2
+
+    def _ranks_elsewhere(self, free: int) -> Iterator[str]:
+        ranks = 2
+        while self.config.mesh().size == 1 and ranks <= _MOST_RANKS:
+            for options in ({"tp": ranks}, {"dp": ranks}):
+                try:
+                    need = self._need(replace(self.config, **options), self.level, alone=True)  # type: ignore[arg-type]
+                except GraphirError:  # the heads, or the batch, are not to be divided by so many
+                    continue
+                if need.bytes <= free:
+                    words = " ".join(f"--{name} {count}" for name, count in options.items())
+                    yield f"{words}, its ranks as processes on {ranks} machines: {spelled(need.bytes)} on each"
+                    return
+            ranks *= 2
+
+    def _fewer_layers(self, free: int) -> Iterator[str]:
+        two, three = (self._need(replace(self.config, layers=count), self.level).bytes for count in (2, 3))
+        layers = 2 + (free - two) // max(three - two, 1)
+        if 1 < layers < self.config.layers:
+            need = self._need(replace(self.config, layers=layers), self.level)
+            yield f"--layers {layers}: {spelled(need.bytes)}"
+
+    def _need(self, config: TrainConfig, level: str | None, alone: bool = False) -> Need:
+        """The need of a configuration; of many layers, which are alike, by the plans of 2 and of 3."""
+        if config.layers <= _FEW:
+            return self.planner.need(config, level, alone)
+        two, three = (self.planner.need(replace(config, layers=count), level, alone) for count in (2, 3))
+        parts = {}
+        for name in ("tensors", "step", "validation", "checkpoint"):
+            first, second = getattr(two, name), getattr(three, name)
+            parts[name] = first + (config.layers - 2) * max(second - first, 0)
+        return Need(**parts)
+
+
+def processes_here() -> int:
+    """How many processes of this run share the machine, as launchers tell them."""
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 1)
+
+
+def spelled(count: int) -> str:
+    """`12.3 GB`, `456.7 MB`."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e10 else f"{count / 1e6:,.1f} MB"
