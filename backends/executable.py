@@ -218,7 +218,7 @@ class Executable:
 
     def find_argument(self, name: str) -> Value | None:
         """The argument that is meant by `name`, a name or an alias."""
-        value = self._arguments.get(name) or self.graph.find(name)
+        value = self._arguments.get(name, self.graph.find(name))
         return value if value is not None and value.name in self._arguments else None
 
     def _check(self, arguments: tuple[Mapping[str, Any], ...]) -> dict[Value, Any]:

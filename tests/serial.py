@@ -5,8 +5,8 @@
         run(arrays)
 
 Between two meetings each thread runs its calls to the end before the next begins, the last thread first in every other
-run: whatever one needs of another shows, as what it finds is not there yet. At each meeting all scratch is poisoned, and
-of the arena what holds no value that a later task still reads, as the plan has it.
+run: whatever one needs of another shows, as what it finds is not there yet. At each meeting all scratch is poisoned,
+and of the arena what holds no value that a later task still reads, as the plan has it.
 """
 
 from __future__ import annotations

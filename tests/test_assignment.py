@@ -118,7 +118,7 @@ def test_a_result_that_cannot_be_seen_back_is_copied() -> None:
     Y = gi.scale(X, by=2.0, name="Y")
     merged = gi.reshape(gi.transpose(Y, (0, 2, 1)), "b k d -> b (k d)")
     graph = block.build(gi.transpose(merged, name="Z"))
-    task, made = assigned(graph, cut={0: 2})
+    _, made = assigned(graph, cut={0: 2})
     # [(k d), b] as [b, k, d] is a view; if tiles cut d, (k d) has no part for them, and there is no such loop.
     assert made.paths
     block = gi.Builder("split")

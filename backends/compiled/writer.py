@@ -16,6 +16,7 @@ from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.task import Task, Tile
+from graphir.backends.effects import writes
 from graphir.backends.plan import keywords
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
@@ -339,6 +340,7 @@ class Writer:
         return self.rank.constants[key]
 
 
+@writes("outputs")
 def run_reference(
     engine: Engine,
     kernel: Function,
