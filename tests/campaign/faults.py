@@ -1,0 +1,255 @@
+"""Faults put into the fast path on purpose: those that it once had, and others like them.
+
+    with FAULTS["a value has one role"]():
+        run = gi.compile(graph, sizes)      # wrong, of some graphs
+
+The proof of programs and the campaign have to find each: see tests/test_faults.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from graphir.backends.compiled import prepared
+from graphir.backends.compiled.assignment import Assignment, _Assigner
+from graphir.backends.compiled.causal import Group, Half, find_groups
+from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.prepared import Prepared
+from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.task import Pieces, Task, Tile
+from graphir.backends.compiled.writer import Writer
+from graphir.backends.numpy.rules import attention, loss
+from graphir.backends.rows import plan
+from graphir.ir import roles, tiling
+from graphir.ir.value import Value
+
+Fault = Callable[[], AbstractContextManager[object]]
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+    """Declares what the decorated function does before it yields as the fault of that name."""
+
+    def declare(make: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
+        FAULTS[name] = contextmanager(make)
+        return make
+
+    return declare
+
+
+def _forget() -> None:
+    """What has been found of structures is found anew."""
+    tiling._roles.cache_clear()
+    tiling._find_pattern.cache_clear()
+
+
+# -- once there -----------------------------------------------------------------------------------------------
+
+
+@fault("halves are cut alike by agreement")
+def _agreement() -> Iterator[None]:
+    """Each task is cut by itself, and reads a half as if its parts followed each other as its own tiles do."""
+
+    def apart(tasks: Sequence[Task], outside: Any) -> list[Group]:
+        return [Group([task], group.values) for group in find_groups(tasks, outside) for task in group.tasks]
+
+    def start(self: Half, task: Task, value: Value, tile: Tile) -> int:
+        return Half.made_by(task, value).starts[task.ranges(value, tile)]
+
+    with patch.object(prepared, "find_groups", apart), patch.object(Half, "start", start):
+        yield
+
+
+@fault("a value has one role")
+def _one_role() -> Iterator[None]:
+    """Whoever reads a value reads it by the same factors, also where that makes two of a node's factors one."""
+    merge = roles._Factors._merge
+
+    def always(self: Any, one: int, other: int, at_all_costs: bool = False) -> bool:
+        return merge(self, one, other, at_all_costs=True)
+
+    _forget()
+    with patch.object(roles._Factors, "_merge", always):
+        yield
+    _forget()
+
+
+@fault("a row without keys is spread over the tile's")
+def _uniform() -> Iterator[None]:
+    """The maximum of a row that is masked is the mask's value, and its exponentials are 1."""
+
+    def none(*arguments: Any) -> float:
+        return -math.inf
+
+    with patch.object(attention, "least_score", none), patch.object(loss, "least_score", none):
+        yield
+
+
+@fault("an attribute is left out of a kernel's key")
+def _key() -> Iterator[None]:
+    structure = plan.structure
+
+    def without(*arguments: Any) -> Any:
+        nodes, *others = structure(*arguments)
+        return tuple((operator, rule, (), *rest) for operator, rule, _, *rest in nodes), *others
+
+    with patch.object(plan, "structure", without):
+        yield
+
+
+@fault("a sum that is read as a view lies in scratch")
+def _scratch_sum() -> Iterator[None]:
+    """Its total is cleared at each tile, and copied at the end of each."""
+
+    def place(self: _Assigner) -> None:
+        return None
+
+    def copies(self: _Assigner) -> None:
+        _find_copies(self)
+        self.made.finish += self.made.late
+        self.made.late.clear()
+
+    _find_copies = _Assigner._find_copies
+    with patch.object(_Assigner, "_place_sums", place), patch.object(_Assigner, "_find_copies", copies):
+        yield
+
+
+@fault("the copy of a result is no read")
+def _no_read() -> Iterator[None]:
+    def find(self: _Assigner) -> None:
+        last, root = self.made.last, self.task.root
+        last.update((value, -1) for value in (root[each] for each in self.task.leaving))
+        for position, node in enumerate(self.task.nodes):
+            if not node.operator.view:
+                last.update((root[value], position) for value in node.inputs)
+
+    with patch.object(_Assigner, "_find_reads", find):
+        yield
+
+
+@fault("a fetched argument is the program's own buffer")
+def _own_buffer() -> Iterator[None]:
+    def none(self: CompiledExecutable, given: Mapping[Value, Any]) -> dict[Value, Any]:
+        return {}
+
+    with patch.object(CompiledExecutable, "_copies_of_arguments", none):
+        yield
+
+
+@fault("factors are the same by their position")
+def _position() -> Iterator[None]:
+    """Whatever their sizes, and minor ones of a view of a sum may be loops."""
+
+    def alike(self: Any, one: Sequence[int], other: Sequence[int]) -> bool:
+        return len(one) == len(other)
+
+    _forget()
+    with patch.object(roles._Factors, "_alike", alike):
+        yield
+    _forget()
+
+
+# -- like them ------------------------------------------------------------------------------------------------
+
+
+@fault("threads do not meet")
+def _no_meeting() -> Iterator[None]:
+    """Every third meeting is left out."""
+    collide, count = Program._collide, [0]
+
+    def some(self: Program, *touched: Any) -> bool:
+        if not collide(self, *touched):
+            return False
+        count[0] += 1
+        return count[0] % 3 != 0
+
+    with patch.object(Program, "_collide", some):
+        yield
+
+
+@fault("an operand is written over one task too early")
+def _too_early() -> Iterator[None]:
+    """Who reads a value last but one takes its memory."""
+    find = Prepared._assign
+
+    def early(self: Prepared) -> list[Assignment]:
+        tasks = self.tasks
+        outer = [dict(task.outer) for task in tasks]
+        readers: dict[Value, list[int]] = {}
+        for i, task in enumerate(tasks):
+            for value in task.entering:
+                readers.setdefault(task.outer[value], []).append(i)
+        hidden = {value: found[-1] for value, found in readers.items() if len(found) > 2}
+        for value, at in hidden.items():
+            kept = {inner: each for inner, each in tasks[at].outer.items() if each is not value}
+            tasks[at].outer = kept  # type: ignore[assignment]
+            early_spans.setdefault(id(self), []).append((at, value))
+        try:
+            return _with_entering(self, outer, find)
+        finally:
+            for task, whole in zip(tasks, outer, strict=True):
+                task.outer = whole
+
+    early_spans: dict[int, list[tuple[int, Value]]] = {}
+    with patch.object(Prepared, "_assign", early):
+        yield
+
+
+def _with_entering(self: Prepared, outer: Sequence[Mapping[Value, Value]], find: Any) -> list[Assignment]:
+    """Lifetimes as the hidden reads leave them, assignments for the tasks as they are."""
+    last = {value: i for i, task in enumerate(self.tasks) for value in task.outer.values()}
+    hidden = [dict(task.outer) for task in self.tasks]
+    for task, whole in zip(self.tasks, outer, strict=True):
+        task.outer = whole
+    real = {value: i for i, task in enumerate(self.tasks) for value in task.outer.values()}
+    moved = {value for value in last if last[value] != real[value]}
+    assign = prepared.assign
+
+    def assigned(task: Task, sizes: Any, dying: Mapping[Value, int], *others: Any) -> Assignment:
+        i = self.tasks.index(task)
+        extra = {v: 0 for v in hidden[i].values() if v in moved and last[v] == i and v not in self._outside}
+        kept = {v: made for v, made in dying.items() if v not in moved}
+        return assign(task, sizes, {**kept, **{v: n for v, n in extra.items() if v not in self.halves}}, *others)
+
+    with patch.object(prepared, "assign", assigned):
+        found: list[Assignment] = find(self)
+    return found
+
+
+@fault("a tile ends one short")
+def _short() -> Iterator[None]:
+    each = Pieces.__iter__
+
+    def short(self: Pieces) -> Iterator[tuple[int, int]]:
+        for low, high in each(self):
+            yield low, high - 1 if high == self.stop and high - low > 1 else high
+
+    with patch.object(Pieces, "__iter__", short):
+        yield
+
+
+@fault("a view stays where its argument was")
+def _stale() -> Iterator[None]:
+    """The last operand that lies in an argument is not bound anew."""
+    bind = Program.bind
+
+    def all_but_one(self: Program, value: Value, array: Any) -> None:
+        found = self._relocations.get(value, [])
+        with patch.dict(self._relocations, {value: found[:-1]}):
+            bind(self, value, array)
+
+    with patch.object(Program, "bind", all_but_one):
+        yield
+
+
+@fault("a sum's rest does not start at 0")
+def _no_zero() -> Iterator[None]:
+    def none(self: Writer, value: Value) -> None:
+        return None
+
+    with patch.object(Writer, "_beyond", none):
+        yield
