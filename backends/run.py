@@ -30,11 +30,12 @@ class Fetched:
     @cached_property
     def titles(self) -> Mapping[Value, str]:
         """The name of each result: of what collectives made it from, or, where that is returned, too, its own."""
-        own = {value.name for value in self.graph.outputs}
+        taken = {value.name for value in self.graph.outputs}
         found: dict[Value, str] = {}
         for value in dict.fromkeys(self.graph.outputs):
             origin = self._origin(value)
-            found[value] = value.name if origin in own or origin in found.values() else origin
+            found[value] = value.name if origin in taken else origin
+            taken.add(origin)
         return found
 
     def find(self, name: str) -> str | None:

@@ -109,8 +109,8 @@ class Places:
 
     def misplaced(self, node: Node) -> str | None:
         """Why a collective is not where it belongs; None if it is, or states no purpose."""
-        purpose = Purpose.read(node.meta.why)
-        if node.operator.relayout is None or purpose is None:
+        purpose = None if node.operator.relayout is None else Purpose.read(node.meta.why)
+        if purpose is None:
             return None
         return self._mistaken(node, purpose) or self._misread(node, purpose) or self._misfiled(node, purpose)
 
