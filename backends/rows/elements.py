@@ -14,6 +14,7 @@ from graphir.ir.operator import Place
 from graphir.operators.collectives import identity
 from graphir.operators.dropout import d_dropout, dropout, dropout_mask
 from graphir.operators.elementwise import (
+    SATURATED,
     activation,
     activation_with_slope,
     add,
@@ -131,8 +132,14 @@ def _gate(row: Row, X: Expression, kind: str) -> Expression:
     if kind == "gelu":
         return row.normal(X)
     if kind == "gelu_tanh":
+        X = _cut(row, X)
         return row.sigmoid(X * (_SLOPE + _SLOPE * _CUBIC * (X * X)))
     return row.sigmoid(X)
+
+
+def _cut(row: Row, X: Expression) -> Expression:
+    """X where gelu_tanh is not saturated: there all its powers are finite."""
+    return row.maximum(row.minimum(X, SATURATED), -SATURATED)
 
 
 @snippet(d_activation)
@@ -154,8 +161,10 @@ def _slope(row: Row, X: Expression, kind: str) -> Expression:
         # Φ′ is the density.
         return gate + X * row.exp(X * X * -0.5) * _DENSITY
     # With s = σ(w): (X s)′ = s + X s (1 − s) w′.
-    inner = gate * (1.0 - gate) * X
-    return gate + (inner * (_SLOPE + 3 * _SLOPE * _CUBIC * (X * X)) if kind == "gelu_tanh" else inner)
+    if kind == "gelu_tanh":
+        X = _cut(row, X)
+        return gate + gate * (1.0 - gate) * X * (_SLOPE + 3 * _SLOPE * _CUBIC * (X * X))
+    return gate + gate * (1.0 - gate) * X
 
 
 # -- dropout ----------------------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ def zeros(xp: Xp, X: Array) -> Array:
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
+#: Where the tanh of gelu_tanh is ±1 in every dtype, and X² is a float16 yet: it is computed of X cut to this.
+SATURATED = 40.0
 KINDS = ("gelu", "gelu_tanh", "relu", "silu")
 
 
@@ -119,7 +121,7 @@ def _activation_signature(kind: str) -> str:
 
 
 def _tanh_argument(X: Array) -> Array:
-    # √(2/π) (X + 0.044715 X³), in few passes over memory.
+    # √(2/π) (X + 0.044715 X³), in few passes over memory; X is cut to ±SATURATED.
     u = X * X
     u *= _CUBIC
     u += 1
@@ -131,18 +133,24 @@ def _tanh_argument(X: Array) -> Array:
 @operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
 def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
-    (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X)."""
+    (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X). Of any finite X it is finite, and so is g′; −∞ times
+    a gate of 0 is NaN, as in PyTorch."""
     if kind == "gelu":
         return X * (0.5 * (1 + erf(xp, X * _SQRT_HALF)))
     if kind == "gelu_tanh":
-        Y = xp.tanh(_tanh_argument(X))
+        Y = xp.tanh(_tanh_argument(_cut(xp, X)))
         Y += 1
-        Y *= X
+        # In this order: twice the largest number would overflow.
         Y *= 0.5
+        Y *= X
         return Y
     if kind == "relu":
         return xp.maximum(X, 0)
     return X * _sigmoid(xp, X)
+
+
+def _cut(xp: Xp, X: Array) -> Array:
+    return xp.clip(X, X.dtype.type(-SATURATED), X.dtype.type(SATURATED))
 
 
 def _d_activation_signature(kind: str) -> str:
@@ -158,6 +166,8 @@ def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
         return dY * (0.5 * (1 + erf(xp, X * _SQRT_HALF)) + X * density)
     if kind == "gelu_tanh":
         # With t = tanh u: g′ = ½ (1 + t) + ½ X (1 − t²) u′, u′ = √(2/π) (1 + 3 · 0.044715 X²).
+        # Beyond the cut 1 − t² is 0, and X² may be infinite.
+        X = _cut(xp, X)
         t = xp.tanh(_tanh_argument(X))
         slope = X * X
         slope *= 3 * _CUBIC

@@ -16,6 +16,7 @@ from graphir.backends.numpy.engine import maximum, minimum, rules
 from graphir.backends.numpy.rules.shared import full_row, number, polynomial, workspace
 from graphir.operators.collectives import identity
 from graphir.operators.elementwise import (
+    SATURATED,
     activation,
     activation_with_slope,
     add,
@@ -126,8 +127,9 @@ def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
             call(np.square, X, t)
             _cubic_tanh(call, X, t, t)
         call(np.add, t, number(1, t), t)
-        call(np.multiply, t, X, t)
-        call(np.multiply, t, number(0.5, t), Y)
+        # In this order: twice the largest number would overflow.
+        call(np.multiply, t, number(0.5, t), t)
+        call(np.multiply, t, X, Y)
     return None
 
 
@@ -174,13 +176,15 @@ def _gelu_slope(call: Calls, X: Array, slope: Array) -> Array:
 
 
 def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> Array:
-    # g′ = (1 + t) (½ + ½ X u′ (1 − t)) with u′ = √(2/π) (1 + 3 · 0.044715 X²).
-    t, rest = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
-    call(np.square, X, slope)
-    _cubic_tanh(call, X, slope, t)
+    # g′ = (1 + t) (½ + ½ X u′ (1 − t)) with u′ = √(2/π) (1 + 3 · 0.044715 X²), of X cut to where all of it is finite.
+    t, cut = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    call(np.clip, X, X.dtype.type(-SATURATED), X.dtype.type(SATURATED), cut)
+    call(np.square, cut, slope)
+    _cubic_tanh(call, cut, slope, t)
     call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X), slope)
     call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X), slope)
-    call(np.multiply, slope, X, slope)
+    call(np.multiply, slope, cut, slope)
+    rest = cut  # which nobody reads any more
     call(np.subtract, number(1, X), t, rest)
     call(np.multiply, slope, rest, slope)
     call(np.add, slope, number(0.5, X), slope)
@@ -221,6 +225,6 @@ def _activation_with_slope(call: Calls, X: Array, Y: Array | None, slope: Array 
     if t is None:
         call(maximum, X, full_row(call, 0, X), Y)
     else:
-        call(np.multiply, t, X, t)
-        call(np.multiply, t, number(0.5, t), Y)
+        call(np.multiply, t, number(0.5, t), t)
+        call(np.multiply, t, X, Y)
     return None
