@@ -14,6 +14,7 @@ from graphir.backends.compiled.emission import Array, Function, Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.storage import Homes
 from graphir.backends.compiled.task import Task, Tile
+from graphir.backends.effects import writes
 from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -368,6 +369,7 @@ class Writer:
         return self.rank.constants[key]
 
 
+@writes("outputs")
 def run_reference(
     engine: Engine,
     kernel: Function,
