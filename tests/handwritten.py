@@ -1,9 +1,9 @@
 """Programs written down by hand, call by call, for the checker of programs to prove, or to find at fault.
 
-    program = Handwritten(graph, {"B": 4, "D": 2})
-    X, Y = program.argument("X"), program.result("Y")
-    program.compute("Y", [X[:2]], [Y[:2]], (np.exp, X[:2], Y[:2]))
-    program.prove()
+program = Handwritten(graph, {"B": 4, "D": 2})
+X, Y = program.argument("X"), program.result("Y")
+program.compute("Y", [X[:2]], [Y[:2]], (np.exp, X[:2], Y[:2]))
+program.prove()
 """
 
 from __future__ import annotations

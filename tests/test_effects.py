@@ -140,5 +140,3 @@ def test_a_training_step_with_all_its_fused_nodes(kernels: str | None) -> None:
     arguments = {**gi.initialize(graph, sizes), **ids, "seed": 1, "step": 0}
     calls = _calls(executable, arguments)
     assert hold_to_deeds(calls) == len(calls)
-
-

@@ -52,9 +52,7 @@ def test_a_program_in_tiles_is_proved() -> None:
         program.compute("Y", [scratch], [Y[tile]], exp(scratch, Y[tile]))
     proof = program.prove()
     assert (proof.counts.steps, proof.counts.calls, proof.counts.ranges) == (4, 4, 4)
-    assert str(proof) == (
-        "chain: 4 steps of 4 calls, 5 reads, 4 ranges written, 0 meetings and 0 exchanges proved"
-    )
+    assert str(proof) == ("chain: 4 steps of 4 calls, 5 reads, 4 ranges written, 0 meetings and 0 exchanges proved")
     assert any("caller hands in later" in each for each in proof.unseen)
 
 
@@ -62,7 +60,11 @@ def test_a_tile_one_short() -> None:
     program = Handwritten(chain("Y"), SIZES)
     X, Y = program.argument("X"), program.result("Y")
     program.compute("Y", [X[:3]], [Y[:3]], exp(X[:3], Y[:3]))
-    fails(program, "the caller (after the run): it reads Y of shape [4, 6]", "what lies there is Y[B 0:3, D 0:6], by Y = exp")
+    fails(
+        program,
+        "the caller (after the run): it reads Y of shape [4, 6]",
+        "what lies there is Y[B 0:3, D 0:6], by Y = exp",
+    )
 
 
 def test_an_operand_overwritten_too_early() -> None:

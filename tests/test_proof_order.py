@@ -275,7 +275,5 @@ def test_a_views_rule_says_where_its_kernel_puts_each_element(operator: Operator
         numbered = np.arange(X.size, dtype="float64").reshape(X.shape)
         made = case.run(**{rule.inputs[0].name: numbered})[rule.outputs[0].name]
         for index in np.ndindex(made.shape):
-            (box,) = convert(
-                tuple((i, i + 1) for i in index), axes_of(rule.outputs[0]), axes_of(rule.inputs[0]), sizes
-            )
+            (box,) = convert(tuple((i, i + 1) for i in index), axes_of(rule.outputs[0]), axes_of(rule.inputs[0]), sizes)
             assert made[index] == numbered[tuple(low for low, _ in box)]

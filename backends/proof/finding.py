@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from graphir.backends.proof.boxes import Box, missing, whole
-from graphir.backends.proof.halves import lies_beyond
+from graphir.backends.proof.halves import lies_beyond, seen_of
 from graphir.backends.proof.items import Axes, Item, View
 from graphir.backends.proof.lays import Lay
 from graphir.backends.proof.memory import Holding, Memory
@@ -49,7 +49,10 @@ class Found:
         if self.holding.terms is None:
             return []
         rest = missing([(*box, *whole(item.terms.values())) for box in self.boxes], self.holding.terms.boxes)
-        return [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
+        rest = [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
+        for half in item.spared:
+            rest = [seen_of(half, box) for box in rest]
+        return rest
 
 
 @dataclass(frozen=True)
