@@ -92,7 +92,7 @@ class Contents:
         if floating:
             counted = self._float(item, lay, box, floating)
             if terms is not None:
-                terms = [_shifted(each, box, counted) for each in terms]
+                terms = [shifted(each, box, counted) for each in terms]
             box = counted
         root = item
         if not floating:
@@ -132,10 +132,14 @@ class Contents:
             found = list(box)
             for dim in sorted(floating, key=lambda each: -holding.strides[each]):
                 index = off // holding.strides[dim]
+                first, last = holding.bounds[dim]
+                if max(last, index + lay.shape[dim]) - min(first, index) > item.shape[dim]:
+                    break
                 off -= index * holding.strides[dim]
                 found[dim] = index, index + lay.shape[dim]
-            if off == 0:
-                return tuple(found)
+            else:
+                if off == 0:
+                    return tuple(found)
         return box
 
 
@@ -151,7 +155,7 @@ def _back(item: Item, root: Item, terms: Sequence[Box]) -> list[Box]:
     return found
 
 
-def _shifted(terms: Box, before: Box, after: Box) -> Box:
+def shifted(terms: Box, before: Box, after: Box) -> Box:
     """Terms over dims whose indices are counted from elsewhere."""
     count = len(before)
     moved = [

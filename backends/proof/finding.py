@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from graphir.backends.proof.boxes import Box, missing, whole
-from graphir.backends.proof.halves import lies_beyond
+from graphir.backends.proof.halves import lies_beyond, seen_of
 from graphir.backends.proof.items import Axes, Item, View
 from graphir.backends.proof.lays import Lay
 from graphir.backends.proof.memory import Holding, Memory
@@ -21,9 +21,15 @@ Reach = tuple[int | None, int]
 
 @dataclass(frozen=True)
 class Found:
-    """An array's elements: the ranges of the value's dims, and, of the one who holds them, the boxes they are there."""
+    """An array's elements.
+
+    reach     the ranges of the value's dims
+    box       the same as who holds them counts them, which along dims where all are alike may be from anywhere
+    boxes     the same in the value that is held, which this one may be a view of
+    """
 
     reach: tuple[Reach, ...]
+    box: Box
     holding: Holding
     boxes: Sequence[Box]
 
@@ -43,7 +49,10 @@ class Found:
         if self.holding.terms is None:
             return []
         rest = missing([(*box, *whole(item.terms.values())) for box in self.boxes], self.holding.terms.boxes)
-        return [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
+        rest = [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
+        for half in item.spared:
+            rest = [seen_of(half, box) for box in rest]
+        return rest
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
             reach = tuple(
                 [(None if dim in lattice.floating else low, high - low) for dim, (low, high) in enumerate(box)]
             )
-            found.append(Found(reach, holding, boxes))
+            found.append(Found(reach, box, holding, boxes))
     if len(found) > 1:
         found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
     return found
@@ -185,8 +194,8 @@ def _above(view: View, lay: Lay, box: Box) -> tuple[Lay, Box] | None:
     """A part of a view as one of its operand; None where it is none, or holds elements several times."""
     boxes = view.back([box])
     known = {factor for factors in view.before for factor in factors}
-    new = [dim for dim, factors in enumerate(view.after) if not known.issuperset(factors)]
-    if len(boxes) != 1 or any(lay.shape[dim] != 1 for dim in new):
+    new = [factor for factors in view.after for factor in factors if factor not in known]
+    if len(boxes) != 1 or any(view.sizes[factor] != 1 for factor in new):
         return None
     steps, alone = _by_factor(view.after, lay.strides, lay.shape, view.sizes)
     strides = []

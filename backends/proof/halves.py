@@ -106,6 +106,15 @@ def lies_beyond(half: Half, box: Box) -> bool:
     return box[k][0] + shift > box[q][1] - 1
 
 
+def seen_of(half: Half, box: Box) -> Box:
+    """The smallest part of a box, which lies in no half, that has all of it that lies outside of this one."""
+    q, k, shift = half
+    (first, last), (least, most) = box[q], box[k]
+    parts = list(box)
+    parts[q], parts[k] = (max(first, least + shift), last), (least, min(most, last - shift))
+    return tuple(parts)
+
+
 def may_leave_out(work: Work, factor: str, left_out: Range, queries: Mapping[str, Range | None]) -> bool:
     """Whether a node that needs all of `factor` makes the same without this range of it, for these queries."""
     for operand, item in enumerate(work.inputs):

@@ -108,10 +108,8 @@ class Memory:
                     continue
                 self.lost.setdefault(holding.item, deque(maxlen=_REMEMBERED)).append(Lost(inner, by))
                 holding.remove(inner)
-            if holding.valid:
-                holding.settle()
-                self._place(holding)
-            else:
+            # Where elements have been lost is remembered as long as others are there: it is told who took them.
+            if not holding.valid:
                 self._drop(holding)
 
     def write(
@@ -186,6 +184,9 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
         base -= holding.bounds[dim][0] * step
         strides[dim] += step
     reach = [max(high, last) - min(low, first) for (low, high), (first, last) in zip(box, holding.bounds, strict=True)]
+    # Indices that count from anywhere must not run on into other memory of the same value.
+    if any(n > size for n, size in zip(reach, holding.item.shape, strict=True)):
+        return False
     if not nested(tuple(strides), tuple(reach), lay.itemsize):
         return False
     holding.base, holding.strides = base, tuple(strides)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from graphir.backends.proof.boxes import Box, Range, common, missing, spelled, whole
-from graphir.backends.proof.contents import Contents, spelled_reach
+from graphir.backends.proof.contents import Contents, shifted, spelled_reach
 from graphir.backends.proof.doers import Doer
 from graphir.backends.proof.finding import Found, Reach, find
 from graphir.backends.proof.halves import lies_beyond
@@ -195,7 +195,14 @@ def _terms(item: Item, found: Found) -> list[Box]:
     for view in next(path for ancestor, path in item.family() if ancestor is root):
         terms = [(*forth, *box[count:]) for box in terms for forth in view.forth(box[:count])]
         count = len(view.after)
-    return terms
+    # Where all elements are alike, they are counted from 0 here.
+    origin = tuple(
+        [
+            (0, high - low) if free is None else (low, high)
+            for (low, high), (free, _) in zip(found.box, found.reach, strict=True)
+        ]
+    )
+    return [shifted(box, found.box, origin) for box in terms]
 
 
 def _counted(item: Item, alike: Set[str], first: Sequence[Box], second: Sequence[Box]) -> tuple[list[Box], list[Box]]:
