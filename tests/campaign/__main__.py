@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.campaign.case import KINDS
+from tests.campaign.reached import measure
 from tests.campaign.report import page, table
 from tests.campaign.run import Campaign, replay, written
 from tests.campaign.shrink import Found
@@ -27,8 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shrink", type=int, default=20, help="shrink so many departures, count the rest (default 20)")
     parser.add_argument("--out", type=Path, help="a folder for departures, each as text that gi.parse reads")
     parser.add_argument("--markdown", type=Path, help="where to write the page")
+    parser.add_argument("--coverage", action="store_true", help="tell which branches the graphs reach")
     parser.add_argument("--replay", type=Path, help="run a departure's file once more, and nothing else")
     given = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if given.coverage:
+        return measure([word for word in words if word != "--coverage"])
     console = Console()
     if given.replay is not None:
         departure = replay(given.replay.read_text(encoding="utf-8")).departure
@@ -56,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(table(campaign.tally))
     console.print(campaign.tally.summary(seconds), highlight=False)
     if given.markdown is not None:
-        command = " ".join(["python -m tests.campaign", *(sys.argv[1:] if arguments is None else arguments)])
+        command = " ".join(["python -m tests.campaign", *words])
         told_of = [f"seed {found.case.seed}, {found.way.executor}: {found.departure}" for found in campaign.found]
         given.markdown.parent.mkdir(parents=True, exist_ok=True)
         given.markdown.write_text(page(campaign.tally, seconds, command, told_of), encoding="utf-8")

@@ -209,7 +209,7 @@ def _of_body(node: ast.AST) -> Iterator[tuple[str, int, _Edit]]:
 
 
 def _depend(one: ast.stmt, other: ast.stmt) -> bool:
-    """Whether two statements may be exchanged, and it may matter: one stores a name that the other has, or both call."""
+    """Whether exchanging two statements may matter: one stores a name that the other has, or both call."""
     if not isinstance(one, _MOVABLE) or not isinstance(other, _MOVABLE):
         return False
     if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) for each in (one, other)):

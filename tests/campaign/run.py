@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import graphir as gi
-from graphir.errors import GraphirError
 from tests.campaign.case import Case, read_text
 from tests.campaign.draw import draw
 from tests.campaign.report import Tally
@@ -57,12 +58,12 @@ class Campaign:
         step: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs so many graphs, or for so long; `told` hears of departures, one of each `key`; `step` of each graph."""
-        began = time.monotonic()
-        with poisoned():
-            number = 0
+        began, number = time.monotonic(), 0
+        with poisoned(), _watched() as alive:
             while graphs is None or number < graphs:
                 if seconds is not None and time.monotonic() - began > seconds:
                     return
+                alive()
                 self._note(self.seed + number)
                 for found in self.try_seed(self.seed + number):
                     if found.key not in self._told:
@@ -109,10 +110,18 @@ class Campaign:
 
     def _note(self, seed: int) -> None:
         """So that a graph that hangs or kills the process is known."""
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "seed").write_text(f"{seed}\n", encoding="utf-8")
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[], None]]:
+    """Ends the process, and says where each thread is, where what it gives is not called for too long."""
+    try:
+        yield lambda: faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__ or 2)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def written(found: Found) -> str:
@@ -158,4 +167,4 @@ def differences(case: Case) -> Departure | None:
     return None if off <= 1e-4 else Departure("another slope", case.loss, off)
 
 
-__all__ = ["Campaign", "GraphirError", "differences", "replay", "written"]
+__all__ = ["Campaign", "differences", "replay", "written"]

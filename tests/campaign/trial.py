@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.backends import Executable
-from graphir.errors import GraphirError
 from graphir.ir.graph import Node
 from tests.campaign.case import Case
 from tests.campaign.ways import Way
@@ -187,7 +186,3 @@ def _distance(made: NDArray[Any], right: NDArray[Any], largest: float) -> float:
         return float("inf")
     difference = np.abs(np.where(masked, 0.0, made) - np.where(masked, 0.0, right))
     return float(difference.max(initial=0.0)) / largest if not np.isnan(difference).any() else float("nan")
-
-
-#: What a graph is refused with that cannot be sharded so, or trained so: no departure, and no comparison.
-REFUSALS = (GraphirError,)
