@@ -29,6 +29,17 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 LIMIT = 300.0
 
 
+#: The command line, whose ranks, when each ends with an error, wait for each other's notes as long as a busy machine may
+#: take to bring them: what all say alike is told once.
+PATIENT = """
+import sys
+from graphir.backends.communicator import peers
+peers.GRACE = 100.0
+from graphir.cli import main
+main(sys.argv[1:])
+"""
+
+
 class Outcome:
     """What became of the processes: exit codes and stderr by rank, stdout of all."""
 

@@ -24,7 +24,7 @@ from graphir.launch import Launch, find_launch
 from tests.free_port import free_port
 from tests.mpi import launch as mpiexec
 from tests.mpi import needs_mpi
-from tests.processes import LIMIT, ROOT, environment, launch
+from tests.processes import LIMIT, PATIENT, ROOT, environment, launch
 
 TORCH = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu0", "MASTER_PORT": "29500"}
 
@@ -370,7 +370,7 @@ communicator_for(Mesh(tp=2), "mpi")
 
 @pytest.mark.slow
 def test_wrong_options_are_told_once() -> None:
-    done = launch(2, "-m", "graphir", "train", "--nix")
+    done = launch(2, "-c", PATIENT, "train", "--nix")
     assert done.codes == [2, 2]
     assert "".join(done.stderr).count("error: No such option '--nix'") == 1
 

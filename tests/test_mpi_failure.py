@@ -17,7 +17,7 @@ import pytest
 
 from graphir.training import find_checkpoint, load_checkpoint
 from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, words
-from tests.processes import LIMIT
+from tests.processes import LIMIT, PATIENT
 
 pytestmark = [needs_mpi, pytest.mark.slow]
 
@@ -131,7 +131,7 @@ OPTIONS += " --validate-batches 1 --checkpoint-every 3 --dtype float64"
 
 
 def graphir(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return launch(ranks, "-m", "graphir", *arguments)
+    return launch(ranks, "-c", PATIENT, *arguments)
 
 
 def test_a_run_of_the_wrong_size_says_which_sizes_fit() -> None:
