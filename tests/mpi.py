@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import LIMIT
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -62,8 +64,8 @@ def words(told: str) -> str:
     return re.sub(r"^-{60,}\n.*?^-{60,}\n", "", told, flags=re.DOTALL | re.MULTILINE)
 
 
-def launch(ranks: int, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs `python arguments…` on so many ranks; a run that does not end in time fails the test."""
+def launch(ranks: int, *arguments: object, timeout: float = LIMIT) -> subprocess.CompletedProcess[str]:
+    """Runs `python arguments…` on so many ranks; a run that hangs fails the test."""
     return subprocess.run(
         command(ranks, *arguments), env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT
     )

@@ -217,13 +217,13 @@ def interrupt_when_started(folder, *arguments):
     """A run in a process of its own, interrupted when it has made three steps."""
     command = [sys.executable, "-m", "graphir", "train", *map(str, arguments), "--out", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(read_metrics(folder / "metrics.jsonl")) < 3:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     return process.returncode, err
 
 

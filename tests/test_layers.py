@@ -116,7 +116,7 @@ def test_what_compiled_backends_share_knows_none_of_them(module):
 
 
 def run_python(program):
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def loaded_after(statements):

@@ -19,7 +19,7 @@ COUNTS = [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(6, marks=pyte
 @cache
 def failures(ranks: int) -> dict[str, str]:
     """What became of the cases that failed, by name; the program is run once."""
-    done = launch(ranks, "-m", "tests.conformance", timeout=240)
+    done = launch(ranks, "-m", "tests.conformance", timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found

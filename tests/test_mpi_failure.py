@@ -17,6 +17,7 @@ import pytest
 
 from graphir.training import find_checkpoint, load_checkpoint
 from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, words
+from tests.processes import LIMIT, PATIENT
 
 pytestmark = [needs_mpi, pytest.mark.slow]
 
@@ -34,15 +35,13 @@ communicator.all_reduce(ones, ("tp",))
 """
 
 
-def run(program: str, ranks: int = 4) -> tuple[subprocess.CompletedProcess[str], float]:
-    """The outcome of a program on so many ranks, and the seconds that it took."""
-    start = time.monotonic()
-    done = launch(ranks, "-c", START + program, timeout=60)
-    return done, time.monotonic() - start
+def run(program: str, ranks: int = 4) -> subprocess.CompletedProcess[str]:
+    """The outcome of a program on so many ranks."""
+    return launch(ranks, "-c", START + program)
 
 
 def test_a_rank_that_raises_ends_all_and_is_told_first() -> None:
-    done, seconds = run("""
+    done = run("""
 if rank == 3:
     raise ConfigError("the moon is full")
 communicator.all_reduce(ones, ("dp", "tp"))
@@ -54,32 +53,38 @@ print("reached")
     assert done.stderr.count("Traceback") == 1
     assert "is gone" not in done.stderr
     assert "reached" not in done.stdout
-    assert seconds < 20
 
 
 def test_a_rank_that_raises_while_others_compute_ends_them() -> None:
-    done, seconds = run("""
+    done = run("""
 if rank == 1:
     raise ConfigError("too early")
-time.sleep(50)
+time.sleep(2 * 300)
 """)
     assert done.returncode != 0
     assert done.stderr.startswith("rank 1 (dp=0, tp=1): Traceback")
-    assert seconds < 20
 
 
-def test_what_all_ranks_raise_is_told_once() -> None:
-    # A rank that is still in the all-reduce when another raises would follow that one, and raise nothing itself.
-    done, seconds = run('communicator.barrier()\ntime.sleep(0.5)\nraise ConfigError("no such plan")')
+def test_what_all_ranks_raise_is_told_once(tmp_path: Path) -> None:
+    # A rank that is still in the barrier when another raises would follow that one, and raise nothing itself. They wait
+    # for each other's notes, and here for as long as a busy machine may take to bring them.
+    done = run(f"""
+from graphir.backends.communicator import peers
+peers.GRACE = 100.0
+communicator.barrier()
+open(os.path.join({str(tmp_path)!r}, str(rank)), "w").close()
+while len(os.listdir({str(tmp_path)!r})) < 4:
+    time.sleep(0.02)
+raise ConfigError("no such plan")
+""")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.count("no such plan") == 1
-    assert seconds < 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_rank_that_is_killed_is_named(number: signal.Signals) -> None:
-    done, seconds = run(f"""
+    done = run(f"""
 if rank == 2:
     time.sleep(0.2)
     os.kill(os.getpid(), {number:d})
@@ -90,11 +95,10 @@ communicator.all_reduce(ones, ("dp", "tp"))
     assert len(told) == 1
     assert told[0].startswith("error: rank 2 (dp=1, tp=0) is gone: its process ")
     assert told[0].endswith(" was killed or has crashed; all ranks stop")
-    assert seconds < 20
 
 
 def test_a_rank_that_ends_too_early_is_waited_for_no_longer_than_patience() -> None:
-    done, seconds = run("""
+    done = run("""
 from graphir.backends.communicator import peers
 peers.PATIENCE = 1.0
 if rank == 0:
@@ -104,17 +108,16 @@ communicator.all_reduce(ones, ("dp", "tp"))
     assert done.returncode != 0
     text = "waits for the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its program"
     assert text in done.stderr
-    assert seconds < 20
 
 
 def test_ranks_that_end_at_different_times_end_well() -> None:
-    done, _ = run("time.sleep(0.5 * rank)\nprint('done', rank)")
+    done = run("time.sleep(0.5 * rank)\nprint('done', rank)")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.split("\n")) == ["", "done 0", "done 1", "done 2", "done 3"]
 
 
 def test_a_message_of_another_size_is_told() -> None:
-    done, _ = run("""
+    done = run("""
 communicator.send(np.ones(2), rank, rank ^ 1)
 communicator.receive(rank ^ 1, rank, (3,), "float64")
 """)
@@ -128,7 +131,7 @@ OPTIONS += " --validate-batches 1 --checkpoint-every 3 --dtype float64"
 
 
 def graphir(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return launch(ranks, "-m", "graphir", *arguments, timeout=120)
+    return launch(ranks, "-c", PATIENT, *arguments)
 
 
 def test_a_run_of_the_wrong_size_says_which_sizes_fit() -> None:
@@ -167,10 +170,10 @@ def start_training(folder: Path) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not (folder / "step-000006.safetensors").exists():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no checkpoint within a minute"
+        assert time.monotonic() < end, "no checkpoint, and no end"
         time.sleep(0.05)
     return process
 
@@ -193,9 +196,7 @@ def test_a_training_run_survives_the_killing_of_a_rank(tmp_path: Path) -> None:
     """All stop at once, the rank is named, and the last checkpoint is whole and can be gone on from."""
     process = start_training(tmp_path)
     os.kill(process_of(4, tmp_path), signal.SIGKILL)
-    start = time.monotonic()
-    _, told = process.communicate(timeout=20)
-    assert time.monotonic() - start < 10
+    _, told = process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert told.count("error:") == 1
     assert "error: rank 4 (dp=1, tp=1) is gone: its process " in told
@@ -213,7 +214,7 @@ def test_a_signal_ends_all_ranks_after_one_step(tmp_path: Path, to_one: bool) ->
     process = start_training(tmp_path)
     number = signal.SIGTERM if to_one else signal.SIGINT
     os.kill(process_of(3, tmp_path) if to_one else process.pid, number)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=LIMIT)
     # Open MPI's launcher exits with a code of its own when it is told to end.
     assert process.returncode == 128 + number or (OPEN_MPIS_LAUNCHER and not to_one and process.returncode == 1)
     assert told.count("interrupted after step") == 1
@@ -237,7 +238,9 @@ def test_training_on_six_processes_follows_the_curve_of_one(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("4 steps") == 1, "rank 0 alone prints"
     arguments = [sys.executable, "-m", "graphir", "train", *options, "--dp", "1", "--tp", "1", "--steps", "4"]
-    subprocess.run([*arguments, "--out", str(tmp_path / "one")], check=True, capture_output=True, cwd=ROOT, timeout=120)
+    subprocess.run(
+        [*arguments, "--out", str(tmp_path / "one")], check=True, capture_output=True, cwd=ROOT, timeout=LIMIT
+    )
     six, one = (load_checkpoint(find_checkpoint(tmp_path / name)) for name in ("six", "one"))
     assert six.arrays.keys() == one.arrays.keys()
     for name, array in one.arrays.items():

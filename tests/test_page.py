@@ -176,7 +176,7 @@ def browse(tmp_path, page, *steps):
         input=json.dumps(order),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "PLAYWRIGHT_CORE": library},
     )
     assert done.returncode == 0, done.stderr

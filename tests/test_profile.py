@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.numpy import profiler
 from graphir.backends.numpy.profile import COLLECTIVE, GROUPINGS, IDLE, KINDS, Profile, Row
 from graphir.backends.numpy.profiler import handed_bytes
 from graphir.cli import main
@@ -64,27 +66,48 @@ def nodes(run):
 # -- time -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock for the profiler that a test moves on: how fast, or how busy, the machine is does not show in it."""
+
+    class Clock:
+        now, tick, looks = 0.0, 0.0, itertools.count()
+
+        def perf_counter(self):
+            return self.now + self.tick * next(self.looks)
+
+    made = Clock()
+    monkeypatch.setattr(profiler, "time", made)
+    return made
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_rows_of_each_thread_add_up_to_the_step(threads):
+def test_the_rows_of_each_thread_add_up_to_the_step(threads, clock, monkeypatch):
+    # No stretch between two looks is shorter than a look, which would be taken for one of no length.
+    clock.tick = 1.0
+    monkeypatch.setattr(profiler, "look_seconds", lambda: 0.5)
     run = compiled(threads)
     found = profiled(run)
     segments = [segment for program in run.programs for segment in program.segments]
     for thread in range(threads):
         looks = sum(2 * len(segment.calls[thread]) + 1 for segment in segments)
         spent = sum(row.seconds[thread] for row in found.rows)
-        assert spent == pytest.approx(found.profiled - looks * found.look, rel=0.02)
+        assert spent == pytest.approx(found.profiled - looks * found.look)
     assert found.step == pytest.approx(sum(sum(row.seconds) for row in found.rows) / threads)
 
 
-def slowed(run, name, thread=0):
-    """Makes the first call of a node sleep."""
+def slowed(run, name, clock):
+    """Makes the first call of a node, by the first of two threads, take `NAP` on the clock, while the other waits."""
+    ((arrived, _),) = run._team.barrier._queues
     for calls, members in zip(run.programs[0].segments[0].calls, run.programs[0].segments[0].nodes, strict=True):
         for index, node in enumerate(members):
             if node is not None and node.name == name:
                 function, operands = calls[index]
 
                 def slow(*given, function=function):
-                    time.sleep(NAP)
+                    while arrived.empty():
+                        time.sleep(0.001)
+                    clock.now += NAP
                     function(*given)
 
                 calls[index] = slow, operands
@@ -92,15 +115,15 @@ def slowed(run, name, thread=0):
     raise AssertionError(f"no call belongs to {name}")
 
 
-def test_time_belongs_to_the_node_that_takes_it_and_others_wait_for_it():
+def test_time_belongs_to_the_node_that_takes_it_and_others_wait_for_it(clock):
     run = compiled(2)
-    slowed(run, "layer1/mlp/H")
+    slowed(run, "layer1/mlp/H", clock)
     found = profiled(run, repetitions=3)
     (slow,) = [row for row in found.rows if row.node == "layer1/mlp/H"]
-    assert slow.seconds[0] >= NAP > slow.seconds[1]
+    assert slow.seconds == pytest.approx((NAP, 0))
     assert found.by("node")["layer1/mlp/H"].seconds == slow.seconds
-    assert found.by("kind")["waiting"].seconds[1] > NAP / 2
-    assert found.plain > NAP
+    assert found.by("kind")["waiting"].seconds == pytest.approx((0, NAP))
+    assert found.plain == pytest.approx(NAP)
 
 
 def test_one_thread_waits_for_nobody():

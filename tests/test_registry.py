@@ -346,10 +346,10 @@ def test_no_test_runner_is_needed_and_no_optimization_silences_a_check() -> None
         "    return X / X\n"
         "check_operator(gi.operator('same', 'X[*b] -> Y[*b]', linear='X', no_gradient='it is constant')(same))"
     )
-    done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, timeout=300)
     assert re.match(r"AssertionError: same0 .* = same\(X\) with .*: Y is not linear in X", done.stderr.splitlines()[-1])
     program = "import sys, graphir.testing; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     loaded = set(done.stdout.split())
     assert "numpy" in loaded
     assert not loaded & {"pytest", "_pytest", "hypothesis", "unittest", "networkx", "click", "rich", "safetensors"}

@@ -17,7 +17,7 @@ from graphir.backends.communicator.tcp_peers import TcpPeers
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
 from tests.free_port import free_port
-from tests.processes import ROOT, environment
+from tests.processes import LIMIT, ROOT, environment
 
 #: An address that is kept for examples, and no machine's own.
 NOBODYS = "192.0.2.1"
@@ -109,11 +109,11 @@ from graphir.backends.communicator.peers import peers
 here = peers()
 here.share(b"", "a start")
 print("met", flush=True)
-time.sleep(40) if here.rank == 1 else here.share(b"", "a sum")
+time.sleep(2 * 300) if here.rank == 1 else here.share(b"", "a sum")
 """
 #: A network of its own, in which nothing arrives from some moment on, and three ranks that have met there.
 SILENT = """
-import fcntl, json, socket, struct, subprocess, sys, time
+import fcntl, json, socket, struct, subprocess, sys
 rank, environments = json.loads(sys.argv[1])
 
 def loopback(flags):
@@ -126,25 +126,23 @@ ranks = [subprocess.Popen([sys.executable, "-c", rank], env=each, **told) for ea
 for each in ranks:
     assert each.stdout.readline() == "met\\n", each.communicate()
 loopback(0)
-start = time.monotonic()
-ended = [(each.communicate(timeout=20)[1], each.returncode) for each in ranks]
-json.dump([ended, time.monotonic() - start], sys.stdout)
+ended = [(each.communicate()[1], each.returncode) for each in ranks]
+json.dump(ended, sys.stdout)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_own_network(), reason="this system lets no test have a network of its own, by unshare -rn")
 def test_a_network_that_falls_silent_ends_all_ranks_and_is_told() -> None:
-    """No connection is closed, and no process ends: only nothing arrives any more."""
+    """No connection is closed, and no process ends: only nothing arrives any more. Rank 1 would sleep on."""
     port = free_port()
     given = json.dumps([RANK, [environment(rank, 3, port) for rank in range(3)]])
     command = ["unshare", "-rn", sys.executable, "-c", SILENT, given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    ended, seconds = json.loads(done.stdout)
+    ended = json.loads(done.stdout)
     assert [code for _, code in ended] == [1, 1, 1]
     why = r"has not answered for \d+ s: its machine, or the network to it, is down; all ranks stop"
     lost = [re.findall(rf"^error: rank (\d) is gone: its process \d+ on \S+ {why}$", told, re.M) for told, _ in ended]
     assert [sorted(each) for each in lost] == [["1", "2"], ["0"], ["0"]]
     assert [told.count("\n") for told, _ in ended] == [2, 1, 1]
-    assert seconds < 12

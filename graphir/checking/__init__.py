@@ -7,7 +7,8 @@
 
 reference  the single run in float64, and how far rounding alone may lead from it
 compare    one value against what it should be
-parity     a whole run, node by node
+parity     whole runs, value by value
+programs   what is compiled, for its results alone and to return every value
 report     what was found
 dump       tensors that another program left, and `names`, what they are called here
 faults     what can go wrong, done on purpose, and `campaign`, what was found of it
