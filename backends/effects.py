@@ -124,3 +124,4 @@ def flat(arguments: Iterable[Any]) -> Iterator[Any]:
 
 declare(np.copyto, [0])
 declare(np.take, [3])
+declare(np.clip, [3])

@@ -1,4 +1,4 @@
-"""The checker of programs on threads, on what travels between ranks, and on calls that do other than their step says."""
+"""The checker of programs on threads, on what travels between ranks, and on calls that do not what their step says."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_function_that_says_nothing() -> None:
 
 
 def test_calls_that_are_no_steps() -> None:
-    program, X, Y, scratch = _program()
+    program, X, _, scratch = _program()
     trace = program.trace().segments[0][0]
     assert isinstance(trace.calls, list)
     trace.calls.append((np.exp, (X, scratch)))
