@@ -49,9 +49,8 @@ class Found:
         if self.holding.terms is None:
             return []
         rest = missing([(*box, *whole(item.terms.values())) for box in self.boxes], self.holding.terms.boxes)
-        rest = [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
         for half in item.spared:
-            rest = [seen_of(half, box) for box in rest]
+            rest = [seen_of(half, box) for box in rest if not lies_beyond(half, box)]
         return rest
 
 
