@@ -25,6 +25,8 @@ _GPU = frozenset({"cupy"})
 #: How the products of float32 are multiplied.
 TF32 = "tf32"
 PRECISIONS = ("float32", TF32)
+#: Whether programs are proved unless a call says otherwise; so it is in the tests.
+CHECK = False
 
 
 @without_collector
@@ -45,7 +47,7 @@ def compile(
     algorithm: str = "ring",
     ranks: str = "simulated",
     bucket: int | None = None,
-    check: bool = False,
+    check: bool | None = None,
     tiling: Tiling | None = None,
 ) -> Executable:
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
@@ -140,7 +142,7 @@ def compile(
             source=graph,
             communicator=communicator,
             bucket=LIMIT if bucket is None else bucket,
-            check=check,
+            check=CHECK if check is None else check,
             tiling=tiling,
         )
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from graphir import compiler
 from graphir.cli import main
+
+#: Whatever a test compiles is proved before it runs.
+compiler.CHECK = True
 
 GOLDENS = Path(__file__).parent / "goldens"
 

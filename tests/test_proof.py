@@ -333,3 +333,20 @@ def test_the_text_is_one_line_without_addresses() -> None:
         program.prove()
     assert "\n" not in str(raised.value)
     assert not re.search(r"0x[0-9a-f]{6,}|\d{9,}", str(raised.value))
+
+
+def test_equal_elements_are_told_from_no_others() -> None:
+    # All of Y is the same along B: which rows a tile makes shows in nothing but where it puts them.
+    block = gi.Builder("equal")
+    wide = gi.broadcast(block.input("x", (D,)), (B,), name="A")
+    graph = block.build(gi.exponential(wide, name="Y"))
+    for rows in (4, 3):
+        program = Handwritten(graph, SIZES)
+        x, Y = program.argument("x"), program.result("Y")
+        for row in range(rows):
+            one = np.broadcast_to(x, (1, 6))
+            program.compute("Y", [one], [Y[row : row + 1]], exp(one, Y[row : row + 1]))
+        if rows == 4:
+            program.prove()
+        else:
+            fails(program, "it reads Y of shape [4, 6]", "what lies there is Y[B 0:3, D 0:6]")

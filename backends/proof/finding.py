@@ -49,9 +49,8 @@ class Found:
         if self.holding.terms is None:
             return []
         rest = missing([(*box, *whole(item.terms.values())) for box in self.boxes], self.holding.terms.boxes)
-        rest = [box for box in rest if not any(lies_beyond(half, box) for half in item.spared)]
         for half in item.spared:
-            rest = [seen_of(half, box) for box in rest]
+            rest = [seen_of(half, box) for box in rest if not lies_beyond(half, box)]
         return rest
 
 
@@ -82,10 +81,11 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
             boxes = [box]
             for view in reversed(path):
                 boxes = view.back(boxes)
-            reach = tuple(
-                [(None if dim in lattice.floating else low, high - low) for dim, (low, high) in enumerate(box)]
-            )
-            found.append(Found(reach, box, holding, boxes))
+            reach = []
+            for dim, (start, length) in enumerate(zip(starts, lay.shape, strict=True)):
+                free = dim in lattice.floating
+                reach.append((None if free and length < item.shape[dim] else 0 if free else start, length))
+            found.append(Found(tuple(reach), box, holding, boxes))
     if len(found) > 1:
         found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
     return found

@@ -196,12 +196,7 @@ def _terms(item: Item, found: Found) -> list[Box]:
         terms = [(*forth, *box[count:]) for box in terms for forth in view.forth(box[:count])]
         count = len(view.after)
     # Where all elements are alike, they are counted from 0 here.
-    origin = tuple(
-        [
-            (0, high - low) if free is None else (low, high)
-            for (low, high), (free, _) in zip(found.box, found.reach, strict=True)
-        ]
-    )
+    origin = tuple([(first or 0, (first or 0) + length) for first, length in found.reach])
     return [shifted(box, found.box, origin) for box in terms]
 
 

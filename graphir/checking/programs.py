@@ -28,10 +28,10 @@ from graphir.ir.value import Value
 
 
 def compile_program(graph: Graph, sizes: Sizes, **options: Any) -> CompiledExecutable:
-    """The program to be checked, by `gi.compile` with these `options`."""
+    """The program to be checked, by `gi.compile` with these `options`, and proved: ProofError if it cannot be."""
     from graphir.compiler import compile
 
-    program = compile(graph, sizes, **options)
+    program = compile(graph, sizes, check=True, **options)
     assert isinstance(program, CompiledExecutable), "a program is compiled, not interpreted"
     return program
 
@@ -44,12 +44,14 @@ def compile_whole(graph: Graph, sizes: Sizes, **options: Any) -> CompiledExecuta
 
 
 def describe(program: CompiledExecutable, backend: str, kernels: str | None) -> str:
-    """`compiled for numpy, 2 threads`: what makes one program compute otherwise than another."""
+    """`compiled for numpy, 2 threads, proved`: what makes one program compute otherwise than another."""
     parts = [f"compiled for {backend}"]
     if backend == "numpy":
         parts.append(f"{program.threads} thread{'s' * (program.threads > 1)}")
     if kernels not in (None, "numpy"):
         parts.append(f"{kernels}'s kernels")
+    if program.proofs:
+        parts.append("proved")
     return ", ".join(parts)
 
 
