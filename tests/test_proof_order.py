@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The checker of programs on threads, on what travels between ranks, and on calls that do not what their step says."""
-=======
 """The checker of programs on threads, on what travels between ranks, and on calls that do not as their step says."""
->>>>>>> proof
 
 from __future__ import annotations
 
@@ -244,6 +240,27 @@ def test_a_function_that_says_nothing() -> None:
     fails(program, "silent, and nothing says which arguments that writes; declare it in graphir.backends.effects")
     declare(silent, [1])
     program.prove()
+
+
+def test_a_kernel_that_takes_whole_stretches() -> None:
+    """Of columns that have gaps between them, a generated kernel is handed all from the first to the last."""
+
+    def kernel(geometry: Any, X: Any, Y: Any) -> None: ...
+
+    declare(kernel, [2], spans=True)
+    for stray in (False, True):
+        program, X, Y, scratch = _program()
+        if stray:
+            program.copy("X", X, scratch)
+        flat_X, flat_Y = (scratch if stray else X).reshape(-1), Y.reshape(-1)
+        for low in (0, 3):
+            part = (slice(None), slice(low, low + 3))
+            span = slice(low, 18 + low + 3)
+            program.compute("Y", [X[part]], [Y[part]], (kernel, np.arange(4), flat_X[span], flat_Y[span]))
+        if stray:
+            fails(program, "reads memory of shape [21] that is no operand of it")
+        else:
+            program.prove()
 
 
 def test_calls_that_are_no_steps() -> None:
