@@ -133,8 +133,10 @@ def _tanh_argument(X: Array) -> Array:
 @operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
 def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
-    (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X). Of any finite X it is finite, and so is g′; −∞ times
-    a gate of 0 is NaN, as in PyTorch."""
+    (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X).
+
+    Of any finite X it is finite, and so is g′; −∞ times a gate of 0 is NaN, as in PyTorch.
+    """
     if kind == "gelu":
         return X * (0.5 * (1 + erf(xp, X * _SQRT_HALF)))
     if kind == "gelu_tanh":
