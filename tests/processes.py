@@ -29,8 +29,8 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 LIMIT = 300.0
 
 
-#: The command line, whose ranks, when each ends with an error, wait for each other's notes as long as a busy machine
-#: may take to bring them: what all say alike is told once.
+#: The command line. When each rank ends with an error, they wait for each other's notes as long as a busy machine may
+#: take to bring them: what all say alike is told once.
 PATIENT = """
 import sys
 from graphir.backends.communicator import peers

@@ -144,5 +144,7 @@ def test_a_network_that_falls_silent_ends_all_ranks_and_is_told() -> None:
     assert [code for _, code in ended] == [1, 1, 1]
     why = r"has not answered for \d+ s: its machine, or the network to it, is down; all ranks stop"
     lost = [re.findall(rf"^error: rank (\d) is gone: its process \d+ on \S+ {why}$", told, re.M) for told, _ in ended]
-    assert [sorted(each) for each in lost] == [["1", "2"], ["0"], ["0"]]
-    assert [told.count("\n") for told, _ in ended] == [2, 1, 1]
+    # Rank 0 goes when it has lost one of the two; whether it has lost the other by then, the system's timers say.
+    assert set(lost[0]) in ({"1"}, {"2"}, {"1", "2"})
+    assert lost[1:] == [["0"], ["0"]]
+    assert [told.count("\n") for told, _ in ended] == [len(each) for each in lost]
