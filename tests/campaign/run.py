@@ -89,7 +89,7 @@ class Campaign:
             departure = differences(case)
             self.tally.differences += 1
             if departure is not None:
-                yield self._keep(Found(case, Way("recomputed"), departure), lambda case, way: differences(case))
+                yield self._keep(Found(case, Way("optimised"), departure), lambda case, way: differences(case))
         for way in draw_ways(rng, case, self.numba and rng.randrange(NUMBA_ONE_IN) == 0):
             try:
                 outcome = attempt(case, way, known)
