@@ -14,6 +14,7 @@ from graphir.backends import Executable
 from graphir.backends.compiled.engine import Tiling
 from graphir.backends.executable import Watch
 from graphir.backends.numpy.engine import NumpyEngine
+from graphir.ir.dims import dim_names
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.case import Case
 
@@ -94,7 +95,9 @@ def _optimised(case: Case, way: Way) -> Executable:
     """The graph that would be compiled, its fused nodes taken apart again, for the interpreter."""
     level = "masks" if way.recompute is None else way.recompute
     made = unfuse(gi.verify(optimised(case.program, level, way.without, on_gpu=way.on_gpu)))
-    run = gi.compile(made, case.bound, backend="reference", recompute="nothing")
+    used = dim_names([made.dims])
+    sizes = {name: size for name, size in case.bound.items() if name in used}
+    run = gi.compile(made, sizes, backend="reference", recompute="nothing")
     return _Renamed(run, [value.name for value in case.program.outputs])
 
 
