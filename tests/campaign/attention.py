@@ -14,7 +14,7 @@ from __future__ import annotations
 import graphir as gi
 from graphir.ir.dims import as_dim
 from graphir.ir.value import Value
-from tests.campaign.moves import merge
+from tests.campaign.views import merge
 from tests.campaign.writer import Writer
 
 STYLES = ("plain", "heads", "merged", "sequence", "grouped")

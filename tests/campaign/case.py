@@ -34,6 +34,7 @@ class Case:
     loss       what is differentiated; None where nothing is
     wrt        by what
     precision  of its products: see `passes.mixed_precision`
+    scale      what the loss is multiplied by before it is differentiated, moved by the updates if it is `dynamic`
     optimizer  what updates its parameters, as the arguments of `Optimizer`; None where nothing does
     mesh       the ranks that it is sharded over, none where it is not
     plan       how, by kind of entry and name
@@ -46,6 +47,8 @@ class Case:
     loss: str | None = None
     wrt: tuple[str, ...] = ()
     precision: str = "float32"
+    scale: float | None = None
+    dynamic: bool = False
     optimizer: Mapping[str, Any] | None = None
     mesh: Mapping[str, int] = field(default_factory=dict)
     plan: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class Case:
         """What runs on one rank: differentiated, with updates, as the case says."""
         graph = self.graph if self.precision == "float32" else mixed_precision(self.graph, self.precision)
         if self.loss is not None:
-            graph = autodiff(graph, self.loss, list(self.wrt))
+            graph = autodiff(graph, self.loss, list(self.wrt), loss_scale=self.scale, dynamic=self.dynamic)
         if self.optimizer is not None:
             trained = [value.name for value in graph.parameters if value.name in self.wrt]
             graph = optimize(graph, Optimizer(**self.optimizer), trained)
@@ -77,7 +80,9 @@ class Case:
     @cached_property
     def flat(self) -> Case:
         """The same program, as a graph that nothing more is made of."""
-        return replace(self, graph=self.program, loss=None, wrt=(), precision="float32", optimizer=None)
+        return replace(
+            self, graph=self.program, loss=None, wrt=(), precision="float32", scale=None, dynamic=False, optimizer=None
+        )
 
     def arrays(self, again: int = 0) -> dict[str, NDArray[Any]]:
         """Content for every argument of the program; other content for each `again`."""
@@ -136,5 +141,7 @@ class _Contents:
             limit = self.limits.get(value, 100) - name.startswith("few")
             ids = rng.integers(0, max(limit, 1), shape)
             return np.where(rng.random(shape) < 0.3, IGNORE, ids) if name.startswith(("label", "few")) else ids
+        if value.init is not None and value.init.startswith("full("):
+            return np.full(shape, float(value.init[5:-1]), value.dtype)
         array = 0.5 * rng.standard_normal(shape)
         return np.asarray(np.abs(array) if value in self.squares else array).astype(value.dtype)

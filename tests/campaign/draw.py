@@ -61,6 +61,8 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
             # ε is large beside rounding: Adam would make a step of any size out of a gradient that is zero but for it.
             chosen = {"learning_rate": 0.01, "epsilon": 0.01, **rng.choice(_OPTIMIZERS)}
             case = replace(case, optimizer={**chosen, "clip": rng.choice((None, None, 0.1))})
+            if rng.random() < 0.2:
+                case = replace(case, scale=rng.choice((0.5, 8.0)), dynamic=rng.random() < 0.6)
     if mesh:
         case = replace(case, plan=_draw_plan(rng, case))
     return case, w.features

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import TypeAlias
 
 import graphir as gi
-from graphir.ir.dims import product
 from graphir.ir.value import Value
-from graphir.operators import mask_padding
+from tests.campaign import sums
+from tests.campaign.views import divisors, merge, split
 from tests.campaign.writer import MOST_DIMS, Writer
 
 Move: TypeAlias = Callable[[Writer], None]
@@ -200,16 +199,6 @@ def _viewed(w: Writer, X: Value) -> None:
         w.features.add("a view of a view")
 
 
-def divisors(dim: gi.Dim) -> list[gi.Dim]:
-    """The dims, other than 1 and itself, that a product of names divides by."""
-    coefficient, powers = dim.expanded
-    names = [name for name, power in powers for _ in range(power)]
-    if coefficient != 1 or any(power < 0 for _, power in powers):
-        return []
-    found = {product(gi.dim(n) for i, n in enumerate(names) if mask >> i & 1) for mask in range(1, 2 ** len(names) - 1)}
-    return sorted(found, key=str)
-
-
 def _split(w: Writer) -> None:
     X = w.pick(lambda X: X.type.rank < MOST_DIMS and any(divisors(dim) for dim in X.shape))
     if X is not None:
@@ -217,21 +206,6 @@ def _split(w: Writer) -> None:
         w.made(split(X, axis, w.rng.choice(divisors(X.shape[axis]))), w.degrees[X])
         w.features.add("a split")
         _viewed(w, X)
-
-
-def split(X: Value, axis: int, major: gi.Dim) -> Value:
-    """X with the dim at `axis` split into `major` and the rest."""
-    letters = [f"a{i}" for i in range(X.type.rank)]
-    left, right = list(letters), list(letters)
-    left[axis], right[axis] = "(x y)", "x y"
-    return gi.reshape(X, f"{' '.join(left)} -> {' '.join(right)}", x=major)
-
-
-def merge(X: Value, axis: int, count: int = 2) -> Value:
-    """X with `count` dims from `axis` merged."""
-    letters = [f"a{i}" for i in range(X.type.rank)]
-    right = [*letters[:axis], f"({' '.join(letters[axis : axis + count])})", *letters[axis + count :]]
-    return gi.reshape(X, f"{' '.join(letters)} -> {' '.join(right)}")
 
 
 def _merge(w: Writer) -> None:
@@ -280,100 +254,6 @@ def _broadcast(w: Writer) -> None:
         w.made(gi.broadcast(X, dims, axes=axes), w.degrees[X])
 
 
-# -- sums -------------------------------------------------------------------------------------------------
-
-
-def _sum(w: Writer) -> None:
-    """Σ over some axes, read plainly, as a broadcast, as a reshape, or in several of these ways."""
-    X = w.pick(lambda X: X.type.rank >= 1)
-    if X is None:
-        return
-    axes = sorted(w.rng.sample(range(X.type.rank), w.rng.randint(1, X.type.rank)))
-    if len(axes) > 1:
-        w.features.add("a sum over several axes")
-    total, degree = gi.reduce_sum(X, axes), w.degrees[X]
-    if w.chance(0.4):
-        # As a mean, so that sums of sums stay of moderate size.
-        total = gi.scale(total, by=1 / prod(w.size(X.shape[axis]) for axis in axes))
-    ways = w.rng.sample(("plainly", "as a broadcast", "as a reshape"), w.rng.choice((1, 1, 2, 3)))
-    for way in ways:
-        if way == "plainly":
-            w.made(total, degree)
-        elif way == "as a broadcast":
-            wide = gi.broadcast(total, [X.shape[axis] for axis in axes], axes=axes)
-            if w.chance(0.5):
-                w.made(gi.add(X, gi.scale(wide, by=-0.5)), degree)
-            else:
-                w.made(wide, degree)
-        elif total.type.rank >= 2:
-            w.made(merge(total, 0), degree)
-        else:
-            continue
-        w.features.add(f"a sum read {way}")
-    if total not in w.degrees and not any(total in node.inputs for node in w.builder.nodes):
-        w.made(total, degree)
-
-
-def _square_sum(w: Writer) -> None:
-    """Σ X², beside the path to a loss."""
-    X = w.pick()
-    assert X is not None
-    w.show(gi.square_sum(X))
-    w.features.add("a square sum")
-
-
-def _count(w: Writer) -> None:
-    """How many labels count, beside the path to a loss."""
-    labels = w.input("label", w.shape(1, 2), "int64")
-    w.show(gi.count_valid(labels, by=w.rng.randint(0, labels.type.rank), dtype=w.dtype))
-    w.features.add("a count")
-
-
-def _average(w: Writer) -> None:
-    X = w.pick(lambda X: X.type.rank == 1)
-    if X is not None:
-        w.made(gi.average(X), w.degrees[X])
-        w.features.add("average")
-
-
-# -- vocabularies -----------------------------------------------------------------------------------------
-
-
-def _lookup(w: Writer) -> None:
-    E = w.pick(lambda X: X.type.rank == 2) if w.chance(0.4) else None
-    E = w.argument(w.shape(2, 2)) if E is None else E
-    ids = w.input("ids", w.shape(1, 2), "int64")
-    if w.fits((*ids.shape, E.shape[1])):
-        w.made(gi.lookup(E, ids), w.degrees.get(E, 1))
-        w.features.add("lookup")
-
-
-def _cross_entropy(w: Writer) -> None:
-    """CE of any value as logits, a part of whose columns may be padding."""
-    Z = w.pick(lambda X: X.type.rank >= 1 and X.type.rank < MOST_DIMS)
-    if Z is None:
-        return
-    degree, padded = w.degrees[Z], w.chance(0.2)
-    labels = w.input("few" if padded else "label", Z.shape[:-1], "int64")
-    if padded:
-        Z = mask_padding(Z, valid=max(1, w.size(Z.shape[-1]) - 1))
-        w.features.add("padded vocabulary")
-    L = w.made(gi.cross_entropy(Z, labels), degree)
-    w.features.update(("cross entropy", "ignored labels"))
-    if w.chance(0.5):
-        total = gi.reduce_sum(w.read(L))
-        w.made(gi.divide_by_count(total, gi.count_valid(labels, dtype=L.dtype)), degree)
-
-
-def _positions(w: Writer) -> None:
-    X = w.pick(lambda X: X.type.rank >= 2)
-    if X is not None:
-        *lead, s, d = X.shape
-        P = gi.sinusoidal_positions(s=s, d=d, dtype=X.dtype, builder=w.builder)
-        w.made(gi.add(X, gi.broadcast(P, lead) if lead else P), w.degrees[X])
-        w.features.add("positions")
-
-
 def _concatenate(w: Writer, X: Value) -> Value:
     return gi.concatenate(X)
 
@@ -398,12 +278,12 @@ MOVES: Sequence[tuple[Move, int]] = (
     (_move_over, 2),
     (_unary(_concatenate, "concatenation", rank=2), 1),
     (_broadcast, 2),
-    (_sum, 6),
-    (_square_sum, 1),
-    (_count, 1),
-    (_average, 1),
-    (_lookup, 1),
-    (_cross_entropy, 2),
-    (_positions, 1),
+    (sums.sum_over_axes, 6),
+    (sums.square_sum, 1),
+    (sums.count, 1),
+    (sums.average, 1),
+    (sums.lookup, 1),
+    (sums.cross_entropy, 2),
+    (sums.positions, 1),
 )
 CAST = _unary(_cast, "cast")

@@ -48,7 +48,7 @@ def shrink(found: Found, run: Callable[[Case, Way], Departure | None] | None = N
 
     def taken(case: Case, way: Way) -> bool:
         nonlocal left, best
-        if left <= 0:
+        if left <= 0 or (case, way) == (best.case, best.way):
             return False
         left -= 1
         try:
@@ -115,11 +115,13 @@ def _simpler_cases(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
                 fewer = {each: split for each, split in entries.items() if each != name}
                 yield replace(case, plan={**case.plan, kind: fewer}), way
     if case.loss is not None:
-        yield replace(case, loss=None, wrt=(), optimizer=None), replace(way, donate=False)
+        yield replace(case, loss=None, wrt=(), optimizer=None, scale=None, dynamic=False), replace(way, donate=False)
     if case.flat.graph is not case.graph:
         yield case.flat, way
+    if case.scale is not None:
+        yield replace(case, scale=None, dynamic=False), way
     if case.optimizer is not None:
-        yield replace(case, optimizer=None), replace(way, donate=False)
+        yield replace(case, optimizer=None, scale=None, dynamic=False), replace(way, donate=False)
         yield replace(case, optimizer={"kind": "sgd"}), way
     for name in case.wrt:
         if len(case.wrt) > 1:
@@ -148,7 +150,7 @@ def _smaller_sizes(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
 def _simpler_ways(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
     """Fewer threads, fewer passes left out, the engine's own tiling or more of it."""
     plain = Way(way.executor)
-    for name in ("fetch", "donate", "share_replicas", "without", "recompute", "algorithm", "tiling"):
+    for name in ("fetch", "donate", "share_replicas", "without", "recompute", "algorithm", "tiling", "on_gpu"):
         if getattr(way, name) != getattr(plain, name):
             yield case, replace(way, **{name: getattr(plain, name)})
     for threads in (1, 2, 3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,20 +12,22 @@ from unittest.mock import patch
 import graphir as gi
 from graphir.backends import Executable
 from graphir.backends.compiled.engine import Tiling
+from graphir.backends.executable import Watch
 from graphir.backends.numpy.engine import NumpyEngine
-from graphir.passes import LEVELS, OPTIMISING
+from graphir.ir.dims import dim_names
+from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.case import Case
 
 #: Executors, as the closing table has them.
-EXECUTORS = ("compiled", "numba", "recomputed", "simulated ranks", "compiled ranks")
+EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks")
 
 
 @dataclass(frozen=True)
 class Way:
     """How a case is run and what is fetched; `fetch` None is the graph's own outputs, `tiling` None the engine's own.
 
-    `recomputed` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter; the others
-    are compiled.
+    `optimised` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter: what
+    departs there is the passes' fault. The others are compiled.
     """
 
     executor: str = "compiled"
@@ -37,10 +39,11 @@ class Way:
     donate: bool = False
     share_replicas: bool = False
     algorithm: str = "ring"
+    on_gpu: bool = False
 
     @property
     def is_compiled(self) -> bool:
-        return self.executor not in ("recomputed", "simulated ranks")
+        return self.executor not in ("optimised", "simulated ranks")
 
     @property
     def is_sharded(self) -> bool:
@@ -48,6 +51,8 @@ class Way:
 
     def compile(self, case: Case) -> Executable:
         """The executable; to be compiled and first run under `applied`."""
+        if self.executor == "optimised":
+            return _optimised(case, self)
         options: dict[str, Any] = {"fetch": self.fetch, "recompute": self.recompute, "algorithm": self.algorithm}
         if self.is_compiled:
             options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
@@ -72,6 +77,28 @@ class Way:
         """Plain data, of what is not as it is unless said."""
         plain = asdict(self)
         return {each.name: plain[each.name] for each in fields(self) if getattr(self, each.name) != each.default}
+
+
+class _Renamed(Executable):
+    """The executable of an optimised graph, whose results have the names of the graph that it was made from."""
+
+    def __init__(self, made: Executable, names: Sequence[str]) -> None:
+        vars(self).update(vars(made))
+        self._names = names
+
+    def __call__(self, *arguments: Mapping[str, Any], watch: Watch | None = None) -> Any:
+        run = super().__call__(*arguments, watch=watch)
+        return dict(zip(self._names, (run[name] for name in run), strict=True))
+
+
+def _optimised(case: Case, way: Way) -> Executable:
+    """The graph that would be compiled, its fused nodes taken apart again, for the interpreter."""
+    level = "masks" if way.recompute is None else way.recompute
+    made = unfuse(gi.verify(optimised(case.program, level, way.without, on_gpu=way.on_gpu)))
+    used = dim_names([made.dims])
+    sizes = {name: size for name, size in case.bound.items() if name in used}
+    run = gi.compile(made, sizes, backend="reference", recompute="nothing")
+    return _Renamed(run, [value.name for value in case.program.outputs])
 
 
 def read_way(plain: Mapping[str, Any]) -> Way:
@@ -109,8 +136,9 @@ def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
     found = [_draw_compiled(rng, case, "compiled") for _ in range(rng.choice((2, 2, 3)))]
     if numba:
         found.append(_draw_compiled(rng, case, "numba"))
-    if case.loss is not None and rng.random() < 0.3:
-        found.append(Way("recomputed", recompute=rng.choice(LEVELS)))
+    if rng.random() < 0.3:
+        left_out = tuple(rng.sample(OPTIMISING, rng.choice((0, 0, 1, 2))))
+        found.append(Way("optimised", recompute=rng.choice(LEVELS), without=left_out, on_gpu=rng.random() < 0.5))
     if case.mesh:
         found.append(Way("simulated ranks", algorithm=rng.choice(("ring", "direct", "naive"))))
         found.append(_draw_compiled(rng, case, "compiled ranks"))
