@@ -53,11 +53,11 @@ def test_every_value_is_compared_in_the_program_its_results_again_and_all_in_the
     assert counts == [made, [name for name in made if name in results], made]
     executors = [run.executor for run in report.runs]
     assert executors == [
-        "compiled for numpy, 3 threads",
-        f"{'compiled for numpy, 3 threads'}, for its results alone",
+        "compiled for numpy, 3 threads, proved",
+        f"{'compiled for numpy, 3 threads, proved'}, for its results alone",
         "the interpreter",
     ]
-    assert "(compiled for numpy, 3 threads; for its results alone; the interpreter)" in report.summary()
+    assert "(compiled for numpy, 3 threads, proved; for its results alone; the interpreter)" in report.summary()
 
 
 def test_what_only_the_program_does_wrong_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +119,11 @@ def test_the_command_says_which_executor_it_compared(call: Any) -> None:
     words = ["check", "--layers", 1, "--dp", 2, "--threads", 1, "--optimizer", "none"]
     code, out, _ = call(*words)
     assert code == 0
-    assert "compiled for numpy, 1 thread; for its results alone; the interpreter" in out
+    assert "compiled for numpy, 1 thread, proved; for its results alone; the interpreter" in out
     code, out, _ = call(*words, "--json")
     assert code == 0
     (report,) = json.loads(out)["reports"]
-    assert report["executor"] == "compiled for numpy, 1 thread"
+    assert report["executor"] == "compiled for numpy, 1 thread, proved"
     assert report["parting"] is None
     assert [other["executor"] for other in report["others"]][1] == "the interpreter"
 

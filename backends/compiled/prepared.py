@@ -133,7 +133,7 @@ class Prepared:
             mine = {axis for value in values for axis in (*_split_axes(value), *value.type.layout.pending_axes)}
             free = frozenset(self.graph.mesh.names) - mine
             made = [task.outer[value] for value in task.leaving]
-            if free and task.node.operator.relayout is None and self._outside.isdisjoint(made):
+            if free and task.node.operator.relayout is None and {*self._outside, *self.halves}.isdisjoint(made):
                 shared.update(dict.fromkeys(made, free))
         return shared
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.task import Task
 from graphir.backends.proof.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Step
 from graphir.ir.graph import Node
+from graphir.ir.operator import Place
 from graphir.ir.value import Value
 
 
@@ -36,12 +37,23 @@ class Recorder:
         """The call that comes next."""
         return len(self.calls)
 
-    def computed(self, start: int, nodes: Sequence[Node], arrays: Mapping[Value, Array]) -> None:
-        """`nodes` have been computed; `arrays` are the parts of their operands and results that have memory."""
+    def computed(
+        self,
+        start: int,
+        nodes: Sequence[Node],
+        arrays: Mapping[Value, Array],
+        place: Callable[[Node], Place] | None = None,
+    ) -> None:
+        """`nodes` have been computed; `arrays` are the parts of their operands and results that have memory.
+
+        `place` is where a node that asks has been told that its part lies.
+        """
         if self._traced and start < self.now:
+            told = tuple(place(n) if place is not None and "at" in n.operator.keywords else None for n in nodes)
             read = tuple(tuple(arrays.get(value) for value in node.inputs) for node in nodes)
             made = tuple(tuple(arrays.get(value) for value in node.outputs) for node in nodes)
-            self._add(COMPUTE, start, read, made, tuple(self._task.space.origins[node] for node in nodes))
+            origins = tuple(self._task.space.origins[node] for node in nodes)
+            self._add(COMPUTE, start, read, made, origins, places=told)
 
     def copied(self, start: int, value: Value, source: Array, target: Array) -> None:
         """A part of `value` has been copied."""
@@ -66,10 +78,11 @@ class Recorder:
         results: tuple[tuple[Array | None, ...], ...],
         nodes: tuple[Node, ...] = (),
         value: Value | None = None,
+        places: tuple[Place | None, ...] = (),
     ) -> None:
         within = self._task.node if self._task.node.body is not None else None
         given = None if value is None else self._given(value)
-        self.steps.append(Step(kind, nodes, within, operands, results, start, self.now, given))
+        self.steps.append(Step(kind, nodes, within, operands, results, start, self.now, given, places))
 
     def _given(self, value: Value) -> Value:
         """The value of the node, or of its body, that one of the task's is."""

@@ -113,7 +113,7 @@ class Writer:
         sizes = [self.task.width(axis, self.tile) for axis in run.axes]
         written = self.rank.kernels.write(self, run, arrays, sizes, self._place, self._keywords)
         if written:
-            self.recorder.computed(start, run.nodes, arrays)
+            self.recorder.computed(start, run.nodes, arrays, self._place)
             self._settle(targets)
         self._free_own()
         return written
@@ -126,7 +126,8 @@ class Writer:
             self._clear(targets)
             start, wanted = self.recorder.now, {target.value: target.array for target in targets}
             self._emit(node, operands, [wanted.get(value) for value in node.outputs])
-            self.recorder.computed(start, (node,), {**dict(zip(node.inputs, operands, strict=True)), **wanted})
+            arrays = {**dict(zip(node.inputs, operands, strict=True)), **wanted}
+            self.recorder.computed(start, (node,), arrays, self._place)
             self._settle(targets)
         self._free_own()
 

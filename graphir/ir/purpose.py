@@ -138,7 +138,8 @@ class Places:
             if made in self._route(value):
                 return None
             return f"it is there for {purpose.reading}, which reads {value.name} as {purpose.reading.operand} instead"
-        if purpose.lies or self._is_returned(made):
+        # A graph that returns nothing is there for what is fetched of it.
+        if purpose.lies or self._is_returned(made) or not self.graph.outputs:
             return None
         return f"it is there because {purpose.moved} is an output of the graph, but what it makes is none"
 
