@@ -242,6 +242,27 @@ def test_a_function_that_says_nothing() -> None:
     program.prove()
 
 
+def test_a_kernel_that_takes_whole_stretches() -> None:
+    """Of columns that have gaps between them, a generated kernel is handed all from the first to the last."""
+
+    def kernel(geometry: Any, X: Any, Y: Any) -> None: ...
+
+    declare(kernel, [2], spans=True)
+    for stray in (False, True):
+        program, X, Y, scratch = _program()
+        if stray:
+            program.copy("X", X, scratch)
+        flat_X, flat_Y = (scratch if stray else X).reshape(-1), Y.reshape(-1)
+        for low in (0, 3):
+            part = (slice(None), slice(low, low + 3))
+            span = slice(low, 18 + low + 3)
+            program.compute("Y", [X[part]], [Y[part]], (kernel, np.arange(4), flat_X[span], flat_Y[span]))
+        if stray:
+            fails(program, "reads memory of shape [21] that is no operand of it")
+        else:
+            program.prove()
+
+
 def test_calls_that_are_no_steps() -> None:
     program, X, _, scratch = _program()
     trace = program.trace().segments[0][0]
