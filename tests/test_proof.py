@@ -350,3 +350,18 @@ def test_equal_elements_are_told_from_no_others() -> None:
             program.prove()
         else:
             fails(program, "it reads Y of shape [4, 6]", "what lies there is Y[B 0:3, D 0:6]")
+
+
+def test_equal_elements_in_copies_that_lie_side_by_side() -> None:
+    # Two copies of a sum of equal terms, of which nothing says where one ends and the other begins but who reads them.
+    block = gi.Builder("copies")
+    wide = gi.broadcast(block.input("x", ()), (B, D), name="A")
+    graph = block.build(gi.reduce_sum(wide, (0,), name="Y"))
+    program = Handwritten(graph, {"B": 2, "D": 2})
+    x, Y, copies = program.argument("x"), program.result("Y"), np.empty((2, 2), np.float32)
+    one = np.broadcast_to(x, (1, 1))
+    for copy, column in ((0, 1), (1, 0), (0, 0), (1, 1)):
+        part = copies[copy, column : column + 1]
+        program.compute("Y", [one], [part], (np.add.reduce, one, 0, None, part))
+    program.add("Y", copies[0], copies[1], Y)
+    program.prove()

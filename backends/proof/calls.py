@@ -77,8 +77,7 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
             )
         reads, writes = lays.among(effects.reads), lays.among(effects.writes)
         for lay in reads:
-            if effects.spans:
-                _hold_span(lay, [*operands, *results, *written], fail, f"{_name(function)} reads")
+            if effects.spans and _lies_within(lay, [*operands, *results, *written]):
                 continue
             deeds.reads[lay.key] = lay
             if (
@@ -118,11 +117,9 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
     return deeds
 
 
-def _hold_span(lay: Lay, known: Sequence[Lay], fail: Callable[[str], NoReturn], what: str) -> None:
-    if not any(each.low <= lay.low and lay.high <= each.high for each in known) and len(lay.shape) == 1:
-        return  # numbers of the call's own: a kernel's geometry
-    if not known:
-        fail(f"{what} what is none of its operands")
+def _lies_within(lay: Lay, others: Sequence[Lay]) -> bool:
+    """Whether it lies between the first and the last byte of one of the others."""
+    return any(each.low <= lay.low and lay.high <= each.high for each in others)
 
 
 def _hold_apart(operands: Sequence[Lay], results: Sequence[Lay], fail: Callable[[str], NoReturn]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from graphir.backends.proof.boxes import Box, missing, whole
+from graphir.backends.proof.boxes import Box, Region, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
 from graphir.backends.proof.items import Axes, Item, View
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.memory import Holding, Memory
+from graphir.backends.proof.memory import Holding, Memory, search
 
 #: Of a dim, the first index, None where all are alike, and how many.
 Reach = tuple[int | None, int]
@@ -86,9 +86,55 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
                 free = dim in lattice.floating
                 reach.append((None if free and length < item.shape[dim] else 0 if free else start, length))
             found.append(Found(tuple(reach), box, holding, boxes))
+    if not any(not each.unwritten() for each in found) and (gathered := _gathered(memory, item, lay)) is not None:
+        found.append(gathered)
     if len(found) > 1:
         found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
     return found
+
+
+def _gathered(memory: Memory, item: Item, lay: Lay) -> Found | None:
+    """A value's part in the pieces of several holdings that count its indices from anywhere."""
+    pieces = [
+        each
+        for each in memory.by_item.get(item, ())
+        if each.floating and each.itemsize == lay.itemsize and each.lay.low < lay.high and lay.low < each.lay.high
+    ]
+    if len(pieces) < 2 or len({each.floating for each in pieces}) > 1:
+        return None
+    floating, valid, terms = pieces[0].floating, Region(), Region()
+    starts: set[tuple[int, ...]] = set()
+    for piece in pieces:
+        # Where the piece begins, in indices of what is read.
+        dims = [
+            (piece.strides[dim] if length == 1 else lay.strides[dim], dim, length)
+            for dim, length in enumerate(lay.shape)
+            if length > 1 or piece.lay.shape[dim] > 1
+        ]
+        begins: dict[int, int] = {}
+        if not search(sorted(dims, reverse=True), piece.lay.address - lay.address, piece.lay.shape, begins):
+            return None
+        origin = [low - begins.get(dim, 0) for dim, (low, _) in enumerate(piece.bounds)]
+        starts.add(tuple([0 if dim in floating else start for dim, start in enumerate(origin)]))
+        for region, boxes in ((valid, piece.valid.boxes), (terms, piece.terms.boxes if piece.terms else ())):
+            for box in boxes:
+                moved = [
+                    (low - origin[dim], high - origin[dim]) if dim in floating else (low, high)
+                    for dim, (low, high) in enumerate(box)
+                ]
+                region.add(tuple(moved))
+    if len(starts) > 1:
+        return None
+    (first,) = starts
+    base = lay.address - sum(low * step for low, step in zip(first, lay.strides, strict=True))
+    held = terms if item.terms else None
+    together = Holding(item, base, lay.strides, lay.itemsize, floating, valid, held, pieces[0].by)
+    box = tuple([(low, low + length) for low, length in zip(first, lay.shape, strict=True)])
+    reach = [
+        (None if dim in floating and length < item.shape[dim] else low, length)
+        for dim, (low, length) in enumerate(zip(first, lay.shape, strict=True))
+    ]
+    return Found(tuple(reach), box, together, [box])
 
 
 def _starts(lattice: _Lattice, lay: Lay) -> list[int] | None:

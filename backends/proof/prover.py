@@ -135,33 +135,33 @@ class _Prover:
 
     def _find_kept(self, every: Sequence[_Done]) -> None:
         """What nodes read that earlier tiles of theirs have written; all else that is read beside is a constant."""
-        ranges = [(lay.low, lay.high) for done in every for lay in done.deeds.writes.values()]
-        lists = [self.trace.arguments.values()]
-        ranges += [(lay.low, lay.high) for arrays in lists for lay in map(self.lays.of, arrays)]
-        ranges += [(lay.low, lay.high) for lay in self.flights.written(self.trace.exchanges)]
-        touched = Spans(ranges)
-        for constant in self.trace.constants:
-            lay = self.lays.of(constant)
-            for done in every:
-                if any(each.touches(lay) for each in done.deeds.writes.values()) if touched.touch(lay) else False:
-                    done.doer.fail("it writes to a constant")
+        lays = [lay for done in every for lay in done.deeds.writes.values()]
+        lays += [self.lays.of(array) for array in self.trace.arguments.values()]
+        lays += self.flights.written(self.trace.exchanges)
+        touched = Spans([(lay.low, lay.high) for lay in lays])
+        self._check_constants(every, touched)
+        needed: dict[object, list[Lay]] = {}
         for done in every:
             outside = {key: lay for key, lay in done.deeds.outside.items() if touched.touch(lay)}
             done.deeds.outside = outside
-        needed: dict[object, list[Lay]] = {}
+            if outside:
+                needed.setdefault(_owner(done), []).extend(outside.values())
         for done in every:
-            if done.deeds.outside:
-                needed.setdefault(_owner(done), []).extend(done.deeds.outside.values())
-        for done in every:
+            wanted, known = needed.get(_owner(done), ()), self._kept.setdefault(_owner(done), [])
             for lay in done.deeds.scratch.values():
-                owner = _owner(done)
-                if any(lay.contains(each) for each in needed.get(owner, ())):
-                    known = self._kept.setdefault(owner, [])
-                    if all(each.key != lay.key for each, _ in known):
-                        value = done.step.nodes[0].outputs[0]
-                        item = Item(f"what {value.name} keeps", value, lay.shape)
-                        self.memory.wanted[item] = 1
-                        known.append((lay, item))
+                if any(lay.contains(each) for each in wanted) and all(each.key != lay.key for each, _ in known):
+                    value = done.step.nodes[0].outputs[0]
+                    item = Item(f"what {value.name} keeps", value, lay.shape)
+                    self.memory.wanted[item] = 1
+                    known.append((lay, item))
+
+    def _check_constants(self, every: Sequence[_Done], touched: Spans) -> None:
+        """Nobody writes to them."""
+        for lay in map(self.lays.of, self.trace.constants):
+            if touched.touch(lay):
+                for done in every:
+                    if any(each.touches(lay) for each in done.deeds.writes.values()):
+                        done.doer.fail("it writes to a constant")
 
     def _find_wanted(self, phases: Sequence[Sequence[_Phase]]) -> None:
         """Counts what is going to be read of each value."""
