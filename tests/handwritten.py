@@ -15,7 +15,7 @@ import numpy as np
 
 import graphir as gi
 from graphir.backends.proof import Proof, Trace, prove
-from graphir.backends.proof.trace import ADD, CLEAR, COMPUTE, COPY, Exchange, Meeting, Step, ThreadTrace
+from graphir.backends.trace import ADD, CLEAR, COMPUTE, COPY, Exchange, Meeting, Step, ThreadTrace
 from graphir.ir.dims import resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Place

@@ -18,7 +18,7 @@ from graphir.backends.communicator import Communicator, Pending, Traffic
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.plan import Step
-from graphir.backends.proof.trace import Exchange
+from graphir.backends.trace import Exchange
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
@@ -23,11 +23,13 @@ from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Step, places
-from graphir.backends.proof import Proof, prove
-from graphir.backends.proof.trace import ThreadTrace, Trace
+from graphir.backends.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
+
+if TYPE_CHECKING:
+    from graphir.backends.proof import Proof
 
 
 class CompiledExecutable(Executable, ABC):
@@ -63,6 +65,8 @@ class CompiledExecutable(Executable, ABC):
         self._checked = check
         self.proofs: list[Proof] = []
         if check:
+            from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
+
             self.proofs = [prove(self.trace(rank)) for rank in range(len(self.programs))]
 
     @property

@@ -18,7 +18,7 @@ from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call, Writer
-from graphir.backends.proof.trace import Meeting, Step
+from graphir.backends.trace import Meeting, Step
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 

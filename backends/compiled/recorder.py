@@ -7,7 +7,7 @@ from typing import Any
 
 from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.task import Task
-from graphir.backends.proof.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Step
+from graphir.backends.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Step
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value

@@ -2,7 +2,6 @@
 
     prove(trace)        ProofError, in values and ranges, or what has been proved and what the proof cannot see
 
-    trace       what a program does, put down by whoever writes it
     items       what the graph says: values, factors, views; halves: what a causal mask spares
     boxes, lays, memory, finding    ranges of indices, bytes of arrays, and what lies where
     calls       calls held to what their step says
@@ -14,6 +13,6 @@ what is from the addresses, shapes and strides of the arrays in the calls.
 
 from graphir.backends.proof.prover import prove
 from graphir.backends.proof.report import Proof
-from graphir.backends.proof.trace import Trace
+from graphir.backends.trace import Trace
 
 __all__ = ["Proof", "Trace", "prove"]

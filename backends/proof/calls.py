@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from graphir.backends.effects import effects_of, flat
 from graphir.backends.proof.lays import Lay, covers, is_array
-from graphir.backends.proof.trace import Call, Step
+from graphir.backends.trace import Call, Step
 
 
 class Lays:

@@ -11,7 +11,7 @@ from graphir.backends.proof.finding import Found, Reach, find, rooted
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay
 from graphir.backends.proof.memory import Memory, search
-from graphir.backends.proof.trace import Array
+from graphir.backends.trace import Array
 
 
 class Contents:

@@ -11,7 +11,7 @@ from graphir.backends.proof.contents import Contents
 from graphir.backends.proof.doers import Doer
 from graphir.backends.proof.items import Ledger
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.trace import Exchange
+from graphir.backends.trace import Exchange
 from graphir.errors import ProofError
 from graphir.ir.graph import Node
 

@@ -20,7 +20,7 @@ from graphir.backends.proof.items import Item, Ledger
 from graphir.backends.proof.lays import Lay, Spans
 from graphir.backends.proof.report import Proof
 from graphir.backends.proof.steps import Steps
-from graphir.backends.proof.trace import Meeting, Step, ThreadTrace, Trace
+from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
 from graphir.ir.collector import without_collector
 

@@ -13,7 +13,7 @@ from graphir.backends.proof.finding import Found, Reach, find
 from graphir.backends.proof.halves import lies_beyond
 from graphir.backends.proof.items import ZERO, Item, Ledger, View, Work, split
 from graphir.backends.proof.ranges import UNKNOWN, Ranges
-from graphir.backends.proof.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Array, Step
+from graphir.backends.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Array, Step
 
 
 @dataclass(frozen=True)
