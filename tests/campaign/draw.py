@@ -122,7 +122,7 @@ def _results(w: Writer, loss: Value | None) -> Iterable[Value]:
     if loss is not None:
         found[loss] = None
     if loss is None or w.chance(0.3):
-        found.update(w.unread)
+        found.update(dict.fromkeys(value for value in w.unread if value not in w.arguments))
     made = [value for node in w.builder.nodes for value in node.outputs if value.type.is_float]
     if made and w.chance(0.5):
         found.update(dict.fromkeys(w.rng.sample(made, min(len(made), w.rng.choice((1, 1, 2, 4))))))
