@@ -122,7 +122,8 @@ class CompiledExecutable(Executable, ABC):
             prepared.steps.sizes,
             self.communicator.ranks[rank],
             {value: arrays[value] for value in (*graph.arguments, *borrowed)},
-            {value: arrays[value] for value in graph.outputs},
+            # An argument that is a result is copied before the run.
+            {value: arrays[value] for value in graph.outputs if value not in graph.arguments},
             [
                 [ThreadTrace(calls, steps) for calls, steps in zip(segment.calls, segment.steps, strict=True)]
                 for segment in program.segments

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first graph's seed; then each next one (default 0)")
     parser.add_argument("--only", choices=KINDS, help="graphs of that kind alone")
     parser.add_argument("--no-numba", action="store_true", help="leave out Numba's kernels")
+    parser.add_argument("--no-proofs", action="store_true", help="prove no program, and compare numbers alone")
     parser.add_argument("--shrink", type=int, default=20, help="shrink so many departures, count the rest (default 20)")
     parser.add_argument("--out", type=Path, help="a folder for departures, each as text that gi.parse reads")
     parser.add_argument("--markdown", type=Path, help="where to write the page")
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("no departure" if departure is None else str(departure), markup=False)
         return int(departure is not None)
     minutes = 1.0 if given.minutes is None and given.graphs is None else given.minutes
-    campaign = Campaign(given.seed, given.only, not given.no_numba, given.shrink, given.out)
+    campaign = Campaign(
+        given.seed, given.only, not given.no_numba, not given.no_proofs, shrinks=given.shrink, out=given.out
+    )
     began = time.monotonic()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console

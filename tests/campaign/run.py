@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class Campaign:
 
     only     of that kind alone
     numba    whether Numba's kernels are among the executors
+    proofs   whether some programs are proved
     shrinks  how many departures are shrunk; more are counted only
     out      where departures are written to
     """
@@ -44,6 +45,7 @@ class Campaign:
     seed: int = 0
     only: str | None = None
     numba: bool = True
+    proofs: bool = True
     shrinks: int = 20
     out: Path | None = None
     tally: Tally = field(default_factory=Tally)
@@ -91,6 +93,7 @@ class Campaign:
             if departure is not None:
                 yield self._keep(Found(case, Way("optimised"), departure), lambda case, way: differences(case))
         for way in draw_ways(rng, case, self.numba and rng.randrange(NUMBA_ONE_IN) == 0):
+            way = replace(way, check=way.check and self.proofs)
             try:
                 outcome = attempt(case, way, known)
             except UnfitError:

@@ -11,12 +11,13 @@ from unittest.mock import patch
 
 import graphir as gi
 from graphir.backends import Executable
-from graphir.backends.compiled.engine import Tiling
+from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Watch
-from graphir.backends.numpy.engine import NumpyEngine
 from graphir.ir.dims import dim_names
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.case import Case
+from tests.serial import serial
+from tests.tilings import DrawnTiling, drawn
 
 #: Executors, as the closing table has them.
 EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks")
@@ -27,7 +28,8 @@ class Way:
     """How a case is run and what is fetched; `fetch` None is the graph's own outputs, `tiling` None the engine's own.
 
     `optimised` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter: what
-    departs there is the passes' fault. The others are compiled.
+    departs there is the passes' fault. The others are compiled, and with `check` proved; with `serial` their threads
+    run one after the other, and what is dead between two of their meetings is poisoned.
     """
 
     executor: str = "compiled"
@@ -40,6 +42,8 @@ class Way:
     share_replicas: bool = False
     algorithm: str = "ring"
     on_gpu: bool = False
+    check: bool = False
+    serial: bool = False
 
     @property
     def is_compiled(self) -> bool:
@@ -56,7 +60,7 @@ class Way:
         options: dict[str, Any] = {"fetch": self.fetch, "recompute": self.recompute, "algorithm": self.algorithm}
         if self.is_compiled:
             options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
-            options |= {"share_replicas": self.share_replicas}
+            options |= {"share_replicas": self.share_replicas, "check": self.check, "tiling": self.tiling}
             if self.executor == "numba":
                 options["kernels"] = "numba"
         else:
@@ -65,10 +69,10 @@ class Way:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While it lasts, tasks are cut as `tiling` says, and Numba's kernels are made for the smallest run."""
+        """While it lasts, threads run as `serial` says, and Numba's kernels are made for the smallest run."""
         with ExitStack() as stack:
-            if self.tiling is not None:
-                stack.enter_context(patch.object(NumpyEngine, "tiling", self.tiling))
+            if self.serial:
+                stack.enter_context(serial(backwards=self.threads % 2 == 0))
             if self.executor == "numba":
                 stack.enter_context(patch("graphir.backends.numpy.fast.kernels.LEAST", 0))
             yield
@@ -105,7 +109,8 @@ def read_way(plain: Mapping[str, Any]) -> Way:
     """The way that `as_dict` wrote."""
     given = _with_tuples(plain)
     if given.get("tiling") is not None:
-        given["tiling"] = Tiling(**_with_tuples(given["tiling"]))
+        kind = DrawnTiling if "seed" in given["tiling"] else Tiling
+        given["tiling"] = kind(**_with_tuples(given["tiling"]))
     return Way(**given)
 
 
@@ -117,10 +122,13 @@ def _with_tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw_tiling(rng: random.Random) -> Tiling:
-    """A tiling from single elements to everything whole; each bound by itself, evenly over powers of two.
+    """A tiling from single elements to everything whole: each task's cut by itself, or each bound of the engine's.
 
-    `small` is 0 in half of the cases, so that the least task has its threads.
+    Bounds are drawn evenly over powers of two; `small` is 0 in half of the cases, so that the least task has its
+    threads.
     """
+    if rng.random() < 0.6:
+        return drawn(rng.randrange(1 << 30))
     least = rng.choice((1, 1, 2, 3, 64))
     return Tiling(
         bytes=1 << rng.randint(0, 12) if rng.random() < 0.8 else 1 << 22,
@@ -162,4 +170,6 @@ def _draw_compiled(rng: random.Random, case: Case, executor: str) -> Way:
         donate=bool(case.program.updates) and rng.random() < 0.4,
         share_replicas=sharded and rng.random() < 0.3,
         algorithm=rng.choice(("ring", "direct", "naive")) if sharded else "ring",
+        check=rng.random() < 0.7,
+        serial=rng.random() < 0.3,
     )
