@@ -108,13 +108,15 @@ def optimize(
     they were: so they may be overwritten, and what was wrong can still be looked for.
     Of a graph that `autodiff` gave a loss scale, the gradients are divided by it first; where it is dynamic, the step
     is guarded.
-    Errors: ConfigError if a parameter has no gradient in the graph, or the kind is unknown.
+    Errors: ConfigError if a parameter has no gradient in the graph, if there is none to update, or the kind is unknown.
     """
     optimizer = optimizer or Optimizer()
     rule = _RULES.get(optimizer.kind)
     if rule is None:
         raise ConfigError(f"optimizer {optimizer.kind!r} is unknown; choose from {', '.join(_RULES)}")
     targets = list(graph.parameters) if parameters is None else [graph[name] for name in parameters]
+    if not targets:
+        raise ConfigError(f"graph {graph.name} is to be trained, but there is no parameter to update")
     builder, copies = Builder.extending(graph)
     builder.output(*(copies[value] for value in graph.outputs))
     gradients = [copies[_gradient_of(graph, target)] for target in targets]

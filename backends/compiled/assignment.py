@@ -243,6 +243,9 @@ class _Assigner:
         if source is None:
             return True
         target = task.outer.get(value)
+        # A half lies otherwise than what is whole.
+        if target in self.halves or source in self.halves:
+            return False
         free = source in self.dying and target not in self.fixed
         free = free or (target is not None and self.given_away.get(source) is target)
         # In another role other tiles would read it.
