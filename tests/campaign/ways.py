@@ -14,6 +14,7 @@ from graphir.backends import Executable
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Watch
 from graphir.ir.dims import dim_names
+from graphir.ir.graph import Graph
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.case import Case
 from tests.serial import serial
@@ -65,7 +66,8 @@ class Way:
                 options["kernels"] = "numba"
         else:
             options["backend"] = "reference"
-        return gi.compile(case.sharded if self.is_sharded else case.program, case.bound, **options)
+        graph = case.sharded if self.is_sharded else case.program
+        return gi.compile(graph, _sizes(graph, case), **options)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -95,13 +97,17 @@ class _Renamed(Executable):
         return dict(zip(self._names, (run[name] for name in run), strict=True))
 
 
+def _sizes(graph: Graph, case: Case) -> dict[str, int]:
+    """The sizes of the dims that a graph which passes have made still has."""
+    used = dim_names([graph.dims])
+    return {name: size for name, size in case.bound.items() if name in used}
+
+
 def _optimised(case: Case, way: Way) -> Executable:
     """The graph that would be compiled, its fused nodes taken apart again, for the interpreter."""
     level = "masks" if way.recompute is None else way.recompute
     made = unfuse(gi.verify(optimised(case.program, level, way.without, on_gpu=way.on_gpu)))
-    used = dim_names([made.dims])
-    sizes = {name: size for name, size in case.bound.items() if name in used}
-    run = gi.compile(made, sizes, backend="reference", recompute="nothing")
+    run = gi.compile(made, _sizes(made, case), backend="reference", recompute="nothing")
     return _Renamed(run, [value.name for value in case.program.outputs])
 
 

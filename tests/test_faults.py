@@ -1,0 +1,33 @@
+"""Faults put into the fast path on purpose: the proof of programs, or the campaign's numbers, find each of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from tests.campaign.faults import FAULTS
+from tests.campaign.hunt import BUDGET, hunt
+
+#: What is no fault of a program that has been written: what a row without keys means, which kernel is taken for which,
+#: what is handed out, how arguments are bound; and what compiling refuses by itself.
+BY_NUMBERS = {
+    "a row without keys is spread over the tile's",
+    "an attribute is left out of a kernel's key",
+    "a fetched argument is the program's own buffer",
+    "a view stays where its argument was",
+    "factors are the same by their position",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found(name: str) -> None:
+    caught = hunt(name)
+    assert caught is not None, f"{BUDGET} graphs do not show it"
+    assert caught.by == ("numbers" if name in BY_NUMBERS else "proof"), caught.said
+    assert caught.graphs <= 20
+
+
+def test_without_a_fault_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAULTS, "none", nullcontext)
+    assert hunt("none", 12) is None
