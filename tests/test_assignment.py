@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 import graphir as gi
-from graphir.backends.compiled.assignment import Assignment, Own, assign
+from graphir.backends.compiled.assignment import Assignment, Leave, Own, assign
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut
 from graphir.backends.numpy.engine import rules
@@ -37,7 +37,7 @@ def assigned(
         made = Cut(widths)
     task.tiles, task.split = made.tiles(task, threads), made.shared
     given = {fused[name]: 0 for name in dying}
-    return task, assign(task, SIZES, given, frozenset(), {}, frozenset(), rules)
+    return task, assign(task, SIZES, Leave(given, frozenset(), {}, frozenset()), rules)
 
 
 def inner(task: Task, name: str) -> Value:

@@ -83,39 +83,31 @@ class Assignment:
         yield from self.terms.values()
 
 
-def assign(
-    task: Task,
-    sizes: Mapping[str, int],
-    dying: Mapping[Value, int],
-    fixed: Set[Value],
-    given_away: Mapping[Value, Value],
-    halves: Set[Value],
-    rules: Rules,
-) -> Assignment:
-    """The assignment of a task that has its tiles.
+@dataclass(frozen=True)
+class Leave:
+    """What a task may do with the memory of the graph's values.
 
-    dying       the graph's values that nothing reads later, with who made each
+    dying       values that nothing reads later, with who made each
     fixed       results that cannot take over what passes between tasks: those that overwrite an argument, and what one
                 rank makes for others
     given_away  arguments that nothing reads later, with the result that overwrites each
-    halves      the graph's values of which only the causal half is stored
+    halves      values of which only the causal half is stored
     """
-    return _Assigner(task, sizes, dying, fixed, given_away, halves, rules).run()
+
+    dying: Mapping[Value, int]
+    fixed: Set[Value]
+    given_away: Mapping[Value, Value]
+    halves: Set[Value]
+
+
+def assign(task: Task, sizes: Mapping[str, int], leave: Leave, rules: Rules) -> Assignment:
+    """The assignment of a task that has its tiles."""
+    return _Assigner(task, sizes, leave, rules).run()
 
 
 class _Assigner:
-    def __init__(
-        self,
-        task: Task,
-        sizes: Mapping[str, int],
-        dying: Mapping[Value, int],
-        fixed: Set[Value],
-        given_away: Mapping[Value, Value],
-        halves: Set[Value],
-        rules: Rules,
-    ) -> None:
-        self.task, self.sizes, self.rules = task, sizes, rules
-        self.dying, self.fixed, self.given_away, self.halves = dying, fixed, given_away, halves
+    def __init__(self, task: Task, sizes: Mapping[str, int], leave: Leave, rules: Rules) -> None:
+        self.task, self.sizes, self.leave, self.rules = task, sizes, leave, rules
         self.made = Assignment()
         self.end = len(task.nodes)
         self.roles: dict[Value, int] = {}
@@ -172,7 +164,7 @@ class _Assigner:
         for tile in (*_kinds_of_tiles(task), {}):
             shape = task.shape(value, tile)
             lying: Lying | None = whole.part(shape)
-            if task.outer[value] in self.halves:
+            if task.outer[value] in self.leave.halves:
                 lying = Lying.contiguous(shape)
             for node in path:
                 assert lying is not None
@@ -216,8 +208,8 @@ class _Assigner:
         # The oldest is the best to take over: a result's buffer then holds what would have occupied the arena longest.
         source = self._source(operand)
         # None better than what is to be overwritten anyway: the result needs no buffer then.
-        given_away = target is not None and source is not None and self.given_away.get(source) is target
-        return -1 if given_away else self.dying.get(source, math.inf) if source is not None else math.inf
+        given_away = target is not None and source is not None and self.leave.given_away.get(source) is target
+        return -1 if given_away else self.leave.dying.get(source, math.inf) if source is not None else math.inf
 
     def _source(self, operand: Value) -> Value | None:
         """The graph's value in whose buffer an operand lies."""
@@ -244,10 +236,10 @@ class _Assigner:
             return True
         target = task.outer.get(value)
         # A half lies otherwise than what is whole.
-        if target in self.halves or source in self.halves:
+        if target in self.leave.halves or source in self.leave.halves:
             return False
-        free = source in self.dying and target not in self.fixed
-        free = free or (target is not None and self.given_away.get(source) is target)
+        free = source in self.leave.dying and target not in self.leave.fixed
+        free = free or (target is not None and self.leave.given_away.get(source) is target)
         # In another role other tiles would read it.
         return free and self.roles.get(source, 0) <= 1
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from graphir.backends.compiled.arena import Arena, plan_arena
-from graphir.backends.compiled.assignment import Assignment, assign
+from graphir.backends.compiled.assignment import Assignment, Leave, assign
 from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
 from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.engine import Engine
@@ -95,12 +95,12 @@ class Prepared:
         made = {task.outer[value]: i for i, task in enumerate(self.tasks) for value in task.leaving}
         kept = {*self._outside, *self.halves, *self.shared}
         taken = {*updates.values(), *self.shared}
-        halves = self.halves.keys()
         found = []
         for i, task in enumerate(self.tasks):
             dying = {value: made[value] for value in task.outer.values() if value not in kept and last[value] == i}
             given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            found.append(assign(task, self.steps.sizes, dying, taken, given_away, halves, self.engine.rules))
+            leave = Leave(dying, taken, given_away, self.halves.keys())
+            found.append(assign(task, self.steps.sizes, leave, self.engine.rules))
         return found
 
     @cached_property

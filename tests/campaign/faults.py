@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from graphir.backends.compiled import prepared
-from graphir.backends.compiled.assignment import Assignment, _Assigner
+from graphir.backends.compiled.assignment import Assignment, Leave, _Assigner, assign
 from graphir.backends.compiled.causal import Group, Half, find_groups
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.prepared import Prepared
@@ -173,51 +174,27 @@ def _no_meeting() -> Iterator[None]:
 
 @fault("an operand is written over one task too early")
 def _too_early() -> Iterator[None]:
-    """Who reads a value last but one takes its memory."""
+    """Who reads a value last but one takes it for dying."""
     find = Prepared._assign
 
     def early(self: Prepared) -> list[Assignment]:
-        tasks = self.tasks
-        outer = [dict(task.outer) for task in tasks]
-        readers: dict[Value, list[int]] = {}
-        for i, task in enumerate(tasks):
-            for value in task.entering:
-                readers.setdefault(task.outer[value], []).append(i)
-        hidden = {value: found[-1] for value, found in readers.items() if len(found) > 2}
-        for value, at in hidden.items():
-            kept = {inner: each for inner, each in tasks[at].outer.items() if each is not value}
-            tasks[at].outer = kept  # type: ignore[assignment]
-            early_spans.setdefault(id(self), []).append((at, value))
-        try:
-            return _with_entering(self, outer, find)
-        finally:
-            for task, whole in zip(tasks, outer, strict=True):
-                task.outer = whole
+        readers: dict[Value, list[Task]] = {}
+        for task in self.tasks:
+            for value in dict.fromkeys(task.outer[inner] for inner in task.entering):
+                readers.setdefault(value, []).append(task)
+        outside = {*self._outside, *self.halves, *self.shared}
+        hasty = {value: found[-2] for value, found in readers.items() if len(found) > 1 and value not in outside}
 
-    early_spans: dict[int, list[tuple[int, Value]]] = {}
+        def assigned(task: Task, sizes: Any, leave: Leave, rules: Any) -> Assignment:
+            dying = {value: made for value, made in leave.dying.items() if value not in hasty}
+            dying |= {value: 0 for value, reader in hasty.items() if reader is task}
+            return assign(task, sizes, replace(leave, dying=dying), rules)
+
+        with patch.object(prepared, "assign", assigned):
+            return find(self)
+
     with patch.object(Prepared, "_assign", early):
         yield
-
-
-def _with_entering(self: Prepared, outer: Sequence[Mapping[Value, Value]], find: Any) -> list[Assignment]:
-    """Lifetimes as the hidden reads leave them, assignments for the tasks as they are."""
-    last = {value: i for i, task in enumerate(self.tasks) for value in task.outer.values()}
-    hidden = [dict(task.outer) for task in self.tasks]
-    for task, whole in zip(self.tasks, outer, strict=True):
-        task.outer = whole
-    real = {value: i for i, task in enumerate(self.tasks) for value in task.outer.values()}
-    moved = {value for value in last if last[value] != real[value]}
-    assign = prepared.assign
-
-    def assigned(task: Task, sizes: Any, dying: Mapping[Value, int], *others: Any) -> Assignment:
-        i = self.tasks.index(task)
-        extra = {v: 0 for v in hidden[i].values() if v in moved and last[v] == i and v not in self._outside}
-        kept = {v: made for v, made in dying.items() if v not in moved}
-        return assign(task, sizes, {**kept, **{v: n for v, n in extra.items() if v not in self.halves}}, *others)
-
-    with patch.object(prepared, "assign", assigned):
-        found: list[Assignment] = find(self)
-    return found
 
 
 @fault("a tile ends one short")
