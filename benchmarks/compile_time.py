@@ -37,7 +37,7 @@ SIZES = {"B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192}
 
 
 def plan(graph: Graph) -> Prepared:
-    """Tiles, homes and the arena, for two threads."""
+    """Tiles, assignments and the arena, for two threads."""
     return Prepared(graph, SIZES | {"D_h": SIZES["D"] // SIZES["N_H"]}, ENGINE, threads=2)
 
 
