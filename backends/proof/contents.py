@@ -10,7 +10,8 @@ from graphir.backends.proof.doers import Counts, Doer
 from graphir.backends.proof.finding import Found, Reach, find, rooted
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.memory import Memory, search
+from graphir.backends.proof.losses import search
+from graphir.backends.proof.memory import Memory
 from graphir.backends.trace import Array
 
 

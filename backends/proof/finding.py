@@ -13,7 +13,8 @@ from graphir.backends.proof.boxes import Box, Region, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
 from graphir.backends.proof.items import Axes, Item, View
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.memory import Holding, Memory, search
+from graphir.backends.proof.losses import search
+from graphir.backends.proof.memory import Holding, Memory
 
 #: Of a dim, the first index, None where all are alike, and how many.
 Reach = tuple[int | None, int]

@@ -65,6 +65,21 @@ class Item:
             item = item.view.operand
         return item
 
+    @property
+    def sums(self) -> Mapping[str, int]:
+        """The terms of what it is a view of in the end."""
+        return self.root.terms
+
+    def back(self, boxes: Sequence[Box], ancestor: Item) -> list[Box]:
+        """Elements, and terms of them, as those of what it is a view of."""
+        found, item = list(boxes), self
+        while item is not ancestor:
+            view, count = item.view, len(item.shape)
+            assert view is not None
+            found = [(*back, *box[count:]) for box in found for back in view.back([box[:count]])]
+            item = view.operand
+        return found
+
     def family(self) -> Iterable[tuple[Item, tuple[View, ...]]]:
         """Itself, and what it is a view of, with the views that lead from there to it."""
         item, path = self, tuple[View, ...]()
