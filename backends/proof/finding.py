@@ -7,7 +7,7 @@ places, of a broadcast the new dims have stride 0, of a merged dim both parts mu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphir.backends.proof.boxes import Box, Region, common, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
@@ -18,6 +18,8 @@ from graphir.backends.proof.memory import Holding, Memory
 
 #: Of a dim, the first index, None where all are alike, and how many.
 Reach = tuple[int | None, int]
+#: So many elements of a dim are looked at each for itself.
+_APART = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
                 reach.append((None if free and length < item.shape[dim] else 0 if free else start, length))
             found.append(Found(tuple(reach), box, holding, boxes))
     if all(each.unwritten() for each in found):
-        found += _gathered(memory, item, lay)
+        found += _gathered(memory, item, lay, apart=False)
+    if all(each.unwritten() for each in found):
+        found += [each for each in _gathered(memory, item, lay, apart=True) if not each.unwritten()]
     if len(found) > 1:
         found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
     return found
@@ -122,9 +126,12 @@ class _Piece:
         return tuple(found)
 
 
-def _gathered(memory: Memory, item: Item, lay: Lay) -> list[Found]:
-    """A value's part whose elements are held by several: of itself, and of what it is a view of."""
-    pieces = list(_pieces(memory, item, lay))
+def _gathered(memory: Memory, item: Item, lay: Lay, apart: bool) -> list[Found]:
+    """A value's part whose elements are held by several: of itself, and of what it is a view of.
+
+    With `apart`, elements that lie in other strides are looked at each for itself.
+    """
+    pieces = list(_pieces(memory, item, lay, apart))
     found: list[Found] = []
     seen: set[tuple[int, ...]] = set()
     for first in sorted(pieces, key=lambda each: len(each.floating)):
@@ -151,7 +158,7 @@ def _gathered(memory: Memory, item: Item, lay: Lay) -> list[Found]:
     return found
 
 
-def _pieces(memory: Memory, item: Item, lay: Lay) -> Iterator[_Piece]:
+def _pieces(memory: Memory, item: Item, lay: Lay, apart: bool) -> Iterator[_Piece]:
     everything = whole(item.sums.values())
     for ancestor, path in item.family():
         for holding in memory.by_item.get(ancestor, ()):
@@ -159,7 +166,8 @@ def _pieces(memory: Memory, item: Item, lay: Lay) -> Iterator[_Piece]:
                 continue
             for valid in holding.valid.boxes:
                 here = holding.lay_of(valid)
-                for lattice in _views_of(_Lattice(here.address, here.strides, valid, holding.floating), path):
+                held = _views_of(_Lattice(here.address, here.strides, valid, holding.floating), path)
+                for lattice in [part for each in held for part in (_fitting(each, lay) if apart else [each])]:
                     origin = _origin(lattice, lay)
                     if origin is None:
                         continue
@@ -191,6 +199,24 @@ def _views(view: View, lattice: _Lattice) -> Iterator[_Lattice]:
             made = _seen(view, _Lattice(lattice.start + off, lattice.strides, inner, lattice.floating))
             if made is not None and len(view.forth(inner)) == 1:
                 yield made
+
+
+def _fitting(lattice: _Lattice, lay: Lay) -> list[_Lattice]:
+    """The same elements, each for itself along dims where `lay` has another stride."""
+    parts = [lattice]
+    for dim, ((low, high), length) in enumerate(zip(lattice.box, lay.shape, strict=True)):
+        step = lattice.strides[dim]
+        if 1 < high - low <= _APART and length > 1 and step != lay.strides[dim]:
+            parts = [
+                replace(
+                    each,
+                    start=each.start + index * step,
+                    box=(*each.box[:dim], (low + index, low + index + 1), *each.box[dim + 1 :]),
+                )
+                for each in parts
+                for index in range(high - low)
+            ]
+    return parts
 
 
 def _origin(lattice: _Lattice, lay: Lay) -> tuple[int, ...] | None:
@@ -312,10 +338,24 @@ def rooted(item: Item, lay: Lay, box: Box) -> tuple[Item, Lay, Box]:
     """The same memory as part of what `item` is a view of, as far up as that can be said."""
     while item.view is not None:
         above = _above(item.view, lay, box)
-        if above is None:
+        if above is None or not _is_seen(item, item.view, above, lay, box):
             break
         item, (lay, box) = item.view.operand, above
     return item, lay, box
+
+
+def _is_seen(item: Item, view: View, above: tuple[Lay, Box], lay: Lay, box: Box) -> bool:
+    """Whether a part of a view is found again where its operand is held to lie, and together with the other parts.
+
+    So a dim of which it has one index counts, too: with its stride the others will follow.
+    """
+    held, part = above
+    seen = _seen(view, _Lattice(held.address, held.strides, part, frozenset()))
+    return (
+        seen is not None
+        and (seen.start, seen.box) == (lay.address, box)
+        and all(n == 1 or mine == step for n, mine, step in zip(item.shape, seen.strides, lay.strides, strict=True))
+    )
 
 
 def _above(view: View, lay: Lay, box: Box) -> tuple[Lay, Box] | None:

@@ -6,6 +6,7 @@ Writing takes the bytes away from whoever held them: exactly where both lie alik
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -178,7 +179,9 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
         (dim,) = free
         distance = box[dim][0] - holding.bounds[dim][0]
         step, rest = divmod(off, distance)
-        if rest or step + strides[dim] <= 0:
+        # A stride as wide as the value itself leads to other memory.
+        widest = math.prod(holding.item.shape) * lay.itemsize
+        if rest or not 0 < step + strides[dim] < widest:
             return False
         base -= holding.bounds[dim][0] * step
         strides[dim] += step
