@@ -289,7 +289,7 @@ def _seen(view: View, lattice: _Lattice) -> _Lattice | None:
     loose = {factor for dim in lattice.floating for factor in view.before[dim]}
     strides, floating = [], set[int]()
     for dim, factors in enumerate(view.after):
-        new = any(factor not in steps for factor in factors)
+        new = any(factor not in steps and view.sizes[factor] != 1 for factor in factors)
         if new or not loose.isdisjoint(factors):
             floating.add(dim)
         step = 0 if new else _together(factors, steps, view.sizes, alone)
@@ -304,14 +304,14 @@ def _by_factor(
 ) -> tuple[dict[str, int], set[str]]:
     """The stride of each factor, and those of which there is a single index, so that their stride does not count."""
     steps: dict[str, int] = {}
-    alone = set()
+    alone = set[str]()
     for factors, stride, length in zip(axes, strides, lengths, strict=True):
         step = stride
         for factor in reversed(factors):
             steps[factor] = step
             step *= sizes[factor]
-        if len(factors) == 1 and length == 1:
-            alone.add(factors[0])
+        if length == 1:
+            alone.update(factors)
     return steps, alone
 
 
@@ -319,9 +319,9 @@ def _together(
     factors: Sequence[str], steps: Mapping[str, int], sizes: Mapping[str, int], alone: Set[str]
 ) -> int | None:
     """The stride of a dim made of several factors; None if they do not lie one behind the other."""
-    if not factors:
+    longer = [factor for factor in factors if sizes[factor] != 1] or [each for each in factors if each in steps][-1:]
+    if not longer:
         return 0
-    longer = [factor for factor in factors if sizes[factor] > 1] or [factors[-1]]
     step = steps[longer[-1]]
     reach = step * sizes[longer[-1]]
     for factor in reversed(longer[:-1]):
@@ -336,11 +336,11 @@ def _together(
 
 def rooted(item: Item, lay: Lay, box: Box) -> tuple[Item, Lay, Box]:
     """The same memory as part of what `item` is a view of, as far up as that can be said."""
-    while item.view is not None:
-        above = _above(item.view, lay, box)
-        if above is None or not _is_seen(item, item.view, above, lay, box):
-            break
-        item, (lay, box) = item.view.operand, above
+    for ancestor, path in reversed(item.family()[1:]):
+        if len(path) == 1:
+            above = _above(path[0], lay, box)
+            if above is not None and _is_seen(item, path[0], above, lay, box):
+                return ancestor, *above
     return item, lay, box
 
 
