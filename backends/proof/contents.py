@@ -10,7 +10,8 @@ from graphir.backends.proof.doers import Counts, Doer
 from graphir.backends.proof.finding import Found, Reach, find, rooted
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.memory import Memory, search
+from graphir.backends.proof.losses import search
+from graphir.backends.proof.memory import Memory
 from graphir.backends.trace import Array
 
 
@@ -49,6 +50,7 @@ class Contents:
         if unwritten:
             rest = f"{root.name}{spelled(root.dims, unwritten[0])}"
             return f"it reads {part}, of which {rest} is not there: {self._history(root, unwritten[0])}"
+        root = root.root
         lacking, count = found.lacking()[0], len(root.shape)
         return (
             f"it reads {part}, a sum that is not complete: {root.name}{spelled(root.dims, lacking[:count])} lacks the "
@@ -98,12 +100,10 @@ class Contents:
         if not floating:
             root, lay, box = rooted(item, lay, box)
         if root is not item and terms is not None:
-            terms = _back(item, root, terms)
-        if root.terms and terms is None:
-            terms = [(*box, *whole(root.terms.values()))]
-        if terms is not None and not root.terms and item.root.terms:
-            doer.fail(f"{item.name} is copied to where it is no part of the sum that it shows, before that is complete")
-        terms = terms if root.terms else None
+            terms = item.back(terms, root)
+        if root.sums and terms is None:
+            terms = [(*box, *whole(root.sums.values()))]
+        terms = terms if root.sums else None
         if terms is not None:
             self._place_cleared(root, lay, box, floating)
         self.memory.write(root, lay, box, terms, floating, doer)
@@ -141,18 +141,6 @@ class Contents:
                 if off == 0:
                     return tuple(found)
         return box
-
-
-def _back(item: Item, root: Item, terms: Sequence[Box]) -> list[Box]:
-    """Terms over a view's dims, over those of what it is a view of."""
-    found, count = list(terms), len(item.shape)
-    while item is not root:
-        view = item.view
-        assert view is not None
-        found = [(*back, *box[count:]) for box in found for back in view.back([box[:count]])]
-        item = view.operand
-        count = len(item.shape)
-    return found
 
 
 def shifted(terms: Box, before: Box, after: Box) -> Box:

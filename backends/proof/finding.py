@@ -6,17 +6,20 @@ places, of a broadcast the new dims have stride 0, of a merged dim both parts mu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
-from graphir.backends.proof.boxes import Box, Region, missing, whole
+from graphir.backends.proof.boxes import Box, Region, common, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
 from graphir.backends.proof.items import Axes, Item, View
 from graphir.backends.proof.lays import Lay
-from graphir.backends.proof.memory import Holding, Memory, search
+from graphir.backends.proof.losses import search
+from graphir.backends.proof.memory import Holding, Memory
 
 #: Of a dim, the first index, None where all are alike, and how many.
 Reach = tuple[int | None, int]
+#: So many elements of a dim are looked at each for itself.
+_APART = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Found:
     def terms(self) -> list[Box]:
         """Of a sum, the terms that are in these elements."""
         assert self.holding.terms is not None
-        everything = whole(self.holding.item.terms.values())
+        everything = whole(self.holding.item.sums.values())
         return self.holding.terms.within([(*box, *everything) for box in self.boxes])
 
     def unwritten(self) -> list[Box]:
@@ -44,12 +47,13 @@ class Found:
         return missing(self.boxes, self.holding.valid.boxes)
 
     def lacking(self) -> list[Box]:
-        """Of a sum, the terms that are still to be added: those that are 0 are not."""
+        """Of a sum, the terms that are still to be added, of what is a view of nothing: those that are 0 are not."""
         item = self.holding.item
         if self.holding.terms is None:
             return []
-        rest = missing([(*box, *whole(item.terms.values())) for box in self.boxes], self.holding.terms.boxes)
-        for half in item.spared:
+        rest = missing([(*box, *whole(item.sums.values())) for box in self.boxes], self.holding.terms.boxes)
+        rest = item.back(rest, item.root)
+        for half in item.root.spared:
             rest = [seen_of(half, box) for box in rest if not lies_beyond(half, box)]
         return rest
 
@@ -86,55 +90,159 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
                 free = dim in lattice.floating
                 reach.append((None if free and length < item.shape[dim] else 0 if free else start, length))
             found.append(Found(tuple(reach), box, holding, boxes))
-    if not any(not each.unwritten() for each in found) and (gathered := _gathered(memory, item, lay)) is not None:
-        found.append(gathered)
+    if all(each.unwritten() for each in found):
+        found += _gathered(memory, item, lay, apart=False)
+    if all(each.unwritten() for each in found):
+        found += [each for each in _gathered(memory, item, lay, apart=True) if not each.unwritten()]
     if len(found) > 1:
         found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
     return found
 
 
-def _gathered(memory: Memory, item: Item, lay: Lay) -> Found | None:
-    """A value's part in the pieces of several holdings that count its indices from anywhere."""
-    pieces = [
-        each
-        for each in memory.by_item.get(item, ())
-        if each.floating and each.itemsize == lay.itemsize and each.lay.low < lay.high and lay.low < each.lay.high
-    ]
-    if len(pieces) < 2 or len({each.floating for each in pieces}) > 1:
-        return None
-    floating, valid, terms = pieces[0].floating, Region(), Region()
-    starts: set[tuple[int, ...]] = set()
-    for piece in pieces:
-        # Where the piece begins, in indices of what is read.
-        dims = [
-            (piece.strides[dim] if length == 1 else lay.strides[dim], dim, length)
-            for dim, length in enumerate(lay.shape)
-            if length > 1 or piece.lay.shape[dim] > 1
+@dataclass(frozen=True)
+class _Piece:
+    """Some of a value's elements that an array shows: where, terms of which are in, and which of its dims float.
+
+    origin    the index that the array's first element has along each dim
+    """
+
+    origin: tuple[int, ...]
+    box: Box
+    terms: Sequence[Box]
+    floating: frozenset[int]
+    holding: Holding
+
+    def fits(self, origin: Sequence[int]) -> bool:
+        """Whether it is in its place in an array that begins there."""
+        pairs = enumerate(zip(self.origin, origin, strict=True))
+        return all(dim in self.floating or here == there for dim, (here, there) in pairs)
+
+    def moved(self, box: Box, origin: Sequence[int]) -> Box:
+        """One of its boxes, with indices counted from the array's beginning where they count from anywhere."""
+        found = list(box)
+        for dim in self.floating:
+            shift = origin[dim] - self.origin[dim]
+            found[dim] = found[dim][0] + shift, found[dim][1] + shift
+        return tuple(found)
+
+
+def _gathered(memory: Memory, item: Item, lay: Lay, apart: bool) -> list[Found]:
+    """A value's part whose elements are held by several: of itself, and of what it is a view of.
+
+    With `apart`, elements that lie in other strides are looked at each for itself.
+    """
+    pieces = list(_pieces(memory, item, lay, apart))
+    found: list[Found] = []
+    seen: set[tuple[int, ...]] = set()
+    for first in sorted(pieces, key=lambda each: len(each.floating)):
+        known = [0 if dim in first.floating else index for dim, index in enumerate(first.origin)]
+        if tuple(known) in seen:
+            continue
+        seen.add(tuple(known))
+        box = tuple([(low, low + length) for low, length in zip(known, lay.shape, strict=True)])
+        valid, terms, floating = Region(), Region(), frozenset(range(len(known)))
+        for piece in pieces:
+            if piece.fits(known):
+                floating &= piece.floating
+                valid.add(piece.moved(piece.box, known))
+                for each in piece.terms:
+                    terms.add(piece.moved(each, known))
+        base = lay.address - sum(low * step for low, step in zip(known, lay.strides, strict=True))
+        held = terms if item.sums else None
+        together = Holding(item, base, lay.strides, lay.itemsize, floating, valid, held, first.holding.by)
+        reach: list[Reach] = [
+            (None if dim in floating and length < item.shape[dim] else low, length)
+            for dim, (low, length) in enumerate(zip(known, lay.shape, strict=True))
         ]
-        begins: dict[int, int] = {}
-        if not search(sorted(dims, reverse=True), piece.lay.address - lay.address, piece.lay.shape, begins):
+        found.append(Found(tuple(reach), box, together, [box]))
+    return found
+
+
+def _pieces(memory: Memory, item: Item, lay: Lay, apart: bool) -> Iterator[_Piece]:
+    everything = whole(item.sums.values())
+    for ancestor, path in item.family():
+        for holding in memory.by_item.get(ancestor, ()):
+            if holding.lay.low >= lay.high or holding.lay.high <= lay.low or holding.itemsize != lay.itemsize:
+                continue
+            for valid in holding.valid.boxes:
+                here = holding.lay_of(valid)
+                held = _views_of(_Lattice(here.address, here.strides, valid, holding.floating), path)
+                for lattice in [part for each in held for part in (_fitting(each, lay) if apart else [each])]:
+                    origin = _origin(lattice, lay)
+                    if origin is None:
+                        continue
+                    terms: list[Box] = []
+                    if holding.terms is not None:
+                        backed = item.back([lattice.box], ancestor)
+                        terms = forth(path, holding.terms.within([(*box, *everything) for box in backed]))
+                    yield _Piece(origin, lattice.box, terms, lattice.floating, holding)
+
+
+def _views_of(lattice: _Lattice, path: Sequence[View]) -> list[_Lattice]:
+    """The same elements as those of a view of a view …, in as many lattices as they lie in."""
+    found = [lattice]
+    for view in path:
+        found = [made for each in found for made in _views(view, each)]
+    return found
+
+
+def _views(view: View, lattice: _Lattice) -> Iterator[_Lattice]:
+    for box in view.forth(lattice.box):
+        for back in view.back([box]):
+            inner = common(back, lattice.box)
+            if inner is None:
+                continue
+            off = sum(
+                (low - least) * step
+                for (low, _), (least, _), step in zip(inner, lattice.box, lattice.strides, strict=True)
+            )
+            made = _seen(view, _Lattice(lattice.start + off, lattice.strides, inner, lattice.floating))
+            if made is not None and len(view.forth(inner)) == 1:
+                yield made
+
+
+def _fitting(lattice: _Lattice, lay: Lay) -> list[_Lattice]:
+    """The same elements, each for itself along dims where `lay` has another stride."""
+    parts = [lattice]
+    for dim, ((low, high), length) in enumerate(zip(lattice.box, lay.shape, strict=True)):
+        step = lattice.strides[dim]
+        if 1 < high - low <= _APART and length > 1 and step != lay.strides[dim]:
+            parts = [
+                replace(
+                    each,
+                    start=each.start + index * step,
+                    box=(*each.box[:dim], (low + index, low + index + 1), *each.box[dim + 1 :]),
+                )
+                for each in parts
+                for index in range(high - low)
+            ]
+    return parts
+
+
+def _origin(lattice: _Lattice, lay: Lay) -> tuple[int, ...] | None:
+    """The indices that the first element of `lay` has if some of its elements are the lattice's; None if none are."""
+    dims: list[tuple[int, int, int]] = []
+    lengths = [high - low for low, high in lattice.box]
+    for dim, (length, count) in enumerate(zip(lay.shape, lengths, strict=True)):
+        mine, step = lattice.strides[dim], lay.strides[dim]
+        if length > 1 and count > 1 and mine != step:
             return None
-        origin = [low - begins.get(dim, 0) for dim, (low, _) in enumerate(piece.bounds)]
-        starts.add(tuple([0 if dim in floating else start for dim, start in enumerate(origin)]))
-        for region, boxes in ((valid, piece.valid.boxes), (terms, piece.terms.boxes if piece.terms else ())):
-            for box in boxes:
-                moved = [
-                    (low - origin[dim], high - origin[dim]) if dim in floating else (low, high)
-                    for dim, (low, high) in enumerate(box)
-                ]
-                region.add(tuple(moved))
-    if len(starts) > 1:
+        step = step if length > 1 else mine
+        if (length > 1 or count > 1) and (step or dim not in lattice.floating):
+            dims.append((step, dim, length))
+    begins: dict[int, int] = {}
+    if not search(sorted(dims, reverse=True), lattice.start - lay.address, lengths, begins):
         return None
-    (first,) = starts
-    base = lay.address - sum(low * step for low, step in zip(first, lay.strides, strict=True))
-    held = terms if item.terms else None
-    together = Holding(item, base, lay.strides, lay.itemsize, floating, valid, held, pieces[0].by)
-    box = tuple([(low, low + length) for low, length in zip(first, lay.shape, strict=True)])
-    reach = [
-        (None if dim in floating and length < item.shape[dim] else low, length)
-        for dim, (low, length) in enumerate(zip(first, lay.shape, strict=True))
-    ]
-    return Found(tuple(reach), box, together, [box])
+    return tuple([low - begins.get(dim, 0) for dim, (low, _) in enumerate(lattice.box)])
+
+
+def forth(path: Sequence[View], boxes: Sequence[Box]) -> list[Box]:
+    """Elements, and terms of them, as those of a view of a view … of theirs."""
+    found = list(boxes)
+    for view in path:
+        count = len(view.before)
+        found = [(*made, *box[count:]) for box in found for made in view.forth(box[:count])]
+    return found
 
 
 def _starts(lattice: _Lattice, lay: Lay) -> list[int] | None:
@@ -181,7 +289,7 @@ def _seen(view: View, lattice: _Lattice) -> _Lattice | None:
     loose = {factor for dim in lattice.floating for factor in view.before[dim]}
     strides, floating = [], set[int]()
     for dim, factors in enumerate(view.after):
-        new = any(factor not in steps for factor in factors)
+        new = any(factor not in steps and view.sizes[factor] != 1 for factor in factors)
         if new or not loose.isdisjoint(factors):
             floating.add(dim)
         step = 0 if new else _together(factors, steps, view.sizes, alone)
@@ -196,14 +304,14 @@ def _by_factor(
 ) -> tuple[dict[str, int], set[str]]:
     """The stride of each factor, and those of which there is a single index, so that their stride does not count."""
     steps: dict[str, int] = {}
-    alone = set()
+    alone = set[str]()
     for factors, stride, length in zip(axes, strides, lengths, strict=True):
         step = stride
         for factor in reversed(factors):
             steps[factor] = step
             step *= sizes[factor]
-        if len(factors) == 1 and length == 1:
-            alone.add(factors[0])
+        if length == 1:
+            alone.update(factors)
     return steps, alone
 
 
@@ -211,9 +319,9 @@ def _together(
     factors: Sequence[str], steps: Mapping[str, int], sizes: Mapping[str, int], alone: Set[str]
 ) -> int | None:
     """The stride of a dim made of several factors; None if they do not lie one behind the other."""
-    if not factors:
+    longer = [factor for factor in factors if sizes[factor] != 1] or [each for each in factors if each in steps][-1:]
+    if not longer:
         return 0
-    longer = [factor for factor in factors if sizes[factor] > 1] or [factors[-1]]
     step = steps[longer[-1]]
     reach = step * sizes[longer[-1]]
     for factor in reversed(longer[:-1]):
@@ -228,12 +336,26 @@ def _together(
 
 def rooted(item: Item, lay: Lay, box: Box) -> tuple[Item, Lay, Box]:
     """The same memory as part of what `item` is a view of, as far up as that can be said."""
-    while item.view is not None:
-        above = _above(item.view, lay, box)
-        if above is None:
-            break
-        item, (lay, box) = item.view.operand, above
+    for ancestor, path in reversed(item.family()[1:]):
+        if len(path) == 1:
+            above = _above(path[0], lay, box)
+            if above is not None and _is_seen(item, path[0], above, lay, box):
+                return ancestor, *above
     return item, lay, box
+
+
+def _is_seen(item: Item, view: View, above: tuple[Lay, Box], lay: Lay, box: Box) -> bool:
+    """Whether a part of a view is found again where its operand is held to lie, and together with the other parts.
+
+    So a dim of which it has one index counts, too: with its stride the others will follow.
+    """
+    held, part = above
+    seen = _seen(view, _Lattice(held.address, held.strides, part, frozenset()))
+    return (
+        seen is not None
+        and (seen.start, seen.box) == (lay.address, box)
+        and all(n == 1 or mine == step for n, mine, step in zip(item.shape, seen.strides, lay.strides, strict=True))
+    )
 
 
 def _above(view: View, lay: Lay, box: Box) -> tuple[Lay, Box] | None:

@@ -46,6 +46,7 @@ class Item:
     spell: Callable[[str], str] = str
     #: Of memory that has been set to 0: the sum that it is for.
     cleared_for: Item | None = None
+    _family: list[tuple[Item, tuple[View, ...]]] = field(default_factory=list)
 
     @property
     def dims(self) -> list[str]:
@@ -65,14 +66,31 @@ class Item:
             item = item.view.operand
         return item
 
-    def family(self) -> Iterable[tuple[Item, tuple[View, ...]]]:
-        """Itself, and what it is a view of, with the views that lead from there to it."""
-        item, path = self, tuple[View, ...]()
-        yield item, path
-        while item.view is not None:
-            path = (item.view, *path)
-            item = item.view.operand
-            yield item, path
+    @property
+    def sums(self) -> Mapping[str, int]:
+        """The terms of what it is a view of in the end."""
+        return self.root.terms
+
+    def back(self, boxes: Sequence[Box], ancestor: Item) -> list[Box]:
+        """Elements, and terms of them, as those of what it is a view of."""
+        found, item = list(boxes), self
+        while item is not ancestor:
+            view, count = item.view, len(item.shape)
+            assert view is not None
+            found = [(*back, *box[count:]) for box in found for back in view.back([box[:count]])]
+            item = view.operand
+        return found
+
+    def family(self) -> Sequence[tuple[Item, tuple[View, ...]]]:
+        """Itself, and what it is a view of, with the views that lead from there to it: one, where one says it."""
+        if not self._family:
+            self._family.append((self, ()))
+            if self.view is not None:
+                self._family.append((self.view.operand, (self.view,)))
+                for ancestor, path in self.view.operand.family()[1:]:
+                    behind = behind_each_other(path[-1], self.view)
+                    self._family.append((ancestor, (*path, self.view) if behind is None else (*path[:-1], behind)))
+        return self._family
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +109,49 @@ class View:
     def forth(self, box: Box) -> list[Box]:
         """The elements of the view that these of the operand are."""
         return convert(box, self.before, self.after, self.sizes)
+
+
+def behind_each_other(first: View, second: View) -> View | None:
+    """Two views, the second of the first, as one: a dim merged and split again is none; None if factors cross."""
+    parts: tuple[dict[str, tuple[str, ...]], ...] = ({}, {})
+    sizes: dict[str, int] = {}
+
+    def add(size: int, *whose: tuple[int, str]) -> None:
+        name = f"{len(sizes)}"
+        sizes[name] = size
+        for side, factor in whose:
+            parts[side][factor] = (name, *parts[side].get(factor, ()))
+
+    for one, other in zip(first.after, second.before, strict=True):
+        # From the minor factors on, whichever is smaller is a part of the other.
+        left = [(factor, first.sizes[factor]) for factor in one]
+        right = [(factor, second.sizes[factor]) for factor in other]
+        while left or right:
+            if left and left[-1][1] == 1:
+                add(1, (0, left.pop()[0]))
+            elif right and right[-1][1] == 1:
+                add(1, (1, right.pop()[0]))
+            else:
+                if not left or not right:
+                    return None
+                (mine, here), (theirs, there) = left.pop(), right.pop()
+                size = min(here, there)
+                if size == 0 or here % size or there % size:
+                    return None
+                add(size, (0, mine), (1, theirs))
+                if here > size:
+                    left.append((mine, here // size))
+                if there > size:
+                    right.append((theirs, there // size))
+    for side, view in enumerate((first, second)):
+        for factor in (each for factors in (*view.before, *view.after) for each in factors):
+            if factor not in parts[side]:
+                add(view.sizes[factor], (side, factor))
+
+    def renamed(axes: Axes, side: int) -> Axes:
+        return tuple([tuple([part for factor in factors for part in parts[side][factor]]) for factors in axes])
+
+    return View(first.operand, renamed(first.before, 0), renamed(second.after, 1), sizes)
 
 
 @dataclass(frozen=True, eq=False)

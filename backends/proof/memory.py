@@ -6,6 +6,7 @@ Writing takes the bytes away from whoever held them: exactly where both lie alik
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,10 @@ import numpy as np
 from graphir.backends.proof.boxes import Box, Region, common, whole
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay, nested
+from graphir.backends.proof.losses import lost_of
 
 #: Of each value, how many losses are remembered, to be told where one of them is missed.
 _REMEMBERED = 8
-#: Rows that are taken away each for itself; of more, all between the first and the last.
-_ROWS = 64
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class Holding:
         """Elements that are no longer there."""
         self.valid.remove(box)
         if self.terms is not None:
-            self.terms.remove((*box, *whole(self.item.terms.values())))
+            self.terms.remove((*box, *whole(self.item.sums.values())))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Memory:
             if not self.wanted[holding.item.root]:
                 self._drop(holding)
                 continue
-            for box in _lost_of(holding, lay):
+            for box in lost_of(holding.lay, holding.bounds, lay):
                 inner = common(box, holding.bounds)
                 if inner is None:
                     continue
@@ -179,7 +179,9 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
         (dim,) = free
         distance = box[dim][0] - holding.bounds[dim][0]
         step, rest = divmod(off, distance)
-        if rest or step + strides[dim] <= 0:
+        # A stride as wide as the value itself leads to other memory.
+        widest = math.prod(holding.item.shape) * lay.itemsize
+        if rest or not 0 < step + strides[dim] < widest:
             return False
         base -= holding.bounds[dim][0] * step
         strides[dim] += step
@@ -191,83 +193,3 @@ def _join(holding: Holding, lay: Lay, box: Box) -> bool:
         return False
     holding.base, holding.strides = base, tuple(strides)
     return True
-
-
-def _lost_of(holding: Holding, lay: Lay) -> list[Box]:
-    """The boxes of a holding that writing `lay` takes away."""
-    if lay.low <= holding.lay.low and lay.high >= holding.lay.high and lay.is_dense:
-        return [holding.bounds]
-    same = _aligned(holding, lay)
-    if same is not None:
-        return [same]
-    if not holding.lay.touches(lay):
-        return []
-    if lay.is_dense:
-        return [_rows(holding, lay.low, lay.high)]
-    start, dims, run = lay.form
-    if len(dims) == 1 and dims[0][1] <= _ROWS:
-        (step, count) = dims[0]
-        return [_rows(holding, start + i * step, start + i * step + run) for i in range(count)]
-    return [holding.bounds]
-
-
-def _aligned(holding: Holding, lay: Lay) -> Box | None:
-    """The indices of `lay` in a holding that lies alike; None if they do not lie alike."""
-    if lay.itemsize != holding.itemsize or len(lay.shape) != len(holding.strides):
-        return None
-    dims: list[tuple[int, int, int]] = []
-    for dim, (length, step) in enumerate(zip(lay.shape, lay.strides, strict=True)):
-        low, high = holding.bounds[dim]
-        if high - low == 1 and length == 1:
-            continue
-        if length > 1 and step != holding.strides[dim]:
-            return None
-        dims.append((holding.strides[dim], dim, high - low))
-    found: dict[int, int] = {}
-    if not search(sorted(dims, reverse=True), lay.address - holding.lay.address, lay.shape, found):
-        return None
-    return tuple(
-        [
-            (low + found.get(dim, 0), low + found.get(dim, 0) + length)
-            for dim, ((low, _), length) in enumerate(zip(holding.bounds, lay.shape, strict=True))
-        ]
-    )
-
-
-def search(dims: Sequence[tuple[int, int, int]], off: int, lengths: Sequence[int], found: dict[int, int]) -> bool:
-    """Finds the first index along each of `dims`, (stride, dim, count), where an overlap begins `off` bytes on."""
-    if not dims:
-        return off == 0
-    (step, dim, count), *others = dims
-    if step <= 0:
-        return False
-    for index in (off // step, off // step + 1):
-        if -lengths[dim] < index < count and search(others, off - index * step, lengths, found):
-            found[dim] = index
-            return True
-    return False
-
-
-def _rows(holding: Holding, low: int, high: int) -> Box:
-    """The smallest box, by the widest dims first, that has all elements between two addresses."""
-    box = list(holding.bounds)
-    start = holding.lay.address
-    order = sorted((dim for dim, (a, b) in enumerate(box) if b - a > 1), key=lambda dim: -holding.strides[dim])
-    for position, dim in enumerate(order):
-        step = holding.strides[dim]
-        if step <= 0:
-            break
-        inner = holding.itemsize + sum(
-            (box[each][1] - box[each][0] - 1) * holding.strides[each] for each in order[position + 1 :]
-        )
-        first, count = box[dim][0], box[dim][1] - box[dim][0]
-        # Row i takes up start + i·step … + inner.
-        lowest = max(0, -(-(low - start - inner + 1) // step))
-        highest = min(count, -(-(high - start) // step))
-        box[dim] = first + lowest, first + highest
-        if lowest >= highest:
-            break
-        if highest - lowest > 1:
-            break
-        start += lowest * step
-    return tuple(box)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from graphir.backends.proof.boxes import Box, Range, common, missing, spelled, whole
 from graphir.backends.proof.contents import Contents, shifted, spelled_reach
 from graphir.backends.proof.doers import Doer
-from graphir.backends.proof.finding import Found, Reach, find
+from graphir.backends.proof.finding import Found, Reach, find, forth
 from graphir.backends.proof.halves import lies_beyond
 from graphir.backends.proof.items import ZERO, Item, Ledger, View, Work, split
 from graphir.backends.proof.ranges import UNKNOWN, Ranges
@@ -151,8 +151,8 @@ class Steps:
         if one.reach != other.reach:
             parts = " and ".join(item.name + spelled_reach(item, each.reach) for each in (one, other))
             doer.fail(f"it adds different parts of a sum, {parts}")
-        root = one.holding.item
-        if root is not other.holding.item or one.holding.terms is None or other.holding.terms is None:
+        root = item.root
+        if one.holding.terms is None or other.holding.terms is None:
             doer.fail(f"{item.name} is no sum of several terms, so that nothing is to be added to it")
         maker = self.ledger.makers[root]
         if (maker.operator.reduction == "max") != (kind == MAXIMUM):
@@ -190,11 +190,8 @@ class Steps:
 
 def _terms(item: Item, found: Found) -> list[Box]:
     """The terms that are in what an array shows, over the item's own dims."""
-    root = found.holding.item
-    terms, count = found.terms(), len(root.shape)
-    for view in next(path for ancestor, path in item.family() if ancestor is root):
-        terms = [(*forth, *box[count:]) for box in terms for forth in view.forth(box[:count])]
-        count = len(view.after)
+    path = next(path for ancestor, path in item.family() if ancestor is found.holding.item)
+    terms = forth(path, found.terms())
     # Where all elements are alike, they are counted from 0 here.
     origin = tuple([(first or 0, (first or 0) + length) for first, length in found.reach])
     return [shifted(box, found.box, origin) for box in terms]
