@@ -83,6 +83,6 @@ def test_a_run_that_reads_what_was_left_over_is_found_out() -> None:
         return rule if rule is None or operator.key != "sum" else replace(rule, emit=lambda call, **operands: None)
 
     with poisoned(), patch.object(Rules, "find", without_sums):
-        run = gi.compile(_graph(), {"B": 2, "D": 3}, without=["fuse"])
+        run = gi.compile(_graph(), {"B": 2, "D": 3}, without=["fuse"], check=False)
         for _ in range(2):
             assert np.isnan(run({"X": np.ones((2, 3))})["Y"]).all()

@@ -42,7 +42,7 @@ def _key(item: object) -> str:
 
 
 class Recorder:
-    """Calls into fresh arrays, run one after the other; what is `once` runs first."""
+    """Calls into fresh arrays, run one after the other; what is prepared is made first."""
 
     #: Shared by all rules and tiles, as a program shares them.
     constants: ClassVar[dict[tuple[Any, ...], Array]] = {}
@@ -54,13 +54,13 @@ class Recorder:
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.calls.append((function, arguments))
 
-    def once(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.first.append((function, arguments))
+    def prepared(self, shape: Sequence[int], dtype: Any, function: Callable[..., Any], *arguments: Any) -> Array:
+        buffer = self.scratch(shape, dtype)
+        self.first.append((function, (*arguments, buffer)))
+        return buffer
 
     def scratch(self, shape: Sequence[int], dtype: Any) -> Array:
         return _poison(np.empty(shape, dtype))
-
-    kept = scratch
 
     def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
         made, key = make(*arguments), (make, exact(arguments))

@@ -47,7 +47,7 @@ class Calls(Protocol):
     def prepared(self, shape: Sequence[int], dtype: DTypeLike, function: Function, *arguments: Any) -> Array:
         """A small buffer that `function(*arguments, buffer)` fills once a run: keys of a hash, a learning rate.
 
-        It is filled before the first tile that asks for it; tiles that ask for the same share it.
+        It is filled before the node's first tile that asks for it; its tiles that ask for the same share it.
         """
 
     def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:

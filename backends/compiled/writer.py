@@ -321,7 +321,7 @@ class Writer:
     def prepared(self, shape: Sequence[int], dtype: DTypeLike, function: Function, *arguments: Any) -> Array:
         """A buffer that `function(*arguments, buffer)` fills once a run."""
         given = tuple(self._identity(each) for each in arguments)
-        key = function, given, tuple(shape), np.dtype(dtype).str
+        key = self.recorder.node, function, given, tuple(shape), np.dtype(dtype).str
         if key not in self._prepared:
             self._prepared[key] = self.engine.empty(shape, dtype)
             self(function, *arguments, self._prepared[key])
