@@ -242,6 +242,8 @@ class Executable:
         return given
 
     def _check_array(self, value: Value, array: Any) -> Any:
+        if np.ma.isMaskedArray(array):
+            raise InputError(f"{value.name} is a masked array, whose mask nothing here obeys; hand in its .filled()")
         if value.dtype == "text":
             result = np.asarray(array, dtype=object)
         else:

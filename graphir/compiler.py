@@ -112,6 +112,7 @@ def compile(
         )
     if backend == "cupy":
         _check_cupy_options(kernels, threads, bucket, ranks)
+    _check_numbers(threads, memory, tiling)
     if recompute is None:
         recompute = "attention" if backend in _GPU else "masks"
     if recompute not in LEVELS:
@@ -153,6 +154,16 @@ def compile(
         if executable.memory.bytes <= memory:
             return executable
     raise ConfigError(f"{graph.name} does not fit into {memory / 1e6:.1f} MB:\n{executable.memory}")
+
+
+def _check_numbers(threads: Any, memory: Any, tiling: Any) -> None:
+    """ConfigError for what is no number of threads, no number of bytes, no tiling."""
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise ConfigError(f"threads={threads!r} is no number of threads; give 1 or more, or leave it out")
+    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
+        raise ConfigError(f"memory={memory!r} is no number of bytes; give what a rank may need, or leave it out")
+    if tiling is not None and not hasattr(tiling, "cut"):
+        raise ConfigError(f"tiling={tiling!r} is no Tiling; see graphir.backends.compiled.tiles")
 
 
 def _check_cupy_options(kernels: str | None, threads: int | None, bucket: int | None, ranks: str) -> None:

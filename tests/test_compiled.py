@@ -6,6 +6,7 @@ scratch memory and nothing outside sees them.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -278,3 +279,28 @@ def test_no_scores_are_stored_whole() -> None:
     assert largest["layer0/mha/AS"] < 0.7 * scores
     attention = gi.compile(graph, sizes, recompute="attention")
     assert max(block.size for block in attention.prepared.arena.blocks) < 0.5 * scores
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threads": 1.5}, "threads=1.5 is no number of threads"),
+        ({"threads": "2"}, "threads='2' is no number of threads"),
+        ({"threads": 0}, "threads=0 is no number of threads; give 1 or more"),
+        ({"threads": True}, "threads=True is no number of threads"),
+        ({"memory": -1}, "memory=-1 is no number of bytes"),
+        ({"tiling": "x"}, "tiling='x' is no Tiling"),
+    ],
+)
+def test_options_that_are_none(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        gi.compile(gi.models.mlp(1), {"B": 2, "S": 2, "D": 2, "D_ff": 2}, **options)
+
+
+def test_a_masked_array_is_refused() -> None:
+    block = gi.Builder("masked")
+    graph = block.build(gi.scale(block.input("X", (gi.dim("B"),)), by=2.0))
+    with pytest.raises(
+        InputError, match=r"X is a masked array, whose mask nothing here obeys; hand in its \.filled\(\)"
+    ):
+        gi.compile(graph, {"B": 2})({"X": np.ma.masked_array(np.ones(2, np.float32), [True, False])})
