@@ -87,12 +87,12 @@ def test_a_part_that_runs_on_into_the_next_row() -> None:
     program = Handwritten(block.build(gi.exponential(A, name="Y")), {"B": 2, "D": 3, "F": 4})
     X, Z, Y, C = program.argument("X"), program.argument("Z"), program.result("Y"), program.result("C")
     memory = np.empty(6, np.float32)
-    A = memory.reshape(2, 3)
-    program.compute("A", [X], [A], exp(X, A))
+    rows = memory.reshape(2, 3)
+    program.compute("A", [X], [rows], exp(X, rows))
     program.compute("C", [Z[:1]], [memory[None, 1:5]], exp(Z[:1], memory[None, 1:5]))
     program.copy("C", memory[None, 1:5], C[:1])
     program.compute("C", [Z[1:]], [C[1:]], exp(Z[1:], C[1:]))
-    program.compute("Y", [A[1:, :1]], [Y[1:, :1]], exp(A[1:, :1], Y[1:, :1]))
+    program.compute("Y", [rows[1:, :1]], [Y[1:, :1]], exp(rows[1:, :1], Y[1:, :1]))
     fails(program, "C = exp (thread 0, segment 0, step 1, ", "has written over A")
 
 
