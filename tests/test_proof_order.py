@@ -296,3 +296,23 @@ def test_a_views_rule_says_where_its_kernel_puts_each_element(operator: Operator
         for index in np.ndindex(made.shape):
             (box,) = convert(tuple((i, i + 1) for i in index), axes_of(rule.outputs[0]), axes_of(rule.inputs[0]), sizes)
             assert made[index] == numbered[tuple(low for low, _ in box)]
+
+
+def test_what_nodes_of_one_operator_share_is_made_of_an_operand_that_both_have() -> None:
+    # Y and Z both need the exponential of their second operand; Z uses what Y has made, which only T's would allow.
+    for shared in (True, False):
+        block = gi.Builder("shared")
+        X, R, T = block.input("X", (B, D)), block.input("R", (B, D)), block.input("T", (B, D))
+        block.output(gi.multiply(X, R, name="Y"))
+        graph = block.build(gi.multiply(X, R if shared else T, name="Z"))
+        program = Handwritten(graph, SIZES)
+        X, R, T = program.argument("X"), program.argument("R"), program.argument("T")
+        Y, Z, kept, other = program.result("Y"), program.result("Z"), program.array("Y"), R if shared else T
+        program.compute("Y", [X, R], [Y], (np.exp, R, kept), (np.multiply, X, kept, Y))
+        program.compute("Z", [X, other], [Z], (np.multiply, X, kept, Z))
+        if shared:
+            program.prove()
+        else:
+            fails(
+                program, "Z = ⊙ (thread 0, segment 0, step 1", "reads memory of shape [4, 6] that is no operand of it"
+            )

@@ -57,6 +57,16 @@ def missing(boxes: Iterable[Box], held: Iterable[Box]) -> list[Box]:
     return rest
 
 
+def cut_alike(boxes: Iterable[Box]) -> list[Box]:
+    """The same indices in disjoint boxes, of which each of the given ones has either all or nothing."""
+    parts: list[Box] = []
+    for box in boxes:
+        new = missing([box], parts)
+        inner = [both for part in parts if (both := common(part, box)) is not None]
+        parts = [piece for part in parts for piece in without(part, box)] + inner + new
+    return parts
+
+
 def merged(one: Box, other: Box) -> Box | None:
     """The box that two disjoint ones make together; None if they make none."""
     at = -1

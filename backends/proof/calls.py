@@ -48,12 +48,14 @@ class Deeds:
     reads, writes   all of it, each once
     scratch         what is written beside the results
     outside         what is read that is neither an operand, nor a result, nor written by the step before
+    sources         for each of scratch, what the calls that write it read; None where they are told more than arrays
     """
 
     reads: dict[Any, Lay] = field(default_factory=dict)
     writes: dict[Any, Lay] = field(default_factory=dict)
     scratch: dict[Any, Lay] = field(default_factory=dict)
     outside: dict[Any, Lay] = field(default_factory=dict)
+    sources: dict[Any, list[Lay | None]] = field(default_factory=dict)
 
 
 def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], NoReturn]) -> Deeds:
@@ -99,6 +101,8 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
                     continue
             deeds.writes[lay.key] = lay
             if lay.key in made:
+                if lay.key in deeds.scratch:
+                    deeds.sources[lay.key] += _told(arguments, reads)
                 continue
             made.add(lay.key)
             written.append(lay)
@@ -106,7 +110,7 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
                 continue
             if any(each.touches(lay) for each in (*operands, *results)):
                 fail(f"{_name(function)} writes where an operand lies, or beyond its result")
-            deeds.scratch[lay.key] = lay
+            deeds.scratch[lay.key], deeds.sources[lay.key] = lay, _told(arguments, reads)
     for lay in operands:
         deeds.reads.setdefault(lay.key, lay)
     for lay in results:
@@ -115,6 +119,10 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
     if step.stop - step.start > 1:
         _hold_apart(operands, results, fail)
     return deeds
+
+
+def _told(arguments: Sequence[Any], reads: Sequence[Lay]) -> list[Lay | None]:
+    return [*reads, *(None for each in arguments if not is_array(each))]
 
 
 def _lies_within(lay: Lay, others: Sequence[Lay]) -> bool:

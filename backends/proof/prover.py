@@ -23,6 +23,7 @@ from graphir.backends.proof.steps import Steps
 from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
 from graphir.ir.collector import without_collector
+from graphir.ir.graph import Node
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class _Prover:
         find_halves(self.ledger)
         self.steps = Steps(self.ledger, self.contents)
         self.flights = Flights(self.ledger, self.contents)
-        #: For each node what it keeps from tile to tile, as the item that stands for it.
+        #: For nodes that are alike what they keep from tile to tile, as the item that stands for it.
         self._kept: dict[object, list[tuple[Lay, Item]]] = {}
+        #: Who has made it, and of which of its operands, by their positions; None if it was of something else, too.
+        self._made_of: dict[Item, tuple[Node, dict[int, Item] | None]] = {}
 
     def prove(self) -> Proof:
         trace = self.trace
@@ -213,7 +216,7 @@ class _Prover:
     def _carry_out(self, done: _Done) -> None:
         kept = self._kept.get(_owner(done), ())
         for lay in done.deeds.outside.values():
-            if not any(each.contains(lay) and self._is_there(item) for each, item in kept):
+            if not any(each.contains(lay) and self._is_there(item, done.step) for each, item in kept):
                 done.doer.fail(
                     f"one of its calls reads memory of shape {list(lay.shape)} that is no operand of it, and that it "
                     "has not written itself"
@@ -224,16 +227,42 @@ class _Prover:
                 self.memory.overwrite(lay, done.doer)
             else:
                 self.memory.write(item, lay, whole(lay.shape), None, frozenset(), done.doer)
+                self._made_of[item] = done.step.nodes[0], self._sources(done, key)
         self.steps.carry_out(done.step, done.doer)
         for item in self.steps.read_by(done.step):
             self.memory.wanted[item.root] -= 1
 
-    def _is_there(self, item: Item) -> bool:
-        return any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ()))
+    def _is_there(self, item: Item, step: Step) -> bool:
+        """Whether what is kept is there, and is the step's: its node's own, or made of operands that it has, too."""
+        if not any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ())):
+            return False
+        node, made_of = self._made_of[item]
+        if node is step.nodes[0]:
+            return True
+        work = self.ledger.find_work(step.nodes[0], step.within)
+        return (
+            work is not None
+            and made_of is not None
+            and all(work.inputs[position] is operand for position, operand in made_of.items())
+        )
+
+    def _sources(self, done: _Done, key: object) -> dict[int, Item] | None:
+        """The operands that memory beside the results has been made of."""
+        work = self.ledger.find_work(done.step.nodes[0], done.step.within)
+        if work is None:
+            return None
+        found: dict[int, Item] = {}
+        places = [None if array is None else self.lays.of(array).key for array in done.step.operands[0]]
+        for lay in done.deeds.sources[key]:
+            if lay is None or lay.key not in places:
+                return None
+            found[places.index(lay.key)] = work.inputs[places.index(lay.key)]
+        return found
 
 
 def _owner(done: _Done) -> object:
-    return done.thread, done.step.within, done.step.nodes[:1]
+    """Equal for a thread's steps of one operator within one task."""
+    return done.thread, done.step.within, *(node.operator for node in done.step.nodes[:1])
 
 
 def _what(step: Step) -> str:

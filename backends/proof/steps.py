@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from graphir.backends.proof.boxes import Box, Range, common, missing, spelled, whole
+from graphir.backends.proof.boxes import Box, Range, common, cut_alike, missing, spelled, whole
 from graphir.backends.proof.contents import Contents, shifted, spelled_reach
 from graphir.backends.proof.doers import Doer
 from graphir.backends.proof.finding import Found, Reach, find, forth
@@ -204,21 +204,28 @@ def _counted(item: Item, alike: Set[str], first: Sequence[Box], second: Sequence
     places = [ahead + position for position, name in enumerate(names) if name in alike]
     factors = [name for name in names if name in alike]
     most = math.prod(item.terms[name] for name in factors)
-    counts: dict[Box, int] = {}
+
+    def apart(boxes: Sequence[Box]) -> list[Box]:
+        return [tuple([each for place, each in enumerate(box) if place not in places]) for box in boxes]
+
+    # What is counted together: parts that each box has whole, or nothing of.
+    parts = cut_alike(apart([*first, *second]))
+    counts = dict.fromkeys(parts, 0)
 
     def number(boxes: Sequence[Box]) -> list[Box]:
         found: list[Box] = []
-        added: dict[Box, int] = {}
-        for box in boxes:
-            rest = tuple([each for place, each in enumerate(box) if place not in places])
+        added = dict.fromkeys(parts, 0)
+        for box, rest in zip(boxes, apart(boxes), strict=True):
             size = math.prod(box[place][1] - box[place][0] for place in places)
-            added[rest] = added.get(rest, 0) + size
+            for part in parts:
+                added[part] += size if common(part, rest) is not None else 0
         for rest, size in added.items():
-            start = counts.get(rest, 0)
+            start = counts[rest]
             counts[rest] = start + size
             # More than there are begin anew, and are in twice.
-            parts = [(start, min(start + size, most)), (0, max(start + size - most, 0))]
-            for part in (each for low, high in parts if low < high for each in split((low, high), factors, item.terms)):
+            ranges = [(start, min(start + size, most)), (0, max(start + size - most, 0))]
+            pieces = (each for low, high in ranges if low < high for each in split((low, high), factors, item.terms))
+            for part in pieces:
                 numbered = list(rest)
                 for place, piece in zip(places, part, strict=True):
                     numbered.insert(place, piece)
