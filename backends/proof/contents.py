@@ -33,7 +33,7 @@ class Contents:
             doer.fail(f"{item.name} has {len(item.shape)} dims, what is read of it {len(lay.shape)}")
         self.hold_dtype(item, array, doer)
         places = find(self.memory, item, lay)
-        fit = next((each for each in places if not each.unwritten() and (partial or not each.lacking())), None)
+        fit = next((each for each in places if not each.unwritten and (partial or not each.lacking)), None)
         if fit is None:
             doer.fail(self._missing(item, places[0]) if places else self._nowhere(item, lay))
         return fit
@@ -46,12 +46,12 @@ class Contents:
     def _missing(self, item: Item, found: Found) -> str:
         """What is missing of a value where it has been found."""
         part, root = f"{item.name}{spelled_reach(item, found.reach)}", found.holding.item
-        unwritten = found.unwritten()
+        unwritten = found.unwritten
         if unwritten:
             rest = f"{root.name}{spelled(root.dims, unwritten[0])}"
             return f"it reads {part}, of which {rest} is not there: {self._history(root, unwritten[0])}"
         root = root.root
-        lacking, count = found.lacking()[0], len(root.shape)
+        lacking, count = found.lacking[0], len(root.shape)
         return (
             f"it reads {part}, a sum that is not complete: {root.name}{spelled(root.dims, lacking[:count])} lacks the "
             f"terms {spelled(root.term_names, lacking[count:])}; it was last written by {found.holding.by}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from graphir.backends.proof.boxes import Box, Region, common, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
@@ -39,13 +40,17 @@ class Found:
     def terms(self) -> list[Box]:
         """Of a sum, the terms that are in these elements."""
         assert self.holding.terms is not None
+        if self.boxes == [self.holding.bounds]:
+            return list(self.holding.terms.boxes)
         everything = whole(self.holding.item.sums.values())
         return self.holding.terms.within([(*box, *everything) for box in self.boxes])
 
+    @cached_property
     def unwritten(self) -> list[Box]:
         """The elements that are not there."""
         return missing(self.boxes, self.holding.valid.boxes)
 
+    @cached_property
     def lacking(self) -> list[Box]:
         """Of a sum, the terms that are still to be added, of what is a view of nothing: those that are 0 are not."""
         item = self.holding.item
@@ -90,12 +95,12 @@ def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
                 free = dim in lattice.floating
                 reach.append((None if free and length < item.shape[dim] else 0 if free else start, length))
             found.append(Found(tuple(reach), box, holding, boxes))
-    if all(each.unwritten() for each in found):
+    if all(each.unwritten for each in found):
         found += _gathered(memory, item, lay, apart=False)
-    if all(each.unwritten() for each in found):
-        found += [each for each in _gathered(memory, item, lay, apart=True) if not each.unwritten()]
+    if all(each.unwritten for each in found):
+        found += [each for each in _gathered(memory, item, lay, apart=True) if not each.unwritten]
     if len(found) > 1:
-        found.sort(key=lambda each: (bool(each.unwritten()), bool(each.lacking())))
+        found.sort(key=lambda each: (bool(each.unwritten), bool(each.lacking)))
     return found
 
 

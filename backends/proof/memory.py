@@ -107,6 +107,9 @@ class Memory:
                 if inner is None:
                     continue
                 self.lost.setdefault(holding.item, deque(maxlen=_REMEMBERED)).append(Lost(inner, by))
+                if inner == holding.bounds:
+                    holding.valid = Region()
+                    break
                 holding.remove(inner)
             # Where elements have been lost is remembered as long as others are there: it is told who took them.
             if not holding.valid:

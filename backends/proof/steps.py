@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from graphir.backends.proof.boxes import Box, Range, common, cut_alike, missing, spelled, whole
+from graphir.backends.proof.boxes import Box, Range, Region, common, cut_alike, missing, spelled, whole
 from graphir.backends.proof.contents import Contents, shifted, spelled_reach
 from graphir.backends.proof.doers import Doer
 from graphir.backends.proof.finding import Found, Reach, find, forth
@@ -139,7 +139,7 @@ class Steps:
             doer.fail("a copy has one operand")
         found = self.contents.read(item, operands[0], doer, partial=True)
         if found is not None:
-            terms = _terms(item, found) if found.lacking() else None
+            terms = _terms(item, found) if found.lacking else None
             self.contents.write(item, target, found.reach, terms, doer)
 
     def _add(self, kind: str, item: Item, operands: Sequence[Array | None], target: Array, doer: Doer) -> None:
@@ -160,7 +160,9 @@ class Steps:
         first, second = _terms(item, one), _terms(item, other)
         if root in self._alike:
             first, second = _counted(root, self._alike[root], first, second)
-        twice = next((both for a in first for b in second if (both := common(a, b)) is not None), None)
+        twice = None
+        if first and second and common(Region(first).bounds(), Region(second).bounds()) is not None:
+            twice = next((both for a in first for b in second if (both := common(a, b)) is not None), None)
         if twice is not None and kind == ADD:
             count = len(item.shape)
             doer.fail(
