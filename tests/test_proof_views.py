@@ -115,3 +115,21 @@ def test_equal_terms_are_counted_for_each_of_the_others(rounds: int) -> None:
         program.prove()
     else:
         fails(program, "lacks the terms" if rounds == 1 else "which are in it already")
+
+
+@pytest.mark.parametrize("last", [3, 2])
+def test_parts_of_a_view_some_of_which_are_parts_of_its_operand(last: int) -> None:
+    # A whole head is a range of X's columns; single columns of the other head could be anywhere in it.
+    block = gi.Builder("heads")
+    R = gi.reshape(block.input("X", (B, F * D)), "b (f d) -> b f d", f=F, name="R")
+    program = Handwritten(block.build(gi.transpose(R, (1, 0, 2), name="T")), {"B": 2, "F": 2, "D": 3})
+    X, T = program.argument("X"), program.result("T")
+    source = X.reshape(2, 2, 3).transpose(1, 0, 2)
+    program.copy("T", source[:1], T[:1])
+    for column in range(last):
+        part = slice(1, 2), slice(None), slice(column, column + 1)
+        program.copy("T", source[part], T[part])
+    if last == 3:
+        program.prove()
+    else:
+        fails(program, "the caller (after the run): it reads T[F 0:2, B 0:2, D 0:3]", "is not there")

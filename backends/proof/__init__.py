@@ -3,7 +3,7 @@
     prove(trace)        ProofError, in values and ranges, or what has been proved and what the proof cannot see
 
     items       what the graph says: values, factors, views; halves: what a causal mask spares
-    boxes, lays, memory, finding    ranges of indices, bytes of arrays, and what lies where
+    boxes, lays, memory, losses, finding    ranges of indices, bytes of arrays, what lies where, what is written over
     calls       calls held to what their step says
     steps, exchanges, prover        the proof itself
 
