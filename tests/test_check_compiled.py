@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.backends import proof
 from graphir.backends.compiled.emission import Rule
 from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.results import ResultBuffers
 from graphir.checking import Setting, check
 from graphir.checking.programs import compile_program
-from graphir.errors import ConfigError, ProofError
+from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 from graphir.operators.attention import d_scale_mask
 from graphir.operators.elementwise import activation, activation_with_slope, add
@@ -99,7 +98,7 @@ def test_a_result_that_the_next_run_writes_over_departs(monkeypatch: pytest.Monk
 
 @writes("left")
 def _written(left: Any) -> None:
-    """Claims to write, and does not."""
+    """Claims to write, and does not, so that no proof sees it."""
 
 
 def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +115,6 @@ def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.
         call(np.copyto, left, X[0])
 
     monkeypatch.setitem(rules._rules, add, Rule(emit, {}))
-    with pytest.raises(ProofError, match=r" = \+ .*that is no operand of it, and that it has not written itself"):
-        _check()
-    # And if no proof were there to see it, by its numbers.
-    monkeypatch.setattr(proof, "prove", lambda trace: None)
     report = _check()
     assert report.first is not None
     assert report.first.found.name == "embedding/X_emb"
