@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(table(campaign.tally))
     console.print(campaign.tally.summary(seconds), highlight=False)
     if given.markdown is not None:
-        command = " ".join(["python -m tests.campaign", *words])
+        # Where it was written to is nobody's business.
+        files = {i + more for i, word in enumerate(words) if word in ("--markdown", "--out") for more in (0, 1)}
+        kept = [word for i, word in enumerate(words) if i not in files]
+        command = " ".join(["python -m tests.campaign", *kept])
         told_of = [f"seed {found.case.seed}, {found.way.executor}: {found.departure}" for found in campaign.found]
         given.markdown.parent.mkdir(parents=True, exist_ok=True)
         given.markdown.write_text(page(campaign.tally, seconds, command, told_of), encoding="utf-8")
