@@ -23,7 +23,7 @@ from graphir.ir.graph import Graph
 from graphir.passes import autodiff
 from tests.campaign.draw import draw
 from tests.campaign.faults import FAULTS
-from tests.campaign.trial import Reference, UnfitError, attempt
+from tests.campaign.trial import UnfitError, attempt, refer
 from tests.campaign.ways import draw_ways
 from tests.poison import poisoned
 from tests.tilings import drawn
@@ -64,10 +64,7 @@ def _drawn(seed: int) -> Iterator[tuple[str, str]]:
     """One of the campaign's graphs, in those of its ways that are compiled: proved, and by its numbers."""
     case, rng = draw(seed, None), random.Random(f"hunt {seed}")
     try:
-        known = Reference(case)
-        known.values()
-        if case.mesh:
-            _ = case.sharded
+        known = refer(case)
     except UnfitError:
         return
     for way in draw_ways(rng, case):

@@ -18,7 +18,7 @@ from tests.campaign.case import Case, read_text
 from tests.campaign.draw import draw
 from tests.campaign.report import Tally
 from tests.campaign.shrink import Found, shrink
-from tests.campaign.trial import Departure, Outcome, Reference, UnfitError, attempt
+from tests.campaign.trial import Departure, Outcome, UnfitError, attempt, refer
 from tests.campaign.ways import Way, draw_ways, read_way
 from tests.poison import poisoned
 
@@ -79,10 +79,7 @@ class Campaign:
         case = draw(seed, self.only)
         rng = random.Random(f"ways {seed}")
         try:
-            known = Reference(case)
-            known.values()
-            if case.mesh:
-                _ = case.sharded
+            known = refer(case)
         except UnfitError:
             self.tally.unfit += 1
             return

@@ -86,6 +86,15 @@ class Reference:
         return self._found[again]
 
 
+def refer(case: Case) -> Reference:
+    """What a case is held to, on one rank. UnfitError where the case says nothing, sharded or not."""
+    known = Reference(case)
+    known.values()
+    if case.mesh:
+        _ = case.sharded
+    return known
+
+
 def _largest(values: Mapping[str, NDArray[Any]]) -> float:
     largest = 1.0
     for name, array in values.items():
