@@ -60,7 +60,7 @@ class CompiledExecutable(Executable, ABC):
     ) -> None:
         super().__init__(reference, algorithm, source, communicator, engine.xp)
         self.engine, self.threads, self.kernels = engine, threads, kernels
-        self.optimised, self.donate, self.bucket = optimised, donate, bucket
+        self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
         self._checked = check
         self.proofs: list[Proof] = []

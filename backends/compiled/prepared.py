@@ -41,7 +41,7 @@ class Prepared:
         kernels: Kernels | None = None,
         tiling: Tiling | None = None,
     ) -> None:
-        self.graph, self.engine, self.donate = graph, engine, donate
+        self.graph, self.engine = graph, engine
         self.steps = plan_complete(graph, sizes)
         numbers = Numbers(graph.mesh, sizes)
         self.tasks = [make_task(step.node, numbers) for step in self.steps.steps]
