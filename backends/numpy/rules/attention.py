@@ -14,7 +14,16 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy.engine import minimum, rules
-from graphir.backends.numpy.rules.shared import above_masked, least_score, made, number, row_column, row_dots, row_sums
+from graphir.backends.numpy.rules.shared import (
+    above_masked,
+    least_score,
+    made,
+    number,
+    record_shares,
+    row_column,
+    row_dots,
+    row_sums,
+)
 from graphir.ir.operator import Place
 from graphir.operators.attention import d_scale_mask, d_softmax, scale_mask, softmax, softmax_rows
 from graphir.operators.special import masked_score
@@ -105,16 +114,6 @@ def _softmax_rows(call: Calls, Z: Array, P: Array | None, top: Array | None, s: 
     row_sums(call, P, s)
     record_shares(call, P, s)
     return None
-
-
-def record_shares(call: Calls, powers: Array, s: Array) -> None:
-    """Records powers / s in place, for their sums s [*b]: 0 in a row all of which is masked, whose sum is 0."""
-    share, none = call.scratch(s.shape, s.dtype), call.scratch(s.shape, bool)
-    call(np.equal, s, number(0, s), none)
-    call(np.add, s, none, share)
-    # A product a number is faster than a quotient.
-    call(np.reciprocal, share, share)
-    call(np.multiply, powers, row_column(share), powers)
 
 
 @rules.emits(d_softmax, inplace={"dZ": "dP"})

@@ -70,6 +70,16 @@ def above_masked(call: Calls, top: Array) -> Array:
     return level
 
 
+def record_shares(call: Calls, powers: Array, s: Array) -> None:
+    """Records powers / s in place, for their sums s [*b]: 0 in a row all of which is masked, whose sum is 0."""
+    share, none = call.scratch(s.shape, s.dtype), call.scratch(s.shape, bool)
+    call(np.equal, s, number(0, s), none)
+    call(np.add, s, none, share)
+    # A product a number is faster than a quotient.
+    call(np.reciprocal, share, share)
+    call(np.multiply, powers, row_column(share), powers)
+
+
 def row_sums(call: Calls, X: Array, out: Array, weights: Array | None = None) -> None:
     """Records out [*b] = Σ X [*b, d], over the last dim, each column times its weight [d] if there are weights."""
     matrix, flat = rows(X), out.reshape(-1) if out.flags.c_contiguous else None

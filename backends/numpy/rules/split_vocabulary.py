@@ -8,8 +8,7 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.attention import record_shares
-from graphir.backends.numpy.rules.shared import above_masked, row_column, row_dots, row_sums
+from graphir.backends.numpy.rules.shared import above_masked, record_shares, row_column, row_dots, row_sums
 from graphir.operators.split_vocabulary import center, exp_sum, normalize, row_dot, row_max
 
 
