@@ -47,12 +47,9 @@ def serial(backwards: bool = False) -> Iterator[None]:
                 for at in phase
             ]
             if left:
-                self._poison_dead(rank, done, min(left))  # type: ignore[attr-defined]
+                _poison_dead(self, rank, done, min(left))
 
-    with (
-        patch.object(NumpyExecutable, "_run_segment", run_segment),
-        patch.object(NumpyExecutable, "_poison_dead", _poison_dead, create=True),
-    ):
+    with patch.object(NumpyExecutable, "_run_segment", run_segment):
         yield
 
 
@@ -67,13 +64,13 @@ def _phases(segment: Segment, thread: int) -> list[list[int]]:
     return phases
 
 
-def _poison_dead(self: NumpyExecutable, rank: int, done: int, first: int) -> None:
+def _poison_dead(run: NumpyExecutable, rank: int, done: int, first: int) -> None:
     """Fills scratch, and the arena but for what tasks up to `done` have made and tasks from `first` on read."""
-    for scratch in self._scratch:
+    for scratch in run._scratch:
         for chunk in scratch.chunks:
             fill(chunk)
-    arena = self.programs[rank].rank.arena
-    for low, high in _gaps(self.prepared.arena.blocks, done, first, arena.size):
+    arena = run.programs[rank].rank.arena
+    for low, high in _gaps(run.prepared.arena.blocks, done, first, arena.size):
         fill(arena[low:high])
 
 
