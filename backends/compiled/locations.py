@@ -13,7 +13,6 @@ from graphir.backends.compiled.causal import Half
 from graphir.backends.compiled.emission import Array, Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.task import Task, Tile
-from graphir.backends.plan import keywords
 from graphir.errors import PlanError
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -48,15 +47,17 @@ class Rank:
 class Locations:
     """Where a thread finds, or puts, the parts of a task's values that lie in buffers.
 
+    given           the nodes' attributes, with dims in numbers
     reads, writes   what has been read and written of each buffer, as a range of addresses
     """
 
-    def __init__(self, task: Task, assignment: Assignment, rank: Rank, thread: int) -> None:
-        self.task, self.assignment, self.rank, self.thread = task, assignment, rank, thread
+    def __init__(
+        self, task: Task, assignment: Assignment, rank: Rank, thread: int, given: Mapping[Node, Mapping[str, Any]]
+    ) -> None:
+        self.task, self.assignment, self.rank, self.thread, self.given = task, assignment, rank, thread, given
         self.engine = rank.engine
         self.reads: dict[Value | Own, Span] = {}
         self.writes: dict[Value | Own, Span] = {}
-        self._given = {node: keywords(node, task.shapes, rank.sizes) for p in assignment.paths.values() for node in p}
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Locations:
         array = self._region(path[0].outputs[0] if path else value, buffer, tile, instead)
         for node in path:
             assert node.operator.inverse is not None
-            found = node.operator.inverse(array, self.task.shape(node.inputs[0], tile), self._given[node])
+            found = node.operator.inverse(array, self.task.shape(node.inputs[0], tile), self.given[node])
             if found.size and not self.engine.xp.may_share_memory(found, array):
                 raise PlanError(
                     f"{self.task.node.name}: {value.name} cannot be written as {node.outputs[0].name} lies, "

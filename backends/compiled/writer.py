@@ -48,13 +48,13 @@ class Writer:
         self.task, self.assignment, self.rank, self.memory = task, assignment, rank, scratch
         self.engine = rank.engine
         self.recorder = Recorder(task, rank.traced)
-        self.located = Locations(task, assignment, rank, thread)
         self.tile: Tile = {}
         #: The tile's part of each value that has been asked for, and where in scratch it lies if it does.
         self._views: dict[Value, Array] = {}
         self._frames: dict[Value, tuple[int, int, int]] = {}
         self._entering = set(task.entering)
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
+        self.located = Locations(task, assignment, rank, thread, self._keywords)
         self._until = {first: assignment.until(first) for first in dict.fromkeys(assignment.first.values())}
         self._signatures: dict[Node, Signature] = {}
         #: The parts of sums that have their first term.
@@ -328,10 +328,10 @@ class Writer:
         return self._prepared[key]
 
     def _identity(self, argument: Any) -> Any:
-        """Equal for arguments that are the same array, or equal numbers."""
+        """Equal for arguments that are the same array, or that compute the same."""
         if isinstance(argument, self.engine.xp.ndarray):
             return self.engine.address(argument), argument.shape, argument.strides, argument.dtype.str
-        return argument
+        return exact(argument)
 
     def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
         """A read-only array, shared by all who ask for what `make` makes of these arguments."""
