@@ -68,6 +68,8 @@ class CompiledExecutable(Executable, ABC):
             from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
 
             self.proofs = [prove(self.trace(rank)) for rank in range(len(self.programs))]
+            for program in self.programs:
+                program.forget_steps()
 
     @property
     def memory(self) -> MemoryPlan:

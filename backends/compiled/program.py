@@ -123,6 +123,12 @@ class Program:
         for touched in (*self._reads, *self._writes):
             touched.clear()
 
+    def forget_steps(self) -> None:
+        """Lets go of the steps, which hold on to the buffers that calls had before they were bound to a caller's."""
+        for segment in self.segments:
+            for steps in segment.steps:
+                steps.clear()
+
     # -- binding --------------------------------------------------------------------------------------
 
     def find_relocations(self, stand_ins: Mapping[Value, Array]) -> None:
