@@ -23,8 +23,10 @@ from pathlib import Path
 from tests.campaign.mutations import Changed, Mutant, described, find_path, mutants, sample
 
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
-#: So many graphs each mutant has to get through, and so many seconds.
+#: So many graphs each mutant has to get through, or for so many seconds.
 GRAPHS, SECONDS = 150, 120.0
+#: A graph that takes so many seconds more has no end; the slowest of those that have one take a tenth of it.
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def all_mutants(modules: Sequence[str]) -> list[Mutant]:
 # -- one, in its own process ------------------------------------------------------------------------------
 
 
-def run_alone(module: str | None, number: int, seed: int, graphs: int, only: str | None) -> None:
+def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: float, only: str | None) -> None:
     """Prints what the campaign makes of one mutant, or of the code as it is, as one line of JSON."""
     if module is not None:
         Changed(module, number).install()
-    done = 0
+    done, began = 0, time.monotonic()
     try:
         from tests.campaign.run import Campaign
         from tests.poison import poisoned
@@ -76,6 +78,8 @@ def run_alone(module: str | None, number: int, seed: int, graphs: int, only: str
                     by = f"{found.way.executor}: {found.departure}"
                     print(json.dumps({"killed": True, "graphs": done, "by": by}))
                     return
+                if time.monotonic() - began > seconds:
+                    break
     except Exception as error:  # where a mutant cannot even be imported, or drawn a graph for
         print(json.dumps({"killed": True, "graphs": done, "by": f"raised {type(error).__name__}: {error}"[:200]}))
         return
@@ -87,15 +91,16 @@ def try_mutant(
 ) -> tuple[bool, int, str]:
     """Whether a mutant (None: the code as it is) is killed, after how many graphs, and by what."""
     words = [sys.executable, "-m", "tests.campaign.mutants", "--alone", "--seed", str(seed), "--graphs", str(graphs)]
+    words += ["--seconds", str(seconds)]
     if mutant is not None:
         words += [mutant.module, "--number", str(mutant.number)]
     if only is not None:
         words += ["--only", only]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + PATIENCE, check=False)
     except subprocess.TimeoutExpired:
         # Threads that wait for one another, or a loop without an end.
-        return True, 0, f"no end within {seconds:.0f} s"
+        return True, 0, f"no end within {seconds + PATIENCE:.0f} s"
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         return True, 0, f"the process ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
@@ -149,7 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.alone:
-        run_alone(given.modules[0] if given.modules else None, given.number, given.seed, given.graphs, given.only)
+        module = given.modules[0] if given.modules else None
+        run_alone(module, given.number, given.seed, given.graphs, given.seconds, given.only)
         return 0
     sources = {module: find_path(module).read_text(encoding="utf-8") for module in given.modules}
     drawn = sample(all_mutants(given.modules), given.count, given.seed)
@@ -167,7 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
     def fate(mutant: Mutant) -> Fate:
         killed, after, what = try_mutant(mutant, given.seed, given.graphs, given.seconds, given.only)
         found = Fate(mutant, killed, after, what, reasons.get((mutant.module, mutant.was, mutant.now), ""))
-        word = f"killed after {after}, {what}" if killed else f"harmless: {found.reason}" if found.reason else "ALIVE"
+        harmless = f"harmless: {found.reason}" if found.reason else ""
+        word = f"killed after {after}, {what}" if killed else harmless or f"ALIVE after {after}"
         print(f"{mutant}: {word}", flush=True)
         return found
 

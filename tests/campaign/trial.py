@@ -30,7 +30,7 @@ from tests.campaign.ways import Way
 _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ROUNDINGS = {"float64": 2**12, "float32": 2**12, "float16": 2**4, "bfloat16": 2**4}
 #: At or below this a score is masked, and no measure of size.
-_MASKED = -1e29
+MASKED = -1e29
 #: Graphs with larger values than this have lost their digits.
 _LARGEST = 1e6
 
@@ -101,7 +101,7 @@ def _largest(values: Mapping[str, NDArray[Any]]) -> float:
         if array.dtype.kind in "iub" or array.size == 0:
             continue
         wide = array.astype(np.float64)
-        seen = np.where(wide <= _MASKED, 0.0, np.abs(wide))
+        seen = np.where(wide <= MASKED, 0.0, np.abs(wide))
         if not np.isfinite(seen).all() or seen.max() > _LARGEST:
             raise UnfitError(name)
         largest = max(largest, float(seen.max()))
@@ -190,8 +190,8 @@ def _compare(made: Mapping[str, NDArray[Any]], known: Reference, again: int, out
 
 def _distance(made: NDArray[Any], right: NDArray[Any], largest: float) -> float:
     """The largest difference, relative to the largest value; of a masked score only whether it is masked."""
-    masked = right <= _MASKED
-    if not np.array_equal(made <= _MASKED, masked):
+    masked = right <= MASKED
+    if not np.array_equal(made <= MASKED, masked):
         return float("inf")
     difference = np.abs(np.where(masked, 0.0, made) - np.where(masked, 0.0, right))
     return float(difference.max(initial=0.0)) / largest if not np.isnan(difference).any() else float("nan")
