@@ -3,8 +3,9 @@
     python -m tests.campaign.mutants graphir.backends.compiled.tiles graphir.backends.compiled.writer --count 200
 
 Each mutant runs in a process of its own, under an import hook, on graphs from a fixed seed, until one departs or as
-many have run as may. What lives is printed with its line, to be killed by a better generator, or to be written into
-`equivalents.toml` with the reason why it is harmless.
+many have run as may. What lives on is given to the tests that are named: a campaign holds programs to their numbers,
+and does not see what is only slower, or told wrongly of their memory. What lives then is printed with its line, to be
+killed by a better generator, or to be written into `equivalents.toml` with the reason why it is harmless.
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 GRAPHS, SECONDS = 150, 120.0
 #: A graph that takes so many seconds more has no end; the slowest of those that have one take a tenth of it.
 PATIENCE = 60.0
+#: And tests that take so many seconds.
+TESTING = 900.0
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant: killed after so many graphs, by what; or alive, and harmless if there is a reason."""
+    """What became of a mutant: killed after so many graphs, by what; or alive, and harmless if there is a reason.
+
+    `tested`: it is a test that has killed it.
+    """
 
     mutant: Mutant
     killed: bool
     graphs: int
     by: str
     reason: str = ""
+    tested: bool = False
 
 
 def read_equivalents(path: Path = EQUIVALENTS) -> dict[tuple[str, str, str], str]:
@@ -86,6 +93,28 @@ def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: 
     print(json.dumps({"killed": False, "graphs": done, "by": ""}))
 
 
+def run_tests_alone(module: str, number: int, tests: Sequence[str]) -> int:
+    """Runs tests on one mutant; pytest's exit status."""
+    import pytest
+
+    Changed(module, number).install()
+    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+
+
+def try_tests(mutant: Mutant, tests: Sequence[str]) -> str:
+    """The test that fails on a mutant; none if none does."""
+    words = [sys.executable, "-m", "tests.campaign.mutants", "--alone", mutant.module, "--number", str(mutant.number)]
+    words += [word for test in tests for word in ("--tests", test)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=TESTING, check=False)
+    except subprocess.TimeoutExpired:
+        return f"tests: no end within {TESTING:.0f} s"
+    if done.returncode == 0:
+        return ""
+    failed = (line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR")))
+    return next(failed, f"tests: they end with {done.returncode}").partition(" - ")[0]
+
+
 def try_mutant(
     mutant: Mutant | None, seed: int, graphs: int, seconds: float, only: str | None
 ) -> tuple[bool, int, str]:
@@ -116,20 +145,23 @@ def report(fates: Sequence[Fate], seconds: float) -> str:
     killed = [fate for fate in fates if fate.killed]
     harmless = [fate for fate in fates if not fate.killed and fate.reason]
     alive = [fate for fate in fates if not fate.killed and not fate.reason]
-    soon = sorted(fate.graphs for fate in killed)
+    soon = sorted(fate.graphs for fate in killed if not fate.tested)
     middle = soon[len(soon) // 2] if soon else 0
     lines = [
         "# Mutants",
         "",
-        f"{len(fates)} mutants in {seconds / 60:.0f} minutes: {len(killed)} killed, half of them within {middle} "
-        f"graphs, the last after {max(soon, default=0)}; {len(harmless)} harmless, for a reason; {len(alive)} alive.",
+        f"{len(fates)} mutants in {seconds / 60:.0f} minutes: {len(soon)} killed by the campaign, half of them within "
+        f"{middle} graphs, the last after {max(soon, default=0)}; {len(killed) - len(soon)} by tests alone; "
+        f"{len(harmless)} harmless, for a reason; {len(alive)} alive.",
         "",
-        "| kind | mutants | killed | harmless | alive |",
-        "|---|---:|---:|---:|---:|",
+        "| kind | mutants | killed by the campaign | by tests | harmless | alive |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for kind in sorted({fate.mutant.kind for fate in fates}):
         mine = [fate for fate in fates if fate.mutant.kind == kind]
-        counts = [sum(fate in some for fate in mine) for some in (mine, killed, harmless, alive)]
+        tested = [fate for fate in killed if fate.tested]
+        parts = (mine, [fate for fate in killed if not fate.tested], tested, harmless, alive)
+        counts = [sum(fate in some for fate in mine) for some in parts]
         lines.append(f"| {kind} | {' | '.join(map(str, counts))} |")
     for title, some in (("Alive", alive), ("Harmless", harmless)):
         if some:
@@ -152,7 +184,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print the mutants and run none")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--tests", action="append", default=[], help="a test file for who lives; may be repeated")
     given = parser.parse_args(arguments)
+    if given.alone and given.tests:
+        return run_tests_alone(given.modules[0], given.number, given.tests)
     if given.alone:
         module = given.modules[0] if given.modules else None
         run_alone(module, given.number, given.seed, given.graphs, given.seconds, given.only)
@@ -172,7 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def fate(mutant: Mutant) -> Fate:
         killed, after, what = try_mutant(mutant, given.seed, given.graphs, given.seconds, given.only)
-        found = Fate(mutant, killed, after, what, reasons.get((mutant.module, mutant.was, mutant.now), ""))
+        reason = reasons.get((mutant.module, mutant.was, mutant.now), "")
+        tested = "" if killed or reason or not given.tests else try_tests(mutant, given.tests)
+        found = Fate(mutant, killed or bool(tested), after, what or tested, reason, bool(tested))
         harmless = f"harmless: {found.reason}" if found.reason else ""
         word = f"killed after {after}, {what}" if killed else harmless or f"ALIVE after {after}"
         print(f"{mutant}: {word}", flush=True)
