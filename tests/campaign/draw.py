@@ -9,7 +9,7 @@ from dataclasses import replace
 import graphir as gi
 from graphir.ir.value import Value
 from tests.campaign import attention, moves
-from tests.campaign.case import KINDS, Case
+from tests.campaign.case import KINDS, OVERFLOW, Case
 from tests.campaign.writer import Writer, draw_sizes
 
 #: All that has to occur.
@@ -61,8 +61,11 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
             # ε is large beside rounding: Adam would make a step of any size out of a gradient that is zero but for it.
             chosen = {"learning_rate": 0.01, "epsilon": 0.01, **rng.choice(_OPTIMIZERS)}
             case = replace(case, optimizer={**chosen, "clip": rng.choice((None, None, 0.1))})
-            if rng.random() < 0.2:
+            case = replace(case, guarded=rng.random() < 0.3)
+            if rng.random() < 0.25:
                 case = replace(case, scale=rng.choice((0.5, 8.0)), dynamic=rng.random() < 0.6)
+            if (case.guarded or case.dynamic) and rng.random() < 0.3:
+                case = replace(case, scale=1e308 if dtype == "float64" else OVERFLOW)
     if mesh:
         case = replace(case, plan=_draw_plan(rng, case))
     return case, w.features

@@ -86,7 +86,7 @@ class Reference:
 
             with np.errstate(all="ignore"):
                 self._executable(held, watch=look)
-            self._found[again] = made, _largest(made)
+            self._found[again] = made, _largest(made, self.case.overflows)
         return self._found[again]
 
 
@@ -99,17 +99,25 @@ def refer(case: Case) -> Reference:
     return known
 
 
-def _largest(values: Mapping[str, NDArray[Any]]) -> float:
+def _largest(values: Mapping[str, NDArray[Any]], overflows: bool) -> float:
+    """The size of the largest value that says something; UnfitError if one does not, though none `overflows`."""
     largest = 1.0
     for name, array in values.items():
-        if array.dtype.kind in "iub" or array.size == 0:
-            continue
-        wide = array.astype(np.float64)
-        seen = np.where(wide <= MASKED, 0.0, np.abs(wide))
-        if not np.isfinite(seen).all() or seen.max() > _LARGEST:
+        size = _size(array)
+        if size <= _LARGEST:
+            largest = max(largest, size)
+        elif not overflows:
             raise UnfitError(name)
-        largest = max(largest, float(seen.max()))
     return largest
+
+
+def _size(array: NDArray[Any]) -> float:
+    """The size of an array's largest number that is no masked score; infinity if it holds what is no number."""
+    if array.dtype.kind in "iub":
+        return 0.0
+    wide = array.astype(np.float64)
+    seen = np.where(wide <= MASKED, 0.0, np.abs(wide))
+    return float(seen.max(initial=0.0)) if np.isfinite(seen).all() else np.inf
 
 
 def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
@@ -119,7 +127,8 @@ def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
     outcome = Outcome()
     executable: Executable | Apart | None = None
     try:
-        with way.applied():
+        # What overflows on purpose is no news.
+        with way.applied(), np.errstate(all="ignore"):
             executable = way.compile(case)
             outcome.departure = false_plan(executable)
             if outcome.departure is None:
@@ -232,6 +241,8 @@ def _compare(made: Mapping[str, NDArray[Any]], known: Reference, again: int, out
     worst: Departure | None = None
     for name, array in made.items():
         right = wanted[name]
+        if known.case.overflows and _size(right) > _LARGEST:
+            continue
         outcome.comparisons += 1
         if array.shape != right.shape or array.dtype != right.dtype:
             return Departure("another type", f"{name}: {array.dtype}{list(array.shape)}")
