@@ -144,15 +144,17 @@ def _weights(w: Writer, A: Value, d: gi.Dim) -> Value:
     """What scores A = Q • Kᵀ of heads that are d wide are made into: P = S(SM(A)), maybe with dropout."""
     Z = _masked(w, A, d) if A.type.rank >= 3 else gi.scale(A, by=w.size(d) ** -0.5)
     P = gi.softmax(Z)
-    for value in (A, P):
-        if w.chance(0.15):
-            w.made(value, 2)
-            w.features.add("scores as a result")
-        if w.chance(0.1):
-            w.made(_seen_otherwise(w, value), 2)
-            w.features.add("scores seen otherwise")
-    if w.chance(0.2):
-        w.show(Z)
+    # In half of the layers nobody else reads the scores, so that they may be fused, and of causal ones a half stored.
+    if w.chance(0.5):
+        for value in (A, P):
+            if w.chance(0.3):
+                w.made(value, 2)
+                w.features.add("scores as a result")
+            if w.chance(0.2):
+                w.made(_seen_otherwise(w, value), 2)
+                w.features.add("scores seen otherwise")
+        if w.chance(0.3):
+            w.show(Z)
     if w.chance(0.3):
         seed, step = (w.input(name, (), "int64") for name in ("seed", "step"))
         P = gi.dropout(P, seed, step, p=w.rng.choice((0.1, 0.5)))
@@ -169,7 +171,7 @@ def _seen_otherwise(w: Writer, scores: Value) -> Value:
 
 def _masked(w: Writer, A: Value, width: gi.Dim) -> Value:
     """SM: scaled, and masked in one of the ways, or in all of them, one SM after the other."""
-    way = w.rng.choice(MASKS)
+    way = w.rng.choices(MASKS, (1, 1, 1, 3, 1))[0]
     w.features.add(way)
     causal = way == "causal mask" or (way in ("given mask", "padding mask") and w.chance(0.3))
     if way == "all masks together":

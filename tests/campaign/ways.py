@@ -169,13 +169,20 @@ def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
     return found
 
 
+def _draw_fetch(rng: random.Random, case: Case) -> tuple[str, ...]:
+    """All values or some; or one alone of what has several results: a mask, a row's statistics, a norm."""
+    names = list(case.program.values)
+    several = [value.name for node in case.program.nodes if len(node.outputs) > 1 for value in node.outputs]
+    if several and rng.random() < 0.3:
+        return (rng.choice(several),)
+    return tuple(rng.sample(names, len(names) if rng.random() < 0.4 else rng.randint(1, len(names))))
+
+
 def _draw_compiled(rng: random.Random, case: Case, executor: str) -> Way:
     sharded = executor.endswith(("ranks", "apart"))
     fetch = None
     if rng.random() < 0.35 and not sharded:
-        names = list(case.program.values)
-        count = len(names) if rng.random() < 0.4 else rng.randint(1, len(names))
-        fetch = tuple(rng.sample(names, count))
+        fetch = _draw_fetch(rng, case)
     return Way(
         executor,
         threads=rng.choice((1, 1, 2, 2, 3) if executor == "ranks apart" else (1, 1, 2, 2, 3, 4, 5, 8)),
