@@ -176,6 +176,7 @@ def _false_numbers(executable: CompiledExecutable) -> str:
     totals = [sum(block.size for block in blocks) for blocks in alive] or [0]
     text = str(plan)
     facts = {
+        "places": not any(_meet(one, other) for blocks in alive for one, other in itertools.combinations(blocks, 2)),
         "arguments": plan.arguments == sum(held.arrays[value].nbytes for value in graph.arguments),
         "results": plan.results == sum(held.arrays[value].nbytes for value in returned),
         "arena": plan.arena == arena.size <= held.arena.nbytes,
@@ -183,7 +184,6 @@ def _false_numbers(executable: CompiledExecutable) -> str:
         "the fullest moment": sum(size for _, size in plan.alive) == max(totals) <= plan.arena,
         "its order": [size for _, size in plan.alive] == sorted((size for _, size in plan.alive), reverse=True),
         "its task": totals[arena.fullest()] == max(totals),
-        "places": not any(_meet(one, other) for blocks in alive for one, other in itertools.combinations(blocks, 2)),
         "text": text.startswith("planned peak ") and all(name in text for name, _ in plan.alive[:3]),
     }
     return next((name for name, holds in facts.items() if not holds), "")
