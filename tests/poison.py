@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -46,8 +47,11 @@ def fill(array: NDArray[Any]) -> None:
         raw[...] = PATTERN & 0xFF
 
 
-class Poison:
-    """What an engine has allocated since it was made, as far as it is still there."""
+class Poison(threading.local):
+    """What an engine has allocated since it was made, as far as it is still there: in each thread, what that asked for.
+
+    So ranks that run side by side, each in a thread of its own, do not poison each other's memory at work.
+    """
 
     def __init__(self) -> None:
         self._held: list[weakref.ref[NDArray[Any]]] = []

@@ -143,7 +143,7 @@ def differences(case: Case) -> Departure | None:
     In float64 alone, and without the factor of a loss scale. A central difference over 10⁻⁶ is right to about 10⁻⁹ of
     the loss's size; a kink of relu in between is what the smaller step is tried for.
     """
-    if case.loss is None:
+    if case.loss is None or case.overflows:
         return None
     program = case.program
     floats = [value for value in program.values.values() if value.type.is_float]
