@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from graphir.backends.forks import renew_in_children
 from graphir.processor import has_avx512
 
 #: OpenBLAS's cores that use AVX-512.
@@ -75,10 +76,25 @@ def advice(blas: Blas | None, features: Set[str] | None) -> str | None:
 
 @dataclass
 class _Hold:
-    """How many times a BLAS is held to one thread at present, and how many threads each library had before."""
+    """Who holds a BLAS to one thread at present, and how many threads each library had before."""
 
-    depth: int = 0
+    holders: set[object] = field(default_factory=set)
     before: list[int | None] = field(default_factory=list)
+
+    def join(self, holder: object) -> None:
+        """From now on until it leaves, `holder` has one thread."""
+        if not self.holders:
+            self.before = [library.num_threads for library in _libraries()]
+        self.holders.add(holder)
+        if len(self.holders) == 1:
+            _set_threads([1] * len(self.before))
+
+    def leave(self, holder: object) -> None:
+        """The last to leave restores what was there; who has not joined leaves all as it is."""
+        if holder in self.holders:
+            self.holders.discard(holder)
+            if not self.holders:
+                _set_threads(self.before)
 
 
 class _HoldOfThread(threading.local):
@@ -88,8 +104,23 @@ class _HoldOfThread(threading.local):
         self.hold = _Hold()
 
 
-_lock = threading.Lock()
-_of_process, _of_thread = _Hold(), _HoldOfThread()
+class _HoldOfProcess:
+    """The hold that all threads share. A forked child gives up what its parent's other threads held."""
+
+    def __init__(self) -> None:
+        # Reentrant: a finaliser may come to a run of its own while this is being entered.
+        self.lock, self.hold = threading.RLock(), _Hold()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """As `Renewed.renew`."""
+        # Who holds it here was in another thread, but for a run from within which the child was forked, and which ends.
+        self.lock, left, self.hold = threading.RLock(), self.hold, _Hold()
+        if left.holders:
+            _set_threads(left.before)
+
+
+_of_process, _of_thread = _HoldOfProcess(), _HoldOfThread()
 
 
 @contextmanager
@@ -101,19 +132,15 @@ def single_threaded_blas() -> Iterator[None]:
     meanwhile; but a BLAS that is threaded by OpenMP keeps one for each thread. So whoever computes enters, in each of
     its threads. Entering and leaving costs a few microseconds.
     """
-    hold = _of_thread.hold if _is_openmp() else _of_process
-    with _lock:
-        hold.depth += 1
-        if hold.depth == 1:
-            hold.before = [library.num_threads for library in _libraries()]
-            _set_threads([1] * len(hold.before))
+    hold = _of_thread.hold if _is_openmp() else _of_process.hold
+    holder = object()
     try:
+        with _of_process.lock:
+            hold.join(holder)
         yield
     finally:
-        with _lock:
-            hold.depth -= 1
-            if hold.depth == 0:
-                _set_threads(hold.before)
+        with _of_process.lock:
+            hold.leave(holder)
 
 
 @functools.cache
