@@ -37,6 +37,7 @@ class CupyExecutable(CompiledExecutable):
     """
 
     engine: CupyEngine
+    no_child = "CUDA does not go along; start processes by 'spawn', and compile there"
 
     def __init__(
         self,
@@ -127,9 +128,9 @@ class CupyExecutable(CompiledExecutable):
                 arrays = program.rank.arrays
                 if arrays[old] is not arrays[value]:
                     self.engine.copy(arrays[old], arrays[value])
-            return self.join(value, self._blocks(old))
+            return self.held.join(value, self._blocks(old))
         blocks = self._blocks(value)
-        made = self.join(value, blocks)
+        made = self.held.join(value, blocks)
         return made.copy() if any(made is block for block in blocks) else made
 
 

@@ -113,26 +113,14 @@ def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
     known = known or Reference(case)
     known.values()
     outcome = Outcome()
-    executable: Executable | None = None
     try:
         with way.applied():
-            executable = way.compile(case)
-            _run_thrice(executable, case, way, known, outcome)
+            _run_thrice(way.compile(case), case, way, known, outcome)
     except UnfitError:
         raise
     except Exception as error:  # whatever is raised of a graph that the interpreter runs is a departure
         outcome.departure = Departure(f"raised {type(error).__name__}", str(error).partition("\n")[0][:200])
-    finally:
-        if executable is not None:
-            retire(executable)
     return outcome
-
-
-def retire(executable: Executable) -> None:
-    """Lets the threads of an executable end, so that a thousand of them may be made."""
-    team = vars(executable).get("_team")
-    if team is not None:
-        team.stop()
 
 
 def _run_thrice(executable: Executable, case: Case, way: Way, known: Reference, outcome: Outcome) -> None:

@@ -1,0 +1,56 @@
+"""Turns: runs that share buffers are carried out one at a time, in whatever threads they are asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+from graphir.backends.forks import renew_in_children
+from graphir.errors import RunError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Turn:
+    """What one thread at a time has, and others wait for. `whose` it is, errors say.
+
+    A run that asks for its own turn again, by a kernel, a `watch`, a signal's handler or a finaliser, would wait for
+    ever, and is refused instead; so it is in threads that work for the run, to which its context is handed on.
+
+    A forked child has turns of its own, for nobody there would give back what another thread has; none where
+    `no_child` says why it cannot have them.
+    """
+
+    def __init__(self, whose: str, no_child: str = "") -> None:
+        self.whose, self._no_child, self._forked = whose, no_child, False
+        self._lock = threading.RLock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """As `Renewed.renew`."""
+        self._lock, self._forked = threading.RLock(), True
+
+    def take(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """What `work` returns, when it is its turn. RunError from within itself, or in a child that cannot have it."""
+        if self._forked and self._no_child:
+            raise RunError(f"{self.whose} cannot run in a process that was forked from its own: {self._no_child}")
+        taken = _TAKEN.get()
+        if self in taken:
+            raise RunError(
+                f"{self.whose} is called from within a run that has to end first, by a kernel, a watch, a signal's "
+                f"handler or a finaliser; call it when the run has returned, or compile another"
+            )
+        # Reentrant: a finaliser may come between the next lines, when there is nothing yet that it could disturb.
+        with self._lock:
+            try:
+                _TAKEN.set(taken | {self})
+                return work(*arguments, **options)
+            finally:
+                _TAKEN.set(taken)
+
+
+#: The turns that what goes on here has taken.
+_TAKEN: ContextVar[frozenset[Turn]] = ContextVar("_TAKEN", default=frozenset())
