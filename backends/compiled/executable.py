@@ -13,6 +13,7 @@ from graphir.backends.buckets import LIMIT
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.compiled.assignment import Own
 from graphir.backends.compiled.buffers import Scratch
+from graphir.backends.compiled.donation import Donation
 from graphir.backends.compiled.emission import Array, Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
@@ -62,6 +63,7 @@ class CompiledExecutable(Executable, ABC):
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
+        self._donation = Donation(engine, self._donated)
         self._checked = check
         self.proofs: list[Proof] = []
         if check:
@@ -218,6 +220,7 @@ class CompiledExecutable(Executable, ABC):
         run_segment: Callable[[int, int], None],
         exchange: Callable[[Step], Traffic],
     ) -> Run:
+        self._donation.check(given)
         traffic: dict[str, Traffic] = {}
         programs, exchanges = self.programs, self._exchanges
         # After a run that failed some may be under way still.
