@@ -75,52 +75,62 @@ def advice(blas: Blas | None, features: Set[str] | None) -> str | None:
 
 
 @dataclass
-class _Hold:
+class _Held:
     """Who holds a BLAS to one thread at present, and how many threads each library had before."""
 
-    holders: set[object] = field(default_factory=set)
+    holding: set[int] = field(default_factory=set)
     before: list[int | None] = field(default_factory=list)
 
-    def join(self, holder: object) -> None:
-        """From now on until it leaves, `holder` has one thread."""
-        if not self.holders:
-            self.before = [library.num_threads for library in _libraries()]
-        self.holders.add(holder)
-        if len(self.holders) == 1:
-            _set_threads([1] * len(self.before))
 
-    def leave(self, holder: object) -> None:
-        """The last to leave restores what was there; who has not joined leaves all as it is."""
-        if holder in self.holders:
-            self.holders.discard(holder)
-            if not self.holders:
-                _set_threads(self.before)
-
-
-class _HoldOfThread(threading.local):
-    """A hold that each thread has for itself."""
+class _HeldByThread(threading.local):
+    """What each thread holds for itself."""
 
     def __init__(self) -> None:
-        self.hold = _Hold()
+        self.held = _Held()
 
 
-class _HoldOfProcess:
-    """The hold that all threads share. A forked child gives up what its parent's other threads held."""
+class _HeldByProcess:
+    """What all threads hold together. A forked child gives up what its parent's other threads held."""
 
     def __init__(self) -> None:
         # Reentrant: a finaliser may come to a run of its own while this is being entered.
-        self.lock, self.hold = threading.RLock(), _Hold()
+        self.lock, self.held = threading.RLock(), _Held()
         renew_in_children(self)
 
     def renew(self) -> None:
         """As `Renewed.renew`."""
-        # Who holds it here was in another thread, but for a run from within which the child was forked, and which ends.
-        self.lock, left, self.hold = threading.RLock(), self.hold, _Hold()
-        if left.holders:
+        self.lock, left, self.held = threading.RLock(), self.held, _Held()
+        if left.holding:
             _set_threads(left.before)
 
 
-_of_process, _of_thread = _HoldOfProcess(), _HoldOfThread()
+_by_process, _by_thread = _HeldByProcess(), _HeldByThread()
+
+
+class _Hold:
+    """Holds BLAS to one thread until this ends; or until it is forgotten, where an interrupt came first."""
+
+    _held = _Held()
+
+    def __init__(self) -> None:
+        self._held = held = _by_thread.held if _is_openmp() else _by_process.held
+        with _by_process.lock:
+            if not held.holding:
+                held.before = [library.num_threads for library in _libraries()]
+            held.holding.add(id(self))
+            if len(held.holding) == 1:
+                _set_threads([1] * len(held.before))
+
+    def end(self) -> None:
+        held = self._held
+        with _by_process.lock:
+            if id(self) in held.holding:
+                if len(held.holding) == 1:
+                    _set_threads(held.before)
+                held.holding.discard(id(self))
+
+    def __del__(self) -> None:
+        self.end()
 
 
 @contextmanager
@@ -132,15 +142,11 @@ def single_threaded_blas() -> Iterator[None]:
     meanwhile; but a BLAS that is threaded by OpenMP keeps one for each thread. So whoever computes enters, in each of
     its threads. Entering and leaving costs a few microseconds.
     """
-    hold = _of_thread.hold if _is_openmp() else _of_process.hold
-    holder = object()
+    hold = _Hold()
     try:
-        with _of_process.lock:
-            hold.join(holder)
         yield
     finally:
-        with _of_process.lock:
-            hold.leave(holder)
+        hold.end()
 
 
 @functools.cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from graphir.backends.forks import renew_in_children
@@ -43,13 +44,14 @@ class Turn:
                 f"{self.whose} is called from within a run that has to end first, by a kernel, a watch, a signal's "
                 f"handler or a finaliser; call it when the run has returned, or compile another"
             )
-        # Reentrant: a finaliser may come between the next lines, when there is nothing yet that it could disturb.
+        # The lock is reentrant, for a finaliser may come between the next lines, when there is nothing yet that it could
+        # disturb. Both it and the context are left by the interpreter itself, whatever else breaks in.
         with self._lock:
-            try:
-                _TAKEN.set(taken | {self})
-                return work(*arguments, **options)
-            finally:
-                _TAKEN.set(taken)
+            return copy_context().run(self._carry_out, taken, partial(work, *arguments, **options))
+
+    def _carry_out(self, taken: frozenset[Turn], work: Callable[[], T]) -> T:
+        _TAKEN.set(taken | {self})
+        return work()
 
 
 #: The turns that what goes on here has taken.

@@ -17,8 +17,8 @@ import graphir as gi
 from graphir.backends.executable import Executable
 from graphir.ir import operator as language
 
-#: Large enough that two threads share it.
-SIZES = {"B": 512, "D": 512}
+#: Large enough that three threads share it, and that it is read where it lies.
+SIZES = {"B": 128, "D": 96}
 
 
 class Hook:

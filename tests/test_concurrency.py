@@ -118,7 +118,7 @@ def test_threads_that_donate_state_of_their_own_do_not_meet() -> None:
 def test_a_profile_takes_turns_with_runs(hook: Hook) -> None:
     run = hook.compile()
     made = at_once(4, lambda i: run.profile(content(), repetitions=2) if i % 2 else run(content(i)))
-    assert is_right(made[0], 0) and is_right(made[2], 2)
+    assert [is_right(made[i], i) for i in (0, 2)] == [True, True]
 
 
 def test_graphs_are_made_and_compiled_in_many_threads_at_once() -> None:

@@ -91,7 +91,7 @@ def test_so_are_small_ones() -> None:
     given |= {name: np.array(given[name][:8, :8]) for name in "AVW"} | {"X": given["X"][:, :8]}
     given |= {name: np.zeros(8 * 8, "float32").reshape(8, 8) for name in given if name.endswith(".u")}
     given["W"] = given["V"]
-    with pytest.raises(InputError, match="^V and W are both updated in place"):
+    with pytest.raises(InputError, match=r"^V and W are both updated in place"):
         gi.compile(GRAPH, sizes, donate=True)(given)
 
 
@@ -138,7 +138,7 @@ def test_what_was_found_apart_is_looked_at_again_when_it_is_replaced() -> None:
     run, given = gi.compile(GRAPH, SIZES, donate=True), arrays()
     for _ in range(3):
         given |= run(given).updated()
-    with pytest.raises(InputError, match="^V and W are both updated in place"):
+    with pytest.raises(InputError, match=r"^V and W are both updated in place"):
         run({**given, "W": given["V"]})
     with pytest.raises(InputError, match="shares memory with that for X"):
         run({**given, "X": given["V"][:4]})

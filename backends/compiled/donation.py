@@ -70,7 +70,9 @@ class Donation:
                 places.append(_Place(span, value, ref(array)))
         places.sort(key=lambda each: each.span)
         for i, place in enumerate(places):
-            for other in itertools.takewhile(lambda each: each.span[0] < place.span[1], places[i + 1 :]):
+            for other in places[i + 1 :]:
+                if other.span[0] >= place.span[1]:
+                    break
                 if self._share(place.array(), other.array()):
                     one, two = sorted((place.value, other.value), key=lambda value: value.name)
                     raise InputError(

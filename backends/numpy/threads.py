@@ -170,11 +170,12 @@ class Team:
 
     def renew(self) -> None:
         """As `Renewed.renew`."""
-        # If the child was forked by a kernel, its run, which can only fail, waits for nobody; nor does a thread of the
-        # team that is the child's only one.
-        self.barrier.abort()
-        for _ in self._jobs:
-            self._done.put(_ForkedError())
+        if not self._settled:
+            # Of a run that another thread began, nobody here knows; if a kernel forked, its run can only fail now, and
+            # waits for nobody, nor is the child left with a thread that waits for jobs.
+            self.barrier.abort()
+            for _ in self._jobs:
+                self._done.put(_ForkedError())
         self.stop()
 
     def __del__(self) -> None:

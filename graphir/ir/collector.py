@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _Hold:
-    """Who wants the collector off at present, if it was on before.
+    """Keeps the collector off, if it was on, until this ends; or until it is forgotten, where an interrupt came first."""
 
-    No lock: whatever comes between two lines, it is on in the end; at worst somebody goes on working with it on.
-    """
+    _lock: ClassVar = threading.RLock()
+    _holding: ClassVar[set[int]] = set()
 
     def __init__(self) -> None:
-        self.holders: set[object] = set()
+        with self._lock:
+            if self._holding or gc.isenabled():
+                self._holding.add(id(self))
+                gc.disable()
 
-    def join(self, holder: object) -> None:
-        if self.holders or gc.isenabled():
-            self.holders.add(holder)
-            gc.disable()
+    def end(self) -> None:
+        with self._lock:
+            if id(self) in self._holding:
+                if len(self._holding) == 1:
+                    gc.enable()
+                self._holding.discard(id(self))
 
-    def leave(self, holder: object) -> None:
-        if holder in self.holders:
-            self.holders.discard(holder)
-            if not self.holders:
-                gc.enable()
+    def __del__(self) -> None:
+        self.end()
 
-    def let_go(self) -> None:
+    @classmethod
+    def end_all(cls) -> None:
         """In a forked child, where nobody else is at work."""
-        if self.holders:
-            self.holders.clear()
+        cls._lock = threading.RLock()
+        if cls._holding:
+            cls._holding.clear()
             gc.enable()
 
 
-_hold = _Hold()
 if hasattr(os, "register_at_fork"):  # not on every system
-    os.register_at_fork(after_in_child=_hold.let_go)
+    os.register_at_fork(after_in_child=_Hold.end_all)
 
 
 def without_collector(work: Callable[P, T]) -> Callable[P, T]:
@@ -55,11 +59,10 @@ def without_collector(work: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(work)
     def uncollected(*args: P.args, **kwargs: P.kwargs) -> T:
-        holder = object()
+        hold = _Hold()
         try:
-            _hold.join(holder)
             return work(*args, **kwargs)
         finally:
-            _hold.leave(holder)
+            hold.end()
 
     return uncollected
