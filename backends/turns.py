@@ -44,8 +44,8 @@ class Turn:
                 f"{self.whose} is called from within a run that has to end first, by a kernel, a watch, a signal's "
                 f"handler or a finaliser; call it when the run has returned, or compile another"
             )
-        # The lock is reentrant, for a finaliser may come between the next lines, when there is nothing yet that it could
-        # disturb. Both it and the context are left by the interpreter itself, whatever else breaks in.
+        # The lock is reentrant: a finaliser may come between the next lines, when there is nothing yet that it could
+        # disturb. Lock and context are left by the interpreter itself, whatever else breaks in.
         with self._lock:
             return copy_context().run(self._carry_out, taken, partial(work, *arguments, **options))
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class _Hold:
-    """Keeps the collector off, if it was on, until this ends; or until it is forgotten, where an interrupt came first."""
+    """Keeps the collector off, if it was on, until this ends, or, where an interrupt came first, is forgotten."""
 
     _lock: ClassVar = threading.RLock()
     _holding: ClassVar[set[int]] = set()
