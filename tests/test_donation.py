@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.executable import Executable
 from graphir.errors import InputError
 from graphir.passes import Optimizer, autodiff, optimize
+from tests.cuda import emulator, standin
 
 SIZES = {"B": 4, "D": 160}
 Arrays = dict[str, Any]
@@ -42,11 +44,11 @@ def arrays() -> Arrays:
     }
 
 
-def refused(given: Arrays, backend: str = "numpy") -> str:
+def refused(given: Arrays) -> str:
     """What is said of it; nothing has been written."""
     before = {name: np.array(array) for name, array in given.items()}
     with pytest.raises(InputError) as caught:
-        gi.compile(GRAPH, SIZES, donate=True, backend=backend)(given)
+        gi.compile(GRAPH, SIZES, donate=True)(given)
     assert all(np.array_equal(given[name], array) for name, array in before.items())
     return str(caught.value)
 
@@ -151,3 +153,63 @@ def test_without_donating_arrays_may_share() -> None:
     copies = {name: np.array(array) for name, array in given.items()}
     one, other = (gi.compile(GRAPH, SIZES)(each).updated() for each in (given, copies))
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+# -- on a GPU, where state lies in the program's own buffers -------------------------------------------------
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    if emulator.MISSING is not None:
+        pytest.skip(str(emulator.MISSING))
+    with standin.installed() as module:
+        yield module
+
+
+def on_device() -> Executable:
+    return gi.compile(GRAPH, SIZES, donate=True, backend="cupy", check=False)
+
+
+def test_a_gpu_refuses_the_same(cupy: Any) -> None:
+    run, given = on_device(), arrays()
+    state = {**given, **run(given).updated()}
+    with pytest.raises(InputError, match=r"^V and W are both updated in place"):
+        run({**state, "W": state["V"]})
+    with pytest.raises(InputError, match=r"^V and W are both updated in place"):
+        run({**given, "W": given["V"]})
+    with pytest.raises(InputError, match=r"^V is updated in place, .* shares memory with that for X"):
+        run({**state, "X": state["V"][:4]})
+    woven = cupy.zeros((160, 320), "float32")
+    assert np.isfinite(float(run({**state, "V": woven[:, ::2], "W": woven[:, 1::2]})["L"]))
+
+
+def test_state_that_changes_places_is_not_written_before_it_is_read(cupy: Any) -> None:
+    run, given = on_device(), arrays()
+    wanted = gi.compile(GRAPH, SIZES, backend="reference")
+    host, state = dict(given), {**given}
+    for _ in range(4):
+        result = run(state)
+        host |= wanted(host).updated()
+        state |= result.updated()
+        for name in ("V", "W"):
+            np.testing.assert_allclose(state[name].get(), host[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        for each in (host, state):
+            each["V"], each["W"], each["V.u"], each["W.u"] = each["W"], each["V"], each["W.u"], each["V.u"]
+
+
+def test_state_that_another_training_has_written_over_is_refused(cupy: Any) -> None:
+    run, one, other = on_device(), arrays(), arrays()
+    other["W"] = other["W"] + 1
+    first = {**one, **run(one).updated()}
+    second = {**other, **run(other).updated()}
+    with pytest.raises(InputError) as caught:
+        run(first)
+    assert str(caught.value).endswith(
+        "of an earlier run, and other content has been handed in for V since: with donate=True it was written over; go "
+        "on from run.updated() of the latest run, and compile an executable for each training"
+    )
+    # Nothing of the second has been touched by that; and a view of what is lent is as good as it.
+    alone = on_device()
+    third = {**other, **alone(other).updated()}
+    last, wanted = run({**second, "W": second["W"].reshape(160, 160)}), alone(third)
+    assert all(np.array_equal(last.numpy(name), wanted.numpy(name)) for name in last)

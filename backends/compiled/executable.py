@@ -179,6 +179,10 @@ class CompiledExecutable(Executable, ABC):
     def _computing(self) -> AbstractContextManager[object]:
         """What holds while a run's segments and exchanges are carried out."""
 
+    def _receive(self, given: Mapping[Value, Any]) -> Mapping[Value, Any]:
+        """What has come in, before any of it is handed in."""
+        return given
+
     @abstractmethod
     def _hand_in(self, program: Program, value: Value, block: Any) -> None:
         """Makes a program read a block of an argument."""
@@ -228,7 +232,7 @@ class CompiledExecutable(Executable, ABC):
         copies = self._copies_of_arguments(given)
         with self._computing():
             by_name = {value.name: value for value in self.optimised.arguments}
-            for value, array in given.items():
+            for value, array in self._receive(given).items():
                 for program, block in zip(programs, self._split(value, array), strict=True):
                     self._hand_in(program, by_name[value.name], block)
             self._prepare_run()
