@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from graphir.backends.forks import renew_in_children
+from graphir.backends.forks import Guard
 from graphir.processor import has_avx512
 
 #: OpenBLAS's cores that use AVX-512.
@@ -89,17 +89,16 @@ class _HeldByThread(threading.local):
         self.held = _Held()
 
 
-class _HeldByProcess:
+class _HeldByProcess(Guard):
     """What all threads hold together. A forked child gives up what its parent's other threads held."""
 
     def __init__(self) -> None:
-        # Reentrant: a finaliser may come to a run of its own while this is being entered.
-        self.lock, self.held = threading.RLock(), _Held()
-        renew_in_children(self)
+        super().__init__()
+        self.held = _Held()
 
     def renew(self) -> None:
-        """As `Renewed.renew`."""
-        self.lock, left, self.held = threading.RLock(), self.held, _Held()
+        super().renew()
+        left, self.held = self.held, _Held()
         if left.holding:
             _set_threads(left.before)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Protocol
 from weakref import WeakSet
 
@@ -12,6 +13,18 @@ class Renewed(Protocol):
 
     def renew(self) -> None:
         """Called in the child before anything else is done there, by its only thread."""
+
+
+class Guard:
+    """A lock, `lock`, that a thread may take again while it has it, and that nobody has in a forked child."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """As `Renewed.renew`."""
+        self.lock = threading.RLock()
 
 
 _renewed: WeakSet[Renewed] = WeakSet()

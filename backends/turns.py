@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from graphir.backends.forks import renew_in_children
+from graphir.backends.forks import Guard
 from graphir.errors import RunError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Turn:
+class Turn(Guard):
     """What one thread at a time has, and others wait for. `whose` it is, errors say.
 
     A run that asks for its own turn again, by a kernel, a `watch`, a signal's handler or a finaliser, would wait for
@@ -26,13 +25,12 @@ class Turn:
     """
 
     def __init__(self, whose: str, no_child: str = "") -> None:
+        super().__init__()
         self.whose, self._no_child, self._forked = whose, no_child, False
-        self._lock = threading.RLock()
-        renew_in_children(self)
 
     def renew(self) -> None:
-        """As `Renewed.renew`."""
-        self._lock, self._forked = threading.RLock(), True
+        super().renew()
+        self._forked = True
 
     def take(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """What `work` returns, when it is its turn. RunError from within itself, or in a child that cannot have it."""
@@ -44,9 +42,9 @@ class Turn:
                 f"{self.whose} is called from within a run that has to end first, by a kernel, a watch, a signal's "
                 f"handler or a finaliser; call it when the run has returned, or compile another"
             )
-        # The lock is reentrant: a finaliser may come between the next lines, when there is nothing yet that it could
-        # disturb. Lock and context are left by the interpreter itself, whatever else breaks in.
-        with self._lock:
+        # A finaliser may come between the next lines, and is let in: there is nothing yet that it could disturb. Lock
+        # and context are left by the interpreter itself, whatever else breaks in.
+        with self.lock:
             return copy_context().run(self._carry_out, taken, partial(work, *arguments, **options))
 
     def _carry_out(self, taken: frozenset[Turn], work: Callable[[], T]) -> T:

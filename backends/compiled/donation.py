@@ -20,8 +20,8 @@ from graphir.backends.compiled.engine import Engine
 from graphir.errors import InputError
 from graphir.ir.value import Value
 
-#: How hard it is looked whether arrays that lie in one another's gaps have an element in common.
-_EFFORT = 1 << 20
+#: How hard it is looked whether arrays that lie in each other's gaps have an element in common; any number does.
+_EFFORT: Any = 1 << 20
 
 
 class _Place(NamedTuple):
