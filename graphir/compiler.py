@@ -65,8 +65,9 @@ def compile(
     memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level
     threads    of the numpy backend; as many as there are processors unless given. Results depend on their number
                (sums are added up in another order), and on nothing else
-    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays; on a GPU, in
-               the arrays that `run.updated()` returns, which the next run takes as they are
+    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays, of which none
+               may share memory with another argument's; on a GPU, in the arrays that `run.updated()` returns, which the
+               next run takes as they are: there is room for the state of one training
     share_replicas  whether what simulated ranks would all compute alike is computed by one of them for all: faster,
                in more memory, and blind to a replica that goes astray
     without    optimising passes to leave out: `passes.OPTIMISING`; of these keep_statistics is done on a GPU only

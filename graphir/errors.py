@@ -52,6 +52,10 @@ class InputError(GraphirError):
     """An array handed to an executable is missing, unknown, misshapen, of a wrong dtype or out of range."""
 
 
+class RunError(GraphirError):
+    """A run cannot begin, or go on, where it was asked for: from within itself, or across a fork."""
+
+
 class NonFiniteError(GraphirError):
     """A computation produced NaN or infinity."""
 

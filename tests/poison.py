@@ -100,7 +100,8 @@ def poisoned() -> Iterator[Poison]:
 
     def poisoned_renew(self: ResultBuffers) -> None:
         renew(self)
-        fill(self._arrays[self._current])
+        assert self._current is not None
+        fill(self._current.array)
 
     modules: tuple[ModuleType, ...] = (compiled, results)
     with ExitStack() as stack:

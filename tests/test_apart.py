@@ -19,7 +19,7 @@ from graphir.errors import CommunicationError
 from graphir.ir.layout import Mesh
 from tests.campaign.apart import Apart, ApartCommunicator, DisagreementError, Post
 from tests.campaign.case import Case
-from tests.campaign.trial import attempt, retire
+from tests.campaign.trial import attempt
 from tests.campaign.ways import Way
 from tests.conformance import CASES
 from tests.poison import poisoned
@@ -96,7 +96,6 @@ def test_all_reduces_travel_in_buckets(case: Case, bucket: int | None, together:
     apart = replace(APART, bucket=bucket).compile(case)
     for each in apart.executables:
         assert sorted(len(found.members) for found in each._exchanges.buckets) == together
-    retire(apart)
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------
@@ -143,7 +142,6 @@ def test_ranks_that_hold_other_bits_of_one_value_are_told(case: Case) -> None:
 
     with patch.object(apart, "_run", wrong), pytest.raises(DisagreementError, match="has other bits on rank 1"):
         apart(case.arrays())
-    retire(apart)
 
 
 def test_a_rank_that_fails_ends_the_others(case: Case) -> None:

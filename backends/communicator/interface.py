@@ -89,6 +89,8 @@ class Communicator(ABC):
     mesh: Mesh
     ranks: Sequence[int]
     traffic: Traffic
+    #: Whether ranks that are not held here run in this process, too, in threads of their own.
+    shares_process = False
 
     # -- collectives ----------------------------------------------------------------------------------
 

@@ -75,11 +75,12 @@ class Exchanges:
     def settle(self, segment: int) -> None:
         """Waits for what that segment reads, and moves on what is still under way."""
         for sent in [each for each in self._under_way if each.bucket.due <= segment]:
-            self._under_way.remove(sent)
             sent.pending.wait()
             for target, part in sent.parts:
                 if target is not part:
                     self._engine.copy(target, part)
+            # Last, so that what an interrupt breaks off here is waited for by the next run.
+            self._under_way.remove(sent)
         for sent in self._under_way:
             sent.pending.poll()
 

@@ -134,6 +134,8 @@ class _Flight:
 class ApartCommunicator(Communicator):
     """One rank of `mesh`, beside others that share its `post`."""
 
+    shares_process = True
+
     def __init__(self, mesh: Mesh, rank: int, post: Post) -> None:
         self.mesh, self.rank, self.ranks, self._post = mesh, rank, (rank,), post
         self.traffic = Traffic.none(mesh.size)
@@ -260,14 +262,10 @@ class Apart:
         self._mesh, self._blocks, self._post = mesh, blocks, Post(mesh.size)
         self._threads = [ThreadPoolExecutor(1, f"rank {rank}") for rank in range(mesh.size)]
         self.executables: list[Executable] = []
-        try:
-            for rank, thread in enumerate(self._threads):
-                communicator = ApartCommunicator(mesh, rank, self._post)
-                with patch("graphir.backends.communicator.communicator_for", lambda *_, found=communicator: found):
-                    self.executables.append(thread.submit(make).result())
-        except BaseException:
-            self.end()
-            raise
+        for rank, thread in enumerate(self._threads):
+            communicator = ApartCommunicator(mesh, rank, self._post)
+            with patch("graphir.backends.communicator.communicator_for", lambda *_, found=communicator: found):
+                self.executables.append(thread.submit(make).result())
 
     def __call__(self, given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """What a run returns, put together. Errors: the first of a rank; DisagreementError."""
@@ -305,11 +303,6 @@ class Apart:
                 if np.asarray(mine).tobytes() != right.tobytes():
                     raise DisagreementError(f"{value.name} has other bits on rank {rank}")
         return whole
-
-    def end(self) -> None:
-        """Lets the ranks' threads end."""
-        for thread in self._threads:
-            thread.shutdown(wait=False)
 
 
 __all__ = ["Apart", "ApartCommunicator", "DisagreementError", "Post"]

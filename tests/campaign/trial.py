@@ -125,7 +125,6 @@ def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
     known = known or Reference(case)
     known.values()
     outcome = Outcome()
-    executable: Executable | Apart | None = None
     try:
         # What overflows on purpose is no news.
         with way.applied(), np.errstate(all="ignore"):
@@ -137,20 +136,7 @@ def attempt(case: Case, way: Way, known: Reference | None = None) -> Outcome:
         raise
     except Exception as error:  # whatever is raised of a graph that the interpreter runs is a departure
         outcome.departure = Departure(f"raised {type(error).__name__}", str(error).partition("\n")[0][:200])
-    finally:
-        if executable is not None:
-            retire(executable)
     return outcome
-
-
-def retire(executable: Executable | Apart) -> None:
-    """Lets the threads of an executable end, so that a thousand of them may be made."""
-    for each in _all_of(executable):
-        team = vars(each).get("_team")
-        if team is not None:
-            team.stop()
-    if isinstance(executable, Apart):
-        executable.end()
 
 
 def _all_of(executable: Executable | Apart) -> Sequence[Executable]:
