@@ -22,7 +22,7 @@ from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
-from graphir.backends.plan import ExecutionPlan, Step, places
+from graphir.backends.plan import ExecutionPlan, Places, Step
 from graphir.backends.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
@@ -164,7 +164,7 @@ class CompiledExecutable(Executable, ABC):
             for node in task.nodes:
                 if "at" in node.operator.keywords:
                     factors = {name: dim.size(sizes) for name, dim in node.inference.factors.items()}
-                    found[node] = places(node, mesh, factors)[rank]
+                    found[node] = Places(node, mesh, factors)[rank]
         return found
 
     # -- what an engine's executable does its own way -------------------------------------------------
