@@ -10,7 +10,8 @@ from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
 from graphir.ir.analysis import last_uses, needed_nodes
 from graphir.ir.assignment import read_assignment
-from graphir.ir.dims import Dim, resolve_sizes
+from graphir.ir.dims import Dim
+from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
@@ -68,7 +69,7 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
 
     DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
     """
-    return plan_complete(graph, resolve_sizes([graph.dims], sizes))
+    return plan_complete(graph, bind_sizes(graph, sizes))
 
 
 def plan_complete(graph: Graph, complete: Mapping[str, int]) -> ExecutionPlan:
@@ -102,7 +103,7 @@ def local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int
 
 
 class Places(dict[int, Place]):
-    """Where the blocks of a node, whose factors have these sizes, lie on each rank: worked out as ranks are asked for."""
+    """Where each rank's blocks of a node lie, whose factors have these sizes: worked out for ranks that are asked for."""
 
     def __init__(self, node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> None:
         super().__init__()

@@ -76,6 +76,15 @@ class CompiledExecutable(Executable, ABC):
         """What one rank needs, as planned."""
         return self.prepared.memory
 
+    def working_bytes(self, alone: bool = False) -> int:
+        """What the ranks held here take beside the caller's arrays, as planned; if `alone`, what a single one takes.
+
+        That is arenas, results, scratch, and their own copies of arguments of which a block cannot be read in place.
+        """
+        plan, held = self.memory, 1 if alone else len(self.communicator.ranks)
+        copied = plan.arguments if self.mesh.size > 1 else 0
+        return held * (copied + plan.results + plan.arena + plan.shared) + plan.scratch
+
     # -- programs -------------------------------------------------------------------------------------
 
     @cached_property

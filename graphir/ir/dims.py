@@ -35,6 +35,8 @@ MOST_DEFINITIONS = 64
 MOST_FACTORS = 128
 MOST_DIGITS = 64
 _BEYOND = 10**MOST_DIGITS
+#: The largest size: arrays count in 64 bits.
+LARGEST = (1 << 63) - 1
 
 
 class Dim:
@@ -181,7 +183,7 @@ def _require_moderate(coefficient: Fraction, powers: Iterable[tuple[str, int]], 
     if max(coefficient.numerator, coefficient.denominator) >= _BEYOND:
         raise DimError(f"a dim whose number has more than {MOST_DIGITS} digits; no size is as large")
     if definitions > MOST_DEFINITIONS:
-        raise DimError(f"a dim that rests on {definitions} definitions, near and far; at most {MOST_DEFINITIONS} may be")
+        raise DimError(f"a dim that rests on {definitions} definitions; at most {MOST_DEFINITIONS} may be, near or far")
 
 
 def _power(name: str, power: int) -> str:
@@ -305,6 +307,8 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
         number = whole(size)
         if number is None or number < 1:
             raise DimError(f"the size of dim {name} must be a positive int, not {size!r}")
+        if number > LARGEST:
+            raise DimError(f"the size of dim {name} is beyond 2^63 - 1, the longest that an array can be")
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
             raise DimError(f"no dim of this graph is called {name}; its dims are {known}")
@@ -315,5 +319,6 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
             raise DimError(f"{name}={sizes[name]} contradicts {name} = {definition}, which is {value}")
         complete[name] = value
     for each in used:
-        each.size(complete)
+        if each.size(complete) > LARGEST:
+            raise DimError(f"dim {each} is beyond 2^63 - 1, the longest that an array can be; choose smaller sizes")
     return complete

@@ -1,4 +1,4 @@
-"""What a text may ask for before it is refused: no text makes `parse` work, or remember, out of proportion to itself."""
+"""What a text may ask for before it is refused: none makes `parse` work, or remember, out of proportion to itself."""
 
 from __future__ import annotations
 

@@ -32,12 +32,9 @@ def parse(text: str, *, budget: Budget | None = None) -> Graph:
         raise ParseError(f"a graph is parsed from text, a str, not from {type(text).__name__}", 1, 1)
     budget = budget or Budget()
     if len(text) > budget.characters:
-        line, column = text.count("\n", 0, budget.characters) + 1, budget.characters - text.rfind("\n", 0, budget.characters)
-        raise ParseError(
-            f"a text of {len(text):,} characters; at most {budget.characters:,} may be, unless a Budget allows more",
-            line,
-            column,
-        )
+        line, start = text.count("\n", 0, budget.characters) + 1, text.rfind("\n", 0, budget.characters)
+        limit = f"at most {budget.characters:,} may be, unless a Budget allows more"
+        raise ParseError(f"a text of {len(text):,} characters; {limit}", line, budget.characters - start)
     return _Parser(text, budget).read_graph()
 
 
