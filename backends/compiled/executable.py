@@ -22,6 +22,7 @@ from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
+from graphir.backends.indices import check_indices
 from graphir.backends.plan import ExecutionPlan, Places, Step
 from graphir.backends.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
@@ -102,7 +103,12 @@ class CompiledExecutable(Executable, ABC):
     def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
         arena = self.engine.allocate(self.prepared.arena.size)
         arrays = self._allocate(arena)
-        known = self.prepared.halves, self._places(rank), self.prepared.steps.sizes
+        known = (
+            self.prepared.halves,
+            self._places(rank),
+            self.prepared.steps.sizes,
+            frozenset(self.optimised.arguments),
+        )
         program = self._begin(Rank(self.engine, arena, arrays, *known, self.kernels, self._checked))
         for task, assignment in zip(self.prepared.tasks, self.prepared.assignments, strict=True):
             if task.node.operator.relayout is not None:
@@ -255,7 +261,7 @@ class CompiledExecutable(Executable, ABC):
     def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
         """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
         for step, slot, count, exempt in self._indexed:
-            self._check_indices(step, given[slot], count, exempt)
+            check_indices(step.node, given[slot], count, exempt)
 
     @cached_property
     def _indexed(self) -> list[tuple[Step, Value, int, int | None]]:

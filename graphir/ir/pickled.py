@@ -129,7 +129,9 @@ def _find(key: str, module: str) -> Operator:
 
 def _refuse(part: Value | Node | Builder) -> NoReturn:
     kind = type(part).__name__.lower()
-    raise GraphError(f"{kind} {part.name} is not copied or pickled by itself, but with its graph: graph[name] finds a value")
+    raise GraphError(
+        f"{kind} {part.name} is not copied or pickled by itself, but with its graph: graph[name] finds a value"
+    )
 
 
 copyreg.pickle(Graph, lambda graph: (_restore, (_structure(graph),)))

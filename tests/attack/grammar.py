@@ -37,13 +37,39 @@ _DIMS = ("1", "2", "3", "4", "B", "S", "D", "2*B", "B/2", "B*S", "B*D/D", "D/N_H
 _STRINGS = (
     *('""', '"none"', '"padding"', '"given"', '"gelu"', '"relu"', '"float32"', '"float16"', '"bfloat16"', '"int64"'),
     *('"bool"', '"text"', '"sum"', '"max"', '"mean"', '"dp"', '"a b -> (a b)"', '"(a b) -> a b"', '"a b c -> a (b c)"'),
-    *('"a -> a"', '" -> "', '"a0|dp"', '"dX"', '"cosine"', '"bytes"', '"/etc/passwd"', '"\\u0000"', '"\\ud800"', '"(("'),
+    *(
+        '"a -> a"',
+        '" -> "',
+        '"a0|dp"',
+        '"dX"',
+        '"cosine"',
+        '"bytes"',
+        '"/etc/passwd"',
+        '"\\u0000"',
+        '"\\ud800"',
+        '"(("',
+    ),
     *('"a! b -> b a!"', '"*b d -> *b d"', '"a a -> a a"', '"x[y]->"', '"a b->a b, c"'),
 )
 _PIECES = (
     *("[", "]", "(", ")", "{", "}", ",", "=", "~", "@", ":", "|", "*", "/", "+", "-", ".", "#", '"', "\\", " ", "\n"),
     *("\t", "\r", "\0", "\x85", "\u2028", "\ud800", "γ", "𝔛", "0", "9", "1e", "true", "inf", "where\n", "outputs\n"),
-    *("\n/\n", "  ", "fused", "over dp=2", "pending sum(dp)", "[]", "()", "{}", "only", "split", "of", "why", "/", "//"),
+    *(
+        "\n/\n",
+        "  ",
+        "fused",
+        "over dp=2",
+        "pending sum(dp)",
+        "[]",
+        "()",
+        "{}",
+        "only",
+        "split",
+        "of",
+        "why",
+        "/",
+        "//",
+    ),
 )
 
 
@@ -189,7 +215,17 @@ def _other_outputs(text: str, other: str, rng: random.Random) -> str:
 def _other_start(text: str, other: str, rng: random.Random) -> str:
     """A parameter starts otherwise."""
     found = _pick(re.compile(r"~ ([^\n]*)"), text, rng)
-    starts = ("zeros", "ones", "full(3)", "full(1e30)", "full(1 1)", "full(1e999)", "normal(0)", "normal(1e38)", "normal")
+    starts = (
+        "zeros",
+        "ones",
+        "full(3)",
+        "full(1e30)",
+        "full(1 1)",
+        "full(1e999)",
+        "normal(0)",
+        "normal(1e38)",
+        "normal",
+    )
     return text if found is None else _replace(text, found, f"~ {rng.choice(starts)}")
 
 
