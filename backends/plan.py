@@ -103,7 +103,7 @@ def local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int
 
 
 class Places(dict[int, Place]):
-    """Where each rank's blocks of a node lie, whose factors have these sizes: worked out for ranks that are asked for."""
+    """Where each rank's blocks of a node lie, whose factors have these sizes; worked out for ranks as they ask."""
 
     def __init__(self, node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> None:
         super().__init__()

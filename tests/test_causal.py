@@ -103,7 +103,7 @@ def test_a_part_that_is_none_of_a_halfs_is_refused() -> None:
     # Seven queries two by two: 2·2 + 2·4 + 2·6 + 1·7 entries for each of two sequences.
     assert half.size == 2 * (4 + 8 + 12 + 7)
     tiles = list(task.tiles[0])
-    for cut in (Cut({q: 3}), Cut({loop: 1 for loop in task.space.loops}), Cut({q: 2}, q, (0, 4, 7))):
+    for cut in (Cut({q: 3}), Cut(dict.fromkeys(task.space.loops, 1)), Cut({q: 2}, q, (0, 4, 7))):
         task.tiles = cut.tiles(task, 2)
         parts = [math.prod(task.shape(value, tile)) for thread in task.tiles for tile in thread]
         assert Half.made_by(task, value).size == sum(parts)

@@ -13,7 +13,6 @@ from typing import Any, get_args, get_origin
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import Dim, as_dim
 
-
 #: Integers are of 64 bits, as arrays hold them.
 _BEYOND = 1 << 63
 

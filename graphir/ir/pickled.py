@@ -3,8 +3,8 @@
     pickle.loads(pickle.dumps(graph)) == graph          meta included, in this process or in another
 
 What is pickled holds no function: operators are found by their keys. Those of one's own have to be declared where a
-graph arrives, before it does: a process that is spawned imports what it is told to run, so that the module that declares
-them is imported there, too, if that module's function is what it runs, or if it is imported at the top of such a module.
+graph arrives, before it does. A process that is spawned imports the module of the function that it is to run: let that
+be the module that declares them, or one that imports it at its top.
 
 Pickle itself runs whatever whoever made the bytes wants. With strangers, exchange texts (`graphir.text`).
 """

@@ -1,5 +1,8 @@
-"""Texts of graphs that are right, to be made wrong: examples, models at every stage, what campaigns draw, and graphs that
-grow node by node, by whatever operators take what there is."""
+"""Texts of graphs that are right, to be made wrong.
+
+They are of examples, of models at every stage, of what campaigns draw, and of graphs that grow node by node, by whatever
+operators take what there is.
+"""
 
 from __future__ import annotations
 

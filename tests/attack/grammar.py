@@ -1,7 +1,7 @@
 """Small changes of a graph's text: by its grammar, so that many are graphs still, and by its characters.
 
-    by grammar   a dim, a number, an operand, an operator, a dtype, a row, an attribute or a string is another one; a row
-                 becomes a fused node that holds it; the graph gets ranks, outputs, definitions, notes
+    by grammar   a dim, a number, an operand, an operator, a dtype, a row, an attribute or a string is another one; a
+                 row becomes a fused node that holds it; the graph gets ranks, outputs, definitions, notes
     by bytes     characters are cut out, put in, turned, repeated, or exchanged for some of another text
 
 All of it follows from a generator of random numbers.

@@ -1,8 +1,8 @@
 """Texts that were made up or damaged, through all four stages: parsed, verified, compiled and run.
 
-Whatever a text says, a stage ends in what was asked for or in an error of graphir's, and takes no longer than its length
-allows. What parses prints as a text that parses to the same graph. Texts are small and so are sizes: a text takes a
-millisecond, one that runs some more. Processes of their own, one for each processor, try a batch of texts each.
+Whatever a text says, a stage ends in what was asked for or in an error of graphir's, and takes no longer than the text's
+length allows. What parses prints as a text that parses to the same graph. Texts are small and so are sizes: a text takes
+a millisecond, one that runs some more. Processes, one for each processor, try a batch of texts each.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LARGE = "parsed, and too large to run here"
 RAN = "parsed, and run"
 
 BATCH = 200
-#: Seconds of a thread's processor time for a text, and for each of its characters more: of parsing, and of all that follows.
+#: Seconds of a thread's processor time for a text, and for each of its characters more: of parsing, and of all stages.
 _PARSING, _ALL = (1.0, 2e-4), (5.0, 1e-3)
 #: After so many seconds without an end, a batch is given up.
 _NEVER = 120.0
