@@ -1,8 +1,9 @@
 """Texts that were made up or damaged, through all four stages: parsed, verified, compiled and run.
 
-Whatever a text says, a stage ends in what was asked for or in an error of graphir's that is not about graphir itself, and
-takes no longer than the text's length allows. What parses prints as a text that parses to the same graph. Texts are small
-and so are sizes: a text takes a millisecond, one that runs some more. Processes, one for each processor, try batches.
+Whatever a text says, a stage ends in what was asked for or in an error of graphir's that is not about graphir itself,
+and takes no longer than the text's length allows. What parses prints as a text that parses to the same graph. Texts are
+small and so are sizes: a text takes a millisecond, one that runs some more. Processes, one for each processor, try
+batches of them.
 """
 
 from __future__ import annotations
