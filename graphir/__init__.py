@@ -14,6 +14,7 @@ them together and loads the latter two only when called.
 
 from typing import TYPE_CHECKING, NoReturn
 
+import graphir.ir.pickled  # noqa: F401  says how graphs are pickled
 from graphir import models
 from graphir.compiler import compile, initialize
 from graphir.errors import GraphirError

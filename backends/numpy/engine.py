@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.effects import writes
+from graphir.errors import SizeError
 
 rules = Rules()
 
@@ -40,17 +41,21 @@ class NumpyEngine:
     tiling = _TILING
     #: A cache line, as vector instructions like it.
     alignment = 64
+    checks_ids = True
     add: Function = np.add
     maximum: Function = staticmethod(maximum)
     copy: Function = staticmethod(np.copyto)
 
     def allocate(self, size: int) -> Array:
-        raw = np.empty(size + self.alignment, np.uint8)
+        raw = self.empty((size + self.alignment,), np.uint8)
         start = -raw.ctypes.data % self.alignment
         return raw[start : start + size]
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        return np.empty(tuple(shape), dtype)
+        try:
+            return np.empty(tuple(shape), dtype)
+        except MemoryError as error:
+            raise SizeError(f"the system has no memory for what was planned: {error}") from None
 
     def view(
         self,

@@ -23,8 +23,9 @@ import numpy as np
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import communicator_for
 from graphir.errors import CheckpointError, ConfigError, MissingDependencyError, NonFiniteError
+from graphir.machine import free_memory, processes_here
 from graphir.passes.autodiff import SCALE
-from graphir.training.budget import Budget, free_memory, processes_here
+from graphir.training.budget import Budget
 from graphir.training.checkpoint import (
     Arrays,
     Checkpoint,
