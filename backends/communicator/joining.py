@@ -37,7 +37,7 @@ def join(launch: Launch, seconds: float, where: str) -> socket.socket:
             connection.close()
             if time.monotonic() > end:
                 raise CommunicationError(
-                    f"{who} has met somebody at {there} who for {seconds:.0f} s does not answer as rank 0: another "
+                    f"{who} has met somebody at {there} who for {seconds:g} s does not answer as rank 0: another "
                     f"program may have that port; choose another MASTER_PORT"
                 ) from None
         time.sleep(_PAUSE)

@@ -21,7 +21,7 @@ from functools import partial
 from graphir.backends.communicator import handshake
 from graphir.backends.communicator.frames import Frame, Kind, Reader, pack
 from graphir.backends.communicator.sockets import Address, bind, close, listen, spoken, watched
-from graphir.backends.communicator.tokens import leave_token
+from graphir.backends.communicator.tokens import ADVICE, leave_token
 from graphir.errors import CommunicationError
 from graphir.launch import LISTEN, TOKEN, Launch
 
@@ -93,8 +93,11 @@ class Rendezvous:
         self._newcomers: list[_Newcomer] = []
         self._turned_away, self._paused_until = 0, 0.0
         self._address = (launch.listen or launch.master[0], launch.master[1])
+        apart = launch.local < launch.size
+        if apart and launch.token is None:
+            raise CommunicationError(f"ranks on several machines need a token to know each other by; {ADVICE}")
         with ExitStack() as held:
-            self._listeners = bind(self._address, apart=launch.local < launch.size and launch.listen is None)
+            self._listeners = bind(self._address, apart=apart and launch.listen is None)
             held.callback(close, self._listeners)
             self._selector = held.enter_context(selectors.DefaultSelector())
             if launch.token is not None:
@@ -140,7 +143,7 @@ class Rendezvous:
     def _turn(self, now: float, end: float) -> None:
         """Waits for whatever comes next, and sees to it."""
         for each in [each for each in self._newcomers if now >= each.deadline]:
-            self._turn_away(each, f"was given {GREETING:.0f} s to prove that it is a rank")
+            self._turn_away(each, f"was given {GREETING:g} s to prove that it is a rank")
         if 0 < self._paused_until <= now:
             self._watch(self._listeners)
             self._paused_until = 0.0
@@ -243,7 +246,7 @@ class Rendezvous:
         lacking = [rank for rank in range(self._size) if rank not in self._members]
         away = f" ({self._turned_away} connections were turned away)" if self._turned_away else ""
         return (
-            f"of {self._size} ranks only {_listed(sorted(self._members))} came within {self._seconds:.0f} s, and "
+            f"of {self._size} ranks only {_listed(sorted(self._members))} came within {self._seconds:g} s, and "
             f"{_listed(lacking)} did not{away}; start every RANK from 0 to {self._size - 1} with the same MASTER_ADDR, "
             f"MASTER_PORT and {TOKEN}; rank 0 listened at {self._places()}, where its machine has to accept "
             f"connections; {LISTEN} lets it listen elsewhere"

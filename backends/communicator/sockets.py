@@ -128,7 +128,7 @@ def reach(address: Address, seconds: float, who: str, end: float | None = None) 
         except (OSError, UnicodeError) as error:
             if time.monotonic() > end or isinstance(error, UnicodeError):
                 raise CommunicationError(
-                    f"{who} finds nobody at {spoken(address)} within {seconds:.0f} s ({_reason(error)}); rank 0 has to "
+                    f"{who} finds nobody at {spoken(address)} within {seconds:g} s ({_reason(error)}); rank 0 has to "
                     f"be started there, and MASTER_ADDR and MASTER_PORT be the same for all ranks"
                 ) from None
         time.sleep(_PAUSE)
