@@ -21,10 +21,16 @@ reach it there. MASTER_ADDR may be a name or an address of IPv4 or IPv6.
 
     torchrun --nnodes 2 --node-rank 0 --master-addr gpu0 --no-python --nproc-per-node 8 graphir train …   # on gpu0
     torchrun --nnodes 2 --node-rank 1 --master-addr gpu0 --no-python --nproc-per-node 8 graphir train …   # on gpu1
+
+Variables of graphir's own say the rest:
+
+    GRAPHIR_TIMEOUT  for how many seconds ranks wait for one that does not come, at the start (120 unless told) or to
+                     take part in something (1800).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +58,8 @@ _TORCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
 #: Set to "True" by a torchrun that serves at MASTER_PORT itself; its processes meet at the port after that one.
 _TAKEN = "TORCHELASTIC_USE_AGENT_STORE"
+#: Those of graphir's own.
+TIMEOUT = "GRAPHIR_TIMEOUT"
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Launch:
     number    which of those on this machine it is
     master    the host and port at which rank 0 is met; None where the launcher is MPI's, and ranks meet through MPI
     launcher  "Open MPI", "PMI" for MPICH's and its like, or "torchrun"
+    timeout   for how many seconds ranks wait for one that does not come; None where nothing was said
     """
 
     size: int
@@ -69,6 +78,7 @@ class Launch:
     number: int = 0
     master: tuple[str, int] | None = None
     launcher: str = field(default="torchrun", compare=False)
+    timeout: float | None = None
 
     def share(self, processors: int) -> int:
         """How many of this machine's processors are this process's."""
@@ -85,7 +95,8 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
         if size in environment and rank in environment:
             count, mine = int(environment[size]), int(environment[rank])
             here = int(environment.get(local, count))
-            return Launch(count, mine, here, int(environment.get(number, mine % here)), launcher=launcher)
+            place = int(environment.get(number, mine % here))
+            return Launch(count, mine, here, place, launcher=launcher, timeout=_read_timeout(environment))
     return _read_torch(environment) if like_torch else None
 
 
@@ -100,4 +111,18 @@ def _read_torch(environment: Mapping[str, str]) -> Launch:
         raise ConfigError(f"{said}: ranks count from 0 to WORLD_SIZE - 1, and a port is between 1 and 65534")
     local = int(environment.get("LOCAL_WORLD_SIZE", size))
     taken = environment.get(_TAKEN) == "True"
-    return Launch(size, rank, local, number, (environment["MASTER_ADDR"], port + taken))
+    master = environment["MASTER_ADDR"], port + taken
+    return Launch(size, rank, local, number, master, timeout=_read_timeout(environment))
+
+
+def _read_timeout(environment: Mapping[str, str]) -> float | None:
+    said = environment.get(TIMEOUT)
+    if said is None:
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 1e7:
+        raise ConfigError(f"{TIMEOUT}={said} is no number of seconds between 0 and 10,000,000")
+    return seconds

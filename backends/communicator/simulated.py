@@ -117,6 +117,9 @@ class SimulatedCommunicator(Communicator):
         require_fit(block, shape, dtype, self.mesh, source, target)
         return block
 
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        return [data]
+
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
         return list(blocks)
 

@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 from graphir.backends.communicator import peers as shared
 from graphir.backends.communicator.hub import Head, Hub, Reader, hello, how_it_went, pack
-from graphir.backends.communicator.peers import Peers
+from graphir.backends.communicator.peers import ENDINGS, Peers
 from graphir.backends.communicator.sockets import Address, is_silence, reach, spoken
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
@@ -51,7 +52,7 @@ class TcpPeers(Peers):
         #: Where the hub lives: the thread, in rank 0's process, and that process.
         self._hub: threading.Thread | None = None
         self._master = "process"
-        #: The last note of this process.
+        #: The last note of this process, of those about its end.
         self._said = ""
         #: Whether the end of another rank ends this process, whatever it is doing.
         self._together = False
@@ -197,9 +198,8 @@ class TcpPeers(Peers):
         self._send({"kind": "part", "number": number}, data)
         with self._changed:
             self._parts[number][self.rank] = data
-            while len(self._parts[number]) < self.size:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
+        self.until(lambda: self._comes(lambda: len(self._parts[number]) == self.size), purpose)
+        with self._changed:
             parts = self._parts.pop(number)
         return [parts[rank] for rank in range(self.size)]
 
@@ -211,16 +211,20 @@ class TcpPeers(Peers):
             self._messages[target].append(data)
 
     def fetch(self, source: int, purpose: str) -> bytes:
+        self.until(lambda: self._comes(lambda: bool(self._messages[source])), purpose)
         with self._changed:
-            while not self._messages[source]:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
             return self._messages[source].popleft()
+
+    def _comes(self, what: Callable[[], bool]) -> bool:
+        """Whether that has come, or comes in a moment."""
+        with self._changed:
+            return self._changed.wait_for(what, 0.1)
 
     # -- notes, and ending ----------------------------------------------------------------------------
 
     def _say(self, word: str, text: str = "") -> None:
-        self._said = word
+        if word in ENDINGS:
+            self._said = word
         self._send({"kind": "note", "word": word, "text": text})
 
     def _listen(self) -> None:
