@@ -98,7 +98,7 @@ class Executable:
     @property
     def is_alone(self) -> bool:
         """Whether this process holds all ranks."""
-        return len(self.communicator.ranks) == self.mesh.size
+        return self.communicator.is_alone
 
     def holds_whole(self, value: Value) -> bool:
         """Whether this process has the whole of a value: all ranks' blocks, or one that is like all others."""
@@ -177,7 +177,7 @@ class Executable:
     def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
         """What a collective makes of the blocks of the ranks held here, and what was sent."""
         self.communicator.take_traffic()
-        made = self.communicator.run(step.node.operator, blocks, step.keywords)
+        made = self.communicator.run(step.node.operator, blocks, step.keywords, node=step.node.name)
         return made, self.communicator.take_traffic()
 
     # -- what is not a number -------------------------------------------------------------------------

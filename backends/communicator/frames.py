@@ -38,14 +38,16 @@ class Kind(IntEnum):
     FAILED = 4  # a note: an error has ended that rank; the text says which
     FOLLOWED = 5  # a note: it has heard that another one failed, and ends, too
     LEFT = 6  # a note: its program has come to its end
-    PART = 7  # its part of what all share, the `number`th of such
-    MESSAGE = 8  # from rank to rank
-    GONE = 9  # it has gone without a farewell; the text says where it was, and how it went
-    BYE = 10  # it has come to its end, and may go
+    ASKS = 7  # a note: where is everybody?
+    WAITS = 8  # a note: what it waits for
+    PART = 9  # its part of what all share, the `number`th of such
+    MESSAGE = 10  # from rank to rank
+    GONE = 11  # it has gone without a farewell; the text says where it was, and how it went
+    BYE = 12  # it has come to its end, and may go
 
 
-#: What a rank says of its end to all others.
-NOTES = frozenset([Kind.FAILED, Kind.FOLLOWED, Kind.LEFT])
+#: What a rank says of itself to all others; see `peers`.
+NOTES = frozenset([Kind.FAILED, Kind.FOLLOWED, Kind.LEFT, Kind.ASKS, Kind.WAITS])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ in its group gets back its own block, and a slice is a view. All ranks of a grou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -89,6 +90,8 @@ class Communicator(ABC):
     mesh: Mesh
     ranks: Sequence[int]
     traffic: Traffic
+    #: In what the ranks' machines differ, so that what they compute alike may differ in its last bits; see `agreement`.
+    differences: tuple[str, ...] = ()
 
     # -- collectives ----------------------------------------------------------------------------------
 
@@ -138,6 +141,23 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Returns when every rank has come here."""
 
+    #: The node whose collectives are carried out, for what is told of one that does not end; empty outside a graph.
+    node = ""
+
+    @contextmanager
+    def serving(self, node: str) -> Iterator[None]:
+        """Collectives inside are those of that node."""
+        before, self.node = self.node, node
+        try:
+            yield
+        finally:
+            self.node = before
+
+    def purpose(self, what: str, axes: Sequence[str] = ()) -> str:
+        """`an all-reduce over dp and tp for layer0/mlp/Z_down`, as it is told of who waits for it."""
+        over = f" over {' and '.join(axes)}" if axes else ""
+        return f"{what}{over} for {self.node}" if self.node else f"{what}{over}"
+
     # -- messages -------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -151,8 +171,23 @@ class Communicator(ABC):
     # -- for the process as a whole -------------------------------------------------------------------
 
     @abstractmethod
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        """What each process hands in, in the order of their ranks; all have to call this."""
+
+    def finish(self, purpose: str) -> None:
+        """Returns when a device has done what it was asked for by now: politely, where reading a result is not."""
+
+    def hurry(self, seconds: float) -> None:
+        """From now on this process waits no longer than that for others, where it waits for any."""
+
+    @abstractmethod
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
         """Every rank's block, on the process that holds rank 0; None on the others."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process holds all ranks."""
+        return len(self.ranks) == self.mesh.size
 
     @property
     def leads(self) -> bool:
@@ -161,7 +196,7 @@ class Communicator(ABC):
 
     def agree(self, number: int) -> int:
         """The largest of the processes' numbers, on all of them."""
-        if len(self.ranks) == self.mesh.size:
+        if self.is_alone:
             return number
         return int(self.all_reduce([np.array(number)] * len(self.ranks), self.mesh.names, "max")[0])
 
@@ -180,10 +215,12 @@ class Communicator(ABC):
         blocks: Sequence[Block],
         attributes: Mapping[str, Any],
         out: Sequence[Block] | None = None,
+        node: str = "",
     ) -> list[Block]:
-        """The collective that `operator` declares."""
+        """The collective that `operator` declares, for a node of that name."""
         assert operator.collective is not None
-        result: list[Block] = getattr(self, operator.collective)(blocks, **attributes, out=out)
+        with self.serving(node):
+            result: list[Block] = getattr(self, operator.collective)(blocks, **attributes, out=out)
         return result
 
     def take_traffic(self) -> Traffic:

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from graphir.backends.communicator.interface import Block
 from graphir.backends.communicator.peers import Peers, peers_by
+from graphir.backends.machine import identity
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
 from graphir.launch import find_launch
@@ -135,14 +135,6 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
     cupy.cuda.Device(chosen).use()
 
 
-def identity() -> str:
-    """What tells this machine from all others, which its name may not: images of machines often bring one along."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return socket.gethostname()
-
-
 def _packed(unique: bytes | tuple[int, ...]) -> bytes:
     """A group's id as it travels. CuPy 14 has it as bytes; before that it was a tuple of C's chars."""
     if isinstance(unique, bytes):
@@ -156,4 +148,4 @@ def _unpacked(packed: bytes) -> bytes | tuple[int, ...]:
     return tuple(number - 256 if number > 127 else number for number in packed[1:])
 
 
-__all__ = ["FLOATS", "Group", "Groups", "find_peers", "identity", "take_device"]
+__all__ = ["FLOATS", "Group", "Groups", "find_peers", "take_device"]

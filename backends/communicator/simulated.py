@@ -119,6 +119,9 @@ class SimulatedCommunicator(Communicator):
         require_fit(sent, expected, self.mesh, source, target)
         return block
 
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        return [data]
+
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
         return list(blocks)
 

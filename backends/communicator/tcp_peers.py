@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -22,13 +23,11 @@ from graphir.backends.communicator import peers as shared
 from graphir.backends.communicator.frames import NOTES, Frame, Kind, Reader, pack
 from graphir.backends.communicator.hub import Hub, how_it_went, where
 from graphir.backends.communicator.joining import join
-from graphir.backends.communicator.peers import Peers
+from graphir.backends.communicator.peers import ENDINGS, MEETING, Peers
 from graphir.backends.communicator.sockets import is_silence, spoken
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
 
-#: Seconds that ranks wait for each other at the start, unless told: the first may come long before the last.
-MEETING = 120.0
 #: What comes from the hub before all have met, and from then on.
 _ANSWERS = frozenset([Kind.WELCOME, Kind.REFUSED])
 _SENT = NOTES | {Kind.PART, Kind.MESSAGE, Kind.GONE}
@@ -54,7 +53,7 @@ class TcpPeers(Peers):
         #: Where the hub lives: the thread, in rank 0's process, and that process.
         self._hub: threading.Thread | None = None
         self._master = "process"
-        #: The last note of this process.
+        #: The last note of this process, of those about its end.
         self._said = ""
         #: Whether the end of another rank ends this process, whatever it is doing.
         self._together = False
@@ -189,9 +188,8 @@ class TcpPeers(Peers):
         self._send(Frame(Kind.PART, number=number, data=data))
         with self._changed:
             self._parts[number][self.rank] = data
-            while len(self._parts[number]) < self.size:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
+        self.until(lambda: self._comes(lambda: len(self._parts[number]) == self.size), purpose)
+        with self._changed:
             parts = self._parts.pop(number)
         return [parts[rank] for rank in range(self.size)]
 
@@ -203,16 +201,20 @@ class TcpPeers(Peers):
             self._messages[target].append(data)
 
     def fetch(self, source: int, purpose: str) -> bytes:
+        self.until(lambda: self._comes(lambda: bool(self._messages[source])), purpose)
         with self._changed:
-            while not self._messages[source]:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
             return self._messages[source].popleft()
+
+    def _comes(self, what: Callable[[], bool]) -> bool:
+        """Whether that has come, or comes in a moment."""
+        with self._changed:
+            return self._changed.wait_for(what, 0.1)
 
     # -- notes, and ending ----------------------------------------------------------------------------
 
     def _say(self, word: str, text: str = "") -> None:
-        self._said = word
+        if word in ENDINGS:
+            self._said = word
         self._send(Frame(Kind[word.upper()], text=text))
 
     def _listen(self) -> None:
@@ -241,4 +243,4 @@ class TcpPeers(Peers):
             self._connection.close()
 
 
-__all__ = ["MEETING", "TcpPeers"]
+__all__ = ["TcpPeers"]
