@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from graphir.backends.communicator.witness import WITNESS, prove
+
+#: The longest line that a witness says, in bytes.
+_LINE = 100
 
 
 class Witnessed:
@@ -15,10 +21,12 @@ class Witnessed:
     def __init__(self) -> None:
         self._connection: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._token = b""
 
-    def call(self, seconds: float) -> str:
-        """Starts a witness, and comes to it; in so many seconds ranks have to have met. Returns where others come."""
+    def call(self, rank: int, seconds: float) -> str:
+        """Starts a witness, and comes to it; ranks have so many seconds to meet. Returns what others need to come."""
         address = Path(tempfile.mkdtemp(prefix="graphir-")) / "witness"
+        place = f"{secrets.token_hex(32)} {address}"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(address))
             listener.listen(socket.SOMAXCONN)
@@ -26,17 +34,44 @@ class Witnessed:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(script), str(listener.fileno()), str(seconds)],
                 pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # the launcher ends whole process groups
             )
-            self.come(str(address))
-        return str(address)
+            assert self._process.stdin is not None
+            with self._process.stdin as told:
+                told.write(place.partition(" ")[0].encode() + b"\n")
+            self.come(place, rank)
+        return place
 
-    def come(self, address: str) -> None:
-        """Comes to the witness that another rank has called."""
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(address)
+    def come(self, place: str, rank: int) -> None:
+        """Comes to the witness that is there, as that rank."""
+        token, _, address = place.partition(" ")
+        self._connection, self._token = socket.socket(socket.AF_UNIX), token.encode()
+        try:
+            self._connection.connect(address)
+        except OSError:
+            self.leave()
+        self.tell(f"come {rank} {prove(self._token, str(rank).encode()).decode()}")
+
+    def meet(self, seconds: float) -> None:
+        """Returns when the witness sees this rank; without one, nobody is reported, and nothing else is lost."""
+        if self._connection is not None:
+            self._connection.settimeout(seconds)
+            try:
+                with self._connection.makefile("rb") as said:
+                    met = said.readline(_LINE).strip() == prove(self._token, WITNESS)
+            except OSError:
+                met = False
+            self._connection.settimeout(None)
+            if not met:
+                self.leave()
+
+    def leave(self) -> None:
+        """Goes, as by the end of this process."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @property
     def has_come(self) -> bool:
@@ -49,7 +84,7 @@ class Witnessed:
             try:
                 self._connection.sendall(f"{line}\n".encode())
             except OSError:
-                self._connection = None  # it is gone: nobody will be reported, and nothing else is lost
+                self.leave()  # it is gone: nobody will be reported, and nothing else is lost
 
 
 __all__ = ["Witnessed"]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds of mere yielding, and between looks at notes.
 _EAGER, _LOOK = 2e-3, 1e-2
+#: Bytes in which fits what a rank needs to come to the witness: a token, and the address of a local socket.
+_PLACE = 256
 #: Gives the processor away for a moment; not every system has a call for just that.
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -107,9 +109,9 @@ class MpiPeers(Peers):
         self._witness = Witnessed()
         # Nobody can wait politely for MPI's own start: who interrupts it ends this process, who comes too late all.
         with _interruptible():
-            called = None
+            called = ""
             if launch is not None and launch.size > 1 and launch.number == 0:
-                called = self._witness.call(seconds)
+                called = self._witness.call(launch.rank, seconds)
                 self._witness.tell(f"rank {os.getpid()} rank {launch.rank}")
             try:
                 mpi = load_mpi()
@@ -131,15 +133,23 @@ class MpiPeers(Peers):
 
     # -- the witness ----------------------------------------------------------------------------------
 
-    def _meet_witness(self, mpi: Any, called: str | None, seconds: float) -> None:
+    def _meet_witness(self, mpi: Any, called: str, seconds: float) -> None:
         """Brings the ranks of this machine to its witness, which one of them has called, or else the first calls."""
         here = self.world.Split_type(mpi.COMM_TYPE_SHARED)
-        places = [each for each in here.allgather(called) if each is not None]
+        mine, all = np.zeros(_PLACE, np.uint8), np.empty((here.size, _PLACE), np.uint8)
+        mine[: len(called)] = list(called.encode())
+        here.Allgather(mine, all)
+        places = [each for each in all if each.any()]
         if not places:
-            places = [here.bcast(self._witness.call(seconds) if here.rank == 0 else None)]
+            if here.rank == 0:
+                called = self._witness.call(self.rank, seconds)
+                mine[: len(called)] = list(called.encode())
+            here.Bcast(mine, 0)
+            places = [mine]
         if not self._witness.has_come:
-            self._witness.come(places[0])
+            self._witness.come(places[0].tobytes().rstrip(b"\0").decode(), self.rank)
         self._introduce()
+        self._witness.meet(seconds)
         here.Barrier()
         self._witness.tell("met")
         here.Free()
@@ -226,12 +236,15 @@ class MpiPeers(Peers):
 
     def _say(self, word: str, text: str = "") -> None:
         others = (rank for rank in range(self.size) if rank != self.rank)
-        self._sent += [self._notes.isend((word, text), rank) for rank in others]
+        note = np.frombuffer(f"{word}\n{text}".encode(errors="backslashreplace"), np.uint8)
+        self._sent += [self._notes.Isend(note, rank) for rank in others]
 
     def _listen(self) -> None:
-        while self._notes.iprobe(self._any, status=self._status):
-            source = self._status.source
-            self._hear(source, *self._notes.recv(source=source))
+        while self._notes.Iprobe(self._any, status=self._status):
+            source, note = self._status.source, np.empty(self._status.Get_count(self._byte), np.uint8)
+            self._notes.Recv(note, source)
+            word, _, text = note.tobytes().decode().partition("\n")
+            self._hear(source, word, text)
 
     def _farewell(self, failed: bool) -> None:
         self._witness.tell("failed" if failed else "bye")
