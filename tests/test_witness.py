@@ -37,7 +37,7 @@ class Scene:
 
     def _work(self) -> None:
         self.witness.watch()
-        self.witness.shut()
+        self.witness.close()
 
     def connect(self, *words: bytes) -> socket.socket:
         """Somebody comes, and says that."""

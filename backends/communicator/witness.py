@@ -111,7 +111,14 @@ class Witness:
                 end(self._ranks.values())
                 return
 
-    def shut(self) -> None:
+    def close(self) -> None:
+        """Leaves nothing behind."""
+        self._shut()
+        for each in (*self._strangers, *self._ranks.values()):
+            each.connection.close()
+        self._selector.close()
+
+    def _shut(self) -> None:
         """From now on nobody comes any more."""
         if self._listener.fileno() >= 0:
             place = self._listener.getsockname()
@@ -148,7 +155,7 @@ class Witness:
                 rank.connection.sendall(prove(self._token, WITNESS) + b"\n")
         if rank.met and not self._met:
             self._met = True
-            self.shut()
+            self._shut()
         if not stays:
             self._drop(self._ranks.pop(rank.number))
         if not self._lost and (rank.failed or not (stays or rank.leaves)):
@@ -198,4 +205,4 @@ if __name__ == "__main__":
     try:
         witness.watch()
     finally:
-        witness.shut()
+        witness.close()
