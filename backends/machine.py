@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-import graphir
 from graphir.backends.blas import find_blas
 from graphir.processor import processor_name
+from graphir.version import __version__
 
 
 def identity() -> str:
@@ -26,7 +26,7 @@ def identity() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of graphir and NumPy, and of `packages` beside."""
-    return {"graphir": graphir.__version__, "NumPy": np.__version__, **{name: _version(name) for name in packages}}
+    return {"graphir": __version__, "NumPy": np.__version__, **{name: _version(name) for name in packages}}
 
 
 @cache
