@@ -231,12 +231,16 @@ class Communicator(ABC):
         return taken
 
 
-def require_fit(block: Block, shape: Sequence[int], dtype: Any, mesh: Mesh, source: int, target: int) -> None:
-    """CommunicationError unless a message is of the shape and dtype that its receiver expects."""
-    if block.shape != tuple(shape) or block.dtype != np.dtype(dtype):
+def array_kind(shape: Sequence[int], dtype: Any) -> str:
+    """Dtype and shape in a word: `float32[2, 3]`."""
+    return f"{np.dtype(dtype)}{[int(size) for size in shape]}"
+
+
+def require_fit(sent: str, expected: str, mesh: Mesh, source: int, target: int) -> None:
+    """CommunicationError unless a message is of the kind, as of `array_kind`, that its receiver expects."""
+    if sent != expected:
         raise CommunicationError(
-            f"{mesh.describe(target)} expects {np.dtype(dtype)}{list(shape)} of {mesh.describe(source)}, which sent "
-            f"{block.dtype}{list(block.shape)}"
+            f"{mesh.describe(target)} expects {expected} of {mesh.describe(source)}, which sent {sent}"
         )
 
 

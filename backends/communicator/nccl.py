@@ -19,7 +19,6 @@ stream is captured. Traffic is counted as the best algorithm sends it, a message
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from graphir.backends.communicator.interface import (
     Done,
     Pending,
     Traffic,
+    array_kind,
     averaged,
     require_fit,
 )
@@ -249,15 +249,13 @@ class NcclCommunicator(Communicator):
         if source != target:
             self.traffic.messages[self.rank] += 1
             self.traffic.bytes[self.rank] += letter.nbytes
-        self.peers.post(target, json.dumps([letter.dtype.name, letter.shape]).encode() + b"\n" + letter.tobytes())
+        self.peers.post(target, array_kind(letter.shape, letter.dtype).encode() + b"\n" + letter.tobytes())
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)
         head, _, data = self.peers.fetch(source, f"a message of {self.mesh.describe(source)}").partition(b"\n")
-        name, sent = json.loads(head)
-        letter = np.frombuffer(data, np.dtype(name)).reshape(sent)
-        require_fit(letter, shape, dtype, self.mesh, source, target)
-        result: Block = self._cupy.asarray(letter)
+        require_fit(head.decode(errors="replace"), array_kind(shape, dtype), self.mesh, source, target)
+        result: Block = self._cupy.asarray(np.frombuffer(data, dtype).reshape(shape))
         return result
 
     def _require_held(self, rank: int) -> None:

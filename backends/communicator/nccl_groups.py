@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,8 +122,7 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
     # A launcher may show each process one device only, its own.
     chosen = wanted % count
     bus = cupy.cuda.Device(chosen).pci_bus_id
-    told = peers.share(json.dumps([identity(), bus]).encode(), "every rank's device")
-    where = [tuple(json.loads(each)) for each in told]
+    where = peers.share(f"{identity()} {bus}".encode(), "every rank's device")
     same = [rank for rank in range(peers.size) if where[rank] == where[peers.rank]]
     if len(same) > 1:
         machine = socket.gethostname()
