@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-import graphir
 from graphir.backends.blas import find_blas
 from graphir.processor import processor_name
+from graphir.version import __version__
 
 
 def identity() -> str:
@@ -26,7 +26,7 @@ def identity() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of graphir and NumPy, and of `packages` beside."""
-    return {"graphir": graphir.__version__, "NumPy": np.__version__, **{name: _version(name) for name in packages}}
+    return {"graphir": __version__, "NumPy": np.__version__, **{name: _version(name) for name in packages}}
 
 
 @cache
@@ -42,7 +42,7 @@ def arithmetic() -> dict[str, str]:
     """What NumPy computes with: the core of its BLAS, and the instructions that it has found and may use."""
     blas = find_blas()
     known = "unknown" if blas is None else " ".join(each for each in (blas.name, blas.version, blas.core) if each)
-    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])  # type: ignore[call-overload]
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return {"BLAS": known, "instruction set": " ".join(found) or processor_name()}
 
 
@@ -60,8 +60,13 @@ class Machine:
     traits: Mapping[str, str]
 
     @classmethod
+    def of_versions(cls) -> Machine:
+        """By its versions alone."""
+        return cls(identity(), versions(), {})
+
+    @classmethod
     def of(cls, backend: str, threads: int | None = None, kernels: str | None = None) -> Machine:
-        """Of a backend of `gi.compile`, with these options of it; DeviceError where it needs a GPU that is not there."""
+        """Of a backend of `gi.compile`, with these options of it; DeviceError where it needs a GPU and has none."""
         if backend == "cupy":
             from graphir.backends.cupy.device import device_properties
 

@@ -87,7 +87,7 @@ def compile(
     Only what the fetched values need is run.
     Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
     recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program
-    that does not do what its graph says, a defect of graphir; CommunicationError where the processes of several ranks
+    that does not do what its graph says, a defect of graphir; AgreementError where the processes of several ranks
     do not compile the same, with who differs in what; MissingDependencyError where an optional package is asked
     for that is not installed; DeviceError where a GPU is needed and there is none.
     """
@@ -180,7 +180,7 @@ def _agree(
     options: Mapping[str, Any],
     threads: int | None,
 ) -> None:
-    """CommunicationError unless all ranks compile the same, for the same sizes and with the same options."""
+    """AgreementError unless all ranks compile the same, for the same sizes and with the same options."""
     from graphir.backends.communicator import Terms, require_agreement
     from graphir.backends.machine import Machine
     from graphir.text import to_text

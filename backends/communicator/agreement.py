@@ -22,7 +22,7 @@ from typing import Any
 
 from graphir.backends.communicator.interface import Communicator
 from graphir.backends.machine import Machine
-from graphir.errors import CommunicationError
+from graphir.errors import AgreementError
 
 #: The most characters of a value that are told.
 _TOLD = 160
@@ -48,13 +48,15 @@ class Terms:
         """As it travels: texts of several lines by their digest."""
         common = {name: _digest(text) if "\n" in text else text for name, text in self.common.items()}
         machine = {"place": self.machine.place, "traits": dict(self.machine.traits), "host": socket.gethostname()}
-        return json.dumps({"occasion": self.occasion, "common": {**self.machine.versions, **common}, **machine}).encode()
+        return json.dumps(
+            {"occasion": self.occasion, "common": {**self.machine.versions, **common}, **machine}
+        ).encode()
 
 
 def require_agreement(communicator: Communicator, terms: Terms) -> tuple[str, ...]:
     """Returns, where all ranks have these terms, in what their machines differ: a sentence for each.
 
-    Errors: CommunicationError, the same on all ranks, that says who differs in what. All ranks have to call this.
+    Errors: AgreementError, the same on all ranks, that says who differs in what. All ranks have to call this.
     """
     everyones = [_unpack(each) for each in communicator.share(terms.pack(), _PURPOSE)]
     ranks = range(len(everyones))
@@ -70,7 +72,7 @@ def require_agreement(communicator: Communicator, terms: Terms) -> tuple[str, ..
             held = _differing([everyones[rank]["traits"] for rank in here])
             found += [f"{name} on {everyones[here[0]]['host']} is {_told(values, here)}" for name, values in held]
     if found:
-        raise CommunicationError(f"the ranks do not agree: {'; '.join(found)}; start all of them alike")
+        raise AgreementError(f"the ranks do not agree: {'; '.join(found)}; start all of them alike")
     traits = _differing([each["traits"] for each in everyones])
     return tuple(f"{name} is {_told(values, ranks)}" for name, values in traits)
 

@@ -174,9 +174,11 @@ class Communicator(ABC):
     def share(self, data: bytes, purpose: str) -> list[bytes]:
         """What each process hands in, in the order of their ranks; all have to call this."""
 
+    @abstractmethod
     def finish(self, purpose: str) -> None:
         """Returns when a device has done what it was asked for by now: politely, where reading a result is not."""
 
+    @abstractmethod
     def hurry(self, seconds: float) -> None:
         """From now on this process waits no longer than that for others, where it waits for any."""
 

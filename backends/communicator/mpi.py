@@ -203,6 +203,9 @@ class MpiCommunicator(Communicator):
     def share(self, data: bytes, purpose: str) -> list[bytes]:
         return self.peers.share(data, purpose)
 
+    def finish(self, purpose: str) -> None:
+        """Nothing is left to a device."""
+
     def hurry(self, seconds: float) -> None:
         self.peers.hurry(seconds)
 

@@ -120,6 +120,7 @@ class MpiPeers(Peers):
             except (ConfigError, MissingDependencyError):
                 self._witness.tell("bye")
                 raise
+            self._all: MPI.Intracomm = mpi.COMM_WORLD
             self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
             self.rank, self.size = self.world.rank, self.world.size
             self._notes: MPI.Intracomm = mpi.COMM_WORLD.Dup()
@@ -202,8 +203,8 @@ class MpiPeers(Peers):
         self._wait_for(self._messages.Iallgather(sent, parts), purpose)
         return [part[:size].tobytes() for part, size in zip(parts, sizes, strict=True)]
 
-    def split(self, colour: int, key: int, purpose: str) -> MPI.Intracomm:
-        """The ranks that say the same colour, as MPI makes them a communicator, for which it would not wait politely."""
+    def split(self, colour: int, key: int, purpose: str) -> MPI.Comm:
+        """MPI's communicator of the ranks that say the same colour, for which it would not wait politely itself."""
         told = self.share(purpose.encode(), purpose)
         for rank, other in enumerate(told):
             if other != told[self.rank]:
@@ -250,7 +251,8 @@ class MpiPeers(Peers):
         self._witness.tell("failed" if failed else "bye")
 
     def _end_all(self, code: int) -> NoReturn:
-        self.world.Abort(code)
+        # Of a copy of that communicator, MPICH's launcher may tell another code.
+        self._all.Abort(code)
         raise SystemExit(code)
 
 

@@ -11,7 +11,7 @@ An error that all ranks raise alike (an option that cannot be) is told once; of 
 its rank. All then exit with its code. Who is killed writes no note; how that is found out is up to what notes travel
 by: MPI (`mpi_peers`) if MPI's launcher started the ranks, TCP (`tcp_peers`) otherwise.
 
-Who is stopped, or hangs, writes no note either. So nobody waits longer than `Peers.timeout`. Who gives up first asks the
+Who is stopped, or hangs, writes no note either. So nobody waits longer than `Peers.timeout`. Who gives up asks the
 others where they are, by two more notes, and tells for whom it has waited, and who waits at something else:
 
     asks      where is everybody?
@@ -33,7 +33,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, NoReturn
 
-from graphir.errors import CommunicationError
+from graphir.errors import AgreementError, CommunicationError, ReplicaError
 from graphir.ir.layout import Mesh
 from graphir.launch import TIMEOUT, find_launch
 
@@ -178,7 +178,12 @@ class Peers(ABC):
         self._waits_for = purpose
         try:
             while not ready():
-                self.check(purpose)
+                try:
+                    self.check(purpose)
+                except RankError:
+                    if ready():  # it took its part in this, and failed then: so may this process, by the same error
+                        return
+                    raise
                 if time.monotonic() > max(start, self._hurried) + self.timeout:
                     self._give_up(ready, purpose)
                     return
@@ -280,21 +285,22 @@ class Peers(ABC):
 
     # -- ending ---------------------------------------------------------------------------------------
 
-    def fail(self, text: str, code: int, follows: bool = False) -> NoReturn:
+    def fail(self, text: str, code: int, cause: BaseException | None = None) -> NoReturn:
         """Ends this process and all others with exit code `code`; `text` is told once, by a rank that failed with it.
 
-        With `follows`, another rank has failed, and tells why.
+        The cause may be that another rank has failed, which tells why, or one that all ranks find at the same time.
         """
+        follows, alike = isinstance(cause, RankError), isinstance(cause, AgreementError | ReplicaError)
         self._ending = True
         give_signals_back()  # whoever interrupts now wants no words
         self._say("followed" if follows else "failed", text)
-        complete = self._hear_all(GRACE)
+        complete = self._hear_all(PATIENCE if alike else GRACE)
         failed = {rank: text for rank, (word, text) in self._heard.items() if word == "failed"}
         if not follows:
             failed[self.rank] = text
-            alike = [rank for rank in sorted(failed) if failed[rank] == text]
-            if alike[0] == self.rank:
-                everywhere = len(alike) == self.size
+            same = [rank for rank in sorted(failed) if failed[rank] == text]
+            if same[0] == self.rank:
+                everywhere = alike or len(same) == self.size
                 self._print(text if everywhere else f"{self.describe(self.rank)}: {text}")
         orderly = complete and all(word != "followed" for word, _ in self._heard.values()) and not follows
         if orderly and not self.outstanding:
@@ -317,7 +323,7 @@ class Peers(ABC):
             return
         text = "".join(traceback.format_exception(kind, error, trace))
         try:
-            self.fail(text, 130 if issubclass(kind, KeyboardInterrupt) else 1, isinstance(error, RankError))
+            self.fail(text, 130 if issubclass(kind, KeyboardInterrupt) else 1, error)
         except SystemExit as end:
             # Python ends by itself after this, with code 1, and finalizes what is to be finalized.
             if end.code != 1:

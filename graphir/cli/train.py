@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 @ranks_option("Parallel")
 @backend_option("Parallel")
 @click.option(
+    "--verify-replicas",
+    cls=GroupedOption,
+    group="Parallel",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Steps after which ranks that are processes compare the parameters and state that several of them hold alike, "
+    "as they do before each checkpoint; 0: never.",
+)
+@click.option(
     "--recompute",
     cls=GroupedOption,
     group="Memory",
@@ -63,6 +74,7 @@ def train(
     quiet: bool,
     recompute: str | None,
     ignore_memory: bool,
+    verify_replicas: int,
     **options: Any,
 ) -> int:
     """Train the documents' Transformer on text.
@@ -89,6 +101,7 @@ def train(
         backend=backend,
         recompute=recompute,
         ignore_memory=ignore_memory,
+        verify_replicas=verify_replicas,
     )
     if outcome.signal is not None:
         command = f"graphir train --resume --out {shlex.quote(out)}"
