@@ -86,11 +86,44 @@ def test_which_process_of_its_machine_one_is() -> None:
         ({"RANK": "four"}, "RANK=four, LOCAL_RANK=1, MASTER_ADDR=gpu0, MASTER_PORT=29500, all but MASTER_ADDR must be"),
         ({"RANK": "4"}, "RANK=4, .*: ranks count from 0 to WORLD_SIZE - 1"),
         ({"MASTER_PORT": "65535"}, "a port is between 1 and 65534"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is a host"),
+        ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE=two, all but MASTER_ADDR must be whole numbers"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0: ranks count from 0"),
+        ({"GRAPHIR_TOKEN": "not-so-secret"}, "^GRAPHIR_TOKEN has 13 characters, and needs 16 at least, so that nobody"),
+        ({"GRAPHIR_TOKEN": ""}, "^GRAPHIR_TOKEN has 0 characters"),
+        ({"GRAPHIR_TIMEOUT": "soon"}, "^GRAPHIR_TIMEOUT=soon is no number of seconds between 0 and 10,000,000$"),
+        ({"GRAPHIR_TIMEOUT": "nan"}, "^GRAPHIR_TIMEOUT=nan is no number"),
+        ({"GRAPHIR_TIMEOUT": "inf"}, "^GRAPHIR_TIMEOUT=inf is no number"),
+        ({"GRAPHIR_TIMEOUT": "-1"}, "^GRAPHIR_TIMEOUT=-1 is no number"),
     ],
 )
 def test_variables_that_cannot_be(wrong: dict[str, str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         find_launch({**TORCH, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"PMI_SIZE": "six"}, "^of PMI_SIZE=six, PMI_RANK=1, all must be whole numbers$"),
+        ({"PMI_RANK": "2"}, "^PMI_SIZE=2, PMI_RANK=2: ranks count from 0 to PMI_SIZE - 1"),
+        ({"MPI_LOCALNRANKS": "0"}, "^PMI_SIZE=2, PMI_RANK=1, MPI_LOCALNRANKS=0: ranks count from 0"),
+    ],
+)
+def test_variables_of_mpi_that_cannot_be(wrong: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        find_launch({"PMI_SIZE": "2", "PMI_RANK": "1", **wrong})
+
+
+def test_variables_of_our_own() -> None:
+    said = {"GRAPHIR_TOKEN": "0123456789abcdef", "GRAPHIR_LISTEN": "0.0.0.0", "GRAPHIR_TIMEOUT": "7.5"}
+    launch = find_launch({**TORCH, **said})
+    assert launch is not None
+    assert (launch.token, launch.listen, launch.timeout) == (b"0123456789abcdef", "0.0.0.0", 7.5)
+    assert "0123" not in repr(launch), "what is printed is no secret"
+    mpi = find_launch({"PMI_SIZE": "2", "PMI_RANK": "1", **said})
+    assert mpi is not None
+    assert (mpi.token, mpi.timeout) == (None, 7.5)
 
 
 def test_on_the_command_line_variables_that_cannot_be_are_one_line() -> None:

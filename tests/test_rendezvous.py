@@ -24,7 +24,7 @@ from graphir.backends.communicator.tcp_peers import TcpPeers
 from graphir.backends.communicator.tokens import find_token, leave_token
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
-from tests.attack.siege import Impostor, Stranger, see_through, spoken, take, withstand
+from tests.attack.siege import Impostor, Stranger, connect, see_through, spoken, take, withstand
 from tests.attack.strangers import IMPOSTORS, STRANGERS
 from tests.cuda.ranks import PATIENCE, Ranks
 from tests.free_port import free_port
@@ -74,13 +74,9 @@ class Waiting:
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """A stranger comes, once it has been greeted."""
-        while True:
-            try:
-                connection = socket.create_connection(self.address, PATIENCE, (source, 0))
-            except ConnectionRefusedError:
-                continue
-            self.challenge = take(connection, handshake.CHALLENGE)
-            return connection
+        connection = connect(self.address, source)
+        self.challenge = take(connection, handshake.CHALLENGE)
+        return connection
 
     def come(self, hello: Frame) -> socket.socket:
         """A member comes, and says that."""

@@ -15,8 +15,15 @@ import click
 
 from graphir.cli.options import GroupedOption
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
-from graphir.launch import RANKS, find_launch
+from graphir.launch import LISTEN, RANKS, TIMEOUT, TOKEN, find_launch
 
+#: What variables mean to ranks that are processes.
+ENVIRONMENT = {
+    TOKEN: "A secret by which ranks that torchrun started know each other: the same for all, and for nobody else.  "
+    "[default: on one machine, one is made]",
+    LISTEN: "Where rank 0 listens, if not at what MASTER_ADDR means on its machine.",
+    TIMEOUT: "For how many seconds ranks wait for one that does not come.  [default: 120 at the start, then 1800]",
+}
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given
-from graphir.cli.ranks import ranks_option, start_ranks
+from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from graphir.training import Outcome
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, environment=ENVIRONMENT)
 @config_options()
 @click.option(
     "--out",

@@ -39,17 +39,7 @@ class Siege:
 
     def connect(self) -> socket.socket:
         """A connection to rank 0, which may begin to listen in a moment."""
-        end = time.monotonic() + LIMIT
-        while True:
-            try:
-                found = self.held.enter_context(socket.create_connection(self.address, timeout=LIMIT))
-                if found.getsockname() != found.getpeername():
-                    return found
-                found.close()
-            except ConnectionRefusedError:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(0.005)
+        return self.held.enter_context(connect(self.address))
 
     def prove(self) -> socket.socket:
         """A connection that knows the token."""
@@ -86,6 +76,21 @@ class Siege:
 #: What a stranger does, and what somebody does who has the port in place of rank 0, to each that comes.
 Stranger: TypeAlias = Callable[[Siege], None]
 Impostor: TypeAlias = Callable[[Siege, socket.socket], None]
+
+
+def connect(address: tuple[str, int], source: str = "127.0.0.1") -> socket.socket:
+    """A connection from an address of this machine to who may begin to listen in a moment."""
+    end = time.monotonic() + LIMIT
+    while True:
+        try:
+            found = socket.create_connection(address, LIMIT, (source, 0))
+            if found.getsockname() != found.getpeername():
+                return found
+            found.close()  # a socket that chooses a port by itself may meet itself
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.005)
 
 
 def take(connection: socket.socket, size: int) -> bytes:
@@ -206,4 +211,4 @@ def spoken(function: Callable[..., None]) -> str:
     return function.__name__.replace("_", " ")
 
 
-__all__ = ["Impostor", "Siege", "Stranger", "see_through", "spoken", "take", "withstand"]
+__all__ = ["Impostor", "Siege", "Stranger", "connect", "see_through", "spoken", "take", "withstand"]
