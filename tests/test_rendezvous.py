@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +31,7 @@ from tests.attack.siege import Impostor, Stranger, connect, see_through, spoken,
 from tests.attack.strangers import IMPOSTORS, STRANGERS
 from tests.cuda.ranks import PATIENCE, Ranks
 from tests.free_port import free_port
+from tests.processes import environment
 
 TOKEN = b"0123456789abcdef"
 
@@ -233,6 +237,23 @@ def test_ranks_of_one_machine_find_a_token_that_nobody_else_reads(waiting: Calla
     assert rank.end() == "None"
     assert not file.exists()
     assert find_token(rank.address) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="sends a signal")
+def test_rank_0_interrupted_leaves_no_token(tmp_path: Path) -> None:
+    address = "127.0.0.1", free_port()
+    program = f"""
+from graphir.backends.communicator.tcp_peers import TcpPeers
+from graphir.launch import Launch
+TcpPeers(Launch(3, 0, 3, 0, {address}))
+"""
+    variables = {**environment(0, 1, 1), "TMPDIR": str(tmp_path)}
+    first = subprocess.Popen([sys.executable, "-c", program], env=variables, stderr=subprocess.PIPE, text=True)
+    connect(address).close()
+    assert find_token(address) is not None
+    first.send_signal(signal.SIGINT)
+    assert first.communicate(timeout=PATIENCE)[1].endswith("KeyboardInterrupt\n")
+    assert find_token(address) is None
 
 
 def test_no_token_is_left_where_others_may_read_it(tmp_path: Path) -> None:

@@ -63,19 +63,19 @@ class TcpPeers(Peers):
     # -- meeting --------------------------------------------------------------------------------------
 
     def _meet(self, launch: Launch, seconds: float) -> None:
-        if self.rank == 0:
-            hub = Hub(launch, seconds)
-            self._connection = hub.inside
-            self._hub = threading.Thread(target=hub.run, name="graphir hub", daemon=True)
-            self._hub.start()
-        else:
-            self._connection = join(launch, seconds, where())
-        # The hub answers when its own time is over; a moment later, it is not there.
-        self._connection.settimeout(seconds + 10.0)
+        hub = Hub(launch, seconds) if self.rank == 0 else None
+        self._connection = join(launch, seconds, where()) if hub is None else hub.inside
         try:
+            if hub is not None:
+                self._hub = threading.Thread(target=hub.run, name="graphir hub", daemon=True)
+                self._hub.start()
+            # The hub answers when its own time is over; a moment later, it is not there.
+            self._connection.settimeout(seconds + 10.0)
             welcome, rest = self._await_answer(launch)
-        except CommunicationError:
+        except BaseException:  # an interruption, too
             self._connection.close()
+            if self._hub is not None:  # it tells who came, and leaves nothing behind
+                self._hub.join(shared.GRACE)
             raise
         self._connection.settimeout(None)
         self._master = welcome.text
