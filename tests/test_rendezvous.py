@@ -124,7 +124,7 @@ def test_who_says_nothing_has_so_much_time(
 ) -> None:
     rank = waiting()
     with rank.connect() as one, rank.connect() as other:
-        clock[0] += rendezvous.GREETING
+        clock[0] += handshake.SECONDS
         with rank.connect() as third:
             assert (one.recv(1), other.recv(1)) == (b"", b"")
             third.sendall(handshake.new_answer(TOKEN, rank.challenge))
@@ -135,6 +135,21 @@ def test_who_says_nothing_has_so_much_time(
     assert (told.name, told.levelno) == ("graphir", logging.WARNING)
     assert "has turned away 127.0.0.1:" in told.getMessage()
     assert "which was given 10 s to prove that it is a rank; others like it are not told of" in told.getMessage()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system may tell events in another order")
+def test_who_has_just_had_to_make_room_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It speaks, and another one comes, while rank 0 does not look."""
+    monkeypatch.setattr(rendezvous, "NEWCOMERS", 1)
+    address = "127.0.0.1", free_port()
+    with closing(rendezvous.Rendezvous(Launch(2, 0, 2, 0, address, token=TOKEN), PATIENCE)) as met:
+        met._watch(met._listeners)
+        with connect(address) as one:
+            met._turn(0.0, PATIENCE)
+            with connect(address) as other:
+                one.sendall(b"!")
+                met._turn(0.0, PATIENCE)
+                assert len(take(other, handshake.CHALLENGE)) == handshake.CHALLENGE
 
 
 def test_how_many_were_turned_away_is_said_when_time_is_over(

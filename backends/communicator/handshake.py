@@ -17,6 +17,8 @@ from __future__ import annotations
 import hmac
 import secrets
 
+#: Seconds that both have for it.
+SECONDS = 10.0
 #: What both say first: name and version.
 MAGIC = b"graphir\x02"
 _NONCE = _PROOF = 32

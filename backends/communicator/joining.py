@@ -12,8 +12,8 @@ from graphir.backends.communicator.tokens import ADVICE, find_token
 from graphir.errors import CommunicationError
 from graphir.launch import TOKEN, Launch
 
-#: Seconds that rank 0 has for the handshake, and until the next attempt when it has had no room.
-_PATIENCE, _PAUSE = 10.0, 0.2
+#: Seconds until the next attempt when rank 0 has had no room.
+_PAUSE = 0.2
 
 
 def join(launch: Launch, seconds: float, where: str) -> socket.socket:
@@ -27,7 +27,7 @@ def join(launch: Launch, seconds: float, where: str) -> socket.socket:
     while True:
         connection = reach(launch.master, seconds, who, end)
         try:
-            _prove(connection, launch, min(end, time.monotonic() + _PATIENCE))
+            _prove(connection, launch, min(end, time.monotonic() + handshake.SECONDS))
             connection.sendall(pack(Frame(Kind.HELLO, launch.rank, launch.size, where)))
             return connection
         except CommunicationError:

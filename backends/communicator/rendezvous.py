@@ -25,8 +25,6 @@ from graphir.backends.communicator.tokens import ADVICE, leave_token
 from graphir.errors import CommunicationError
 from graphir.launch import LISTEN, TOKEN, Launch
 
-#: Seconds that a newcomer has to prove that it is a member, and to say which.
-GREETING = 10.0
 #: How many newcomers there are at most at a time.
 NEWCOMERS = 128
 #: Connections that the system holds ready, and that are accepted in one go.
@@ -143,7 +141,7 @@ class Rendezvous:
     def _turn(self, now: float, end: float) -> None:
         """Waits for whatever comes next, and sees to it."""
         for each in [each for each in self._newcomers if now >= each.deadline]:
-            self._turn_away(each, f"was given {GREETING:g} s to prove that it is a rank")
+            self._turn_away(each, f"was given {handshake.SECONDS:g} s to prove that it is a rank")
         if 0 < self._paused_until <= now:
             self._watch(self._listeners)
             self._paused_until = 0.0
@@ -177,7 +175,7 @@ class Rendezvous:
             crowd = Counter(each.place[0] for each in self._newcomers).most_common(1)[0][0]
             first = next(each for each in self._newcomers if each.place[0] == crowd)
             self._turn_away(first, "was one of too many")
-        newcomer = _Newcomer(connection, place, time.monotonic() + GREETING)
+        newcomer = _Newcomer(connection, place, time.monotonic() + handshake.SECONDS)
         self._newcomers.append(newcomer)
         try:
             connection.setblocking(False)
@@ -269,4 +267,4 @@ def _listed(ranks: list[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
 
 
-__all__ = ["GREETING", "NEWCOMERS", "Member", "Rendezvous"]
+__all__ = ["NEWCOMERS", "Member", "Rendezvous"]
