@@ -96,6 +96,10 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def _padded(place: str) -> bytearray:
+    return bytearray(place.encode().ljust(_PLACE, b"\0"))
+
+
 class MpiPeers(Peers):
     """All processes of `MPI.COMM_WORLD`.
 
@@ -137,18 +141,14 @@ class MpiPeers(Peers):
     def _meet_witness(self, mpi: Any, called: str, seconds: float) -> None:
         """Brings the ranks of this machine to its witness, which one of them has called, or else the first calls."""
         here = self.world.Split_type(mpi.COMM_TYPE_SHARED)
-        mine, all = np.zeros(_PLACE, np.uint8), np.empty((here.size, _PLACE), np.uint8)
-        mine[: len(called)] = list(called.encode())
-        here.Allgather(mine, all)
-        places = [each for each in all if each.any()]
-        if not places:
-            if here.rank == 0:
-                called = self._witness.call(self.rank, seconds)
-                mine[: len(called)] = list(called.encode())
-            here.Bcast(mine, 0)
-            places = [mine]
+        told = bytearray(_PLACE * here.size)
+        here.Allgather(_padded(called), told)
+        place = told.strip(b"\0").partition(b"\0")[0]
+        if not place:
+            place = _padded(self._witness.call(self.rank, seconds) if here.rank == 0 else "")
+            here.Bcast(place, 0)
         if not self._witness.has_come:
-            self._witness.come(places[0].tobytes().rstrip(b"\0").decode(), self.rank)
+            self._witness.come(place.rstrip(b"\0").decode(), self.rank)
         self._introduce()
         self._witness.meet(seconds)
         here.Barrier()
