@@ -188,7 +188,7 @@ class Executable:
     def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
         """What a collective makes of the blocks of the ranks held here, and what was sent."""
         self.communicator.take_traffic()
-        made = self.communicator.run(step.node.operator, blocks, step.keywords)
+        made = self.communicator.run(step.node.operator, blocks, step.keywords, node=step.node.name)
         return made, self.communicator.take_traffic()
 
     # -- what is not a number -------------------------------------------------------------------------

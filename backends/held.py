@@ -23,7 +23,7 @@ class Held:
 
     def __init__(self, communicator: Communicator, turn: Turn) -> None:
         self.communicator, self.mesh = communicator, communicator.mesh
-        self.turn = turn if self.is_alone or communicator.shares_process else _APART
+        self.turn = _APART if communicator.meets_others else turn
 
     @property
     def ranks(self) -> Sequence[int]:
@@ -33,7 +33,7 @@ class Held:
     @property
     def is_alone(self) -> bool:
         """Whether this process holds all ranks."""
-        return len(self.communicator.ranks) == self.mesh.size
+        return self.communicator.is_alone
 
     def holds_whole(self, value: Value) -> bool:
         """Whether this process has the whole of a value: all ranks' blocks, or one that is like all others."""

@@ -106,7 +106,9 @@ if rank == 0:
 communicator.all_reduce(ones, ("dp", "tp"))
 """)
     assert done.returncode != 0
-    text = "waits for the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its program"
+    text = (
+        "waits for the first meeting of the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its "
+    )
     assert text in done.stderr
 
 

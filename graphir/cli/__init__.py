@@ -16,7 +16,7 @@ import click
 import graphir
 from graphir.cli.core import pick_core
 from graphir.cli.ranks import end_ranks, meet_ranks, share_processors
-from graphir.errors import GraphirError
+from graphir.errors import GraphirError, StoppedError
 
 #: Where each command lives, and what it is for.
 _COMMANDS = {
@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message(), usage)
     except click.ClickException as error:
         _fail(error.format_message())
+    except StoppedError as error:
+        _fail(str(error), cause=error.__cause__, code=128 + error.signal)
     except GraphirError as error:
         _fail(str(error), cause=error)
     except BrokenPipeError:
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, before: str = "", cause: Exception | None = None) -> None:
-    end_ranks(f"{before}error: {message}", 2, cause)
+def _fail(message: str, before: str = "", cause: BaseException | None = None, code: int = 2) -> None:
+    end_ranks(f"{before}error: {message}", code, cause)
     click.echo(f"{before}error: {message}", err=True)
-    sys.exit(2)
+    sys.exit(code)

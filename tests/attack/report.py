@@ -76,8 +76,8 @@ def page(tally: Tally, command: str, found: Iterable[object], before: str = "") 
     lines = [
         "# Attacks",
         "",
-        "What strangers, accidents and impatience do to graphir, done on purpose. A *trial* has to end in what was asked",
-        "for or in an error of graphir's that says what to do. A *raw error* is a traceback, an error of anybody else's",
+        "What strangers, accidents and impatience do to graphir, done on purpose. A *trial* has to end in what was",
+        "asked for or in an error of graphir's that says what to do. A *raw error* is a traceback, another's error",
         "or a crash; a *loss* is work lost, another number than without the attack, a stranger let in, memory that",
         "grows; a *hang* is whatever does not end within its limit.",
         "",

@@ -134,7 +134,8 @@ class _Flight:
 class ApartCommunicator(Communicator):
     """One rank of `mesh`, beside others that share its `post`."""
 
-    shares_process = True
+    #: They are threads of one process, which compiles for all of them alike.
+    meets_others = False
 
     def __init__(self, mesh: Mesh, rank: int, post: Post) -> None:
         self.mesh, self.rank, self.ranks, self._post = mesh, rank, (rank,), post
@@ -208,6 +209,16 @@ class ApartCommunicator(Communicator):
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
         found = self._swap(range(self.mesh.size), ("collection",), [blocks[0]] * self.mesh.size)
         return found if self.leads else None
+
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        parts = self._swap(range(self.mesh.size), (purpose,), [np.frombuffer(data, np.uint8)] * self.mesh.size)
+        return [part.tobytes() for part in parts]
+
+    def finish(self, purpose: str) -> None:
+        """What has been asked for is done when it is there."""
+
+    def hurry(self, seconds: float) -> None:
+        """Nobody waits here for who does not come."""
 
     # -- by post --------------------------------------------------------------------------------------
 

@@ -1,0 +1,154 @@
+"""Replicas: the blocks of parameters and state that several ranks hold alike, compared while a run goes on.
+
+Which ranks hold the same block of a value follows from its type: those that differ along mesh axes only that do not
+split it. A whole array, from which a block is yet to be cut, all ranks hold alike.
+
+Each rank takes a *digest* of each of its blocks, one number; the table of all ranks' digests travels by a single
+all-reduce, which goes on while the next step is computed. Equal blocks have equal digests, and of different ones they
+differ but for one in 2^64. Where ranks compute on machines that differ, so that the last bits may, norms are compared.
+
+    digest   Σ (2 i + 1) x_i modulo 2^64, over the words x_i of 8 bytes that an array is made of: an odd factor sees
+             every single bit, different ones see what has changed places. Two sums over memory, by rows and by columns,
+             are all that is needed of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphir.backends.arrays import is_on_device, module_of, to_numpy
+from graphir.backends.communicator import Pending
+from graphir.backends.executable import Executable
+from graphir.errors import ReplicaError
+from graphir.ir.value import Value
+
+#: By how much norms may differ where bits may: more than rounding comes to in the time between two comparisons.
+_TOLERANCE = 1e-3
+_WORD = 8
+
+
+class Replicas:
+    """Compares what the ranks of an executable hold of its parameters and state.
+
+    All ranks have to do so at the same steps. Where one process holds all ranks there is nothing to compare.
+    """
+
+    def __init__(self, executable: Executable) -> None:
+        self._communicator, self._graph = executable.communicator, executable.graph
+        self._by_norm = bool(self._communicator.differences)
+        sizes = executable.plan.sizes
+        self._values = (*self._graph.parameters, *self._graph.state)
+        self._shapes = {value: tuple(dim.size(sizes) for dim in value.shape) for value in self._values}
+        self._begun: tuple[int, list[Any], Pending] | None = None
+        self._alike: int | None = None
+
+    def begin(self, arrays: Mapping[str, Any], step: int) -> None:
+        """Takes the digests of `arrays`, by name, as they are after `step` steps, and sends them on their way."""
+        if self._communicator.is_alone:
+            return
+        self.settle()
+        xp = module_of(next(iter(arrays.values())))
+        groups = [self._groups(value, arrays[value.name]) for value in self._values]
+        take = _norm if self._by_norm else digest
+        table = xp.zeros((self._communicator.mesh.size, len(groups)), np.float64 if self._by_norm else np.uint64)
+        (rank,) = self._communicator.ranks
+        for number, value in enumerate(self._values):
+            table[rank, number] = take(arrays[value.name])
+        with self._communicator.serving(f"the comparison of replicas after step {step}"):
+            pending = self._communicator.start_all_reduce([table], self._communicator.mesh.names, "sum", [table])
+        self._begun = step, groups, pending
+
+    def settle(self) -> None:
+        """Waits for what was begun; ReplicaError, on all ranks, if replicas were not alike."""
+        if self._begun is None:
+            return
+        (step, groups, pending), self._begun = self._begun, None
+        table = to_numpy(pending.wait()[0])
+        found = [
+            (value, parted)
+            for number, (value, each) in enumerate(zip(self._values, groups, strict=True))
+            if (parted := self._parted(table[:, number], each)) is not None
+        ]
+        if found:
+            raise ReplicaError(self._describe(found, step))
+        self._alike = step
+
+    def _groups(self, value: Value, array: Any) -> Sequence[Sequence[int]]:
+        """The sets of ranks that hold the same block of a value."""
+        mesh, layout = self._communicator.mesh, value.type.layout
+        split = () if tuple(array.shape) == self._shapes[value] else layout.axes
+        return mesh.groups([axis for axis in mesh.names if axis not in split])
+
+    def _parted(self, column: NDArray[Any], groups: Sequence[Sequence[int]]) -> tuple[list[int], list[int]] | None:
+        """The first replicas that differ: those that are in the minority, and the others; half of them if none is."""
+        for group in groups:
+            held = column[list(group)]
+            values = [each.tobytes() for each in held]
+            if self._by_norm:
+                middle = np.median(held)
+                values = [bool(abs(each - middle) <= _TOLERANCE * abs(middle)) for each in held]
+                values = values if len(group) > 2 else [True, np.ptp(held) <= _TOLERANCE * np.abs(held).max()]
+            if len(set(values)) > 1:
+                usual, _ = Counter(values).most_common(1)[0]
+                astray = [rank for rank, each in zip(group, values, strict=True) if each != usual]
+                return astray, [rank for rank in group if rank not in astray]
+        return None
+
+    def _describe(self, found: list[tuple[Value, tuple[list[int], list[int]]]], step: int) -> str:
+        mesh = self._communicator.mesh
+        value, (astray, others) = found[0]
+        more = f", and so with {len(found) - 1} more tensors," if len(found) > 2 else ""
+        more = f", and so with {found[1][0].name}," if len(found) == 2 else more
+        whose = " and ".join(map(mesh.describe, astray[:3])) + (" and more" if len(astray) > 3 else "")
+        when = f"after step {step}" if step else "before the first step"
+        before = "" if self._alike is None else f"; after step {self._alike} all replicas were alike"
+        suspects = whose if len(astray) < len(others) else f"{whose} or {mesh.describe(others[0])}"
+        return (
+            f"{when} {value.name} {value.type} of {whose} is not that of {mesh.describe(others[0])}{more} though they "
+            f"are replicas{before}: the memory or the program of {suspects} is at fault; nothing of this was saved, "
+            f"so that the last checkpoint can be gone on from"
+        )
+
+
+def digest(array: Any) -> Any:
+    """A number [] that tells an array's bits from others; on a device where the array is, and not waited for."""
+    xp = module_of(array)
+    words = _words(xp, array)
+    width = 1 << (len(words).bit_length() // 2)
+    whole = len(words) // width * width
+    body, rest = words[:whole].reshape(-1, width), words[whole:]
+    rows, columns = body.sum(axis=1), body.sum(axis=0)
+    places = xp.arange(len(rows), dtype=np.uint64) * np.uint64(2 * width)
+    terms = (rows * places, columns * _odd(xp, 0, width), rest * _odd(xp, whole, len(words)))
+    return xp.concatenate(terms).sum()
+
+
+def _odd(xp: Any, start: int, stop: int) -> Any:
+    """2 i + 1 for i from `start` to `stop`."""
+    return xp.arange(2 * start + 1, 2 * stop + 1, 2, dtype=np.uint64)
+
+
+def _words(xp: Any, array: Any) -> Any:
+    """An array's bits as numbers of 8 bytes [n]; of one that is not made of such, each element's."""
+    flat = xp.ascontiguousarray(array).reshape(-1)
+    address = flat.data.ptr if is_on_device(flat) else flat.ctypes.data
+    if address % _WORD:
+        flat = flat.copy()
+    if flat.nbytes % _WORD == 0:
+        return flat.view(np.uint64)
+    return flat.view(f"uint{8 * flat.itemsize}").astype(np.uint64)
+
+
+def _norm(array: Any) -> Any:
+    """√Σ x², in float64."""
+    xp = module_of(array)
+    wide = array.astype(np.float64)
+    return xp.sqrt((wide * wide).sum())
+
+
+__all__ = ["Replicas", "digest"]
