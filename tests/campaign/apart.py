@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from graphir.backends import Executable
 from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import Communicator, Pending, Traffic
-from graphir.backends.communicator.interface import Block, Done, reduction, require_fit
+from graphir.backends.communicator.interface import Block, Done, array_kind, reduction, require_fit
 from graphir.backends.communicator.peers import RankError
 from graphir.errors import CommunicationError
 from graphir.ir.layout import Mesh
@@ -203,7 +203,7 @@ class ApartCommunicator(Communicator):
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         block: Block = self._post.fetch((source, target, "a letter"))
-        require_fit(block, shape, dtype, self.mesh, source, target)
+        require_fit(array_kind(block.shape, block.dtype), array_kind(shape, dtype), self.mesh, source, target)
         return block
 
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
