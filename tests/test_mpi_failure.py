@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from graphir.training import find_checkpoint, load_checkpoint
-from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, words
+from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, process_of, words
 from tests.processes import LIMIT, PATIENT
 
 pytestmark = [needs_mpi, pytest.mark.slow]
@@ -178,19 +178,6 @@ def start_training(folder: Path) -> subprocess.Popen[str]:
         assert time.monotonic() < end, "no checkpoint, and no end"
         time.sleep(0.05)
     return process
-
-
-def process_of(rank: int, folder: Path) -> int:
-    """The process of a rank of the run into `folder`."""
-    for entry in Path("/proc").iterdir():
-        try:
-            arguments = (entry / "cmdline").read_text().split("\0")
-            variables = (entry / "environ").read_text().split("\0")
-        except OSError:
-            continue
-        if str(folder) in arguments and {f"PMI_RANK={rank}", f"OMPI_COMM_WORLD_RANK={rank}"} & set(variables):
-            return int(entry.name)
-    raise AssertionError(f"rank {rank} has no process")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a rank's process by Linux's /proc")
