@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,27 +13,27 @@ from pathlib import Path
 
 import pytest
 
+import graphir as gi
 from graphir.backends.communicator import SimulatedCommunicator, Terms, require_agreement
 from graphir.backends.machine import Machine
 from graphir.cli.ranks import start_ranks
 from graphir.errors import AgreementError, ConfigError
 from graphir.ir.layout import Mesh
-from tests.mpi import launch, needs_mpi, words
+from graphir.text import fingerprint
+from tests.mpi import ROOT, launch, needs_mpi, words
 
 MACHINE = Machine("here", {"graphir": "0.1.0", "NumPy": "2.4"}, {"BLAS": "openblas Haswell", "threads": "2"})
-TERMS = Terms("graphir train", {"--steps": "8", "--seed": "0", "the graph": "graph mlp\nY = matmul(X, W)\n"}, MACHINE)
+TERMS = Terms("graphir train", {"--steps": "8", "--seed": "0"}, MACHINE)
 
 
 class Everybody(SimulatedCommunicator):
-    """A communicator of one rank, which hears what all of them hand in; of texts, that called `the graph`."""
+    """A communicator of one rank, which hears what all of them hand in."""
 
     def __init__(self, held: Sequence[Terms | None]) -> None:
         super().__init__(Mesh(dp=len(held)))
-        texts = [b"" if each is None else each.common["the graph"].encode() for each in held]
-        self.rounds = [
-            [b"7" if each is None else each.pack() for each in held],
-            [zlib.compress(text) for text in texts],
-        ]
+        texts = [each.texts["the graph"]() for each in held if each is not None and each.texts]
+        terms = [b"7" if each is None else each.pack() for each in held]
+        self.rounds = [terms, [zlib.compress(text.encode()) for text in texts]]
 
     def share(self, data: bytes, purpose: str) -> list[bytes]:
         return self.rounds.pop(0)
@@ -41,8 +45,9 @@ def other(**common: str) -> Terms:
 
 def told(*held: Terms | None) -> str:
     """What every one of the ranks is told."""
+    assert held[0] is not None
     with pytest.raises(AgreementError) as error:
-        require_agreement(Everybody(held), TERMS)
+        require_agreement(Everybody(held), held[0])
     text = str(error.value)
     assert text.startswith("the ranks do not agree: ")
     assert text.endswith("; start all of them alike")
@@ -67,9 +72,19 @@ def test_what_a_rank_lacks_is_nothing() -> None:
     assert told(TERMS, TERMS, other(**{"--more": "1"})) == "--more is 1 for rank 2 and nothing for all others"
 
 
+def graphs(*texts: str) -> list[Terms]:
+    """The terms of ranks that have graphs of these texts."""
+    return [
+        replace(TERMS, common={"the graph": str(len(text))}, texts={"the graph": lambda text=text: text})  # type: ignore[misc]
+        for text in texts
+    ]
+
+
 def test_graphs_differ_where_they_first_do_however_they_are_spaced() -> None:
-    wider = other(**{"the graph": "graph mlp\n\nY  =  matmul(X, W)\nZ  =  add(Y, Y)\n"})
-    assert told(TERMS, wider, TERMS) == (
+    usual = "graph mlp\nY = matmul(X, W)\n"
+    wider = "graph mlp\n\nY  =  matmul(X, W)\nZ  =  add(Y, Y)\n"
+    assert require_agreement(Everybody(graphs(usual, usual)), graphs(usual)[0]) == ()
+    assert told(*graphs(usual, wider, usual)) == (
         "the graph, where it first differs, is Z = add(Y, Y) for rank 1 and nothing for all others"
     )
 
@@ -206,3 +221,61 @@ def test_no_process_of_several_simulates_all_ranks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PMI_SIZE", "1")
     monkeypatch.setenv("PMI_RANK", "0")
     assert start_ranks("simulated") == ("simulated", True)
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------
+
+FINGERPRINTS = """
+import graphir as gi
+from graphir.passes import autodiff, optimised, shard
+from graphir.text import fingerprint
+train = autodiff(gi.models.transformer(layers=1))
+local = shard(train, gi.Mesh(dp=2, tp=2), "sequence")
+print([fingerprint(graph) for graph in (train, local, optimised(train, "masks", (), on_gpu=False))])
+"""
+
+
+def test_fingerprints_are_the_same_in_every_process_and_others_of_other_graphs() -> None:
+    told = []
+    for seed in "12":
+        variables = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", FINGERPRINTS], env=variables, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert len(set(re.findall(r"\w{64}", told[0]))) == 3
+
+
+TEXT = """graph net float32
+
+where
+  E  = 2*D
+
+inputs
+  X  [B, E]
+
+parameters
+  W  [E, D]  ~ normal(0.02)
+
+/
+  Y  [B, D]  = matmul(X, W)
+  Z  [B, D]  = scale(Y) {by=0.5}
+
+outputs
+  Z
+"""
+
+
+def test_a_fingerprint_is_that_of_the_text() -> None:
+    """Of everything in it but lines and reasons."""
+    usual = fingerprint(gi.parse(TEXT))
+    assert usual == fingerprint(gi.parse(gi.to_text(gi.parse(TEXT))))
+    for old, new in (
+        ("net", "mesh"),
+        ("E  = 2*D", "E  = 3*D"),
+        ("0.02", "0.03"),
+        ("by=0.5", "by=0.25"),
+        ("float32", "float64"),
+        ("outputs\n  Z", "outputs\n  Z\n  Y"),
+    ):
+        assert fingerprint(gi.parse(TEXT.replace(old, new))) != usual, new

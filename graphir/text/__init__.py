@@ -53,7 +53,8 @@ that no dim needs is an error, as is a value whose type is not what its operator
 Every graph comes back equal, its nodes' meta included, and prints the same text again.
 """
 
+from graphir.text.fingerprint import fingerprint
 from graphir.text.parser import parse
 from graphir.text.printer import to_text
 
-__all__ = ["parse", "to_text"]
+__all__ = ["fingerprint", "parse", "to_text"]
