@@ -21,6 +21,7 @@ import numpy as np
 
 from graphir.backends.communicator.peers import NAP, Peers
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
+from graphir.extras import install
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch, find_launch
 
@@ -47,7 +48,7 @@ def load_mpi() -> Any:
     except (ImportError, RuntimeError) as error:
         why = str(error).partition("\n")[0]
         raise MissingDependencyError(
-            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); pip install 'graphir[mpi]' brings both, or let "
+            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); {install('mpi')} brings both, or let "
             f"the system bring an MPI"
         ) from None
     if not MPI.Is_initialized():
