@@ -37,14 +37,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """The folder `path`, made if need be and proved writable; ConfigError if it is not."""
+def make_folder(path: Path) -> list[Path]:
+    """The folder `path`, made if need be and proved writable; ConfigError if it is not.
+
+    Returns the folders that were not there, the innermost first.
+    """
     try:
+        made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise ConfigError(f"cannot write to the folder {path}: {error.strerror or error}; choose another") from None
+    return made
 
 
 def remove_leftovers(folder: Path) -> None:
