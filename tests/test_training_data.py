@@ -69,7 +69,7 @@ def test_validation_batches_are_spread_evenly():
 
 
 def test_a_name_that_no_file_can_have():
-    with pytest.raises(DataError, match="cannot read the text .*: no file can be called so"):
+    with pytest.raises(DataError, match=r"cannot read the text .*: no file can be called so"):
         read_text(("a\0b",))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
+from graphir.interrupts import break_in
 from graphir.passes.autodiff import SCALE
 from graphir.training.budget import Budget, free_memory, processes_here
 from graphir.training.checkpoint import (
@@ -333,7 +334,7 @@ def _signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            break_in(number, frame)
         received.append(number)
 
     listened = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
