@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from graphir.errors import ConfigError
-from graphir.training.schema import read_json
+from graphir.reading import read_json
 
 NAME = ".graphir.lock"
 #: More bytes than a holder's name takes.

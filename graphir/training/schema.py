@@ -6,15 +6,15 @@ within a range, what it says twice agrees, and how large its tensors are is know
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from graphir.errors import CheckpointError
+from graphir.reading import read_json
 from graphir.training.config import TrainConfig
 
 #: The present layout of a checkpoint's metadata, and the oldest that is read. Of 1, the checksum left the metadata out.
@@ -32,18 +32,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 #: No size is larger, nor any number of elements: NumPy counts in 64 bits.
 _BELOW = 2**63
 _LARGEST = sys.float_info.max
-
-
-def read_json(text: str) -> Any:
-    """What the text says; ValueError if it is no JSON, or nests deeper than can be read."""
-
-    def refuse(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no number of JSON")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 # -- metrics ----------------------------------------------------------------------------------------------
