@@ -29,11 +29,13 @@ from graphir.training.checkpoint import _checksum, list_checkpoints
 from graphir.training.lock import Holder
 from graphir.training.metrics import MetricsFile, draw_loss, read_metrics
 from tests.attack.damage import damage_bytes, damage_json, deep
-from tests.attack.outcome import LossError, RawError, limited
+from tests.attack.outcome import LossError, RawError, bounded, limited
 from tests.attack.training import is_raw, new_folder, workshop
 
 #: Seconds that one file may take to be refused, or used.
 _PATIENCE = 60.0
+#: Bytes that all of this process may take; none of these files has a right to more.
+_MEMORY = 8 << 30
 _MODEL = TrainConfig(
     layers=1, sequence=8, width=8, heads=2, batch=2, steps=3, validation=0.2, validate_batches=1, checkpoint_every=2
 )
@@ -44,9 +46,10 @@ def files(seed: int) -> Iterator[tuple[str, str]]:
     """Damaged files, a kind drawn for each."""
     rng = random.Random(seed)
     weights = {kind: weight for kind, weight in _KINDS.items() if kind is not _tokenizer or find_spec("tokenizers")}
-    while True:
-        (kind,) = rng.choices(list(weights), list(weights.values()))
-        yield kind(rng)
+    with bounded(_MEMORY):
+        while True:
+            (kind,) = rng.choices(list(weights), list(weights.values()))
+            yield kind(rng)
 
 
 @cache
@@ -151,8 +154,9 @@ def _forged(rng: random.Random) -> tuple[str, str]:
         if rng.random() < 0.3:
             _forge_tensors(rng, arrays)
         elif rng.random() < 0.8 and isinstance(said, dict) and isinstance(said.get("config"), dict):
-            said = {**said, "config": damage_json(rng, said["config"])}
-            said = _consistent(said) if rng.random() < 0.7 else said
+            damage = _extreme if rng.random() < 0.5 else damage_json
+            said = {**said, "config": damage(rng, said["config"])}
+            said = _consistent(said) if rng.random() < 0.8 else said
         else:
             said = damage_json(rng, said)
     _write(rng, path, arrays, said)
@@ -182,6 +186,22 @@ def _consistent(said: Said) -> Said:
         return {**said, "sizes": config.sizes(said["sizes"]["V"])}
     except (GraphirError, KeyError, TypeError):
         return said
+
+
+def _extreme(rng: random.Random, config: Said) -> Said:
+    """With an option at an end of what it may be, or anywhere in between."""
+    each = rng.choice(dataclasses.fields(TrainConfig))
+    limits = each.metadata
+    if limits["choices"]:
+        return {**config, each.name: rng.choice(limits["choices"])}
+    if isinstance(each.default, bool):
+        return {**config, each.name: rng.random() < 0.5}
+    if isinstance(each.default, float):
+        most = 1.0 if limits["below"] is None else limits["below"] - 1e-9
+        return {**config, each.name: rng.choice((limits["least"] or 1e-300, most, rng.random() * most, most * 1e30))}
+    if isinstance(each.default, int | None) and each.name != "plan":
+        return {**config, each.name: rng.choice((0, 1, 2, 3, 7, 100, 10**4, 10**6, 10**9, 2**40, 2**53 - 1, None))}
+    return {**config, each.name: rng.choice(("sequence", "data+zero3", "vocabulary", "single", "bytes", "words", None))}
 
 
 def _forge_tensors(rng: random.Random, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
@@ -221,7 +241,7 @@ def _by_command(target: str, words: list[object]) -> str:
             main([str(word) for word in words])
         except SystemExit as end:
             code = end.code
-    if code not in (0, 2) or is_raw(err.getvalue()):
+    if code not in (0, 2) or is_raw(err.getvalue()) or "out of memory" in err.getvalue():
         raise RawError(target, f"{words} ends with {code}: {err.getvalue()[-500:]}; {_kept(Path(str(words[-1])))}")
     return "s" if code == 0 else " refuses"
 
