@@ -16,6 +16,7 @@ from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  befo
 
 from typing import TYPE_CHECKING, NoReturn
 
+import graphir.ir.pickled  # noqa: F401  says how graphs are pickled
 from graphir import models
 from graphir.compiler import compile, initialize
 from graphir.errors import GraphirError

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
+from graphir.machine import free_memory, spelled
 from graphir.reading import read_json
-from graphir.training.budget import free_memory, spelled
 from graphir.training.config import TrainConfig
 from graphir.training.files import write_atomically
 from graphir.training.schema import About, read_about, require_tensors

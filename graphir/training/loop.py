@@ -24,8 +24,9 @@ from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
 from graphir.interrupts import break_in
+from graphir.machine import free_memory, processes_here
 from graphir.passes.autodiff import SCALE
-from graphir.training.budget import Budget, free_memory, processes_here
+from graphir.training.budget import Budget
 from graphir.training.checkpoint import (
     Arrays,
     Checkpoint,
