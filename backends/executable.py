@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphir.backends.arrays import is_on_device, module_of, to_numpy
+from graphir.backends.arrays import is_on_device, module_of
 from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.dtypes import is_float
+from graphir.backends.indices import check_indices
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.run import Fetched, Run
 from graphir.errors import InputError, NonFiniteError, OperatorError
@@ -129,7 +130,7 @@ class Executable:
     def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
         """One kernel call on one rank's blocks."""
         for slot, count, exempt in step.indices:
-            self._check_indices(step, slots[slot], count, exempt)
+            check_indices(step.node, slots[slot], count, exempt)
         results = self.apply(step, [None if slot is None else slots[slot] for slot in step.operands], rank)
         if step not in self._seen:
             self._check_results(step, results)
@@ -280,33 +281,6 @@ class Executable:
         result = array.view()
         result.flags.writeable = False
         return result
-
-    def _check_indices(self, step: Step, indices: Any, count: int, exempt: int | None) -> None:
-        if indices.size == 0:
-            return
-        if is_on_device(indices):
-            found = (indices < 0) | (indices >= count)
-            # One question, and only what is wrong is brought home.
-            if not (found if exempt is None else found & (indices != exempt)).any():
-                return
-            indices = to_numpy(indices)
-        elif indices.min() >= 0 and indices.max() < count:
-            return
-        wrong = (indices < 0) | (indices >= count)
-        if exempt is not None:
-            wrong &= indices != exempt
-        places = np.argwhere(wrong)
-        if not len(places):
-            return
-        operand = next(o for o in step.node.inference.rule.inputs if o.indexes is not None)
-        value = step.node.inputs[step.node.inference.rule.inputs.index(operand)]
-        factor = step.node.inference.factors[operand.indexes or ""]
-        place = tuple(int(i) for i in places[0])
-        also = f", or {exempt} to be ignored" if exempt is not None else ""
-        raise InputError(
-            f"{value.name}{list(place)} = {int(indices[place])} is out of range: {step.node.name} = "
-            f"{step.node.operator.key}(…) needs ids from 0 to {count - 1} ({factor} = {count}){also}"
-        )
 
 
 def _converts(array: Any, dtype: str) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.capacity import require_initial
 from graphir.backends.dtypes import require_dtypes
-from graphir.ir.dims import resolve_sizes
+from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
@@ -17,11 +18,13 @@ from graphir.ir.value import Value
 def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, NDArray[np.generic]]:
     """Arrays for every parameter and state of `graph`, by name.
 
-    MissingDependencyError for bfloat16 where NumPy does not have it.
     `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
+    Errors: DimError for sizes that do not fit the graph's dims; SizeError where they make tensors that this machine has
+    no memory for; MissingDependencyError for bfloat16 where NumPy does not have it.
     """
     require_dtypes((*graph.parameters, *graph.state))
-    complete = resolve_sizes([graph.dims], sizes)
+    complete = bind_sizes(graph, sizes)
+    require_initial(graph, complete)
     return dict(_initial(value, complete, seed) for value in (*graph.parameters, *graph.state))
 
 

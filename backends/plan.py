@@ -10,7 +10,8 @@ from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
 from graphir.ir.analysis import last_uses, needed_nodes
 from graphir.ir.assignment import read_assignment
-from graphir.ir.dims import Dim, resolve_sizes
+from graphir.ir.dims import Dim
+from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
@@ -34,7 +35,7 @@ class Step:
     outputs: tuple[int, ...]
     keywords: Mapping[str, Any]
     #: Where each rank's blocks lie, for a kernel that asks.
-    places: tuple[Place, ...] | None
+    places: Places | None
     #: Operands that hold indices: (slot, how many there are to index in all, the value that is exempt).
     indices: tuple[tuple[int, int, int | None], ...]
     dying: tuple[int, ...]
@@ -68,7 +69,7 @@ def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:
 
     DimError if a dim has no size, does not divide, or a size belongs to no dim of the graph.
     """
-    return plan_complete(graph, resolve_sizes([graph.dims], sizes))
+    return plan_complete(graph, bind_sizes(graph, sizes))
 
 
 def plan_complete(graph: Graph, complete: Mapping[str, int]) -> ExecutionPlan:
@@ -101,21 +102,24 @@ def local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int
     return tuple(shape)
 
 
-def places(node: Node, mesh: Mesh, factors: Mapping[str, int]) -> tuple[Place, ...]:
-    """For each rank, where its blocks start along each factor of the node's rule."""
-    rule = node.inference.rule
-    layouts = [value.type.layout for value in node.inputs]
-    assignment = read_assignment(rule, layouts, node.attributes.get("split", ()))
-    places = []
-    for coordinates in mesh.ranks:
-        starts: dict[str, int] = {}
-        for factor, axes in assignment.items():
+class Places(dict[int, Place]):
+    """Where each rank's blocks of a node lie, whose factors have these sizes; worked out for ranks as they ask."""
+
+    def __init__(self, node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self._rule, self._mesh, self._sizes = node.inference.rule, mesh, sizes
+        layouts = [value.type.layout for value in node.inputs]
+        self._assignment = read_assignment(self._rule, layouts, node.attributes.get("split", ()))
+
+    def __missing__(self, rank: int) -> Place:
+        mesh, coordinates, starts = self._mesh, self._mesh.coordinates(rank), dict[str, int]()
+        for factor, axes in self._assignment.items():
             index = 0
             for axis in axes:
                 index = index * mesh.sizes[axis] + coordinates[axis]
-            starts[factor] = index * (factors[factor] // mesh.count(axes))
-        places.append(Place(rule, starts, factors))
-    return tuple(places)
+            starts[factor] = index * (self._sizes[factor] // mesh.count(axes))
+        found = self[rank] = Place(self._rule, starts, self._sizes)
+        return found
 
 
 def _step(
@@ -141,7 +145,7 @@ def _step(
         _positions(operator, node),
         tuple(slots[value] for value in node.outputs),
         keywords(node, shapes, sizes),
-        places(node, mesh, bound) if "at" in operator.keywords else None,
+        Places(node, mesh, bound) if "at" in operator.keywords else None,
         indices,
         tuple(slots[value] for value in dead),
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphir.errors import ConfigError
 from graphir.ir.collector import without_collector
-from graphir.ir.dims import dim_names, resolve_sizes
+from graphir.ir.dims import dim_names
+from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.verify import verify
 
@@ -63,7 +64,8 @@ def compile(
                the point, which tensor cores multiply several times faster; sums stay float32
     recompute  what the backward pass computes again instead of holding it: see `passes.recompute`. Unless given,
                "masks"; on a GPU "attention", so that scores never leave the kernels that make them
-    memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level
+    memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level. Unless
+               given, what the ranks held here need has to fit into this machine; with infinity nothing is asked
     threads    of the numpy backend; as many as there are processors unless given. Results depend on their number
                (sums are added up in another order), and on nothing else
     donate     whether parameters and state that the graph updates are overwritten in the caller's arrays; on a GPU, in
@@ -85,7 +87,8 @@ def compile(
     tiling     how tasks are cut into tiles and shared by threads, if not as the backend has it: for tests, and to tune
 
     Only what the fetched values need is run.
-    Errors: DimError if a dim has no size or does not divide; ConfigError for an unknown option, or where no level of
+    Errors: DimError if a dim has no size or does not divide; SizeError for tensors, or a plan, larger than the machine;
+    ConfigError for an unknown option, or where no level of
     recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program
     that does not do what its graph says, a defect of graphir; AgreementError where the processes of several ranks
     do not compile the same, with who differs in what; MissingDependencyError where an optional package is asked
@@ -93,8 +96,9 @@ def compile(
     """
     from graphir.backends import plan
     from graphir.backends.buckets import LIMIT
+    from graphir.backends.capacity import require_planned, require_room
     from graphir.backends.communicator import communicator_for
-    from graphir.passes import LEVELS, prune
+    from graphir.passes import LEVELS, prune, unfuse
     from graphir.passes import recompute as recompute_pass
 
     if backend not in BACKENDS:
@@ -123,9 +127,9 @@ def compile(
         raise ConfigError(f"recompute={recompute!r} is no level; choose from {', '.join(LEVELS)}")
     communicator = communicator_for(graph.mesh, ranks, algorithm, backend)
     fetch = [fetch] if isinstance(fetch, str) else fetch
-    verify(graph)
+    graph = unfuse(verify(graph))
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
-    complete = resolve_sizes([graph.dims], sizes)
+    complete = bind_sizes(graph, sizes)
     if not communicator.is_alone:
         options = {
             "backend": backend,
@@ -144,9 +148,16 @@ def compile(
     if backend == "reference":
         if check or tiling is not None:
             raise ConfigError('check and tiling are for programs; backend="reference" interprets the graph as it is')
-        return plan(recompute_pass(pruned, recompute), known).executable(algorithm, graph, communicator)
+        interpreted = plan(recompute_pass(pruned, recompute), known)
+        if memory is None:
+            require_room(interpreted, len(communicator.ranks), stored=True)
+        return interpreted.executable(algorithm, graph, communicator)
     make = _cupy_maker(precision) if backend == "cupy" else _numpy_maker(kernels, threads)
     reference = plan(pruned, known)
+    # A GPU has memory of its own, and says itself when that does not suffice.
+    limited = memory is None and backend not in _GPU
+    if limited:
+        require_room(reference, len(communicator.ranks), stored=False)
 
     def compiled(level: str) -> CompiledExecutable:
         from graphir.passes import optimised
@@ -165,7 +176,10 @@ def compile(
         )
 
     if memory is None:
-        return compiled(recompute)
+        executable = compiled(recompute)
+        if limited:
+            require_planned(executable)
+        return executable
     for level in LEVELS[LEVELS.index(recompute) :]:
         executable = compiled(level)
         if executable.memory.bytes <= memory:

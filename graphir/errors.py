@@ -15,6 +15,10 @@ class DimError(GraphirError):
     """A dim is malformed, has no size, or does not divide."""
 
 
+class SizeError(GraphirError):
+    """A tensor is larger than any array can be, or what is to be run larger than the machine."""
+
+
 class TypeCheckError(GraphirError):
     """An operator was applied to values, or with attributes, that its signature does not admit."""
 

@@ -34,7 +34,7 @@ MPIEXEC = find_mpiexec()
 OPEN_MPIS_LAUNCHER = _is_open_mpis(MPIEXEC)
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
-    reason="no mpiexec or no mpi4py here; pip install 'graphir[mpi]' brings both",
+    reason="no mpiexec or no mpi4py here; the extra `mpi` brings both",
 )
 
 

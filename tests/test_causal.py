@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -102,6 +103,11 @@ def test_a_part_that_is_none_of_a_halfs_is_refused() -> None:
     # Seven queries two by two: 2·2 + 2·4 + 2·6 + 1·7 entries for each of two sequences.
     assert half.size == 2 * (4 + 8 + 12 + 7)
     tiles = list(task.tiles[0])
+    for cut in (Cut({q: 3}), Cut(dict.fromkeys(task.space.loops, 1)), Cut({q: 2}, q, (0, 4, 7))):
+        task.tiles = cut.tiles(task, 2)
+        parts = [math.prod(task.shape(value, tile)) for thread in task.tiles for tile in thread]
+        assert Half.made_by(task, value).size == sum(parts)
+    task.tiles = [tiles]  # type: ignore[list-item]
     assert sorted(half.start(task, value, tile) for tile in tiles) == [0, 14, 38, 54]
     other = next(iter(Cut({q: 3}).tiles(task, 1)[0]))
     with pytest.raises(PlanError, match=r"reads .* at \[0:2, 5:6, 0:7\], which is stored in other parts: \[0:2, 6:7"):

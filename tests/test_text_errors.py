@@ -112,7 +112,9 @@ MISTAKES = [
         "expected ~ and how the tensor starts: zeros, ones, full(x) or normal(σ), found the end of the line",
     ),
     ("~ normal(0.02)", "~ uniform(0.02)", 13, 16, "W: init 'uniform(0.02)' is not zeros, ones, full(x) or normal(σ)"),
-    ("~ normal(0.02)", "~ normal(0.02", 13, 27, "expected ) after σ, found the end of the line"),
+    ("~ normal(0.02)", "~ normal(0.02", 13, 27, "expected ) after 0.02, found the end of the line"),
+    ("~ normal(0.02)", "~ full(1 1)", 13, 23, "expected ) after 1, found '1'"),
+    ("~ normal(0.02)", "~ full()", 13, 21, "expected a number, as in normal(0.02), found ')'"),
     ("step  []", "seed  []", 10, 3, "seed is defined in line 9 already; give this one another name"),
     # headers and rows
     ("state\n", "stat e f\n", 15, 8, "expected the end of the line, found 'f'"),

@@ -23,6 +23,8 @@ import numpy as np
 from graphir.backends.communicator.calling import Witnessed
 from graphir.backends.communicator.peers import MEETING, NAP, Peers
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
+from graphir.extras import install
+from graphir.interrupts import break_in
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch, find_launch
 
@@ -51,7 +53,7 @@ def load_mpi() -> Any:
     except (ImportError, RuntimeError) as error:
         why = str(error).partition("\n")[0]
         raise MissingDependencyError(
-            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); pip install 'graphir[mpi]' brings both, or let "
+            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); {install('mpi')} brings both, or let "
             f"the system bring an MPI"
         ) from None
     if not MPI.Is_initialized():
@@ -86,7 +88,7 @@ def _interruptible() -> Iterator[None]:
     """Ctrl-C ends this process at once, also where it waits in C, which Python's own handler would wait for."""
     ours = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
-    ours = ours and before is signal.default_int_handler
+    ours = ours and before in (signal.default_int_handler, break_in)
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from graphir.backends.compiled.task import Task, Tile
+from graphir.backends.compiled.task import Task, Tile, Tiles
 from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
@@ -140,22 +141,28 @@ def has_both(task: Task, value: Value, pair: tuple[Factor, Factor]) -> bool:
 class Half:
     """How a value lies of which only the causal half is stored: part after part, each C-contiguous.
 
-    starts   the first element of each part, by its ranges in the value's dims
-    size     the elements of all parts
+    task, value   who makes it, and as which of its values
+    size          the elements of all parts, told from the widths of tiles: a plan may be of a size that nobody runs
     """
 
-    starts: Mapping[Ranges, int]
+    task: Task
+    value: Value
     size: int
 
     @classmethod
     def made_by(cls, task: Task, value: Value) -> Half:
         """The half as the tiles of the task that makes it leave it."""
+        return cls(task, value, sum(_elements(task, value, tiles) for tiles in task.tiles if tiles))
+
+    @cached_property
+    def starts(self) -> Mapping[Ranges, int]:
+        """The first element of each part, by its ranges in the value's dims."""
         starts: dict[Ranges, int] = {}
         size = 0
-        for tile in (tile for tiles in task.tiles for tile in tiles):
-            starts[task.ranges(value, tile)] = size
-            size += math.prod(task.shape(value, tile))
-        return cls(starts, size)
+        for tile in (tile for tiles in self.task.tiles for tile in tiles):
+            starts[self.task.ranges(self.value, tile)] = size
+            size += math.prod(self.task.shape(self.value, tile))
+        return starts
 
     def start(self, task: Task, value: Value, tile: Tile) -> int:
         """Where a tile's part begins. Errors: PlanError if it is none of the parts that there are."""
@@ -166,6 +173,20 @@ class Half:
                 f"{', '.join(map(_spelled, list(self.starts)[:4]))}, …"
             )
         return self.starts[ranges]
+
+
+def _elements(task: Task, value: Value, tiles: Tiles) -> int:
+    """The elements of a half in a thread's tiles, all together: the loops' pieces are not combined one by one."""
+    assert tiles.pieces is not None
+    assert tiles.causal is not None
+    q, k = tiles.causal
+    factors = {factor for axis in task.space.dims[value] for factor in axis}
+    count, loops = 1, {pieces.loop: pieces for pieces in tiles.pieces}
+    for factor in factors - loops.keys() - {k}:
+        count *= task.sizes[factor]
+    for loop in loops.keys() - {q}:
+        count *= loops[loop].stop - loops[loop].start if loop in factors else len(loops[loop])
+    return count * sum((stop - start) * min(tiles.keys, stop) for start, stop in loops[q])
 
 
 def _spelled(ranges: Ranges) -> str:

@@ -23,6 +23,7 @@ class Engine(Protocol):
     rules      of the operators
     tiling     how tasks are cut
     alignment  buffers begin at multiples of so many bytes
+    checks_ids whether ids that a program makes are looked at before they are used, which on a device would have to wait
     """
 
     @property
@@ -44,6 +45,10 @@ class Engine(Protocol):
     @property
     def alignment(self) -> int:
         """Where buffers may begin."""
+
+    @property
+    def checks_ids(self) -> bool:
+        """Whether ids that a program makes are looked at."""
 
     @property
     def add(self) -> Function:

@@ -22,7 +22,8 @@ from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
-from graphir.backends.plan import ExecutionPlan, Step, places
+from graphir.backends.indices import check_indices
+from graphir.backends.plan import ExecutionPlan, Places, Step
 from graphir.backends.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
@@ -76,6 +77,15 @@ class CompiledExecutable(Executable, ABC):
         """What one rank needs, as planned."""
         return self.prepared.memory
 
+    def working_bytes(self, alone: bool = False) -> int:
+        """What the ranks held here take beside the caller's arrays, as planned; if `alone`, what a single one takes.
+
+        That is arenas, results, scratch, and their own copies of arguments of which a block cannot be read in place.
+        """
+        plan, held = self.memory, 1 if alone else len(self.communicator.ranks)
+        copied = plan.arguments if self.mesh.size > 1 else 0
+        return held * (copied + plan.results + plan.arena + plan.shared) + plan.scratch
+
     # -- programs -------------------------------------------------------------------------------------
 
     @cached_property
@@ -93,7 +103,12 @@ class CompiledExecutable(Executable, ABC):
     def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
         arena = self.engine.allocate(self.prepared.arena.size)
         arrays = self._allocate(arena)
-        known = self.prepared.halves, self._places(rank), self.prepared.steps.sizes
+        known = (
+            self.prepared.halves,
+            self._places(rank),
+            self.prepared.steps.sizes,
+            frozenset(self.optimised.arguments),
+        )
         program = self._begin(Rank(self.engine, arena, arrays, *known, self.kernels, self._checked))
         for task, assignment in zip(self.prepared.tasks, self.prepared.assignments, strict=True):
             if task.node.operator.relayout is not None:
@@ -164,7 +179,7 @@ class CompiledExecutable(Executable, ABC):
             for node in task.nodes:
                 if "at" in node.operator.keywords:
                     factors = {name: dim.size(sizes) for name, dim in node.inference.factors.items()}
-                    found[node] = places(node, mesh, factors)[rank]
+                    found[node] = Places(node, mesh, factors)[rank]
         return found
 
     # -- what an engine's executable does its own way -------------------------------------------------
@@ -246,7 +261,7 @@ class CompiledExecutable(Executable, ABC):
     def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
         """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
         for step, slot, count, exempt in self._indexed:
-            self._check_indices(step, given[slot], count, exempt)
+            check_indices(step.node, given[slot], count, exempt)
 
     @cached_property
     def _indexed(self) -> list[tuple[Step, Value, int, int | None]]:

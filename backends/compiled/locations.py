@@ -28,6 +28,7 @@ class Rank:
     halves     values of which only the causal half is stored, and where its parts lie
     places     where the rank's blocks lie, of each node that asks
     kernels    of what fused kernels are made for, if any are wanted
+    arguments  the graph's, whose ids have been looked at before the run
     traced     whether what is written is put down step by step, for a proof
     copied     arguments that are copied into buffers of the rank's own
     """
@@ -38,6 +39,7 @@ class Rank:
     halves: Mapping[Value, Half]
     places: Mapping[Node, Place]
     sizes: Mapping[str, int]
+    arguments: frozenset[Value] = frozenset()
     kernels: Kernels | None = None
     traced: bool = False
     constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)

@@ -42,6 +42,9 @@ class Pieces:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((low, min(low + self.width, self.stop)) for low in self._lows)
 
+    def __len__(self) -> int:
+        return len(self._lows)
+
     def backwards(self) -> Iterator[tuple[int, int]]:
         """The pieces, the last one first."""
         return ((low, min(low + self.width, self.stop)) for low in reversed(self._lows))

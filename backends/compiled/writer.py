@@ -17,6 +17,7 @@ from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.effects import writes
+from graphir.backends.indices import check_indices
 from graphir.backends.plan import keywords
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
@@ -110,6 +111,8 @@ class Writer:
         arrays.update((target.value, target.array) for target in targets)
         self._clear(targets)
         start = self.recorder.now
+        for node in run.nodes:
+            self._check_ids(node, [arrays.get(value) for value in node.inputs])
         sizes = [self.task.width(axis, self.tile) for axis in run.axes]
         written = self.rank.kernels.write(self, run, arrays, sizes, self._place, self._keywords)
         if written:
@@ -125,11 +128,22 @@ class Writer:
         if targets:
             self._clear(targets)
             start, wanted = self.recorder.now, {target.value: target.array for target in targets}
+            self._check_ids(node, operands)
             self._emit(node, operands, [wanted.get(value) for value in node.outputs])
             arrays = {**dict(zip(node.inputs, operands, strict=True)), **wanted}
             self.recorder.computed(start, (node,), arrays, self._place)
             self._settle(targets)
         self._free_own()
+
+    def _check_ids(self, node: Node, operands: Sequence[Array | None]) -> None:
+        """Has ids looked at that the program makes itself; those that are arguments have been before it runs."""
+        rule, factors, _ = node.inference
+        for operand, value, array in zip(rule.inputs, node.inputs, operands, strict=True):
+            if operand.indexes is None or array is None or not self.engine.checks_ids:
+                continue
+            if self.task.outer.get(value) not in self.rank.arguments:
+                exempt = node.operator.exempt and node.attributes[node.operator.exempt]
+                self(check_indices, node, array, factors[operand.indexes].size(self.rank.sizes), exempt)
 
     def _emit(self, node: Node, operands: list[Array], outputs: list[Array | None]) -> None:
         operator, attributes, signature = node.operator, self._keywords[node], node.inference.rule

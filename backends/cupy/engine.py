@@ -36,6 +36,7 @@ class CupyEngine:
     tiling = _TILING
     #: Of what a multiprocessor reads at once, so that rows which begin there are read in as few pieces as can be.
     alignment = 256
+    checks_ids = False
 
     def __init__(self, tf32: bool = False) -> None:
         self.xp: Any = require_device()

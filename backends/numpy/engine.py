@@ -40,6 +40,7 @@ class NumpyEngine:
     tiling = _TILING
     #: A cache line, as vector instructions like it.
     alignment = 64
+    checks_ids = True
     add: Function = np.add
     maximum: Function = staticmethod(maximum)
     copy: Function = staticmethod(np.copyto)

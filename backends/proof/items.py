@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from graphir.backends.plan import local_shape, places
+from graphir.backends.plan import Places, local_shape
 from graphir.backends.proof.boxes import Box, Range
 from graphir.ir.assignment import read_assignment
 from graphir.ir.graph import Graph, Node
@@ -239,7 +239,7 @@ class Ledger:
                 sizes[name] //= self.graph.mesh.count(axes)
         starts: Mapping[str, int] = {}
         if "at" in node.operator.keywords and self.graph.mesh.axes:
-            starts = places(node, self.graph.mesh, bound)[self.rank].starts
+            starts = Places(node, self.graph.mesh, bound)[self.rank].starts
         names = [operand.name for operand in rule.inputs]
         depends = tuple(
             frozenset(i for i, name in enumerate(names) if name in node.operator.dependencies(rule, [result.name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,9 @@ def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | No
     known = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
     fetch = [graph.outputs[0].name, *(value.name for value in graph.updates.values())]
     for each in LEVELS[LEVELS.index(level) :] if memory is not None else (level,):
-        plan: MemoryPlan = compile(graph, known, fetch=fetch, recompute=each).memory  # type: ignore[attr-defined]
+        # What costs are asked of may run elsewhere.
+        executable = compile(graph, known, fetch=fetch, recompute=each, memory=math.inf)
+        plan: MemoryPlan = executable.memory  # type: ignore[attr-defined]
         if memory is None or plan.bytes <= memory:
             return each, plan
     raise ConfigError(f"no level of recomputation fits into --memory {memory:g}; the last needs more: {plan}")

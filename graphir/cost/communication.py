@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from graphir.errors import ConfigError
-from graphir.ir.dims import Dim, Sizes, as_dim, product, resolve_sizes
+from graphir.ir.dims import Dim, Sizes, as_dim, product
+from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, axis_symbol, local_shape
 from graphir.ir.types import DTYPES
@@ -122,7 +123,7 @@ def axes_of(node: Node) -> tuple[str, ...]:
 def mesh_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """`sizes`, completed by the dims that follow and by those of the mesh: N_T, N_DP, …"""
     named = {str(axis_symbol(axis)): size for axis, size in graph.mesh.axes}
-    return {**resolve_sizes([graph.dims], sizes), **named}
+    return {**bind_sizes(graph, sizes), **named}
 
 
 # -- the table --------------------------------------------------------------------------------------------

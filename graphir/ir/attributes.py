@@ -13,6 +13,9 @@ from typing import Any, get_args, get_origin
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import Dim, as_dim
 
+#: Integers are of 64 bits, as arrays hold them.
+_BEYOND = 1 << 63
+
 
 class Size(int):
     """Annotates an attribute that is a `Dim` in the graph and an int in the kernel."""
@@ -94,6 +97,8 @@ class Attribute:
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
+    if kind is int and type(value) is int and not -_BEYOND <= value < _BEYOND:
+        raise TypeCheckError(f"attribute {name} is an integer beyond 64 bits, which no kernel takes")
     if type(value) is kind and value == value:
         return value  # the usual case; NaN, which is not itself, is told below
     if kind is not bool and isinstance(value, Number) and not isinstance(value, (bool, int, float)):
@@ -104,7 +109,10 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value:
             raise TypeCheckError(f"attribute {name} must be a number, not NaN")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeCheckError(f"attribute {name} is beyond all floats") from None
     if kind in (int, str, bool) and type(value) is kind:
         return value
     spelled = "a dim" if kind is Size else getattr(kind, "__name__", str(kind))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import is_
@@ -32,6 +32,8 @@ from graphir.ir.value import Value, join
 #: A local name: `W_Q`, `dX_norm.Q_lin`, `layer0`. A full name is such parts with slashes between.
 NAME = re.compile(r"[^\W\d][\w.]*\Z")
 _PATH = re.compile(r"[^\W\d][\w.]*(?:/[^\W\d][\w.]*)*\Z")
+#: Of a value, scopes included, and of a scope: each name in a scope is written with it.
+LONGEST_NAME = 1024
 _INIT = re.compile(r"(?:zeros|ones|(normal|full)\(((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\))\Z", re.ASCII)
 
 
@@ -160,15 +162,15 @@ class Builder:
             scope = f" in {meta.scope}" if meta.scope else ""
             raise type(error)(f"{operator.key}({operands}){scope}{_at(at)}: {error}") from None
         wanted: Sequence[Any] = names if isinstance(names, list | tuple) else [names]
-        full: list[str] = []
+        full: dict[str, None] = {}
         for position, each in enumerate(inference.rule.outputs):
             name = wanted[position] if position < len(wanted) else None
             if name is None:
-                base = f"/{full[0]}.{each.name}" if full else operator.key
-                full.append(self._fresh(join(self._scope, base), full))
+                base = f"/{next(iter(full))}.{each.name}" if full else operator.key
+                full[self._fresh(join(self._scope, base), full)] = None
             else:
-                full.append(self._free(name, full))
-        return self._append(operator, tuple(inputs), checked, full, inference.types, meta, inference).outputs
+                full[self._free(name, full)] = None
+        return self._append(operator, tuple(inputs), checked, tuple(full), inference.types, meta, inference).outputs
 
     def _append(
         self,
@@ -192,18 +194,20 @@ class Builder:
 
     # Names are taken when what bears them is there, so that what was refused can be tried again.
 
-    def _free(self, name: str, siblings: Sequence[str] = ()) -> str:
+    def _free(self, name: str, siblings: Container[str] = ()) -> str:
         """`name` in full; GraphError if it is no name, or a value or one of its siblings-to-be has it."""
         if not isinstance(name, str):
             raise GraphError(f"{name!r} cannot name a value: a name is a string, such as 'X'")
         full = join(self._scope, name)
         if not _PATH.match(full):
             raise GraphError(f"{full!r} cannot name a value: letters, digits, _ and . between slashes")
+        if len(full) > LONGEST_NAME:
+            raise GraphError(f"{full[:40]}… is {len(full)} characters long; names have at most {LONGEST_NAME}")
         if full in self._taken or full in siblings:
             raise GraphError(f"graph {self.name} has a value called {full} already; give this one another name")
         return full
 
-    def _fresh(self, base: str, siblings: Sequence[str]) -> str:
+    def _fresh(self, base: str, siblings: Collection[str]) -> str:
         """A name for what has none: `base`, with a number for a node's first output and where it is taken."""
         if siblings and base not in self._taken and base not in siblings:
             return base
@@ -298,12 +302,12 @@ class Builder:
         For nodes that were checked where they come from, such as texts.
         """
         self._check_open()
-        full: list[str] = []
+        full: dict[str, None] = {}
         types: list[TensorType] = []
         for name, type_ in outputs:
-            full.append(self._free(f"/{name}", full))
+            full[self._free(f"/{name}", full)] = None
             types.append(type_)
-        return self._append(operator, tuple(inputs), attributes, full, types, meta)
+        return self._append(operator, tuple(inputs), attributes, tuple(full), types, meta)
 
     def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
         """A copy of `node` on the copies of its inputs; its outputs join `copies`."""

@@ -29,6 +29,14 @@ RESERVED = frozenset({"true", "false", "none", "inf", "nan"})
 #: How many definitions may build on each other. The documents need two; what reads or writes a dim follows them
 #: by recursion.
 DEEPEST = 64
+#: How many definitions a dim may rest on, near and far; how many factors it may have, powers counted and definitions
+#: filled in; and how many digits its number. What is made of dims by multiplying stays as small as that.
+MOST_DEFINITIONS = 64
+MOST_FACTORS = 128
+MOST_DIGITS = 64
+_BEYOND = 10**MOST_DIGITS
+#: The largest size: arrays count in 64 bits.
+LARGEST = (1 << 63) - 1
 
 
 class Dim:
@@ -55,11 +63,14 @@ class Dim:
         if self.coefficient <= 0:
             raise DimError(f"a dim is a positive size, not {self.coefficient}")
         self.definitions = dict(definitions or {})
+        _require_moderate(self.coefficient, self.powers, len(self.definitions))
         self.depth = 0
         if self.definitions:
             used = [self.definitions[name] for name, _ in self.powers if name in self.definitions]
             self.depth = max((1 + each.depth for each in used), default=0)
         self._key = self._expand()
+        if self.definitions:
+            _require_moderate(*self._key)
         # A constant equals its number, so it must hash like it.
         self._hash = hash(self._key) if self._key[1] else hash(self._key[0])
         self._text = self._print()
@@ -92,7 +103,7 @@ class Dim:
         if isinstance(other, Dim):
             return self._key == other._key
         number = whole(other)
-        return number is not None and number > 0 and self._key == _constant(number)._key
+        return number is not None and 0 < number < _BEYOND and self._key == _constant(number)._key
 
     def __hash__(self) -> int:
         return self._hash
@@ -162,6 +173,17 @@ class Dim:
             value = Fraction(above, below)
             raise DimError(f"{spelled} is not whole: {bound} gives {value}; choose sizes that divide")
         return size
+
+
+def _require_moderate(coefficient: Fraction, powers: Iterable[tuple[str, int]], definitions: int = 0) -> None:
+    """DimError for a dim beyond what a size, however it was come by, has of factors, digits and definitions."""
+    factors = sum([abs(power) for _, power in powers])
+    if factors > MOST_FACTORS:
+        raise DimError(f"a dim of {factors} factors, definitions filled in; at most {MOST_FACTORS} may be")
+    if max(coefficient.numerator, coefficient.denominator) >= _BEYOND:
+        raise DimError(f"a dim whose number has more than {MOST_DIGITS} digits; no size is as large")
+    if definitions > MOST_DEFINITIONS:
+        raise DimError(f"a dim that rests on {definitions} definitions; at most {MOST_DEFINITIONS} may be, near or far")
 
 
 def _power(name: str, power: int) -> str:
@@ -257,8 +279,15 @@ def product(dims: Iterable[Dim]) -> Dim:
 def dim_names(shapes: Iterable[Iterable[Dim]]) -> set[str]:
     """All names that the dims of `shapes` are written in or defined by."""
     names: set[str] = set()
+    seen: set[int] = set()
     for each in {each for shape in shapes for each in shape}:
-        names |= each.names.union(each.definitions, *(d.names for d in each.definitions.values()))
+        names |= each.names
+        for name, definition in each.definitions.items():
+            # Dims of one graph share their definitions.
+            if id(definition) not in seen:
+                seen.add(id(definition))
+                names.add(name)
+                names |= definition.names
     return names
 
 
@@ -278,6 +307,8 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
         number = whole(size)
         if number is None or number < 1:
             raise DimError(f"the size of dim {name} must be a positive int, not {size!r}")
+        if number > LARGEST:
+            raise DimError(f"the size of dim {name} is beyond 2^63 - 1, the longest that an array can be")
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
             raise DimError(f"no dim of this graph is called {name}; its dims are {known}")
@@ -288,5 +319,6 @@ def resolve_sizes(shapes: Iterable[Iterable[Dim]], sizes: Sizes) -> dict[str, in
             raise DimError(f"{name}={sizes[name]} contradicts {name} = {definition}, which is {value}")
         complete[name] = value
     for each in used:
-        each.size(complete)
+        if each.size(complete) > LARGEST:
+            raise DimError(f"dim {each} is beyond 2^63 - 1, the longest that an array can be; choose smaller sizes")
     return complete

@@ -17,7 +17,10 @@ from graphir.ir.operator import Array, Inference, Operator, Xp
 from graphir.ir.signature import Axis, Operand, Signature
 from graphir.ir.types import TensorType
 
-__all__ = ["fused"]
+__all__ = ["DEEPEST", "fused"]
+
+#: How many fused nodes may lie inside of each other; whoever looks into bodies does so by recursion.
+DEEPEST = 8
 
 
 def _refuse(xp: Xp, *operands: Array, anchor: str = "", rows: int = 0) -> NoReturn:
@@ -32,6 +35,10 @@ class _Fused(Operator):
         body = attributes.get("body")
         if not isinstance(body, Graph):
             raise TypeCheckError("attribute body must be a graph")
+        if body.parameters or body.state or body.aliases or not set(body.outputs).isdisjoint(body.inputs):
+            raise TypeCheckError("the body of a fused node has inputs, nodes, and outputs that these make, and no more")
+        if body.nesting >= DEEPEST:
+            raise TypeCheckError(f"its body has {body.nesting} fused nodes inside of each other; at most {DEEPEST} are")
         unknown = attributes.keys() - {"body", *self.attributes}
         if unknown:
             raise TypeCheckError(f"unknown attribute {', '.join(sorted(unknown))}; it has body, anchor, rows")

@@ -227,6 +227,11 @@ class Graph(Frozen):
         ]
         return tuple(dict.fromkeys(each for dims in (*shapes, *attributes) for each in dims if isinstance(each, Dim)))
 
+    @cached_property
+    def nesting(self) -> int:
+        """How many fused nodes lie inside of each other; 0 of a graph without one."""
+        return max((1 + body.nesting for node in self.nodes if (body := node.body) is not None), default=0)
+
     def __getitem__(self, name: str) -> Value:
         """The value of that name or alias, the documents' own aliases (`dU_in`) included."""
         found = self.find(name)

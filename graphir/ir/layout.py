@@ -14,6 +14,8 @@ The size of axis `tp` is written N_T, of `dp` N_DP, as the documents do, and N_ 
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -22,6 +24,8 @@ from graphir.ir.dims import RESERVED, Dim, dim, product, whole
 
 REDUCTIONS = ("sum", "max", "mean")
 _SYMBOLS = {"tp": "N_T", "dp": "N_DP"}
+#: More ranks than any machine has, and axes than they can be counted along.
+MOST_RANKS, MOST_AXES = 1 << 20, 16
 
 
 class Mesh:
@@ -42,6 +46,8 @@ class Mesh:
         if len({name for name, _ in pairs}) < len(pairs):
             raise LayoutError(f"a mesh names each axis once: {', '.join(name for name, _ in pairs)}")
         self.axes: tuple[tuple[str, int], ...] = tuple(checked)
+        if len(self.axes) > MOST_AXES or self.size > MOST_RANKS:
+            raise LayoutError(f"a mesh has at most {MOST_AXES} axes and {MOST_RANKS:,} ranks; this one would have more")
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
@@ -56,13 +62,20 @@ class Mesh:
     @property
     def size(self) -> int:
         """The number of ranks."""
-        return len(self.ranks)
+        return math.prod(size for _, size in self.axes)
 
     @cached_property
     def ranks(self) -> tuple[Mapping[str, int], ...]:
         """Each rank's coordinates, in rank order."""
         indices = itertools.product(*(range(size) for _, size in self.axes))
         return tuple(dict(zip(self.names, index, strict=True)) for index in indices)
+
+    def coordinates(self, rank: int) -> Mapping[str, int]:
+        """One rank's coordinates."""
+        found: dict[str, int] = {}
+        for name, size in reversed(self.axes):
+            rank, found[name] = divmod(rank, size)
+        return {name: found[name] for name in self.names}
 
     def groups(self, axes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The sets of ranks that differ along `axes` only, each ordered by those axes, the first major."""
@@ -92,7 +105,7 @@ class Mesh:
 
     def describe(self, rank: int) -> str:
         """`rank 4 (dp=1, tp=1)`."""
-        return f"rank {rank} ({', '.join(f'{axis}={i}' for axis, i in self.ranks[rank].items())})"
+        return f"rank {rank} ({', '.join(f'{axis}={i}' for axis, i in self.coordinates(rank).items())})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mesh) and self.axes == other.axes
@@ -147,9 +160,9 @@ class Layout:
         axes = (*self.split_axes, *self.pending_axes)
         self.axes = frozenset(axes)
         self.is_replicated = not axes
-        for axis in axes:
-            if axes.count(axis) > 1:
-                raise LayoutError(f"mesh axis {axis} occurs twice in the layout {self}; it can do one thing only")
+        if len(self.axes) < len(axes):
+            axis, _ = Counter(axes).most_common(1)[0]
+            raise LayoutError(f"mesh axis {axis} occurs twice in the layout {self}; it can do one thing only")
         for axis, reduction in pending:
             if reduction not in REDUCTIONS:
                 raise LayoutError(f"{reduction!r} over {axis} is no reduction; choose from {', '.join(REDUCTIONS)}")

@@ -340,6 +340,8 @@ class Operator:
         self, operand: Operand, shared: str, types: tuple[TensorType, ...], attributes: Mapping[str, Any]
     ) -> str:
         if operand.dtype in attributes:
+            if attributes[operand.dtype] == "text":
+                raise TypeCheckError(f"{operand.name} holds numbers; its {operand.dtype} cannot be text")
             return str(attributes[operand.dtype])
         if operand.dtype == "same":
             return types[0].dtype

@@ -25,6 +25,7 @@ attribute of the same name.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -155,8 +156,8 @@ def parse_signature(text: str) -> Signature:
     if not arrow:
         raise OperatorError(f"signature {text!r} has no '->' between operands and results")
     signature = Signature(_parse_operands(left, text), _parse_operands(right, text))
-    names = [o.name for o in (*signature.inputs, *signature.outputs)]
-    twice = {name for name in names if names.count(name) > 1}
+    named = Counter(o.name for o in (*signature.inputs, *signature.outputs))
+    twice = [name for name, count in named.items() if count > 1]
     if twice:
         raise OperatorError(f"signature {text!r} names {', '.join(sorted(twice))} twice")
     if not signature.outputs:

@@ -24,6 +24,8 @@ DTYPES: Mapping[str, int] = {
 }
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int32", "int64"})
+#: The most dims that arrays have, of every NumPy.
+HIGHEST_RANK = 32
 
 
 class TensorType:
@@ -52,6 +54,7 @@ class TensorType:
         except TypeError:
             # A comma was forgotten: (D) is D.
             raise TypeCheckError(f"a shape is a tuple of dims, not {shape}; with one dim it is ({shape},)") from None
+        require_rank(len(dims))
         laid = Layout.replicated(len(dims)) if layout is None else layout
         key = dtype, dims, tuple(map(str, dims)), laid
         return _TYPES.get(key) or _TYPES.setdefault(key, cls._make(dtype, dims, laid))
@@ -101,6 +104,13 @@ class TensorType:
     def elements(self) -> Dim:
         """The number of elements, as a formula."""
         return product(self.shape)
+
+
+def require_rank(rank: int) -> int:
+    """`rank` itself if there are arrays of so many dims; TypeCheckError if not."""
+    if not 0 <= rank <= HIGHEST_RANK:
+        raise TypeCheckError(f"a value of rank {rank} has no array; ranks are 0 to {HIGHEST_RANK}")
+    return rank
 
 
 _TYPES: dict[tuple[object, ...], TensorType] = {}

@@ -15,7 +15,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
-from graphir.operators.special import divisor, masked_score, shift
+from graphir.operators.special import divisor, einsum, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ softmax.with_statistics = softmax_rows
 @softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
     """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim; 0 where P is, as at masked scores."""
-    along = xp.einsum("...k,...k->...", P, dP)
+    along = einsum(xp, "...k,...k->...", P, dP)
     dZ = dP - along[..., None]
     dZ *= P
     return dZ

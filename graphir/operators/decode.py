@@ -6,7 +6,7 @@ import math
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Place, Xp, operator
-from graphir.operators.special import global_indices, random_bits
+from graphir.operators.special import global_indices, random_bits, smallest_normal
 
 _NO_GRADIENT = "a choice of a token is not differentiable"
 
@@ -48,7 +48,7 @@ def top_k(
     starts, sizes = at.region("P")
     bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), int(seed), int(step), key)
     uniform = (bits.astype("float64") + 0.5) / 2.0**32
-    score = xp.log(xp.maximum(P, xp.finfo(P.dtype).tiny)) / temperature - xp.log(-xp.log(uniform))
+    score = xp.log(xp.maximum(P, smallest_normal(P.dtype))) / temperature - xp.log(-xp.log(uniform))
     above, equal = smallest < P, smallest == P
     # Of tokens as probable as the k-th, the first ones count, as ARG takes the first of equals.
     spare = k - above.sum(axis=-1)[..., None]

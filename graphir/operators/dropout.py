@@ -41,16 +41,20 @@ def keep_mask(
     return bits.astype(xp.uint16) >= threshold
 
 
-def _check_rate(p: float) -> str:
+def _check_rate(p: float) -> None:
     # A rate is rounded to a multiple of 2⁻¹⁶; above this limit that would show in the mean.
     if not 0 <= p <= _MOST:
         raise TypeCheckError(f"p={p} is no dropout rate; it lies between 0 and {_MOST}")
+
+
+def _dropout_signature(p: float) -> str:
+    _check_rate(p)
     return "X[*b], seed[] int, step[] int -> Y[*b], m[*b] bool"
 
 
 @operator(
     "DO",
-    _check_rate,
+    _dropout_signature,
     auxiliary="m",
     elementwise=True,
     random=True,
@@ -71,9 +75,14 @@ def dropout(xp: Xp, X: Array, seed: Array, step: Array, *, p: float, key: int, a
     return _apply(X, m, p), m
 
 
+def _d_dropout_signature(p: float) -> str:
+    _check_rate(p)
+    return "m[*b] bool, dY[*b] -> dX[*b]"
+
+
 @dropout.backward(
     "dDO",
-    "m[*b] bool, dY[*b] -> dX[*b]",
+    _d_dropout_signature,
     elementwise=True,
     linear="dY",
     identity=lambda attributes: {} if attributes["p"] else {"dX": "dY"},
@@ -93,7 +102,8 @@ def _apply(X: Array, m: Array, p: float) -> Array:
     return Y
 
 
-def _mask_signature(dims: tuple[object, ...]) -> str:
+def _mask_signature(p: float, dims: tuple[object, ...]) -> str:
+    _check_rate(p)
     return f"seed[] int, step[] int -> m[{' '.join(f'a{i}' for i in range(len(dims)))}] bool"
 
 

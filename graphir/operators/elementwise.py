@@ -23,7 +23,13 @@ def add(xp: Xp, *X: Array) -> Array:
     return Y
 
 
+#: More than anybody adds up at once; each has a gradient, to be named by a node's row.
+_MOST_TERMS = 1 << 14
+
+
 def _d_add_signature(count: int) -> str:
+    if not 1 <= count <= _MOST_TERMS:
+        raise TypeCheckError(f"count={count} gradients of a sum; there are 1 to {_MOST_TERMS:,}: add up in groups")
     return f"dY[*b] -> {', '.join(f'dX{i}[*b]' for i in range(count))}"
 
 

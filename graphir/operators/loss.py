@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from graphir.errors import InputError
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
+from graphir.ir.types import require_rank
 from graphir.ir.value import Value
 from graphir.operators.attention import softmax
 from graphir.operators.special import divisor, is_masked, masked_score, shift
@@ -121,7 +122,7 @@ def _take_apart(operands: Mapping[str, Value], attributes: Attributes, names: Ma
 
 
 def _count_signature(by: int) -> str:
-    kept = " ".join(f"r{i}" for i in range(by))
+    kept = " ".join(f"r{i}" for i in range(require_rank(by)))
     return f"Y[{kept} *b] int -> n[{kept}] dtype"
 
 

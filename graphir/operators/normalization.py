@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphir.ir.operator import Array, Xp, operator
+from graphir.operators.special import einsum
 
 
 @operator(
@@ -18,7 +19,7 @@ def layer_norm(xp: Xp, X: Array, gamma: Array, beta: Array, *, epsilon: float = 
     """
     mean = X.mean(axis=-1)
     H = X - mean[..., None]
-    variance = xp.einsum("...d,...d->...", H, H) / X.shape[-1]
+    variance = einsum(xp, "...d,...d->...", H, H) / X.shape[-1]
     rstd = 1 / xp.sqrt(variance + X.dtype.type(epsilon))
     H *= rstd[..., None]
     H *= gamma
@@ -54,10 +55,10 @@ def d_layer_norm(
         normal = X - mean[..., None]
         normal *= rstd[..., None]
         if "dgamma" in only:
-            dgamma = xp.einsum("nd,nd->d", dH.reshape(-1, dH.shape[-1]), normal.reshape(-1, dH.shape[-1]))
+            dgamma = einsum(xp, "nd,nd->d", dH.reshape(-1, dH.shape[-1]), normal.reshape(-1, dH.shape[-1]))
         if "dX" in only:
             g = dH * gamma
-            along = xp.einsum("...d,...d->...", g, normal) / X.shape[-1]
+            along = einsum(xp, "...d,...d->...", g, normal) / X.shape[-1]
             g -= g.mean(axis=-1)[..., None]
             normal *= along[..., None]
             g -= normal

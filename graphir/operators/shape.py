@@ -9,6 +9,7 @@ from graphir.errors import TypeCheckError
 from graphir.ir.assignment import write_split
 from graphir.ir.dims import Dim, DimLike, as_dim, dims
 from graphir.ir.operator import Array, GradientContext, Size, Xp, operator
+from graphir.ir.types import require_rank
 from graphir.ir.value import Value, require_value
 
 _B, _S, _H = dims("b s h")
@@ -25,14 +26,8 @@ def _inverse_order(perm: tuple[int, ...]) -> tuple[int, ...]:
 # -- T: transpose -----------------------------------------------------------------------------------------
 
 
-#: The most dims that NumPy's arrays have.
-_HIGHEST_RANK = 64
-
-
 def _letters(count: int) -> list[str]:
-    if count > _HIGHEST_RANK:
-        raise TypeCheckError(f"a value of rank {count} has no array; ranks end at {_HIGHEST_RANK}")
-    return [f"a{i}" for i in range(count)]
+    return [f"a{i}" for i in range(require_rank(count))]
 
 
 def _transpose_signature(perm: tuple[int, ...]) -> str:

@@ -39,6 +39,21 @@ def divisor(s: Array) -> Array:
     return s + (s == 0)
 
 
+# -- sums and least numbers in every float dtype ------------------------------------------------------------
+
+
+def einsum(xp: Xp, pattern: str, X: Array, Y: Array) -> Array:
+    """As NumPy's, of two operands; those of bfloat16, which that does not know, are multiplied in float32."""
+    if X.dtype.name == "bfloat16":
+        return xp.einsum(pattern, X.astype(xp.float32), Y.astype(xp.float32)).astype(X.dtype)
+    return xp.einsum(pattern, X, Y)
+
+
+def smallest_normal(dtype: Any) -> Any:
+    """The least positive number of a float dtype that has all of its digits; NumPy knows no bfloat16's."""
+    return dtype.type(2.0 ** {"float16": -14, "float64": -1022}.get(dtype.name, -126))
+
+
 # -- erf --------------------------------------------------------------------------------------------------
 
 # Rational approximations of W. J. Cody, "Rational Chebyshev approximations for the error function",

@@ -18,7 +18,7 @@ from graphir.ir.operator import Array, Attributes, Place, Xp, operator
 from graphir.ir.value import Value
 from graphir.operators.attention import d_softmax, softmax, softmax_rows
 from graphir.operators.loss import IGNORE, cross_entropy, losses
-from graphir.operators.special import divisor, shift
+from graphir.operators.special import divisor, einsum, shift
 
 _NO_GRADIENT = "it is a piece of an operator taken apart after differentiation"
 
@@ -71,7 +71,7 @@ def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
 @operator("row_dot", "P[*b v], dP[*b v] -> c[*b]", symbol="Σ⊙", no_gradient=_NO_GRADIENT, flops=2)
 def row_dot(xp: Xp, P: Array, dP: Array) -> Array:
     """c [*b] = Σ P ⊙ dP over the last dim."""
-    return xp.einsum("...v,...v->...", P, dP)
+    return einsum(xp, "...v,...v->...", P, dP)
 
 
 @operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", vanishes="P", no_gradient=_NO_GRADIENT, flops=2)

@@ -7,10 +7,20 @@ declared (`updates`), and used by whoever has proved that nobody reads the old v
 
 from __future__ import annotations
 
-from graphir.errors import TypeCheckError
+import math
+
+from graphir.errors import InputError, TypeCheckError
 from graphir.ir.operator import Array, Xp, operator
 
 _NO_GRADIENT = "an optimizer's update is not differentiated"
+
+
+def count_step(step: Array) -> int:
+    """The step's number, from 0 on; InputError for one below."""
+    number = int(step)
+    if number < 0:
+        raise InputError(f"step = {number}; steps are counted from 0")
+    return number
 
 
 def _with_ok(operands: str, results: str) -> tuple[str, str]:
@@ -57,7 +67,14 @@ def sgd(
     return _unless(xp, ok, (W - u_new * lr.astype(W.dtype), u_new), (W, u))
 
 
-_ADAM_SIGNATURE = _with_ok("W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float", "W_new[*b], m_new[*b], v_new[*b]")
+def _adam_signature(beta1: float, beta2: float, epsilon: float) -> tuple[str, str]:
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and 0 <= epsilon < math.inf):
+        raise TypeCheckError(
+            f"beta1={beta1}, beta2={beta2}, epsilon={epsilon}: need 0 ≤ beta1 < 1, 0 ≤ beta2 < 1, epsilon ≥ 0"
+        )
+    return _with_ok("W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float", "W_new[*b], m_new[*b], v_new[*b]")
+
+
 _ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
 
 
@@ -65,7 +82,7 @@ def _moments(
     xp: Xp, dW: Array, m: Array, v: Array, step: Array, lr: Array, beta1: float, beta2: float, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """The change of W by Adam, and the new moments."""
-    kind, t = dW.dtype.type, int(step) + 1
+    kind, t = dW.dtype.type, count_step(step) + 1
     m_new = m * kind(beta1)
     m_new += dW * kind(1 - beta1)
     # An array even of rank 0, where products are bare numbers that nothing can be written into.
@@ -83,7 +100,7 @@ def _moments(
 
 @operator(
     "Adam",
-    _ADAM_SIGNATURE,
+    _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
     no_gradient=_NO_GRADIENT,
@@ -111,7 +128,7 @@ def adam(
 
 @operator(
     "AdamW",
-    _ADAM_SIGNATURE,
+    _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
     no_gradient=_NO_GRADIENT,
@@ -208,7 +225,7 @@ def schedule(
 ) -> Array:
     """lr: a linear rise to `peak` over `warmup` steps, then constant, or a linear or cosine fall to `floor`
     at step `total`, and `floor` beyond."""
-    t = int(step)
+    t = count_step(step)
     if t < warmup:
         rate = peak * (t + 1) / warmup
     elif kind == "constant":

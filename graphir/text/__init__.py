@@ -28,7 +28,7 @@ nothing, and a line that ends in a comma goes on in the next.
     part        section | block                        in any order in which names come before their use
     section     "where"                 dim "=" dim
               | "inputs"                name type
-              | "parameters" | "state"  name type "~" ("zeros" | "ones" | "normal(" σ ")")
+              | "parameters" | "state"  name type "~" ("zeros" | "ones" | ("normal" | "full") "(" number ")")
               | "outputs"               name
               | "aliases"               name "=" name
     block       scope [phase] ["@" file]               "/" for the top; phase: forward if it is not written
@@ -50,11 +50,13 @@ A name in a block is relative to its scope, or full with a leading slash. A `lin
 block's file. Types, dims and attributes: `graphir.text.literals`. A `where` holds what is used: a definition
 that no dim needs is an error, as is a value whose type is not what its operator makes.
 
-Every graph comes back equal, its nodes' meta included, and prints the same text again.
+Every graph comes back equal, its nodes' meta included, and prints the same text again. How much a text may ask for
+says its `Budget`.
 """
 
+from graphir.text.budget import Budget
 from graphir.text.fingerprint import fingerprint
 from graphir.text.parser import parse
 from graphir.text.printer import to_text
 
-__all__ = ["fingerprint", "parse", "to_text"]
+__all__ = ["Budget", "fingerprint", "parse", "to_text"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple, NoReturn
 
 from graphir.errors import ParseError
@@ -33,6 +35,9 @@ _TOKEN = re.compile(
 )
 #: No size, key or constant is longer, and Python itself refuses to read integers that are very long.
 _LONGEST_NUMBER = 100
+#: Characters of an error's text; characters and number of the names among which one is looked for that is meant, which
+#: takes time in the product of the two.
+_LONGEST_MESSAGE, _LONGEST_HINT, _MOST_HINTS = 2000, 100, 2000
 
 
 class Token(NamedTuple):
@@ -46,12 +51,11 @@ class Token(NamedTuple):
     def __str__(self) -> str:
         if self.kind == "newline":
             return "the end of the line"
-        return "the end of the text" if self.kind == "end" else repr(self.text)
+        return "the end of the text" if self.kind == "end" else repr(shortened(self.text))
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str) -> Iterator[Token]:
     """The tokens of `text`, `end` the last; ParseError at a character that starts none."""
-    tokens: list[Token] = []
     line, line_start = 1, 0
     previous = "newline"
     for match in _TOKEN.finditer(text):
@@ -64,7 +68,7 @@ def tokenize(text: str) -> list[Token]:
             break
         if kind == "newline":
             if previous not in ("newline", ","):
-                tokens.append(Token(kind, found, line, column))
+                yield Token(kind, found, line, column)
                 previous = kind
             line, line_start = line + 1, match.end()
             continue
@@ -73,12 +77,11 @@ def tokenize(text: str) -> list[Token]:
         if kind == "number" and len(found) > _LONGEST_NUMBER:
             raise ParseError(f"a number of {len(found)} characters; write it shorter", line, column)
         previous = found if kind == "mark" else kind
-        tokens.append(Token(previous, found, line, column))
+        yield Token(previous, found, line, column)
     column = len(text) - line_start + 1
     if previous != "newline":
-        tokens.append(Token("newline", "\n", line, column))
-    tokens.append(Token("end", "", line, column))
-    return tokens
+        yield Token("newline", "\n", line, column)
+    yield Token("end", "", line, column)
 
 
 def _unreadable(character: str) -> str:
@@ -92,20 +95,21 @@ class Cursor:
 
     def __init__(self, text: str) -> None:
         self._tokens = tokenize(text)
-        self._next = 1
-        self.token = self._tokens[0]
+        #: What has been looked at beyond the current token.
+        self._looked_at = deque[Token]()
+        self.token = next(self._tokens)
 
     def advance(self) -> Token:
         """The current token; the next one becomes current. At the end, it stays."""
         token = self.token
         if token.kind != "end":
-            self.token = self._tokens[self._next]
-            self._next += 1
+            self.token = self._looked_at.popleft() if self._looked_at else next(self._tokens)
         return token
 
     def ahead(self, count: int) -> Token:
-        """The token `count` places further on."""
-        return self._tokens[min(self._next - 1 + count, len(self._tokens) - 1)]
+        """The token `count` places further on, or the last."""
+        self._looked_at.extend(islice(self._tokens, max(count - len(self._looked_at), 0)))
+        return [self.token, *self._looked_at][: count + 1][-1]
 
     def accept(self, kind: str) -> bool:
         """Whether the current token is of `kind`; if so, it is passed."""
@@ -130,10 +134,18 @@ class Cursor:
     def fail(self, message: str, token: Token | None = None) -> NoReturn:
         """Raises ParseError at `token`, or at the current one."""
         token = token or self.token
-        raise ParseError(message, token.line, token.column) from None
+        raise ParseError(shortened(message, _LONGEST_MESSAGE), token.line, token.column) from None
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """`text`, or, of one that is longer, its beginning and its end."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-(most // 2) :]}"
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean W_Q or W_K?`, or nothing if no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    """`; did you mean W_Q or W_K?`, or nothing if no known name is close; of very many the last ones are looked at."""
+    if len(name) > _LONGEST_HINT:
+        return ""
+    near = deque((each for each in known if len(each) <= _LONGEST_HINT), maxlen=_MOST_HINTS)
+    close = difflib.get_close_matches(name, near, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -18,12 +18,12 @@ from fractions import Fraction
 from typing import Any
 
 from graphir.errors import DimError, GraphirError
-from graphir.ir.dims import Dim, dim
+from graphir.ir.dims import MOST_FACTORS, Dim, dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Operator
 from graphir.ir.types import DTYPES, TensorType
-from graphir.text.lexer import Cursor, Token, hint
+from graphir.text.lexer import Cursor, Token, hint, shortened
 
 #: What the graph that a fused node holds is called.
 BODY = "body"
@@ -137,15 +137,16 @@ class Literals(Cursor):
         start = self.token
         if start.kind not in ("name", "number"):
             self.fail(f"expected a dim, such as B, 2*D or D/N_T, found {start}")
-        text = self.advance().text
+        pieces = [self.advance().text]
         # `D/N_T` is one token, a path, `2/N_T` are two, and `D / 2` are three.
         while _goes_on(self.token):
             mark = self.advance()
-            text += mark.text
+            pieces.append(mark.text)
             if mark.kind != "name":
                 if self.token.kind not in ("name", "number"):
                     self.fail(f"expected a dim's name or a number after {mark}, found {self.token}")
-                text += self.advance().text
+                pieces.append(self.advance().text)
+        text = "".join(pieces)
         if text not in self._dims:
             self._dims[text] = self._make_dim(text, start)
         return self._dims[text]
@@ -156,7 +157,10 @@ class Literals(Cursor):
         powers: dict[str, int] = {}
         definitions: dict[str, Dim] = {}
         sign = 1
-        for part in re.split(r"([*/])", text):
+        parts = re.split(r"([*/])", text)
+        if len(parts) > 2 * MOST_FACTORS:
+            self.fail(f"a dim of {len(parts) // 2 + 1} factors; at most {MOST_FACTORS} may be", at)
+        for part in parts:
             if part in ("*", "/"):
                 sign = 1 if part == "*" else -1
             elif _DIGITS.match(part):
@@ -165,15 +169,18 @@ class Literals(Cursor):
                 try:
                     dim(part)
                 except DimError as error:
-                    self.fail(f"{text!r} is no dim: {error}", at)
+                    self.fail(f"{shortened(text)!r} is no dim: {error}", at)
                 powers[part] = powers.get(part, 0) + sign
                 self.dim_names.add(part)
                 if part in self.definitions:
                     definition = self.definitions[part]
                     definitions |= {**definition.definitions, part: definition}
         if not above or not below:
-            self.fail(f"{text!r} is no dim: a size is positive", at)
-        return Dim(powers.items(), Fraction(above, below), definitions)
+            self.fail(f"{shortened(text)!r} is no dim: a size is positive", at)
+        try:
+            return Dim(powers.items(), Fraction(above, below), definitions)
+        except DimError as error:
+            self.fail(f"{shortened(text)!r} is no dim: {error}", at)
 
     # -- types ----------------------------------------------------------------------------------------
 

@@ -6,25 +6,36 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from graphir.errors import GraphirError
-from graphir.ir.builder import Builder
+from graphir.errors import GraphirError, ParseError
+from graphir.ir.builder import LONGEST_NAME, Builder
 from graphir.ir.fused import fused
 from graphir.ir.graph import FORWARD, Graph, Meta
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Attributes, Operator, find_operator, operators
 from graphir.ir.types import TensorType
 from graphir.ir.value import Value, join
+from graphir.text.budget import Budget
 from graphir.text.lexer import Token, hint
 from graphir.text.literals import BODY, Literals, name_text
 
 
-def parse(text: str) -> Graph:
+def parse(text: str, *, budget: Budget | None = None) -> Graph:
     """The graph that `text` writes (`graphir.text` has the grammar); `to_text(parse(text))` says the same.
 
+    Takes time and memory in proportion to the text, whatever stands in it. `budget` says how much a text may ask for;
+    the usual one is far beyond what people's models need.
     Errors: ParseError, with line and column, for all that is no graph: an unexpected character or word, an
-    unknown operator, value, attribute or dtype, a type that is not what the operator makes, a name given twice.
+    unknown operator, value, attribute or dtype, a type that is not what the operator makes, a name given twice; and
+    for a text beyond its budget.
     """
-    return _Parser(text).read_graph()
+    if not isinstance(text, str):
+        raise ParseError(f"a graph is parsed from text, a str, not from {type(text).__name__}", 1, 1)
+    budget = budget or Budget()
+    if len(text) > budget.characters:
+        line, start = text.count("\n", 0, budget.characters) + 1, text.rfind("\n", 0, budget.characters)
+        limit = f"at most {budget.characters:,} may be, unless a Budget allows more"
+        raise ParseError(f"a text of {len(text):,} characters; {limit}", line, budget.characters - start)
+    return _Parser(text, budget).read_graph()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,11 @@ class _Declared:
 
 
 class _Parser(Literals):
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: Budget) -> None:
         super().__init__(text)
+        self.budget = budget
+        #: How many nodes have been read, and how many fused nodes those that are being read lie in.
+        self.nodes = self.nesting = 0
         self.values: dict[str, Value] = {}
         #: The line that each name, of a value or an alias, is given in.
         self.lines: dict[str, int] = {}
@@ -132,6 +146,9 @@ class _Parser(Literals):
             phase = self._word("a phase")
         if self.accept("@"):
             file = self._word("the file of this block's lines")
+        for word in (scope, phase, file or ""):
+            if len(word) > LONGEST_NAME:
+                self.fail(f"a name of {len(word)} characters; at most {LONGEST_NAME} may be", token)
         self._end_line()
         return _Block(scope, phase, file)
 
@@ -158,10 +175,8 @@ class _Parser(Literals):
         start = self.token
         init = self.expect("name", "zeros, ones, full(x) or normal(σ)").text
         if self.accept("("):
-            sigma = ""
-            while self.token.kind not in (")", "newline"):
-                sigma += self.advance().text
-            self.expect(")", ") after σ")
+            sigma = self.expect("number", "a number, as in normal(0.02)").text
+            self.expect(")", f") after {sigma}")
             init = f"{init}({sigma})"
         with self._located(start):
             self.values[row.name] = declare(f"/{row.name}", row.type.shape, row.type.dtype, init, row.type.layout)
@@ -186,6 +201,9 @@ class _Parser(Literals):
 
     def _node(self, block: _Block) -> None:
         """`dQ [..], dK_T [..] = dMatmul(Q, K_T, dA) {shared=false}  @178 of A`"""
+        self.nodes += 1
+        if self.nodes > self.budget.nodes:
+            self.fail(f"more than {self.budget.nodes:,} nodes; no more may be, unless a Budget allows it")
         rows = [self._declared(block.scope)]
         while self.accept(","):
             rows.append(self._declared(block.scope))
@@ -216,6 +234,9 @@ class _Parser(Literals):
         name.
         """
         start = rows[0].token
+        self.nesting += 1
+        if self.nesting > self.budget.nesting:
+            self.fail(f"a fused node inside of {self.budget.nesting} others; no more may be nested", start)
         outside = self.builder, self.values, self.lines
         self.builder = Builder(BODY, self.dtype, self.mesh)
         self.values, self.lines = {}, {}
@@ -235,6 +256,7 @@ class _Parser(Literals):
                 self.fail(f"{row.name} is made by {fused.key}, but no row of its body makes it", row.token)
         graph = self.builder.build(*(self.values[row.name] for row in rows))
         self.builder, self.values, self.lines = outside
+        self.nesting -= 1
         return graph
 
     def _operator(self) -> tuple[Token, Operator]:

@@ -14,72 +14,22 @@ carried on to all of them.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.errors import ConfigError, GraphirError
-from graphir.ir.dims import Sizes, resolve_sizes
+from graphir.ir.dims import Sizes
+from graphir.ir.extent import bind_sizes, count_bytes
 from graphir.ir.graph import Graph
-from graphir.ir.types import DTYPES
+from graphir.machine import spelled
 from graphir.passes import LEVELS
 from graphir.training.config import TrainConfig
 
 #: Models of more layers are not planned whole for each suggestion; of many, planning takes its time.
 _FEW, _MANY = 3, 12
 _MOST_RANKS = 64
-
-
-# -- what there is ----------------------------------------------------------------------------------------
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take, by the system and by the control groups it is in; None if not known."""
-    found = [*_available(root / "proc/meminfo"), *_left_in_groups(root)]
-    return min(found, default=None)
-
-
-def _available(path: Path) -> Iterator[int]:
-    for line in _read(path).splitlines():
-        name, _, amount = line.partition(":")
-        if name == "MemAvailable":
-            yield int(amount.split()[0]) << 10
-
-
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """What each limit over this process leaves, of version 2 and of version 1; pages of files can be given back."""
-    mounted = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        version_1 = "memory" in controllers.split(",")
-        if controllers and not version_1:
-            continue
-        base = mounted / "memory" if version_1 else mounted
-        limit, used, cache = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            if version_1
-            else ("memory.max", "memory.current", "inactive_file")
-        )
-        folder = base / group.strip("/")
-        # In a container, the group's own name may not be there, but its limits are at the top.
-        for each in (folder, *folder.parents):
-            if not each.is_relative_to(base):
-                break
-            most, now = _read(each / limit).strip(), _read(each / used).strip()
-            if most.isdigit() and now.isdigit() and int(most) < 1 << 60:
-                files = dict(line.split() for line in _read(each / "memory.stat").splitlines()).get(cache, "0")
-                yield max(int(most) - int(now) + int(files), 0)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 # -- what is needed ---------------------------------------------------------------------------------------
@@ -114,20 +64,14 @@ def need_of(
     `alone`: if it held a single rank.
     """
     tensors = tensor_bytes(graph, sizes)
-    return Need(tensors, _work(step, alone), _work(validation, alone), 2 * tensors, str(step.memory))
+    work = step.working_bytes(alone), validation.working_bytes(alone)
+    return Need(tensors, *work, 2 * tensors, str(step.memory))
 
 
 def tensor_bytes(graph: Graph, sizes: Sizes) -> int:
     """Of all parameters and state, whole."""
-    complete = resolve_sizes([graph.dims], sizes)
-    values = (*graph.parameters, *graph.state)
-    return sum(math.prod(dim.size(complete) for dim in value.shape) * DTYPES[value.dtype] for value in values)
-
-
-def _work(executable: CompiledExecutable, alone: bool) -> int:
-    plan, held = executable.memory, 1 if alone else len(executable.communicator.ranks)
-    copied = plan.arguments if executable.mesh.size > 1 else 0
-    return held * (copied + plan.results + plan.arena + plan.shared) + plan.scratch
+    complete = bind_sizes(graph, sizes)
+    return sum(count_bytes(value.type, complete) for value in (*graph.parameters, *graph.state))
 
 
 class Planner(Protocol):
@@ -236,14 +180,3 @@ class Budget:
             first, second = getattr(two, name), getattr(three, name)
             parts[name] = first + (config.layers - 2) * max(second - first, 0)
         return Need(**parts)
-
-
-def processes_here() -> int:
-    """How many processes of this run share the machine, as launchers tell them."""
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 1)
-
-
-def spelled(count: int) -> str:
-    """`12.3 GB`, `456.7 MB`."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e10 else f"{count / 1e6:,.1f} MB"

@@ -85,6 +85,8 @@ class Programs:
                 backend=backend,
                 precision=TF32 if config.precision == TF32 else "float32",
                 recompute=recompute,
+                # Whoever trains asks first whether it fits, validation and checkpoints included, or will not ask.
+                memory=math.inf,
             )
             assert isinstance(made, CompiledExecutable)
             return made

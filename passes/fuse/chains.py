@@ -11,6 +11,10 @@ from graphir.ir.value import Value
 from graphir.passes.fuse.precedence import Precedence
 from graphir.passes.fuse.units import Flow, Unit, in_order, is_forward
 
+#: Nodes of a chain, views left out. Models have half as many; with each node that joins, rows are looked for among all
+#: that are there.
+_LONGEST = 64
+
 
 def find_chains(flow: Flow, streams: Sequence[Unit]) -> list[Unit]:
     """All of the graph's units, in order: the streams, chains, and nodes that stay alone."""
@@ -89,7 +93,7 @@ class _Chains:
     def _extend(self, unit: Unit, node: Node, anchor: Value, limit: int) -> bool:
         """Whether `node` could be added to the chain `unit`, with as many loops as both have."""
         assert unit.anchor is not None
-        if is_forward(node) != unit.is_forward:
+        if is_forward(node) != unit.is_forward or len(unit.nodes) >= _LONGEST:
             return False
         wider = anchor if len(anchor.shape) > len(unit.anchor.shape) else unit.anchor
         rows = most_rows(self.flow.with_views([*unit.nodes, node]), wider, min(unit.rows, limit))
@@ -105,7 +109,7 @@ class _Chains:
         if not self._chains.issuperset((group, other)) or self._lie_apart(group, other):
             return
         one, two = self._units[group], self._units[other]
-        if one.is_forward != two.is_forward:
+        if one.is_forward != two.is_forward or len(one.nodes) + len(two.nodes) > _LONGEST:
             return
         assert one.anchor is not None
         nodes = sorted([*one.nodes, *two.nodes], key=self.flow.index.__getitem__)

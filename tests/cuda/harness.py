@@ -79,6 +79,7 @@ class HostEngine:
     has_ampere_tensor_cores = True
     xp: Any = _HostModule()
     alignment = 256
+    checks_ids = False
     tiling = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
     add, copy = staticmethod(np.add), staticmethod(np.copyto)
 

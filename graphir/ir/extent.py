@@ -1,0 +1,62 @@
+"""How large a graph's tensors are once its dims have sizes, in exact integers: none may be beyond all arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from graphir.errors import SizeError
+from graphir.ir.dims import LARGEST, Sizes, resolve_sizes, shape_text
+from graphir.ir.graph import Graph
+from graphir.ir.types import DTYPES, TensorType
+from graphir.ir.value import Value
+
+#: Bytes of an element of Python's own strings: a pointer.
+_POINTER = 8
+
+
+def bind_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
+    """`sizes`, checked against the graph's dims and completed by the defined ones.
+
+    Errors: DimError as of `resolve_sizes`; SizeError, with the largest tensor and its dims, where one would have 2^63
+    bytes or more, which no array has.
+    """
+    complete = resolve_sizes([graph.dims], sizes)
+    found = largest(values_within(graph), complete)
+    if found is not None and found[1] > LARGEST:
+        raise SizeError(
+            f"{described(found[0], complete)} would have more than 2^63 bytes, and is the largest tensor of graph "
+            f"{graph.name}; no array has as many: choose smaller sizes"
+        )
+    return complete
+
+
+def values_within(graph: Graph) -> Iterator[Value]:
+    """The graph's values, and those within its fused nodes."""
+    yield from graph.values.values()
+    for node in graph.nodes:
+        if node.body is not None:
+            yield from values_within(node.body)
+
+
+def count_bytes(type: TensorType, sizes: Sizes) -> int:
+    """Of a whole tensor."""
+    return (DTYPES[type.dtype] or _POINTER) * math.prod([dim.size(sizes) for dim in type.shape])
+
+
+def largest(values: Iterable[Value], sizes: Sizes) -> tuple[Value, int] | None:
+    """The first of the largest tensors, and its bytes; None of none."""
+    kinds: dict[TensorType, Value] = {}
+    for value in values:
+        kinds.setdefault(value.type, value)
+    return max(((value, count_bytes(type_, sizes)) for type_, value in kinds.items()), key=_second, default=None)
+
+
+def _second(pair: tuple[Value, int]) -> int:
+    return pair[1]
+
+
+def described(value: Value, sizes: Sizes) -> str:
+    """`mha/A float32[B, S, S] = [2, 4096, 4096]`."""
+    numbers = ", ".join(str(dim.size(sizes)) for dim in value.shape)
+    return f"{value.name} {value.dtype}{shape_text(value.shape)} = [{numbers}]"
