@@ -21,6 +21,7 @@ STOREYS = (
         "graphir.errors",
         "graphir.extras",
         "graphir.interrupts",
+        "graphir.machine",
         "graphir.processor",
         "graphir.reading",
         "graphir.version",

@@ -111,8 +111,8 @@ def train(
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
     at once. Of several processes it is enough that one gets it; where others do not take part in the step any more, it
-    ends without a checkpoint, some seconds later. The folder is locked meanwhile: a second run into it is refused. A run
-    that was killed after its last step is finished by `resume`: what is missing is drawn.
+    ends without a checkpoint, some seconds later. The folder is locked meanwhile: a second run into it is refused. A
+    run that was killed after its last step is finished by `resume`: what is missing is drawn.
     Errors: ConfigError for options or sizes that cannot be, for memory that does not suffice, with what would fit, or
     for a folder that holds a run, is trained into or cannot be written; DataError for the text; CheckpointError for a
     checkpoint that is corrupt or of another configuration; NonFiniteError, with the first node at fault, for a loss
