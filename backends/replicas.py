@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,16 @@ from graphir.ir.value import Value
 _TOLERANCE = 1e-3
 #: Words of a row.
 _WIDTH = 4096
+
+
+@dataclass(frozen=True)
+class _Parting:
+    """Replicas of a value that differ: those of fewer ranks, those of the others, and how many kinds there are."""
+
+    value: Value
+    astray: Sequence[int]
+    others: Sequence[int]
+    kinds: int
 
 
 class Replicas:
@@ -73,12 +84,13 @@ class Replicas:
         (step, groups, pending), self._begun = self._begun, None
         table = to_numpy(pending.wait()[0])
         found = [
-            (value, parted)
+            parting
             for number, (value, each) in enumerate(zip(self._values, groups, strict=True))
-            if (parted := self._parted(table[:, number], each)) is not None
+            if (parting := self._parting(value, table[:, number], each)) is not None
         ]
         if found:
-            raise ReplicaError(self._describe(found, step))
+            # What has gone astray first differs the most: by itself, and by what others have made of it since.
+            raise ReplicaError(self._describe(sorted(found, key=lambda parting: -parting.kinds), step))
         self._alike = step
 
     def _groups(self, value: Value, array: Any) -> Sequence[Sequence[int]]:
@@ -87,32 +99,30 @@ class Replicas:
         split = () if tuple(array.shape) == self._shapes[value] else layout.axes
         return mesh.groups([axis for axis in mesh.names if axis not in split])
 
-    def _parted(self, column: NDArray[Any], groups: Sequence[Sequence[int]]) -> tuple[list[int], list[int]] | None:
-        """The first replicas that differ: those that are in the minority, and the others; half of them if none is."""
+    def _parting(self, value: Value, column: NDArray[Any], groups: Sequence[Sequence[int]]) -> _Parting | None:
+        """The first replicas of a value that differ; None if all are alike."""
         for group in groups:
             held = column[list(group)]
-            values = [each.tobytes() for each in held]
-            if self._by_norm:
-                values = _alike(held)
+            values: list[Any] = _alike(held) if self._by_norm else held.tolist()
             if len(set(values)) > 1:
                 usual, _ = Counter(values).most_common(1)[0]
                 astray = [rank for rank, each in zip(group, values, strict=True) if each != usual]
-                return astray, [rank for rank in group if rank not in astray]
+                return _Parting(value, astray, [rank for rank in group if rank not in astray], len(set(values)))
         return None
 
-    def _describe(self, found: list[tuple[Value, tuple[list[int], list[int]]]], step: int) -> str:
-        mesh = self._communicator.mesh
-        value, (astray, others) = found[0]
-        more = found[1][0].name if len(found) == 2 else f"{len(found) - 1} more tensors"
-        also = f"; so it is with {more}" if len(found) > 1 else ""
-        whose = " and ".join(map(mesh.describe, astray[:3])) + (" and more" if len(astray) > 3 else "")
+    def _describe(self, found: Sequence[_Parting], step: int) -> str:
+        mesh, first, names = self._communicator.mesh, found[0], [each.value.name for each in found[1:]]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        also = f"; so it is with {', '.join(names[:3])}{more}" if names else ""
+        whose = " and ".join(map(mesh.describe, first.astray[:3])) + (" and more" if len(first.astray) > 3 else "")
+        other = mesh.describe(first.others[0])
         when = f"after step {step}" if step else "before the first step"
         before = "" if self._alike is None else f"; after step {self._alike} all replicas were alike"
-        suspects = whose if len(astray) < len(others) else f"{whose} or {mesh.describe(others[0])}"
+        suspects = whose if len(first.astray) < len(first.others) else f"{whose} or {other}"
         return (
-            f"{when} {value.name} {value.type} of {whose} is not that of {mesh.describe(others[0])}, though they are "
-            f"replicas{also}{before}: the memory or the program of {suspects} is at fault; no checkpoint holds this, "
-            f"and the last one can be gone on from"
+            f"{when} {first.value.name} {first.value.type} of {whose} is not that of {other}, though they are replicas"
+            f"{also}{before}: the memory or the program of {suspects} is at fault; no checkpoint holds this, and the "
+            f"last one can be gone on from"
         )
 
 
