@@ -70,7 +70,7 @@ except GraphirError as error:
 """
 #: What is said when all is as it should be: errors in sentences, how to go on, what MPI's launcher adds.
 _LINE = re.compile(
-    r"(rank \d+( \([a-z0-9=, ]+\))?: )?error: .*|interrupted.*|  graphir train --resume .*|Abort\(\d+\) on node .*|"
+    r"(rank \d+( \([a-z0-9=, ]+\))?: )?(error: .*|interrupted.*)|  graphir train --resume .*|Abort\(\d+\) on node .*|"
     r"=.*|YOUR APPLICATION .*|This typically .*|Please see .*|\[mpiexec@.*|"
 )
 
