@@ -3,25 +3,28 @@
 Which ranks hold the same block of a value follows from its type: those that differ along mesh axes only that do not
 split it. A whole array, from which a block is yet to be cut, all ranks hold alike.
 
-Each rank takes a *digest* of each of its blocks, one number; the table of all ranks' digests travels by a single
-all-reduce, which goes on while the next step is computed. Equal blocks have equal digests, and of different ones they
-differ but for one in 2^64. Where ranks compute on machines that differ, so that the last bits may, norms are compared.
+Each rank takes a *digest* of each of its blocks, one number; the table of all ranks' digests travels by one
+all-reduce, which goes on while the next step is computed. Equal blocks have equal digests, and different ones
+different, by all that chance can do. Where machines differ, so that last bits may, norms are compared.
 
-    digest   Σ (2 i + 1) x_i modulo 2^64, over the words x_i of 8 bytes that an array is made of: an odd factor sees
-             every single bit, different ones see what has changed places. Two sums over memory, by rows and by columns,
-             are all that is needed of it.
+    digest   Σ (a_r + b_c) x_rc modulo 2^64, over an array's words x of 4 bytes, in rows of 4096; the weights a are
+             even, b odd, and both were drawn at random once and for all. An odd weight sees every single bit, and what
+             has changed places or signs weighs otherwise. Two sums over memory, by rows and by columns, are all it
+             takes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.backends.arrays import is_on_device, module_of, to_numpy
+from graphir.backends.arrays import module_of, to_numpy
 from graphir.backends.communicator import Pending
 from graphir.backends.executable import Executable
 from graphir.errors import ReplicaError
@@ -29,7 +32,18 @@ from graphir.ir.value import Value
 
 #: By how much norms may differ where bits may: more than rounding comes to in the time between two comparisons.
 _TOLERANCE = 1e-3
-_WORD = 8
+#: Words of a row.
+_WIDTH = 4096
+
+
+@dataclass(frozen=True)
+class _Parting:
+    """Replicas of a value that differ: those of fewer ranks, those of the others, and how many kinds there are."""
+
+    value: Value
+    astray: Sequence[int]
+    others: Sequence[int]
+    kinds: int
 
 
 class Replicas:
@@ -70,12 +84,13 @@ class Replicas:
         (step, groups, pending), self._begun = self._begun, None
         table = to_numpy(pending.wait()[0])
         found = [
-            (value, parted)
+            parting
             for number, (value, each) in enumerate(zip(self._values, groups, strict=True))
-            if (parted := self._parted(table[:, number], each)) is not None
+            if (parting := self._parting(value, table[:, number], each)) is not None
         ]
         if found:
-            raise ReplicaError(self._describe(found, step))
+            # What has gone astray first differs the most: by itself, and by what others have made of it since.
+            raise ReplicaError(self._describe(sorted(found, key=lambda parting: -parting.kinds), step))
         self._alike = step
 
     def _groups(self, value: Value, array: Any) -> Sequence[Sequence[int]]:
@@ -84,34 +99,30 @@ class Replicas:
         split = () if tuple(array.shape) == self._shapes[value] else layout.axes
         return mesh.groups([axis for axis in mesh.names if axis not in split])
 
-    def _parted(self, column: NDArray[Any], groups: Sequence[Sequence[int]]) -> tuple[list[int], list[int]] | None:
-        """The first replicas that differ: those that are in the minority, and the others; half of them if none is."""
+    def _parting(self, value: Value, column: NDArray[Any], groups: Sequence[Sequence[int]]) -> _Parting | None:
+        """The first replicas of a value that differ; None if all are alike."""
         for group in groups:
             held = column[list(group)]
-            values = [each.tobytes() for each in held]
-            if self._by_norm:
-                middle = np.median(held)
-                values = [bool(abs(each - middle) <= _TOLERANCE * abs(middle)) for each in held]
-                values = values if len(group) > 2 else [True, np.ptp(held) <= _TOLERANCE * np.abs(held).max()]
+            values: list[Any] = _alike(held) if self._by_norm else held.tolist()
             if len(set(values)) > 1:
                 usual, _ = Counter(values).most_common(1)[0]
                 astray = [rank for rank, each in zip(group, values, strict=True) if each != usual]
-                return astray, [rank for rank in group if rank not in astray]
+                return _Parting(value, astray, [rank for rank in group if rank not in astray], len(set(values)))
         return None
 
-    def _describe(self, found: list[tuple[Value, tuple[list[int], list[int]]]], step: int) -> str:
-        mesh = self._communicator.mesh
-        value, (astray, others) = found[0]
-        more = f", and so with {len(found) - 1} more tensors," if len(found) > 2 else ""
-        more = f", and so with {found[1][0].name}," if len(found) == 2 else more
-        whose = " and ".join(map(mesh.describe, astray[:3])) + (" and more" if len(astray) > 3 else "")
+    def _describe(self, found: Sequence[_Parting], step: int) -> str:
+        mesh, first, names = self._communicator.mesh, found[0], [each.value.name for each in found[1:]]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        also = f"; so it is with {', '.join(names[:3])}{more}" if names else ""
+        whose = " and ".join(map(mesh.describe, first.astray[:3])) + (" and more" if len(first.astray) > 3 else "")
+        other = mesh.describe(first.others[0])
         when = f"after step {step}" if step else "before the first step"
         before = "" if self._alike is None else f"; after step {self._alike} all replicas were alike"
-        suspects = whose if len(astray) < len(others) else f"{whose} or {mesh.describe(others[0])}"
+        suspects = whose if len(first.astray) < len(first.others) else f"{whose} or {other}"
         return (
-            f"{when} {value.name} {value.type} of {whose} is not that of {mesh.describe(others[0])}{more} though they "
-            f"are replicas{before}: the memory or the program of {suspects} is at fault; nothing of this was saved, "
-            f"so that the last checkpoint can be gone on from"
+            f"{when} {first.value.name} {first.value.type} of {whose} is not that of {other}, though they are replicas"
+            f"{also}{before}: the memory or the program of {suspects} is at fault; no checkpoint holds this, and the "
+            f"last one can be gone on from"
         )
 
 
@@ -119,29 +130,34 @@ def digest(array: Any) -> Any:
     """A number [] that tells an array's bits from others; on a device where the array is, and not waited for."""
     xp = module_of(array)
     words = _words(xp, array)
-    width = 1 << (len(words).bit_length() // 2)
-    whole = len(words) // width * width
-    body, rest = words[:whole].reshape(-1, width), words[whole:]
-    rows, columns = body.sum(axis=1), body.sum(axis=0)
-    places = xp.arange(len(rows), dtype=np.uint64) * np.uint64(2 * width)
-    terms = (rows * places, columns * _odd(xp, 0, width), rest * _odd(xp, whole, len(words)))
-    return xp.concatenate(terms).sum()
+    count = len(words) // _WIDTH
+    body, rest = words[: count * _WIDTH].reshape(count, _WIDTH), words[count * _WIDTH :]
+    even = _weights(xp, 1 << count.bit_length()) << np.uint64(1)
+    odd = _weights(xp, _WIDTH) | np.uint64(1)
+    terms = rest.astype(np.uint64) * (odd[: len(rest)] + even[count : count + 1])
+    if count:
+        rows, columns = body.sum(axis=1, dtype=np.uint64), body.sum(axis=0, dtype=np.uint64)
+        terms = xp.concatenate((terms, rows * even[:count], columns * odd))
+    return terms.sum()
 
 
-def _odd(xp: Any, start: int, stop: int) -> Any:
-    """2 i + 1 for i from `start` to `stop`."""
-    return xp.arange(2 * start + 1, 2 * stop + 1, 2, dtype=np.uint64)
+@cache
+def _weights(xp: Any, count: int) -> Any:
+    """Numbers of 64 bits, always the same."""
+    return xp.asarray(np.random.Generator(np.random.Philox(0)).integers(0, 1 << 64, count, np.uint64))
 
 
 def _words(xp: Any, array: Any) -> Any:
-    """An array's bits as numbers of 8 bytes [n]; of one that is not made of such, each element's."""
+    """An array's bits as numbers of 4 bytes [n]; of one that is not made of such, each element's."""
     flat = xp.ascontiguousarray(array).reshape(-1)
-    address = flat.data.ptr if is_on_device(flat) else flat.ctypes.data
-    if address % _WORD:
-        flat = flat.copy()
-    if flat.nbytes % _WORD == 0:
-        return flat.view(np.uint64)
-    return flat.view(f"uint{8 * flat.itemsize}").astype(np.uint64)
+    return flat.view(np.uint32 if flat.nbytes % 4 == 0 else f"uint{8 * flat.itemsize}")
+
+
+def _alike(norms: NDArray[Any]) -> list[Any]:
+    """For each norm whether it is near that of most, or, of two, of the first; no number is near itself alone."""
+    middle = norms[0] if len(norms) == 2 else np.median(norms[~np.isnan(norms)] if not np.isnan(norms).all() else norms)
+    near = np.abs(norms - middle) <= _TOLERANCE * np.abs(middle)
+    return list(near | (np.isnan(norms) & np.isnan(middle)))
 
 
 def _norm(array: Any) -> Any:

@@ -114,7 +114,7 @@ def launch(ranks: int, rounds: int) -> dict[str, Any]:
     beside = Path(sys.executable).parent / "mpiexec"
     mpiexec = str(beside) if beside.is_file() else shutil.which("mpiexec")
     if mpiexec is None:
-        raise SystemExit("there is no mpiexec; pip install 'graphir[mpi]' brings one")
+        raise SystemExit("there is no mpiexec; pip install '.[mpi]' brings one")
     command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "benchmarks.mpi", "--rank", "--rounds", str(rounds)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -12,6 +12,8 @@ The language lives here, `graphir.passes` rewrites graphs, `graphir.backends` ru
 them together and loads the latter two only when called.
 """
 
+from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  before what takes its time to load
+
 from typing import TYPE_CHECKING, NoReturn
 
 import graphir.ir.pickled  # noqa: F401  says how graphs are pickled

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphir.errors import ConfigError, GraphError
+from graphir.errors import ConfigError
 from graphir.ir.collector import without_collector
 from graphir.ir.dims import dim_names
 from graphir.ir.extent import bind_sizes
@@ -196,17 +196,14 @@ def _agree(
     """AgreementError unless all ranks compile the same, for the same sizes and with the same options."""
     from graphir.backends.communicator import Terms, require_agreement
     from graphir.backends.machine import Machine
-    from graphir.text import to_text
+    from graphir.text import fingerprint, to_text
 
-    try:
-        text = to_text(graph, meta=False)
-    except GraphError:  # it has names that no text can hold
-        text = "\n".join(f"{node!r} {dict(node.attributes)}" for node in graph.nodes)
     told = {name: "not given" if value is None else str(value) for name, value in {**sizes, **options}.items()}
     terms = Terms(
         f"gi.compile(graph {graph.name})",
-        {**told, "the graph": text},
+        {**told, "the graph": fingerprint(graph)},
         Machine.of(options["backend"], threads, options["kernels"]),
+        {"the graph": lambda: to_text(graph, meta=False)},
     )
     communicator.differences = require_agreement(communicator, terms)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from graphir.errors import DataError, MissingDependencyError
+from graphir.reading import read_json
+
+#: Bytes of the largest file that is read; those that people use have some ten million.
+_LARGEST = 1 << 28
 
 
 class Tokenizer(Protocol):
@@ -46,7 +52,11 @@ class ByteTokenizer:
 
 
 class FileTokenizer:
-    """A Hugging Face tokenizer file, read by the `tokenizers` package."""
+    """A Hugging Face tokenizer file, read by the `tokenizers` package.
+
+    Where it says that texts are cut off or filled up to a length, that is left out: every token of a text counts, and
+    nothing else. A length from elsewhere would also be memory from elsewhere.
+    """
 
     def __init__(self, path: str) -> None:
         try:
@@ -57,10 +67,14 @@ class FileTokenizer:
             ) from None
         if not Path(path).is_file():
             raise DataError(f"tokenizer {path} is no file; give 'bytes' or the path of a tokenizer.json")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(path)
-        except Exception as error:  # the package raises bare Exception for a malformed file
-            raise DataError(f"tokenizer {path} cannot be read as a tokenizer.json: {error}") from None
+        with _named(f"tokenizer {path} cannot be read as a tokenizer.json"):
+            if Path(path).stat().st_size > _LARGEST:
+                raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
+            said = read_json(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(said, dict):
+                raise ValueError("it is no object")
+            said = {**said, "truncation": None, "padding": None}
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(said))
 
     @property
     def vocabulary(self) -> int:
@@ -74,13 +88,23 @@ class FileTokenizer:
         return None if id is None else int(id)
 
     def encode(self, text: str) -> list[int]:
-        try:
+        with _named("the tokenizer cannot encode the text"):
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except Exception as error:  # the package raises bare Exception, and TypeError for lone surrogates
-            raise DataError(f"the tokenizer cannot encode the text: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids)))
+        with _named("the tokenizer cannot decode what the model says"):
+            return str(self._tokenizer.decode(list(ids)))
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """DataError for whatever the package raises: bare Exception, and, where it panics, what is not even that."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise DataError(f"{what}: {error}") from None
+        raise
 
 
 @lru_cache(maxsize=8)

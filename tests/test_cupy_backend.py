@@ -448,14 +448,14 @@ def test_without_a_gpu_there_is_one_sentence(cupy: Any, monkeypatch: pytest.Monk
 def test_without_cupy_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(
-        MissingDependencyError, match=r'CuPy .*: pip install "graphir\[cuda12\]" or "graphir\[cuda13\]"'
+        MissingDependencyError, match=r"CuPy .*: pip install 'cupy-cuda12x\[ctk\]>=14' .*'cupy-cuda13x\[ctk\]>=14'"
     ):
         gi.compile(gi.models.transformer(1, decode=None), SIZES, backend="cupy")
 
 
 def test_a_cupy_that_is_too_old_is_told_apart(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy, "__version__", "13.6.0")
-    with pytest.raises(MissingDependencyError, match=r"CuPy 13\.6\.0 is older than 14: pip install \"graphir\[cuda12"):
+    with pytest.raises(MissingDependencyError, match=r"CuPy 13\.6\.0 is older than 14: pip install 'cupy-cuda12x"):
         gi.compile(gi.models.transformer(1, decode=None), SIZES, backend="cupy")
 
 

@@ -349,7 +349,7 @@ def test_without_numba_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(MissingDependencyError) as error:
         gi.compile(_doubled(), {}, kernels="numba")
     assert str(error.value) == (
-        'kernels="numba" was asked for, and Numba is not installed: pip install "graphir[fast]", or compile with '
+        "kernels=\"numba\" was asked for, and Numba is not installed: pip install 'numba>=0.60', or compile with "
         'kernels="numpy"'
     )
 

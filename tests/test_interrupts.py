@@ -1,174 +1,171 @@
-"""Whatever breaks into a run, an interrupt between any two lines of it, the next run is right."""
+"""Ctrl-C on the command line: at any moment the same clean end."""
 
 from __future__ import annotations
 
-import gc
-import linecache
+import io
+import os
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import numpy as np
 import pytest
 
-import graphir as gi
-from graphir import backends
-from graphir.backends.blas import find_blas, single_threaded_blas
-from graphir.errors import RunError
-from graphir.ir.collector import without_collector
-from tests.hooked import Hook, content, hooked, is_right
-from tests.sharding_cases import Case, batch, sharded_step_of, step_of
+from graphir import interrupts
+from graphir.interrupts import break_in, watched
 
-BACKENDS = str(Path(backends.__file__).parent)
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+
+#: Interrupts its process as soon as it looks for the module MODULE, so many times.
+FINDER = """
+import os, signal, sys
+
+class Finder:
+    left = int(os.environ["TIMES"])
+
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["MODULE"]:
+            while Finder.left:
+                Finder.left -= 1
+                os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def interrupted_at(folder: Path, module: str, *arguments: object, times: int = 1) -> subprocess.CompletedProcess[str]:
+    """A command that is interrupted when it is about to import a module."""
+    (folder / "sitecustomize.py").write_text(FINDER)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "MODULE": module, "TIMES": str(times)}
+    command = [sys.executable, "-m", "graphir", *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "graphir.errors",
+        "graphir.operators.loss",
+        "graphir.__main__",
+        "click",
+        "graphir.cli.train",
+        "numpy",
+        "numpy._core._multiarray_umath",
+        "numpy.random._philox",
+        "graphir.backends.numpy",
+        "matplotlib.figure",
+    ],
+)
+def test_in_the_midst_of_an_import(tmp_path: Path, module: str, times: int) -> None:
+    (tmp_path / "text").write_text("the cat sat on the mat. " * 40)
+    sizes = ["--layers=1", "--sequence=8", "--width=8", "--heads=2", "--validation=0.2", "--steps=1", "--quiet"]
+    done = interrupted_at(tmp_path, module, "train", "--text", "text", *sizes, "--out", "run", times=times)
+    assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["interrupted"])
+    left = sorted(path.name for path in tmp_path.glob("run/*") if path.suffix not in (".jsonl", ".safetensors"))
+    assert left == []
+
+
+# -- what the handler does ----------------------------------------------------------------------------------
+
+
+class EndError(BaseException):
+    """In place of the end of the process."""
 
 
 @pytest.fixture
-def hook() -> Iterator[Hook]:
-    with hooked() as made:
-        yield made
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        raise EndError
+
+    monkeypatch.setattr(os, "_exit", end)
+    return codes
 
 
-def interrupted(work: Callable[[], object], line: int, folder: str = BACKENDS) -> bool:
-    """Carries out `work`, with an interrupt before that line of those in `folder`; False if it has no so many."""
-    seen = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal seen
-        if frame.f_back is not None and "__del__" in (frame.f_code.co_name, frame.f_back.f_code.co_name):
-            return None  # from there no exception leads out
-        if not frame.f_code.co_filename.startswith(folder):
-            return None
-        # A `with` is left and its lock let go in one go, which only a trace can come between.
-        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        if event == "line" and not text.startswith("with "):
-            seen += 1
-            if seen > line:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def settings() -> tuple[bool, int | None]:
-    blas = find_blas()
-    return gc.isenabled(), blas and blas.threads
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_after_an_interrupt_anywhere_the_next_run_is_right(hook: Hook, threads: int) -> None:
-    before, run, line = settings(), hook.compile(threads), 0
-    one, other = content(0), content(1)
-    while True:
-        # Held, so that what is interrupted has results and arguments to bind; and let go of, as if nothing had been.
-        held = run(one)
-        if not interrupted(lambda: run(other), line):
-            break
-        del held
-        assert is_right(run(one)), line
-        assert is_right(run(other), 1), line
-        assert settings() == before
-        line += 1
-    assert line > 100
-    assert is_right(held)
-
-
-@pytest.mark.parametrize("plan", ["megatron", "data"])
-def test_so_it_is_of_simulated_ranks_and_donated_state(plan: str) -> None:
-    case = Case(plan, (("tp" if plan == "megatron" else "dp", 2),))
-    graph, inputs = step_of(case), batch(case.sizes, 0)
-    run = gi.compile(sharded_step_of(case), case.sizes, donate=True, threads=2)
-
-    def fresh() -> dict[str, Any]:
-        return gi.initialize(graph, case.sizes)
-
-    wanted = run(fresh(), inputs).updated()
-    wanted = {name: np.array(array) for name, array in wanted.items()}
-    line, step = 0, 1009
-    while interrupted(lambda: run(fresh(), inputs), line):
-        made = run(fresh(), inputs).updated()
-        assert all(np.array_equal(made[name], array) for name, array in wanted.items()), line
-        line += step
-    assert line > 3 * step
-
-
-def test_an_interrupt_of_the_first_run_leaves_what_it_has_made(hook: Hook) -> None:
-    for line in range(0, 3000, 151):
-        run = hook.compile()
-        interrupted(lambda run=run: run(content()), line)
-        assert is_right(run(content())), line
-
-
-def test_when_a_run_has_been_interrupted_no_thread_works_for_it(hook: Hook) -> None:
-    run, working, main = hook.compile(), [], threading.get_ident()
-
-    def act() -> None:
-        if threading.get_ident() == main:
-            raise KeyboardInterrupt
-        working.append("begun")
-        working.append("ended")
-
-    hook.act = act
-    for _ in range(20):
+def test_the_second_ends_at_once_and_takes_what_is_half_written(tmp_path: Path, ends: list[int]) -> None:
+    half = tmp_path / "half"
+    half.touch()
+    interrupts.LEFTOVERS.update({str(half), str(tmp_path / "gone")})
+    with watched() as watch:
         with pytest.raises(KeyboardInterrupt):
-            run(content())
-        assert working.count("begun") == working.count("ended")
-    hook.act = lambda: None
-    assert is_right(run(content()))
+            signal.raise_signal(signal.SIGINT)
+        assert watch.interrupted
+        with pytest.raises(EndError):
+            signal.raise_signal(signal.SIGINT)
+    interrupts.LEFTOVERS.clear()
+    assert ends == [130]
+    assert not half.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_leaves_the_turn_to_others(hook: Hook) -> None:
-    run, line, made = hook.compile(), 0, []
-    run(content())
-    folder = str(Path(BACKENDS) / "turns.py")
-    while interrupted(lambda: run(content()), line, folder):
-        other = threading.Thread(target=lambda: made.append(is_right(run(content(1)), 1)))
-        other.start()
-        other.join(60)
-        line += 1
-    assert made == [True] * line
-    assert line >= 4
+def test_what_becomes_of_an_interruption_is_not_seen() -> None:
+    usual = sys.stderr
+    with watched() as watch:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert isinstance(sys.stderr, io.StringIO)
+        watch.unmute()
+        assert sys.stderr is usual
+    assert sys.stderr is usual
 
 
-def test_settings_of_the_process_are_restored_by_whoever_comes_first() -> None:
-    before = settings()
+def test_a_program_of_its_own_keeps_its_signals() -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            break_in(signal.SIGINT, None)
 
-    @without_collector
-    def work() -> None:
-        with single_threaded_blas():
-            pass
+    def own(number: int, frame: object) -> None: ...
 
-    for folder in (BACKENDS, str(Path(gi.__file__).parent / "ir")):
-        line = 0
-        while interrupted(work, line, folder):
-            assert settings() == before, (folder, line)
-            line += 1
-        assert line > 5
+    before = signal.signal(signal.SIGINT, own)
+    with watched():
+        assert signal.getsignal(signal.SIGINT) is own
+    signal.signal(signal.SIGINT, before)
+    program = "import graphir, signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=300)
 
 
-def test_a_failure_in_either_thread_is_told_as_it_is(hook: Hook) -> None:
-    run, main = hook.compile(), threading.get_ident()
+def test_another_thread_has_no_say() -> None:
+    def watch() -> None:
+        with watched():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    def fail(here: bool) -> None:
-        if (threading.get_ident() == main) is here:
-            raise ZeroDivisionError(str(here))
+    failed: list[BaseException] = []
+    thread = threading.Thread(target=lambda: _noting(watch, failed))
+    thread.start()
+    thread.join()
+    assert failed == []
 
-    for here in (True, False) * 3:
-        hook.act = lambda here=here: fail(here)
-        with pytest.raises(ZeroDivisionError, match=str(here)):
-            run(content())
-        hook.act = lambda: None
-        assert is_right(run(content()))
-    hook.act = lambda: run(content())
-    with pytest.raises(RunError):
-        run(content())
+
+def _noting(call: Callable[[], None], failed: list[BaseException]) -> None:
+    try:
+        call()
+    except BaseException as error:
+        failed.append(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "original", "expected"),
+    [
+        (["-m"], ["python", "-m", "graphir", "train"], True),
+        (["-m"], ["python", "-mgraphir"], True),
+        (["-m"], ["python", "-m", "pytest", "graphir"], False),
+        (["/venv/bin/graphir", "train"], [], True),
+        ([r"graphir.exe"], [], True),
+        (["graphir_plot.py"], [], False),
+        ([""], [], False),
+        ([], [], False),
+    ],
+)
+def test_which_processes_are_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], original: list[str], expected: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "orig_argv", original)
+    assert interrupts.is_command_line() is expected

@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: From the ground up. A new room has to find its place here.
 STOREYS = (
-    ("graphir.errors", "graphir.machine", "graphir.processor", "graphir.version"),
+    (
+        "graphir.errors",
+        "graphir.extras",
+        "graphir.interrupts",
+        "graphir.machine",
+        "graphir.processor",
+        "graphir.reading",
+        "graphir.version",
+    ),
     ("graphir.launch",),
     ("graphir.ir", "graphir.tokenizer"),
     ("graphir.operators",),

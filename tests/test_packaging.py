@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import graphir
+from graphir.extras import EXTRAS, install
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -81,6 +83,23 @@ def test_every_file_that_is_no_module_is_listed():
 
 def test_the_version_is_told_once():
     assert PROJECT["project"]["version"] == graphir.__version__
+
+
+def test_extras_are_installed_by_what_people_are_told_to_install():
+    """Packages by their own names, those of an extra that is part of another among them; never the name on PyPI."""
+    declared = PROJECT["project"]["optional-dependencies"]
+    for extra, told in EXTRAS.items():
+        packages = [package.partition(";")[0].strip() for package in declared[extra]]
+        inner = [name for package in packages for name in re.findall(r"graphir\[(\w+)\]", package)]
+        wanted = [package for package in packages if not package.startswith("graphir[")]
+        assert list(told) == wanted + [package for name in inner for package in declared[name]]
+    assert install("fast") == "pip install 'numba>=0.60'"
+
+
+def test_nobody_is_sent_to_another_project_of_this_name():
+    pattern = re.compile(r"install[^\n]*graphir\[\w")
+    files = [*map(ROOT.joinpath, modules()), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    assert [str(file) for file in files if pattern.search(file.read_text(encoding="utf-8"))] == []
 
 
 def test_extras_are_what_the_readme_promises():

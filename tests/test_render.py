@@ -115,7 +115,7 @@ def test_without_a_renderer_dot_is_still_written():
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("format", ["svg", "png"])
 def test_without_a_renderer_the_message_says_what_to_install(format):
-    message = f"cannot draw as {format}: there is no renderer; install Graphviz, .* or pip install 'graphir.viz.'"
+    message = f"cannot draw as {format}: there is no renderer; install Graphviz, .* or pip install .* 'graphviz-pure>="
     with pytest.raises(MissingDependencyError, match=message):
         render(LABELLED, format)
 

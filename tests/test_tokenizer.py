@@ -1,5 +1,8 @@
 """Tokenizers: bytes, and files of the tokenizers package."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from graphir.errors import DataError
@@ -54,8 +57,62 @@ def test_no_such_file(tmp_path):
         load_tokenizer(str(tmp_path / "nowhere.json"))
 
 
-def test_a_malformed_file(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "Expecting property name"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[]", "it is no object"),
+        (b"{}", "Model missing"),
+        (b'{"version": Infinity}', "Infinity is no number of JSON"),
+        (b"\xff\xfe", "can't decode byte"),
+    ],
+)
+def test_a_malformed_file(tmp_path, content, message):
+    pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
     path = tmp_path / "broken.json"
-    path.write_text("{")
-    with pytest.raises(DataError, match=r"broken\.json cannot be read as a tokenizer\.json"):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"broken\.json cannot be read as a tokenizer\.json: .*{message}"):
         load_tokenizer(str(path))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="it is larger than 256 MiB"):
+        load_tokenizer(str(path))
+
+
+@pytest.mark.parametrize("length", [2, 1 << 31])
+def test_texts_are_neither_cut_off_nor_filled_up(tmp_path, length):
+    """A length from elsewhere would lose tokens, or take all of the memory: the package aborts the process."""
+    path = Path(write_words(tmp_path / "words.json", ["<unk>", "the", "cat", "sat"]))
+    said = json.loads(path.read_text())
+    said["padding"] = {
+        "strategy": {"Fixed": length},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    said["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    path.write_text(json.dumps(said))
+    assert load_tokenizer(str(path)).encode("the cat sat") == [1, 2, 3]
+
+
+def test_a_panic_of_the_package_is_an_error_of_ours(tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(write_words(tmp_path / "words.json", ["<unk>", "the"]))
+
+    class PanicException(BaseException):
+        pass
+
+    class Panicking:
+        def encode(self, text, add_special_tokens):
+            raise PanicException("capacity overflow")
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Panicking())
+    with pytest.raises(DataError, match="the tokenizer cannot encode the text: capacity overflow"):
+        tokenizer.encode("the")

@@ -164,7 +164,7 @@ def test_a_loss_that_is_no_number_names_the_node_and_saves_nothing_of_it(small, 
     )
     with pytest.raises(NonFiniteError, match=message):
         train(config, tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_fails_after_a_checkpoint_keeps_its_metrics(small, tmp_path):
@@ -193,7 +193,6 @@ def test_a_failed_run_leaves_the_users_own_files(small, tmp_path):
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_again(small, tmp_path):
     with pytest.raises(NonFiniteError):
         train(dataclasses.replace(small, learning_rate=1e30, warmup=0, clip=0.0), tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
     train(small, tmp_path / "run")
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 8
 
@@ -224,12 +223,6 @@ def test_a_run_is_not_overwritten(small, tmp_path):
     train(small, tmp_path / "run")
     with pytest.raises(ConfigError, match="run holds a run already; go on with it by --resume"):
         train(small, tmp_path / "run")
-
-
-def test_a_run_that_is_done_says_so(small, tmp_path):
-    train(small, tmp_path / "run")
-    with pytest.raises(ConfigError, match="run is at step 8 of 8 already; ask for more --steps"):
-        train(small, tmp_path / "run", resume=True)
 
 
 def test_a_checkpoint_of_another_configuration_names_every_difference(small, tmp_path):

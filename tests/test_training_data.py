@@ -1,5 +1,7 @@
 """Text, its split, and batches as functions of (seed, step)."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,18 @@ def test_validation_covers_every_target_once():
 def test_validation_batches_are_spread_evenly():
     firsts = [int(T[0, 0]) for T, _ in validation_batches(np.arange(801, dtype=np.int64), 1, 8, count=4)]
     assert firsts == [0, 200, 400, 600]
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(DataError, match=r"cannot read the text .*: no file can be called so"):
+        read_text(("a\0b",))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such files")
+def test_a_text_without_end():
+    """A checkpoint from elsewhere may name one."""
+    with pytest.raises(DataError, match="/dev/zero is a device, which may have no end; give a file"):
+        read_text(("/dev/zero",))
 
 
 def test_the_default_text_is_pythons_reference_prose():

@@ -2,8 +2,8 @@
 
 Ranks that disagree (another text, learning rate or number of steps, another version) would train on, each in its own
 way, or wait for each other for ever. So each hands in its *terms*, short texts by name, and all raise the same error if
-they are not the same, which names who differs and what each has. Of a text of many lines a digest is handed in; only
-where it differs the text itself, of which the first line that differs is told.
+they are not the same, which names who differs and what each has. Of what would be a long text a digest is handed in;
+the text is written only where digests differ, and its first line that differs is told.
 
 Some terms belong to the machine: its BLAS, how many threads it has. Ranks of one machine have to agree on them; where
 machines differ, results may differ in their last bits, which is told, and is no error.
@@ -11,12 +11,11 @@ machines differ, results may differ in their last bits, which is told, and is no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -36,21 +35,21 @@ class Terms:
     """What a rank was started with.
 
     occasion  what all are about to do
-    common    what has to be the same on all ranks, by name; a text of several lines is compared line by line
+    common    what has to be the same on all ranks, by name
+    texts     what those of `common` that are digests are digests of, as it is to be told
     machine   what it computes with, of which ranks in one place have to have the same, and all the same versions
     """
 
     occasion: str
     common: Mapping[str, str]
     machine: Machine
+    texts: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
     def pack(self) -> bytes:
-        """As it travels: texts of several lines by their digest."""
-        common = {name: _digest(text) if "\n" in text else text for name, text in self.common.items()}
+        """As it travels."""
         machine = {"place": self.machine.place, "traits": dict(self.machine.traits), "host": socket.gethostname()}
-        return json.dumps(
-            {"occasion": self.occasion, "common": {**self.machine.versions, **common}, **machine}
-        ).encode()
+        common = {**self.machine.versions, **self.common}
+        return json.dumps({"occasion": self.occasion, "common": common, **machine}).encode()
 
 
 def require_agreement(communicator: Communicator, terms: Terms) -> tuple[str, ...]:
@@ -65,8 +64,8 @@ def require_agreement(communicator: Communicator, terms: Terms) -> tuple[str, ..
     if not found:
         for name, values in _differing([each["common"] for each in everyones]):
             where = ""
-            if any(value.startswith(_DIGEST) for value in values):
-                where, values = ", where it first differs,", _first_difference(communicator, terms.common.get(name, ""))
+            if name in terms.texts:  # as it is on all ranks that are about to do the same
+                where, values = ", where it first differs,", _first_difference(communicator, terms.texts[name]())
             found.append(f"{name}{where} is {_told(values, ranks)}")
         for here in _places(everyones):
             held = _differing([everyones[rank]["traits"] for rank in here])
@@ -116,13 +115,6 @@ def _listed(ranks: Sequence[int]) -> str:
 
 def _short(value: str) -> str:
     return value if len(value) <= _TOLD else f"{value[:_TOLD]}…"
-
-
-_DIGEST = "sha256 "
-
-
-def _digest(text: str) -> str:
-    return _DIGEST + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unpack(part: bytes) -> Mapping[str, Any]:

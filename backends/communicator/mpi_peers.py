@@ -23,6 +23,8 @@ import numpy as np
 from graphir.backends.communicator.calling import Witnessed
 from graphir.backends.communicator.peers import MEETING, NAP, Peers
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
+from graphir.extras import install
+from graphir.interrupts import break_in
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch, find_launch
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _EAGER, _LOOK = 2e-3, 1e-2
 #: Bytes in which fits what a rank needs to come to the witness: a token, and the address of a local socket.
 _PLACE = 256
+#: Bytes of the number that says how long a part is, and of a part that is short.
+_HEAD, _SHORT = 8, 4096
 #: Gives the processor away for a moment; not every system has a call for just that.
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -51,7 +55,7 @@ def load_mpi() -> Any:
     except (ImportError, RuntimeError) as error:
         why = str(error).partition("\n")[0]
         raise MissingDependencyError(
-            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); pip install 'graphir[mpi]' brings both, or let "
+            f"ranks='mpi' needs mpi4py and an MPI to run on ({why}); {install('mpi')} brings both, or let "
             f"the system bring an MPI"
         ) from None
     if not MPI.Is_initialized():
@@ -86,7 +90,7 @@ def _interruptible() -> Iterator[None]:
     """Ctrl-C ends this process at once, also where it waits in C, which Python's own handler would wait for."""
     ours = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
-    ours = ours and before is signal.default_int_handler
+    ours = ours and before in (signal.default_int_handler, break_in)
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -193,15 +197,24 @@ class MpiPeers(Peers):
     # -- messages -------------------------------------------------------------------------------------
 
     def share(self, data: bytes, purpose: str) -> list[bytes]:
-        # Not where collectives of other kinds are carried out: who is at one of those waits, and is found.
-        sizes, mine = np.empty(self.size, np.int64), np.array([len(data)], np.int64)
-        self._wait_for(self._messages.Iallgather(mine, sizes), purpose)
-        # All parts as long as the longest: these are small, and of one length nearly always.
-        length = int(sizes.max())
-        parts = np.empty((self.size, length), np.uint8)
-        sent = np.frombuffer(data.ljust(length, b"\0"), np.uint8)
+        # In one go what is short, as nearly everything is. And not where other collectives are carried out: who is at
+        # one of those waits, and is found.
+        sent = np.zeros(_HEAD + _SHORT, np.uint8)
+        sent[:_HEAD].view(np.int64)[0] = len(data)
+        sent[_HEAD:][: len(data)] = np.frombuffer(data[:_SHORT], np.uint8)
+        parts = self._gather(sent, purpose)
+        sizes = parts[:, :_HEAD].copy().view(np.int64)[:, 0]
+        short = parts[:, _HEAD:]
+        longest = int(sizes.max())
+        if longest > _SHORT:
+            short = self._gather(np.frombuffer(data.ljust(longest, b"\0"), np.uint8), purpose)
+        return [part[:size].tobytes() for part, size in zip(short, sizes, strict=True)]
+
+    def _gather(self, sent: Any, purpose: str) -> Any:
+        """What all have sent, equally many bytes: [N, bytes]."""
+        parts = np.empty((self.size, len(sent)), np.uint8)
         self._wait_for(self._messages.Iallgather(sent, parts), purpose)
-        return [part[:size].tobytes() for part, size in zip(parts, sizes, strict=True)]
+        return parts
 
     def split(self, colour: int, key: int, purpose: str) -> MPI.Comm:
         """MPI's communicator of the ranks that say the same colour, for which it would not wait politely itself."""

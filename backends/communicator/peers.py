@@ -181,9 +181,12 @@ class Peers(ABC):
                 try:
                     self.check(purpose)
                 except RankError:
-                    if ready():  # it took its part in this, and failed then: so may this process, by the same error
-                        return
-                    raise
+                    # If it took its part in this before, this is about to be done, and may fail here by the same error.
+                    end = time.monotonic() + GRACE / 4
+                    while not ready():
+                        if time.monotonic() > end:
+                            raise
+                    return
                 if time.monotonic() > max(start, self._hurried) + self.timeout:
                     self._give_up(ready, purpose)
                     return

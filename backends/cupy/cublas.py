@@ -187,7 +187,7 @@ def load_library() -> Any:
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"products on the GPU need cuBLAS {version}, which CuPy does not find ({str(error).splitlines()[0]}): "
-            f'pip install "graphir[cuda{version}]"'
+            f"pip install 'cupy-cuda{version}x[ctk]'"
         ) from error
     for name, types in _FUNCTIONS.items():
         getattr(library, name).argtypes = types

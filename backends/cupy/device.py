@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphir.errors import DeviceError, MissingDependencyError
+from graphir.extras import install
 
 #: The first CuPy that looks for cuBLAS where pip installs it, and that knows bfloat16.
 _OLDEST = 14
 _INSTALL = (
-    'pip install "graphir[cuda12]" or "graphir[cuda13]", whichever CUDA the driver has, or compile with backend="numpy"'
+    f'{install("cuda12")}, or, where the driver has CUDA 13, {install("cuda13")}; or compile with backend="numpy"'
 )
 
 

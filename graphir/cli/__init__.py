@@ -1,11 +1,13 @@
 """The command line: `train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `profile`, `bench`, `ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
-as one line on stderr, `error: …`, and exit code 2; an interrupted command exits with 130.
+as one line on stderr, `error: …`, and exit code 2, a defect as one line and exit code 1; an interrupted command exits
+with 130.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,8 +17,9 @@ import click
 
 import graphir
 from graphir.cli.core import pick_core
-from graphir.cli.ranks import end_ranks, meet_ranks, share_processors
-from graphir.errors import GraphirError, StoppedError
+from graphir.cli.failure import defects_told, tell
+from graphir.cli.ranks import share_processors
+from graphir.interrupts import watched
 
 #: Where each command lives, and what it is for.
 _COMMANDS = {
@@ -61,39 +64,28 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0, 2 for what the user can mend, 128 + n where signal n ended it."""
-    pick_core()
-    share_processors()
-    try:
-        code = cli.main(arguments, prog_name="graphir", standalone_mode=False)
-    except click.UsageError as error:
-        usage = f"{error.ctx.get_usage()}\n" if error.ctx else ""
-        _fail(error.format_message(), usage)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except StoppedError as error:
-        _fail(str(error), cause=error.__cause__, code=128 + error.signal)
-    except GraphirError as error:
-        _fail(str(error), cause=error)
-    except BrokenPipeError:
-        # The reader has seen enough; Python shall not stumble again over the same pipe when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except MemoryError as error:
-        _fail(f"out of memory: {error or 'smaller sizes are needed'}")
-    except (KeyboardInterrupt, click.Abort):
-        end_ranks("interrupted", 130)
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except Exception:
-        meet_ranks()
-        raise
+    """Runs the command line and exits: 0, 2 for what the user can mend, 1 for a defect, 128 + n after signal n."""
+    with watched() as watch, defects_told():
+        try:
+            pick_core()
+            share_processors()
+            _prepare_streams()
+            code = cli.main(arguments, prog_name="graphir", standalone_mode=False)
+            sys.stdout.flush()  # else Python stumbles over a full disk, or a closed pipe, when it exits
+        except SystemExit:
+            raise
+        except BaseException as error:
+            watch.unmute()
+            # Whatever an interruption has become on its way.
+            code = tell(KeyboardInterrupt() if watch.interrupted else error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, before: str = "", cause: BaseException | None = None, code: int = 2) -> None:
-    end_ranks(f"{before}error: {message}", code, cause)
-    click.echo(f"{before}error: {message}", err=True)
-    sys.exit(code)
+def _prepare_streams() -> None:
+    """What an encoding lacks is written as its number, what has nowhere to go is dropped: neither ends anything."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before the command began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

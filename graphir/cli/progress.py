@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus
 from graphir.training.loop import Report
-from graphir.training.metrics import Record
+from graphir.training.schema import Record
 
 #: Where there is no bar, this many lines tell of a run, beside its validations.
 _LINES = 20

@@ -62,14 +62,6 @@ def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
     return ranks, peers().rank == 0
 
 
-def meet_ranks() -> None:
-    """Makes this process known to the other ranks, if there are any: from then on, whatever ends it ends them."""
-    if find_launch() is not None:
-        from graphir.backends.communicator.peers import peers
-
-        peers()
-
-
 def end_ranks(message: str, code: int, cause: BaseException | None = None) -> None:
     """Ends all ranks with `code`, and `message` told once; returns if there are none but this."""
     try:

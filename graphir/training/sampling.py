@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends import Executable
+from graphir.backends import Executable, plan
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DataError
 from graphir.models import transformer
@@ -57,12 +57,13 @@ class Sampler:
         self.graph = transformer(**config.model_options(), dropout=0.0, **choice)
         self.tokenizer: Tokenizer = load_tokenizer(find_tokenizer(checkpoint))
         self.sizes = {**checkpoint.sizes, "B": 1}
+        # Tensors that are not this model's are found before anything is compiled for them.
+        self.arrays: Arrays = select_arrays(checkpoint, plan(self.graph, self.sizes))
         self.window = self.sizes["S"]
         self.seed = seed
         self._positions = "embedding/P_theta"
         self.backend = backend
         self._executables: dict[int, Executable] = {}
-        self.arrays: Arrays = select_arrays(checkpoint, self._executable(self.window).plan)
 
     def _executable(self, window: int) -> Executable:
         if window not in self._executables:

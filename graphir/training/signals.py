@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from graphir.errors import CommunicationError, StoppedError
+from graphir.interrupts import break_in
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def noting_signals(hurry: Callable[[], None]) -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            break_in(number, frame)
         received.append(number)
         hurry()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,17 @@ class HangError(AttackError):
     """Something that has not ended within its limit."""
 
     column = "hangs"
+
+
+@contextmanager
+def bounded(memory: int) -> Iterator[None]:
+    """This process may take so many bytes of addresses in all; who asks for more gets a MemoryError."""
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 @contextmanager

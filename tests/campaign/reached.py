@@ -53,7 +53,7 @@ def measure(arguments: Sequence[str]) -> int:
     try:
         import coverage  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        print("coverage is not installed; pip install coverage, or the extra graphir[test]")
+        print("coverage is not installed; pip install coverage")
         return 2
     with tempfile.TemporaryDirectory() as folder:
         data, settings = Path(folder) / "data", Path(folder) / "settings"
