@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: From the ground up. A new room has to find its place here.
 STOREYS = (
-    ("graphir.errors", "graphir.extras", "graphir.interrupts", "graphir.processor", "graphir.reading"),
+    (
+        "graphir.errors",
+        "graphir.extras",
+        "graphir.interrupts",
+        "graphir.machine",
+        "graphir.processor",
+        "graphir.reading",
+    ),
     ("graphir.launch",),
     ("graphir.ir", "graphir.tokenizer"),
     ("graphir.operators",),
