@@ -92,7 +92,7 @@ def compile(
     """
     from graphir.backends import plan
     from graphir.backends.buckets import LIMIT
-    from graphir.backends.capacity import require_planned, require_room
+    from graphir.backends.capacity import require_room
     from graphir.backends.communicator import communicator_for
     from graphir.passes import LEVELS, prune, unfuse
     from graphir.passes import recompute as recompute_pass
@@ -156,13 +156,11 @@ def compile(
             bucket=LIMIT if bucket is None else bucket,
             check=CHECK if check is None else check,
             tiling=tiling,
+            limited=limited,
         )
 
     if memory is None:
-        executable = compiled(recompute)
-        if limited:
-            require_planned(executable)
-        return executable
+        return compiled(recompute)
     for level in LEVELS[LEVELS.index(recompute) :]:
         executable = compiled(level)
         if executable.memory.bytes <= memory:

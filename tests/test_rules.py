@@ -386,7 +386,7 @@ def test_a_mask_beyond_what_32_bits_count_is_left_to_the_kernel(start: int) -> N
 
 def _draw(m: Array, starts: Sequence[int], sizes: Sequence[int]) -> bool:
     names = [f"a{i}" for i in range(m.ndim)]
-    (signature,) = dropout_mask.signatures({"dims": tuple(m.shape)})
+    (signature,) = dropout_mask.signatures({"p": 0.3, "dims": tuple(m.shape)})
     at = Place(signature, dict(zip(names, starts, strict=True)), dict(zip(names, sizes, strict=True)))
     seed, step = np.array(5), np.array(3)
     return _run(dropout_mask, {"m": m}, seed=seed, step=step, p=0.3, key=11, dims=m.shape, at=at)

@@ -76,6 +76,13 @@ class Assignment:
         """The position of the last node that reads anything of the memory that begins with `first`."""
         return max(self.last.get(value, -1) for value, begun in self.first.items() if begun is first)
 
+    def ends(self) -> dict[Value, int]:
+        """`until` of every memory, by its first value."""
+        found: dict[Value, int] = {}
+        for value, first in self.first.items():
+            found[first] = max(found.get(first, -1), self.last.get(value, -1))
+        return found
+
     @property
     def own(self) -> Iterator[Own]:
         """The buffers that the task alone has."""

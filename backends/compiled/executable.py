@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from graphir.backends.buckets import LIMIT
+from graphir.backends.capacity import require_planned
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.compiled.assignment import Own
 from graphir.backends.compiled.buffers import Scratch
@@ -40,6 +41,7 @@ class CompiledExecutable(Executable, ABC):
     what simulated ranks would all compute alike one of them computes for all. `kernels` are for what may be fused,
     `bucket` is how many bytes travel together between processes. `tiling` is how tasks are cut, if not as the engine
     has it. With `check`, programs are proved as soon as they are written, at once: `proofs` says what that has shown.
+    With `limited`, a plan that this machine has no memory for is refused.
     """
 
     def __init__(
@@ -58,11 +60,14 @@ class CompiledExecutable(Executable, ABC):
         kernels: Kernels | None = None,
         tiling: Tiling | None = None,
         check: bool = False,
+        limited: bool = False,
     ) -> None:
         super().__init__(reference, algorithm, source, communicator, engine.xp)
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
+        if limited:
+            require_planned(self)
         self._checked = check
         self.proofs: list[Proof] = []
         if check:

@@ -56,7 +56,7 @@ class Writer:
         self._entering = set(task.entering)
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
         self.located = Locations(task, assignment, rank, thread, self._keywords)
-        self._until = {first: assignment.until(first) for first in dict.fromkeys(assignment.first.values())}
+        self._until = assignment.ends()
         self._signatures: dict[Node, Signature] = {}
         #: The parts of sums that have their first term.
         self._begun: set[tuple[Any, ...]] = set()

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.effects import writes
+from graphir.errors import SizeError
 
 rules = Rules()
 
@@ -46,12 +47,15 @@ class NumpyEngine:
     copy: Function = staticmethod(np.copyto)
 
     def allocate(self, size: int) -> Array:
-        raw = np.empty(size + self.alignment, np.uint8)
+        raw = self.empty((size + self.alignment,), np.uint8)
         start = -raw.ctypes.data % self.alignment
         return raw[start : start + size]
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        return np.empty(tuple(shape), dtype)
+        try:
+            return np.empty(tuple(shape), dtype)
+        except MemoryError as error:
+            raise SizeError(f"the system has no memory for what was planned: {error}") from None
 
     def view(
         self,

@@ -83,9 +83,10 @@ def _contracted(operator: Operator, rule: Signature) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for result in rule.outputs:
         kept, needed = set(result.factors), operator.dependencies(rule, (result.name,))
-        operands = [operand for operand in rule.inputs if operand.name in needed]
-        for one, other in combinations(operands, 2):
-            mine, theirs = set(one.factors), set(other.factors)
+        # The terms of a sum, of which there may be very many, are alike.
+        kinds = dict.fromkeys(operand.factors for operand in rule.inputs if operand.name in needed)
+        for one, other in combinations(kinds, 2):
+            mine, theirs = set(one), set(other)
             if (mine - theirs) & kept and (theirs - mine) & kept:
-                found.update((factor, None) for factor in one.factors if factor in theirs - kept)
+                found.update((factor, None) for factor in one if factor in theirs - kept)
     return tuple(found)

@@ -135,6 +135,7 @@ def _refuse(part: Value | Node | Builder) -> NoReturn:
 
 
 copyreg.pickle(Graph, lambda graph: (_restore, (_structure(graph),)))
-copyreg.pickle(Operator, lambda operator: (_find, (operator.key, operator.kernel.__module__)))
+for _kind in (Operator, type(fused)):
+    copyreg.pickle(_kind, lambda operator: (_find, (operator.key, operator.kernel.__module__)))
 for _part in (Value, Node, Builder):
     copyreg.pickle(_part, _refuse)

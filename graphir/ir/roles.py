@@ -232,8 +232,10 @@ class _Roles:
         number: list[int] = []
         axes: list[Axes] = []
         outside = [role for roles in self.roles.values() for role in roles]
-        for value in range(count):
-            mine = [role for role in outside if role.number == value]
+        roles_of: list[list[_Role]] = [[] for _ in range(count)]
+        for role in outside:
+            roles_of[role.number].append(role)
+        for value, mine in enumerate(roles_of):
             for role in mine:
                 role.index = len(number) + len(of[value])
                 of[value].append(role.index)

@@ -37,7 +37,7 @@ _TOKEN = re.compile(
 _LONGEST_NUMBER = 100
 #: Characters of an error's text; characters and number of the names among which one is looked for that is meant, which
 #: takes time in the product of the two.
-_LONGEST_MESSAGE, _LONGEST_HINT, _MOST_HINTS = 2000, 100, 2000
+_LONGEST_MESSAGE, _LONGEST_HINT, _MOST_HINTS = 2000, 60, 300
 
 
 class Token(NamedTuple):

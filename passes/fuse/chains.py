@@ -138,4 +138,5 @@ class _Chains:
 
 
 def _may_chain(node: Node) -> bool:
-    return not contracted(node) and node.operator.relayout is None and bool(node.inputs)
+    operator = node.operator
+    return not contracted(node) and operator.relayout is None and not operator.view and bool(node.inputs)

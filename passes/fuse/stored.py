@@ -54,7 +54,7 @@ class Stored:
         uses = self.flow.graph.uses
         while path[-1] not in self._outputs and len(uses[path[-1]]) == 1:
             ((node, _),) = uses[path[-1]]
-            if not node.operator.view:
+            if self.flow.root(node.outputs[0]) is not self.flow.root(value):
                 break
             path.append(node.outputs[0])
         return path

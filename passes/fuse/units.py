@@ -43,23 +43,31 @@ def is_forward(node: Node) -> bool:
     return node.meta.phase == FORWARD
 
 
+#: Views in a row that who reads the last of them looks through, each of whom then holds them all. Models have three.
+_MOST_VIEWS = 16
+
+
 class Flow:
-    """A graph as its non-view nodes see it: who reads whose values, through views."""
+    """A graph as its non-view nodes see it: who reads whose values, through views.
+
+    Of very many views in a row one now and then counts as any other node: what it makes is stored.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.nodes = [node for node in graph.nodes if not node.operator.view]
-        self.index = {node: i for i, node in enumerate(self.nodes)}
+        self.nodes: list[Node] = []
         self._views: dict[Value, tuple[Node, ...]] = dict.fromkeys(graph.arguments, ())
         self._readers: dict[Value, list[Node]] = {}
         self._sources: dict[Node, dict[Node, None]] = {}
         for node in graph.nodes:
             self._add(node)
+        self.index = {node: i for i, node in enumerate(self.nodes)}
 
     def _add(self, node: Node) -> None:
-        if node.operator.view:
-            self._views[node.outputs[0]] = (*self._views[node.inputs[0]], node)
+        if node.operator.view and len(views := self._views[node.inputs[0]]) < _MOST_VIEWS:
+            self._views[node.outputs[0]] = (*views, node)
             return
+        self.nodes.append(node)
         sources: dict[Node, None] = {}
         for value in node.inputs:
             for each in self.chain(value):

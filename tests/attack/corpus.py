@@ -1,7 +1,7 @@
 """Texts of graphs that are right, to be made wrong.
 
-They are of examples, of models at every stage, of what campaigns draw, and of graphs that grow node by node, by whatever
-operators take what there is.
+They are of examples, of models at every stage, of what campaigns draw, and of graphs that grow node by node, by
+whatever operators take what there is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Texts that were made up or damaged, through all four stages: parsed, verified, compiled and run.
 
-Whatever a text says, a stage ends in what was asked for or in an error of graphir's, and takes no longer than the text's
-length allows. What parses prints as a text that parses to the same graph. Texts are small and so are sizes: a text takes
-a millisecond, one that runs some more. Processes, one for each processor, try a batch of texts each.
+Whatever a text says, a stage ends in what was asked for or in an error of graphir's that is not about graphir itself,
+and takes no longer than the text's length allows. What parses prints as a text that parses to the same graph. Texts are
+small and so are sizes: a text takes a millisecond, one that runs some more. Processes, one for each processor, try
+batches of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import graphir as gi
-from graphir.errors import GraphirError, ParseError
+from graphir.errors import GraphirError, OperatorError, ParseError, PlanError, ProofError
 from graphir.ir.dims import dim_names
 from graphir.ir.extent import count_bytes, values_within
 from graphir.ir.graph import Graph
@@ -47,6 +48,8 @@ BATCH = 200
 _PARSING, _ALL = (1.0, 2e-4), (5.0, 1e-3)
 #: After so many seconds without an end, a batch is given up.
 _NEVER = 120.0
+#: Errors that no text may lead to: what is planned, proved and computed is graphir's own affair.
+_OWN = (PlanError, ProofError, OperatorError)
 #: Bytes of all of a graph's values beyond which it is not run here.
 _LARGEST = 1 << 22
 
@@ -128,17 +131,23 @@ def _run(graph: Graph, rng: random.Random) -> str:
     if rng.random() < 0.02 and sizes:
         sizes[rng.choice(list(sizes))] = rng.choice((0, -1, 1 << 20, 1 << 40, 1 << 62, 1 << 63, 10**30))
     backend = rng.choice(("numpy", "numpy", "reference"))
-    options: dict[str, Any] = {"threads": rng.choice((1, 1, 2))} if backend == "numpy" else {}
+    options: dict[str, Any] = {}
+    if backend == "numpy":
+        options = {"threads": rng.choice((1, 1, 2)), "check": rng.random() < 0.1}
     try:
         executable = gi.compile(graph, sizes, backend=backend, **options)
         if sum(count_bytes(value.type, sizes) for value in values_within(graph)) > _LARGEST:
             return LARGE
         given = {value.name: _array(value, sizes, rng) for value in graph.arguments}
+    except _OWN:
+        raise
     except GraphirError:
         return UNCOMPILED
     try:
         with np.errstate(all="ignore"):
             executable(given)
+    except _OWN:
+        raise
     except GraphirError:
         return UNFIT
     finally:
