@@ -172,6 +172,7 @@ def test_rules_are_read_from_json(tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON: it is nested too deeply"),
         ("[]", "must be"),
         ('{"rules": [{"from": "a"}]}', "rule 0 of the map .* must have from and to"),
         ('{"rules": [{"from": "a", "to": 3}]}', "must map a text to a text or null"),

@@ -10,8 +10,7 @@ from safetensors.numpy import save_file
 
 from graphir.errors import CheckpointError, ConfigError
 from graphir.training import TrainConfig, find_checkpoint, load_checkpoint
-from graphir.training.checkpoint import Checkpoint, checkpoint_path, remove_old, save_checkpoint
-from graphir.training.checkpoint import _checksum as checksum
+from graphir.training.checkpoint import Checkpoint, checkpoint_path, checksum, remove_old, save_checkpoint
 from graphir.training.files import make_folder, remove_leftovers, write_atomically
 
 ARRAYS = {"W": np.arange(6, dtype=np.float32).reshape(2, 3), "W.m": np.zeros((), np.float64)}

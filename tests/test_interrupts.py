@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -11,9 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from graphir import interrupts
+from graphir import cli, interrupts
 from graphir.interrupts import break_in, watched
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,20 +47,22 @@ def interrupted_at(folder: Path, module: str, *arguments: object, times: int = 1
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "module",
+    ("module", "times"),
     [
-        "graphir.errors",
-        "graphir.operators.loss",
-        "graphir.__main__",
-        "click",
-        "graphir.cli.train",
-        "numpy",
-        "numpy._core._multiarray_umath",
-        "numpy.random._philox",
-        "graphir.backends.numpy",
-        "matplotlib.figure",
+        ("graphir.errors", 1),
+        ("graphir.operators.loss", 3),
+        ("graphir.__main__", 1),
+        ("click", 3),
+        ("graphir.cli.train", 1),
+        ("numpy", 1),
+        ("numpy._core._multiarray_umath", 1),
+        ("numpy._core._multiarray_umath", 3),
+        ("numpy.random._philox", 1),
+        ("graphir.backends.numpy", 1),
+        ("graphir.backends.numpy", 3),
+        ("matplotlib.figure", 1),
     ],
 )
 def test_in_the_midst_of_an_import(tmp_path: Path, module: str, times: int) -> None:
@@ -114,6 +118,18 @@ def test_what_becomes_of_an_interruption_is_not_seen() -> None:
         watch.unmute()
         assert sys.stderr is usual
     assert sys.stderr is usual
+
+
+def test_an_interruption_that_is_dropped_is_none_the_less_the_end(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def bench() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli._Commands, "get_command", lambda self, ctx, name: bench)
+    assert call("bench") == (130, "", "interrupted\n")
 
 
 def test_a_program_of_its_own_keeps_its_signals() -> None:

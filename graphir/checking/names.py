@@ -25,6 +25,7 @@ from pathlib import Path
 from graphir.errors import DataError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value, gradient_name
+from graphir.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class NameMap:
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules of a JSON map; DataError if the file is not one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read the map {path}: {error.strerror}") from None
     except ValueError as error:

@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             share_processors()
             _prepare_streams()
             code = cli.main(arguments, prog_name="graphir", standalone_mode=False)
+            if watch.interrupted:  # and somebody has dropped it
+                raise KeyboardInterrupt
             sys.stdout.flush()  # else Python stumbles over a full disk, or a closed pipe, when it exits
         except SystemExit:
             raise

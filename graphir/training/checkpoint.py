@@ -70,7 +70,7 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
         checkpoint.tokenizer,
         graphir.__version__,
     ).as_dict()
-    about["checksum"] = _checksum(checkpoint.arrays, about)
+    about["checksum"] = checksum(checkpoint.arrays, about)
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     content = save(arrays, metadata={"graphir": json.dumps(about)})
     write_atomically(checkpoint.path, lambda file: file.write(content))
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file, truncated or corrupt: {error}") from None
     covered = {name: each for name, each in said.items() if name != "checksum"} if said["format"] > 1 else None
-    if _checksum(arrays, covered) != said.get("checksum"):
+    if checksum(arrays, covered) != said.get("checksum"):
         raise CheckpointError(f"{path} is corrupt: it does not have the checksum that it was written with")
     return Checkpoint(path, about.config, about.sizes, about.step, about.data, about.tokenizer, arrays)
 
@@ -160,7 +160,7 @@ def tokenizer_fingerprint(name: str) -> str:
     return name if name == "bytes" else hashlib.sha256(Path(name).read_bytes()).hexdigest()
 
 
-def _checksum(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any] | None) -> int:
+def checksum(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any] | None) -> int:
     """CRC-32 over what is said, if that is covered, and names, types, shapes and contents, in the order of names."""
     crc = 0 if about is None else zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -25,11 +25,11 @@ from graphir.cli import main
 from graphir.errors import CheckpointError, GraphirError
 from graphir.tokenizer import FileTokenizer
 from graphir.training import Checkpoint, TrainConfig, load_checkpoint, train
-from graphir.training.checkpoint import _checksum, list_checkpoints
+from graphir.training.checkpoint import checksum, list_checkpoints
 from graphir.training.lock import Holder
 from graphir.training.metrics import MetricsFile, draw_loss, read_metrics
 from tests.attack.damage import damage_bytes, damage_json, deep
-from tests.attack.outcome import LossError, RawError, bounded, limited
+from tests.attack.outcome import AttackError, HangError, LossError, RawError, bounded, limited
 from tests.attack.training import is_raw, new_folder, workshop
 
 #: Seconds that one file may take to be refused, or used.
@@ -80,7 +80,7 @@ def _watched(target: str, seen: Callable[[], str]) -> Iterator[None]:
     except GraphirError:
         raise
     except BaseException as error:
-        if isinstance(error, LossError | RawError | KeyboardInterrupt | GeneratorExit):
+        if isinstance(error, AttackError | KeyboardInterrupt | GeneratorExit):
             raise
         raise RawError(target, f"{type(error).__name__}: {error}; {seen()}") from error
 
@@ -166,7 +166,7 @@ def _forged(rng: random.Random) -> tuple[str, str]:
             load_checkpoint(path)
         except CheckpointError as error:
             return target, _refusal(error)
-        command = ["generate", folder, "--tokens", 3]
+        command = ["generate", "--tokens", 3, folder]
         if rng.random() < 0.3:
             command = ["train", "--resume", "--steps", 4, "--quiet", "--out", folder]
         return target, f"read; {command[0]}{_by_command(target, command)}"
@@ -227,7 +227,7 @@ def _forge_tensors(rng: random.Random, arrays: dict[str, np.ndarray[Any, Any]]) 
 def _write(rng: random.Random, path: Path, arrays: dict[str, np.ndarray[Any, Any]], said: Any) -> None:
     if isinstance(said, dict):
         covered = {name: each for name, each in said.items() if name != "checksum"}
-        said["checksum"] = _checksum(arrays, covered if said.get("format") != 1 else None)
+        said["checksum"] = checksum(arrays, covered if said.get("format") != 1 else None)
     text = deep() if rng.random() < 0.01 else _dumped(said).decode()
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, {"graphir": text})
 
@@ -241,6 +241,8 @@ def _by_command(target: str, words: list[object]) -> str:
             main([str(word) for word in words])
         except SystemExit as end:
             code = end.code
+    if HangError.__name__ in err.getvalue():  # the command has told it as any other defect
+        raise HangError(target, f"{words} does not end; {_kept(Path(str(words[-1])))}")
     if code not in (0, 2) or is_raw(err.getvalue()) or "out of memory" in err.getvalue():
         raise RawError(target, f"{words} ends with {code}: {err.getvalue()[-500:]}; {_kept(Path(str(words[-1])))}")
     return "s" if code == 0 else " refuses"
