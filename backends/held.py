@@ -10,20 +10,13 @@ from graphir.backends.communicator import Communicator
 from graphir.backends.turns import Turn
 from graphir.ir.value import Value
 
-#: Where each process is one rank, runs communicate, whichever executable's they are: none comes between the
-#: collectives of another.
-_APART = Turn(
-    "what was compiled for one of several ranks",
-    "a child is no rank; run it in the rank's own process, or compile with ranks='simulated'",
-)
-
 
 class Held:
     """The ranks that `communicator` serves in this process; `turn` is what runs take that all ranks of it share."""
 
     def __init__(self, communicator: Communicator, turn: Turn) -> None:
         self.communicator, self.mesh = communicator, communicator.mesh
-        self.turn = _APART if communicator.meets_others else turn
+        self.turn = communicator.turn or turn
 
     @property
     def ranks(self) -> Sequence[int]:

@@ -52,5 +52,13 @@ class Turn(Guard):
         return work()
 
 
+def turn_of_a_rank() -> Turn:
+    """What all runs of one of several ranks take: none comes between the collectives of another executable's."""
+    return Turn(
+        "what was compiled for one of several ranks",
+        "a child is no rank; run it in the rank's own process, or compile with ranks='simulated'",
+    )
+
+
 #: The turns that what goes on here has taken.
 _TAKEN: ContextVar[frozenset[Turn]] = ContextVar("_TAKEN", default=frozenset())

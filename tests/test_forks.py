@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
-import graphir as gi
 from graphir.backends.blas import find_blas, single_threaded_blas
-from graphir.backends.held import Held
-from graphir.backends.turns import Turn
+from graphir.backends.turns import Turn, turn_of_a_rank
 from graphir.errors import RunError
 from graphir.ir.collector import without_collector
 from tests.hooked import Hook, content, hooked, is_right
@@ -168,11 +166,7 @@ def _held_and_left(settings: Callable[[], Any]) -> Any:
 
 
 def test_what_a_child_cannot_run_it_refuses() -> None:
-    class OneOfTwo:
-        mesh, ranks = gi.Mesh(tp=2), (1,)
-
-    turn = Turn("the executable of g", "CUDA does not go along")
-    apart = Held(OneOfTwo(), turn).turn  # type: ignore[arg-type]
+    turn, apart = Turn("the executable of g", "CUDA does not go along"), turn_of_a_rank()
     assert [each.take(lambda: 1) for each in (turn, apart)] == [1, 1]
     with pytest.raises(RunError) as caught:
         in_child(lambda: turn.take(lambda: 1))

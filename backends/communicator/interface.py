@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends.arrays import module_of
+from graphir.backends.turns import Turn
 from graphir.errors import CommunicationError
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Operator
@@ -90,6 +91,8 @@ class Communicator(ABC):
     mesh: Mesh
     ranks: Sequence[int]
     traffic: Traffic
+    #: What all runs have to take whose collectives travel as this one's do; None where no other's can come between.
+    turn: Turn | None = None
     #: In what the ranks' machines differ, so that what they compute alike may differ in its last bits; see `agreement`.
     differences: tuple[str, ...] = ()
 

@@ -90,7 +90,7 @@ class MpiCommunicator(Communicator):
         self.peers = found
         if mesh.size != self.peers.size:
             raise ConfigError(misfit(mesh, self.peers.size, "mpiexec -n"))
-        self.mesh = mesh
+        self.mesh, self.turn = mesh, self.peers.turn
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)

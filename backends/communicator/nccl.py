@@ -83,7 +83,7 @@ class NcclCommunicator(Communicator):
         self.peers = peers or find_peers()
         if mesh.size != self.peers.size:
             raise ConfigError(misfit(mesh, self.peers.size, "torchrun --nproc-per-node"))
-        self.mesh = mesh
+        self.mesh, self.turn = mesh, self.peers.turn
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)

@@ -33,6 +33,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, NoReturn
 
+from graphir.backends.turns import turn_of_a_rank
 from graphir.errors import AgreementError, CommunicationError, ReplicaError
 from graphir.ir.layout import Mesh
 from graphir.launch import TIMEOUT, find_launch
@@ -105,6 +106,8 @@ class Peers(ABC):
     size: int
 
     def __init__(self) -> None:
+        #: What every run takes that communicates.
+        self.turn = turn_of_a_rank()
         #: What is begun and not done, and would keep this process from an orderly end.
         self.outstanding = 0
         #: Ranks that communicate, by whatever a communicator knows them by: they are made once for a process.
