@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.compiled.engine import Tiling
 from graphir.errors import ProofError
 from graphir.ir.graph import Graph
 from tests.handwritten import Handwritten
@@ -133,3 +135,33 @@ def test_parts_of_a_view_some_of_which_are_parts_of_its_operand(last: int) -> No
         program.prove()
     else:
         fails(program, "the caller (after the run): it reads T[F 0:2, B 0:2, D 0:3]", "is not there")
+
+
+def test_rows_that_a_view_joins_may_lie_apart() -> None:
+    """dC1 is written over an operand, [F, B, (S F)]; of the result, [(F S), B, F], each tile's rows are copied."""
+    graph = gi.parse(
+        dedent("""
+        graph joined float64 over dp=2
+
+        inputs
+          X   [F, B, F*S]
+          R4  [F*S, B, F]
+
+        /
+          S4  [F*S|dp, B, F]     = SLICE(R4) {dim=0, axis="dp"}
+          R5  [F|dp, S, B, F]    = R(S4) {pattern="(b h) s e -> b h s e", factors=("b", "h"), sizes=(F, S)}
+          T6  [F|dp, B, S, F]    = T(R5) {perm=(0, 2, 1, 3)}
+          C1  [F|dp, B, S*F]     = C(T6)
+          S6  [F|dp, B, F*S]     = SLICE(X) {dim=0, axis="dp"}
+          Y   [F|dp, B, F*S]     = add(S6, C1)
+          Z   [F|dp, B, S, F]    = dC(Y) {h=S}
+          Q   [F|dp, S, B, F]    = T(Z) {perm=(0, 2, 1, 3)}
+          P   [F*S|dp, B, F]     = R(Q) {pattern="b h s e -> (b h) s e"}
+
+        outputs
+          P
+        """)
+    )
+    for size in (16, 64, 1024):
+        tiling = Tiling(bytes=size, small=1 << 16, causal=(64, 128))
+        assert gi.compile(graph, {"B": 2, "S": 2, "F": 4}, threads=1, tiling=tiling, check=True).proofs

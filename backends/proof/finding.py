@@ -20,8 +20,8 @@ from graphir.backends.proof.memory import Holding, Memory
 
 #: Of a dim, the first index, None where all are alike, and how many.
 Reach = tuple[int | None, int]
-#: So many elements of a dim are looked at each for itself.
-_APART = 8
+#: So many elements of a dim are looked at each for itself, and so many rows of a view that lie apart.
+_APART, _ROWS = 8, 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class _Lattice(NamedTuple):
     strides: tuple[int, ...]
     box: Box
     floating: frozenset[int]
+
+    def part(self, box: Box) -> _Lattice:
+        """Those of its elements that are in a box of its own."""
+        pairs = zip(box, self.box, self.strides, strict=True)
+        off = sum((low - least) * step for (low, _), (least, _), step in pairs)
+        return _Lattice(self.start + off, self.strides, box, self.floating)
 
 
 def find(memory: Memory, item: Item, lay: Lay) -> list[Found]:
@@ -134,7 +140,8 @@ class _Piece:
 def _gathered(memory: Memory, item: Item, lay: Lay, apart: bool) -> list[Found]:
     """A value's part whose elements are held by several: of itself, and of what it is a view of.
 
-    With `apart`, elements that lie in other strides are looked at each for itself.
+    With `apart`, elements that lie in other strides are looked at each for itself, and so are rows that a view joins
+    and that do not lie one behind the other.
     """
     pieces = list(_pieces(memory, item, lay, apart))
     found: list[Found] = []
@@ -171,7 +178,8 @@ def _pieces(memory: Memory, item: Item, lay: Lay, apart: bool) -> Iterator[_Piec
                 continue
             for valid in holding.valid.boxes:
                 here = holding.lay_of(valid)
-                held = _views_of(_Lattice(here.address, here.strides, valid, holding.floating), path)
+                whole_box = _Lattice(here.address, here.strides, valid, holding.floating)
+                held = _views_of(whole_box, path, lay if apart else None)
                 for lattice in [part for each in held for part in (_fitting(each, lay) if apart else [each])]:
                     origin = _origin(lattice, lay)
                     if origin is None:
@@ -183,27 +191,49 @@ def _pieces(memory: Memory, item: Item, lay: Lay, apart: bool) -> Iterator[_Piec
                     yield _Piece(origin, lattice.box, terms, lattice.floating, holding)
 
 
-def _views_of(lattice: _Lattice, path: Sequence[View]) -> list[_Lattice]:
-    """The same elements as those of a view of a view …, in as many lattices as they lie in."""
+def _views_of(lattice: _Lattice, path: Sequence[View], near: Lay | None) -> list[_Lattice]:
+    """The same elements as those of a view of a view …, in as many lattices as they lie in.
+
+    Rows that do not lie as the view joins them are told apart as far as they are `near`.
+    """
     found = [lattice]
     for view in path:
-        found = [made for each in found for made in _views(view, each)]
+        found = [made for each in found for made in _views(view, each, near)]
     return found
 
 
-def _views(view: View, lattice: _Lattice) -> Iterator[_Lattice]:
+def _views(view: View, lattice: _Lattice, near: Lay | None) -> Iterator[_Lattice]:
     for box in view.forth(lattice.box):
         for back in view.back([box]):
             inner = common(back, lattice.box)
             if inner is None:
                 continue
-            off = sum(
-                (low - least) * step
-                for (low, _), (least, _), step in zip(inner, lattice.box, lattice.strides, strict=True)
-            )
-            made = _seen(view, _Lattice(lattice.start + off, lattice.strides, inner, lattice.floating))
+            part = lattice.part(inner)
+            made = _seen(view, part)
             if made is not None and len(view.forth(inner)) == 1:
                 yield made
+            elif near is not None:
+                for row in _rows(view, part, near):
+                    yield from _views(view, row, near)
+
+
+def _rows(view: View, lattice: _Lattice, near: Lay) -> Sequence[_Lattice]:
+    """Single indices of the first dim of several that a view joins with minor ones: those that come near an array."""
+    major = {factor for factors in view.after for factor in factors[:-1]}
+    for dim, ((low, high), step) in enumerate(zip(lattice.box, lattice.strides, strict=True)):
+        if high - low > 1 and step > 0 and not major.isdisjoint(view.before[dim]):
+            reach = near.itemsize + sum(
+                stride * (stop - start - 1)
+                for each, ((start, stop), stride) in enumerate(zip(lattice.box, lattice.strides, strict=True))
+                if each != dim
+            )
+            first = max(low, low - (lattice.start + reach - near.low - 1) // step)
+            last = min(high, low - (lattice.start - near.high) // step)
+            if last - first > _ROWS:
+                return []
+            boxes = [(*lattice.box[:dim], (at, at + 1), *lattice.box[dim + 1 :]) for at in range(first, last)]
+            return [lattice.part(box) for box in boxes]
+    return []
 
 
 def _fitting(lattice: _Lattice, lay: Lay) -> list[_Lattice]:
