@@ -98,7 +98,7 @@ def run_tests_alone(module: str, number: int, tests: Sequence[str]) -> int:
     import pytest
 
     Changed(module, number).install()
-    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+    return int(pytest.main(["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]))
 
 
 def try_tests(mutant: Mutant, tests: Sequence[str]) -> str:
