@@ -37,6 +37,10 @@ class Recorder:
         """The call that comes next."""
         return len(self.calls)
 
+    def forget(self, start: int) -> None:
+        """Leaves out the calls from `start` on, which are not part of any step."""
+        del self.calls[start:], self.nodes[start:]
+
     def computed(
         self,
         start: int,

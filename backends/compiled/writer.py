@@ -118,6 +118,8 @@ class Writer:
         if written:
             self.recorder.computed(start, run.nodes, arrays, self._place)
             self._settle(targets)
+        else:
+            self.recorder.forget(start)
         self._free_own()
         return written
 
