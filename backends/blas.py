@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from graphir.backends.forks import Guard
 from graphir.processor import has_avx512
 
 #: OpenBLAS's cores that use AVX-512.
@@ -74,22 +75,61 @@ def advice(blas: Blas | None, features: Set[str] | None) -> str | None:
 
 
 @dataclass
-class _Hold:
-    """How many times a BLAS is held to one thread at present, and how many threads each library had before."""
+class _Held:
+    """Who holds a BLAS to one thread at present, and how many threads each library had before."""
 
-    depth: int = 0
+    holding: set[int] = field(default_factory=set)
     before: list[int | None] = field(default_factory=list)
 
 
-class _HoldOfThread(threading.local):
-    """A hold that each thread has for itself."""
+class _HeldByThread(threading.local):
+    """What each thread holds for itself."""
 
     def __init__(self) -> None:
-        self.hold = _Hold()
+        self.held = _Held()
 
 
-_lock = threading.Lock()
-_of_process, _of_thread = _Hold(), _HoldOfThread()
+class _HeldByProcess(Guard):
+    """What all threads hold together. A forked child gives up what its parent's other threads held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = _Held()
+
+    def renew(self) -> None:
+        super().renew()
+        left, self.held = self.held, _Held()
+        if left.holding:
+            _set_threads(left.before)
+
+
+_by_process, _by_thread = _HeldByProcess(), _HeldByThread()
+
+
+class _Hold:
+    """Holds BLAS to one thread until this ends; or until it is forgotten, where an interrupt came first."""
+
+    _held = _Held()
+
+    def __init__(self) -> None:
+        self._held = held = _by_thread.held if _is_openmp() else _by_process.held
+        with _by_process.lock:
+            if not held.holding:
+                held.before = [library.num_threads for library in _libraries()]
+            held.holding.add(id(self))
+            if len(held.holding) == 1:
+                _set_threads([1] * len(held.before))
+
+    def end(self) -> None:
+        held = self._held
+        with _by_process.lock:
+            if id(self) in held.holding:
+                if len(held.holding) == 1:
+                    _set_threads(held.before)
+                held.holding.discard(id(self))
+
+    def __del__(self) -> None:
+        self.end()
 
 
 @contextmanager
@@ -101,19 +141,11 @@ def single_threaded_blas() -> Iterator[None]:
     meanwhile; but a BLAS that is threaded by OpenMP keeps one for each thread. So whoever computes enters, in each of
     its threads. Entering and leaving costs a few microseconds.
     """
-    hold = _of_thread.hold if _is_openmp() else _of_process
-    with _lock:
-        hold.depth += 1
-        if hold.depth == 1:
-            hold.before = [library.num_threads for library in _libraries()]
-            _set_threads([1] * len(hold.before))
+    hold = _Hold()
     try:
         yield
     finally:
-        with _lock:
-            hold.depth -= 1
-            if hold.depth == 0:
-                _set_threads(hold.before)
+        hold.end()
 
 
 @functools.cache

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,8 +21,7 @@ Function: TypeAlias = Callable[..., Any]
 _F = TypeVar("_F", bound=Function)
 
 
-@dataclass(frozen=True)
-class Effects:
+class Effects(NamedTuple):
     """What a call reads and writes; what it does both to is in both.
 
     spans   whether its arrays are the whole stretch from the first element to the last, of which it touches what its

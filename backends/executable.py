@@ -6,6 +6,9 @@ ranks, wherever they are.
 
 Simulated ranks take and return whole arrays. One process a rank takes whole arrays, of which it uses its block, or
 its own block; it returns what all ranks have alike, and keeps its blocks of what is split until all ask for the whole.
+
+An executable may be called from several threads: their runs take turns. What a run has returned is not touched by the
+runs that follow.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphir.backends.arrays import is_on_device, module_of
-from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.dtypes import is_float
+from graphir.backends.held import Held
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.run import Fetched, Run
+from graphir.backends.turns import Turn
 from graphir.errors import InputError, NonFiniteError, OperatorError
 from graphir.ir.dims import shape_text
 from graphir.ir.graph import Graph, Node
@@ -38,7 +42,14 @@ class Executable:
     `algorithm` is how these reduce and gather: ring, direct or naive. `source` is the graph that the planned one was
     pruned from, if it was: it knows the names of what was not fetched. `xp` is the array module that kernels run
     on, NumPy unless given.
+
+    A child that the process forks has an executable of its own in it, which runs there unless it is one of several
+    ranks, or on a GPU. Where each process is one rank, all ranks have to make the same calls in one order: from one
+    thread.
     """
+
+    #: Why a forked child cannot run it; empty if it can.
+    no_child = ""
 
     def __init__(
         self,
@@ -56,6 +67,7 @@ class Executable:
         self.mesh = plan.graph.mesh
         self.algorithm = algorithm
         self.communicator = communicator or SimulatedCommunicator(self.mesh, algorithm)
+        self.held = Held(self.communicator, Turn(f"the executable of {plan.graph.name}", self.no_child))
         #: Steps whose kernel has been seen to keep to its signature.
         self._seen: set[Step] = set()
         self._arguments = {value.name: value for value in plan.graph.arguments}
@@ -67,13 +79,19 @@ class Executable:
 
         Arrays of the argument's dtype and shape are used as they are, never changed; others are converted
         where no information is lost. Errors: InputError for a missing, unknown or misshapen argument, or an
-        index out of range.
+        index out of range; RunError for a call from within a run of itself.
         """
+        given = self._check(arguments)
+        return self.held.turn.take(self._interpret, arguments, given, watch)
+
+    def _interpret(
+        self, arguments: Sequence[Mapping[str, Any]], given: Mapping[Value, Any], watch: Watch | None
+    ) -> Run:
         held = self.communicator.ranks
         ranks: list[list[Any]] = [[None] * len(self.plan.slots) for _ in held]
-        for value, array in self._check(arguments).items():
+        for value, array in given.items():
             array = self._placed(value, array)
-            for slots, block in zip(ranks, self.split(value, array), strict=True):
+            for slots, block in zip(ranks, self._split(value, array), strict=True):
                 slots[self.plan.slots[value]] = block
         traffic: dict[str, Traffic] = {}
         for step in self.plan.steps:
@@ -91,41 +109,33 @@ class Executable:
         results = {}
         for value, title in self.fetched.titles.items():
             blocks = [slots[self.plan.slots[value]] for slots in ranks]
-            results[title] = value, self.join(value, blocks)
-        return Run(self, results, traffic, arguments)
+            results[title] = value, self.held.join(value, blocks)
+        return self._ran(results, traffic, arguments)
 
-    # -- whole arrays and blocks ----------------------------------------------------------------------
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether this process holds all ranks."""
-        return len(self.communicator.ranks) == self.mesh.size
-
-    def holds_whole(self, value: Value) -> bool:
-        """Whether this process has the whole of a value: all ranks' blocks, or one that is like all others."""
-        return self.is_alone or value.type.layout.is_replicated
-
-    def split(self, value: Value, array: Any) -> list[Any]:
-        """The blocks of an argument for the ranks held here, as views; a rank's own block is one already."""
-        if not self.is_alone and array.shape == self.plan.shapes[value]:
-            return [array]
-        blocks = split_blocks(array, value.type.layout, self.mesh)
-        return [blocks[rank] for rank in self.communicator.ranks]
-
-    def join(self, value: Value, blocks: Sequence[Any]) -> Any:
-        """What this process holds of a value: the whole, or its rank's block."""
-        return join_blocks(blocks, value.type.layout, self.mesh) if self.is_alone else blocks[0]
+    def _ran(
+        self,
+        results: Mapping[str, tuple[Value, Any]],
+        traffic: Mapping[str, Traffic],
+        arguments: Sequence[Mapping[str, Any]],
+    ) -> Run:
+        """What the caller gets for a run. It holds nothing of the executable, which may end before it."""
+        names = self.fetched.unchanged
+        given = (
+            ((self.find_argument(name), array) for each in arguments for name, array in each.items()) if names else ()
+        )
+        unchanged = {value.name: array for value, array in given if value is not None and value.name in names}
+        return Run(self.fetched, self.held, results, traffic, unchanged)
 
     def whole(self, name: str, array: Any) -> Any:
         """The whole of an argument of which each process holds the whole or a block; all have to call this."""
         value = self._arguments[name]
-        if self.holds_whole(value) or array.shape == self._shapes[value]:
+        if self.held.holds_whole(value) or array.shape == self._shapes[value]:
             return array
-        return self.gather(value, array)
+        return self.held.gather(value, array)
 
-    def gather(self, value: Value, block: Any) -> Any:
-        """The whole of which each process holds a block, on all of them; all have to call this."""
-        return self.communicator.whole([block], value.type.layout)
+    def _split(self, value: Value, array: Any) -> list[Any]:
+        """The blocks of an argument for the ranks held here, as views."""
+        return self.held.split(value, array, self.plan.shapes[value])
 
     def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
         """One kernel call on one rank's blocks."""
@@ -178,7 +188,7 @@ class Executable:
     def exchange(self, step: Step, blocks: Sequence[Any]) -> tuple[list[Any], Traffic]:
         """What a collective makes of the blocks of the ranks held here, and what was sent."""
         self.communicator.take_traffic()
-        made = self.communicator.run(step.node.operator, blocks, step.keywords)
+        made = self.communicator.run(step.node.operator, blocks, step.keywords, node=step.node.name)
         return made, self.communicator.take_traffic()
 
     # -- what is not a number -------------------------------------------------------------------------
@@ -266,8 +276,8 @@ class Executable:
                 result = self._protected(value, result)
         shape = self._shapes[value]
         mine = self.plan.shapes[value]
-        if result.shape != shape and (self.is_alone or result.shape != mine):
-            block = f", or this rank's block {list(mine)}" if not self.is_alone and mine != shape else ""
+        if result.shape != shape and (self.held.is_alone or result.shape != mine):
+            block = f", or this rank's block {list(mine)}" if not self.held.is_alone and mine != shape else ""
             raise InputError(
                 f"{value.name} must be {shape_text(value.shape)} = {list(shape)}{block}, not {list(result.shape)}"
             )

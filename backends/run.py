@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Traffic
+from graphir.backends.held import Held
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-
-if TYPE_CHECKING:
-    from graphir.backends.executable import Executable
 
 
 class Fetched:
@@ -76,21 +74,21 @@ class Run(Mapping[str, Any]):
 
     def __init__(
         self,
-        executable: Executable,
+        fetched: Fetched,
+        held: Held,
         results: Mapping[str, tuple[Value, Any]],
         traffic: Mapping[str, Traffic],
-        arguments: Sequence[Mapping[str, Any]],
+        unchanged: Mapping[str, Any],
     ) -> None:
-        self._executable = executable
-        self._results = results
+        self._fetched, self._held, self._results = fetched, held, results
         #: What each collective sent, by the name of its result; of one rank a process, what this one did.
         self.traffic = traffic
         # Of what is updated nothing is held on to: its memory may be wanted.
-        self._unchanged = self._find_unchanged(arguments)
+        self._unchanged = unchanged
 
     def __getitem__(self, name: str) -> Any:
         value, array = self._result(name)
-        if not self._executable.holds_whole(value):
+        if not self._held.holds_whole(value):
             raise InputError(
                 f"{name} {value.type} is split, and this process holds one rank's block of it: run.block({name!r}) is "
                 f"that, and run.gather({name!r}), called by all ranks, the whole"
@@ -108,12 +106,12 @@ class Run(Mapping[str, Any]):
     def gather(self, name: str) -> Any:
         """The whole of a result, on every rank; all ranks have to call this, for the same results in one order."""
         value, array = self._result(name)
-        return array if self._executable.holds_whole(value) else self._executable.gather(value, array)
+        return array if self._held.holds_whole(value) else self._held.gather(value, array)
 
     def _result(self, name: str) -> tuple[Value, Any]:
-        title = self._executable.fetched.find(name)
+        title = self._fetched.find(name)
         if title is None:
-            self._executable.source[name]  # GraphError for what there is not
+            self._fetched.source[name]  # GraphError for what there is not
             raise InputError(f"{name} was not fetched; compile with fetch=[…, {name!r}]")
         return self._results[title]
 
@@ -124,7 +122,7 @@ class Run(Mapping[str, Any]):
         return len(self._results)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._executable.fetched.find(name) is not None
+        return isinstance(name, str) and self._fetched.find(name) is not None
 
     def updated(self) -> dict[str, Any]:
         """All parameters and state, by name, as the next run starts from them: what is updated new, all else as given.
@@ -132,22 +130,14 @@ class Run(Mapping[str, Any]):
         One rank a process has its blocks of them, and goes on from these.
         Errors: InputError if the new content of what the graph updates was not fetched.
         """
-        executable, results = self._executable, self._results
-        missing = [new for new, title in executable.fetched.successors.values() if title is None]
+        graph, successors, results = self._fetched.graph, self._fetched.successors, self._results
+        missing = [new for new, title in successors.values() if title is None]
         if missing:
             listed = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
             raise InputError(
-                f"graph {executable.graph.name} updates what it starts from, but did not return "
-                f"{len(missing)} of the {len(executable.fetched.successors)} updates; compile with fetch=[…, {listed}]"
+                f"graph {graph.name} updates what it starts from, but did not return {len(missing)} of the "
+                f"{len(successors)} updates; compile with fetch=[…, {listed}]"
             )
-        renewed = {old: results[title][1] for old, (_, title) in executable.fetched.successors.items() if title}
+        renewed = {old: results[title][1] for old, (_, title) in successors.items() if title}
         held = {**self._unchanged, **renewed}
-        return {value.name: held[value.name] for value in (*executable.graph.parameters, *executable.graph.state)}
-
-    def _find_unchanged(self, arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Of what a run was given, the parameters and state that the graph does not update."""
-        executable, unchanged = self._executable, self._executable.fetched.unchanged
-        if not unchanged:
-            return {}
-        given = ((executable.find_argument(name), array) for each in arguments for name, array in each.items())
-        return {value.name: array for value, array in given if value is not None and value.name in unchanged}
+        return {value.name: held[value.name] for value in (*graph.parameters, *graph.state)}

@@ -31,8 +31,7 @@ from graphir.ir.verify import verify
 from graphir.operators import *  # noqa: F403
 from graphir.operators import __all__ as _operator_names
 from graphir.text import parse, to_text
-
-__version__ = "0.1.0"
+from graphir.version import __version__ as __version__
 
 
 def to_dot(graph: Graph, view: str = "overall") -> str:

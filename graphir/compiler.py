@@ -15,6 +15,7 @@ from graphir.ir.verify import verify
 
 if TYPE_CHECKING:
     from graphir.backends import Executable
+    from graphir.backends.communicator import Communicator
     from graphir.backends.compiled.executable import CompiledExecutable
     from graphir.backends.compiled.tiles import Tiling
 
@@ -67,15 +68,18 @@ def compile(
                given, what the ranks held here need has to fit into this machine; with infinity nothing is asked
     threads    of the numpy backend; as many as there are processors unless given. Results depend on their number
                (sums are added up in another order), and on nothing else
-    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays; on a GPU, in
-               the arrays that `run.updated()` returns, which the next run takes as they are
+    donate     whether parameters and state that the graph updates are overwritten in the caller's arrays, of which none
+               may share memory with another argument's; on a GPU, in the arrays that `run.updated()` returns, which the
+               next run takes as they are: there is room for the state of one training
     share_replicas  whether what simulated ranks would all compute alike is computed by one of them for all: faster,
                in more memory, and blind to a replica that goes astray
     without    optimising passes to leave out: `passes.OPTIMISING`; of these keep_statistics is done on a GPU only
     algorithm  how the simulated ranks of a sharded graph reduce and gather: ring, direct or naive
     ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi", or "nccl" of the cupy backend: it is
                one of as many processes, by mpiexec or torchrun, and runs its own rank, under NCCL on its own GPU; see
-               `backends.executable` for what it takes and returns
+               `backends.executable` for what it takes and returns. All processes have to compile the same graph, for
+               the same sizes, with the same options, in the same order, and compare them here; where their machines
+               differ, `executable.communicator.differences` says in what
     bucket     bytes of gradients that travel together between processes, 1 MiB unless given; with 0, each by itself,
                and nothing else is done until it has arrived
     check      whether the program that is to run is proved first: that every read sees what was last written of its
@@ -87,7 +91,8 @@ def compile(
     Errors: DimError if a dim has no size or does not divide; SizeError for tensors, or a plan, larger than the machine;
     ConfigError for an unknown option, or where no level of
     recomputation fits into `memory`; VerifyError if the graph is malformed; ProofError where `check` finds a program
-    that does not do what its graph says, a defect of graphir; MissingDependencyError where an optional package is asked
+    that does not do what its graph says, a defect of graphir; AgreementError where the processes of several ranks
+    do not compile the same, with who differs in what; MissingDependencyError where an optional package is asked
     for that is not installed; DeviceError where a GPU is needed and there is none.
     """
     from graphir.backends import plan
@@ -126,6 +131,19 @@ def compile(
     graph = unfuse(verify(graph))
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
     complete = bind_sizes(graph, sizes)
+    if communicator.meets_others:
+        options = {
+            "backend": backend,
+            "kernels": kernels,
+            "precision": precision,
+            "fetch": fetch,
+            "recompute": recompute,
+            "memory": memory,
+            "donate": donate,
+            "without": sorted(without),
+            "bucket": bucket,
+        }
+        _agree(communicator, graph, complete, options, threads)
     pruned = prune(graph, fetch)
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
     if backend == "reference":
@@ -166,6 +184,28 @@ def compile(
         if executable.memory.bytes <= memory:
             return executable
     raise ConfigError(f"{graph.name} does not fit into {memory / 1e6:.1f} MB:\n{executable.memory}")
+
+
+def _agree(
+    communicator: Communicator,
+    graph: Graph,
+    sizes: Mapping[str, int],
+    options: Mapping[str, Any],
+    threads: int | None,
+) -> None:
+    """AgreementError unless all ranks compile the same, for the same sizes and with the same options."""
+    from graphir.backends.communicator import Terms, require_agreement
+    from graphir.backends.machine import Machine
+    from graphir.text import fingerprint, to_text
+
+    told = {name: "not given" if value is None else str(value) for name, value in {**sizes, **options}.items()}
+    terms = Terms(
+        f"gi.compile(graph {graph.name})",
+        {**told, "the graph": fingerprint(graph)},
+        Machine.of(options["backend"], threads, options["kernels"]),
+        {"the graph": lambda: to_text(graph, meta=False)},
+    )
+    communicator.differences = require_agreement(communicator, terms)
 
 
 def _check_numbers(threads: Any, memory: Any, tiling: Any) -> None:

@@ -56,6 +56,10 @@ class InputError(GraphirError):
     """An array handed to an executable is missing, unknown, misshapen, of a wrong dtype or out of range."""
 
 
+class RunError(GraphirError):
+    """A run cannot begin, or go on, where it was asked for: from within itself, or across a fork."""
+
+
 class NonFiniteError(GraphirError):
     """A computation produced NaN or infinity."""
 
@@ -76,8 +80,24 @@ class CommunicationError(GraphirError):
     """Ranks do not find together: one has stopped, or does otherwise than the others expect."""
 
 
+class StoppedError(GraphirError):
+    """A run was told by a signal to end, and its last step could not be ended, because other ranks took no part."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class AgreementError(CommunicationError):
+    """Ranks were not started alike; all of them raise this, with the same words."""
+
+
 class MissingDependencyError(GraphirError):
     """An optional package is needed for what was asked, and not installed."""
+
+
+class ReplicaError(GraphirError):
+    """Ranks that should hold the same numbers do not; all of them raise this, with the same words."""
 
 
 class DeviceError(GraphirError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from graphir.cli import main
 
 #: Whatever a test compiles is proved before it runs.
 compiler.CHECK = True
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so would all processes that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDENS = Path(__file__).parent / "goldens"
 

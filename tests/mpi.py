@@ -69,3 +69,16 @@ def launch(ranks: int, *arguments: object, timeout: float = LIMIT) -> subprocess
     return subprocess.run(
         command(ranks, *arguments), env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT
     )
+
+
+def process_of(rank: int, folder: Path) -> int:
+    """The process of a rank of the run into `folder`."""
+    for entry in Path("/proc").iterdir():
+        try:
+            arguments = (entry / "cmdline").read_text().split("\0")
+            variables = (entry / "environ").read_text().split("\0")
+        except OSError:
+            continue
+        if str(folder) in arguments and {f"PMI_RANK={rank}", f"OMPI_COMM_WORLD_RANK={rank}"} & set(variables):
+            return int(entry.name)
+    raise AssertionError(f"rank {rank} has no process")

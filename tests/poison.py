@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -46,8 +47,11 @@ def fill(array: NDArray[Any]) -> None:
         raw[...] = PATTERN & 0xFF
 
 
-class Poison:
-    """What an engine has allocated since it was made, as far as it is still there."""
+class Poison(threading.local):
+    """What an engine has allocated since it was made, as far as it is still there: in each thread, what that asked for.
+
+    So ranks that run side by side, each in a thread of its own, do not poison each other's memory at work.
+    """
 
     def __init__(self) -> None:
         self._held: list[weakref.ref[NDArray[Any]]] = []
@@ -96,7 +100,8 @@ def poisoned() -> Iterator[Poison]:
 
     def poisoned_renew(self: ResultBuffers) -> None:
         renew(self)
-        fill(self._arrays[self._current])
+        assert self._current is not None
+        fill(self._current.array)
 
     modules: tuple[ModuleType, ...] = (compiled, results)
     with ExitStack() as stack:

@@ -12,8 +12,9 @@ from pathlib import Path
 from tests.free_port import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-#: What launchers set, which no test inherits.
+#: What launchers set, and who uses them, which no test inherits.
 _LAUNCHERS = ("PMI_", "OMPI_", "MPI_LOCAL", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
+_LAUNCHERS += ("GRAPHIR_TOKEN", "GRAPHIR_LISTEN", "GRAPHIR_TIMEOUT")
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

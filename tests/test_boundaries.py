@@ -6,7 +6,8 @@ departs departs by more than rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,23 @@ import pytest
 
 import graphir as gi
 from graphir.ir.graph import Graph
-from graphir.ir.value import Value
 from graphir.passes import LEVELS, autodiff
+from tests.campaign.sweeps import (
+    SQUARES,
+    SWEEPS,
+    Swept,
+    arguments,
+    folded,
+    hold,
+    merged,
+    spread_rows,
+    spread_sum,
+    square,
+    transformer,
+)
 from tests.tilings import drawn
 
-B, C, D, E, K, H, F = gi.dims("b c d e k h f")
+B, D, H = gi.dims("b d h")
 
 
 def agree(graph: Graph, sizes: dict[str, int], *given: Mapping[str, Any], **options: Any) -> None:
@@ -33,21 +46,6 @@ def agree(graph: Graph, sizes: dict[str, int], *given: Mapping[str, Any], **opti
 
 
 # -- one value in two roles ----------------------------------------------------------------------------------
-
-SQUARES: dict[str, Callable[[Value], Value]] = {
-    "X + Xᵀ": lambda X: gi.add(X, gi.transpose(X)),
-    "X • Xᵀ": lambda X: gi.matmul(X, gi.transpose(X)),
-    "Xᵀ • X": lambda X: gi.matmul(gi.transpose(X), X),
-    "X • X": lambda X: gi.matmul(X, X),
-    "X ⊙ Xᵀ": lambda X: gi.multiply(X, gi.transpose(X)),
-    "S(X • Xᵀ) • X": lambda X: gi.matmul(gi.softmax(gi.matmul(X, gi.transpose(X))), X),
-    "Σ gelu(X) ⊙ Xᵀ": lambda X: gi.reduce_sum(gi.multiply(gi.activation(X), gi.transpose(X)), (0,)),
-}
-
-
-def square(expression: str) -> Graph:
-    block = gi.Builder("square", dtype="float64")
-    return block.build(SQUARES[expression](block.input("X", (B, B))))
 
 
 @pytest.mark.parametrize("expression", SQUARES)
@@ -77,20 +75,13 @@ def test_gradients_of_a_value_in_two_roles(expression: str) -> None:
 # -- sums that are read as something else --------------------------------------------------------------------
 
 
-def sums() -> Graph:
-    block = gi.Builder("sums", dtype="float64")
-    X = block.input("X", (B, D))
-    total = gi.reduce_sum(gi.exponential(X), (0,), name="Y")
-    return block.build(gi.broadcast(total, (K,), axes=(0,), name="Z"))
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_sum_that_is_read_as_a_broadcast(threads: int) -> None:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((700, 1001))
-    agree(sums(), {"b": 700, "d": 1001, "k": 2}, {"X": X}, threads=threads)
+    agree(spread_sum(), {"b": 700, "d": 1001, "k": 2}, {"X": X}, threads=threads)
     for seed in range(20):
-        agree(sums(), {"b": 5, "d": 3, "k": 2}, {"X": X[:5, :3]}, threads=threads, tiling=drawn(seed))
+        agree(spread_sum(), {"b": 5, "d": 3, "k": 2}, {"X": X[:5, :3]}, threads=threads, tiling=drawn(seed))
 
 
 def test_positions_that_are_summed_and_spread_in_a_norm() -> None:
@@ -113,11 +104,7 @@ def test_positions_that_are_summed_and_spread_in_a_norm() -> None:
 
 @pytest.mark.parametrize("sizes", [(2, 3), (3, 2), (5, 7)])
 def test_results_that_are_views_of_what_nobody_else_sees(sizes: tuple[int, int]) -> None:
-    block = gi.Builder("views", dtype="float64")
-    X = block.input("X", (B, D))
-    Z = gi.broadcast(gi.reduce_sum(X, (1,)), (D,), axes=(1,), name="Z")
-    R = gi.activation(gi.add(X, gi.scale(Z, by=-0.5)), kind="silu", name="R")
-    graph = block.build(Z, R)
+    graph = spread_rows()
     given = {"X": np.random.default_rng(0).standard_normal(sizes)}
     named = {"b": sizes[0], "d": sizes[1]}
     agree(graph, named, given)
@@ -130,44 +117,19 @@ def test_results_that_are_views_of_what_nobody_else_sees(sizes: tuple[int, int])
 
 @pytest.mark.parametrize("sizes", [(2, 1), (1, 2), (3, 4), (4, 2)])
 def test_dims_that_are_merged_and_split_otherwise(sizes: tuple[int, int]) -> None:
-    block = gi.Builder("merged", dtype="float64")
-    X = block.input("X", (E, D))
-    merged = gi.exponential(gi.reshape(gi.scale(X, by=2.0), "e d -> (e d)"))
-    graph = block.build(gi.scale(gi.reshape(merged, "(d e) -> d e", d=D), by=3.0, name="Z"))
     X_given = np.random.default_rng(0).standard_normal(sizes)
     for seed in range(6):
-        agree(graph, dict(zip("ed", sizes, strict=True)), {"X": X_given}, threads=2, tiling=drawn(seed))
+        agree(merged(), dict(zip("ed", sizes, strict=True)), {"X": X_given}, threads=2, tiling=drawn(seed))
 
 
 def test_a_view_of_a_sum_with_a_loop_as_its_minor_factor() -> None:
-    block = gi.Builder("minor", dtype="float64")
-    X = block.input("X", (H, F, B))
-    graph = block.build(gi.reshape(gi.reduce_sum(X, (2,)), "h f -> (h f)", name="Z"))
     X_given = np.random.default_rng(0).standard_normal((3, 4, 10000))
-    agree(graph, {"h": 3, "f": 4, "b": 10000}, {"X": X_given}, threads=2)
+    agree(folded(), {"h": 3, "f": 4, "b": 10000}, {"X": X_given}, threads=2)
     for seed in range(10):
-        agree(graph, {"h": 3, "f": 4, "b": 5}, {"X": X_given[..., :5]}, threads=2, tiling=drawn(seed))
+        agree(folded(), {"h": 3, "f": 4, "b": 5}, {"X": X_given[..., :5]}, threads=2, tiling=drawn(seed))
 
 
 # -- causal attention ----------------------------------------------------------------------------------------
-
-
-def transformer(**options: Any) -> Graph:
-    return autodiff(gi.models.transformer(1, dtype="float64", **{"dropout": 0.0, **options}))
-
-
-def arguments(graph: Graph, sizes: dict[str, int], seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    start = {
-        name: np.asarray(array) + 0.3 * rng.standard_normal(array.shape)
-        for name, array in gi.initialize(graph, sizes).items()
-    }
-    ids, labels = (rng.integers(0, sizes["V"], (sizes["B"], sizes["S"])) for _ in "TY")
-    given = {"T": ids, "Y": labels, "seed": 1, "step": 2}
-    if any(value.name == "keep" for value in graph.inputs):
-        # Queries without any key among them, as causal and padding masks together make them.
-        given["keep"] = rng.random((sizes["B"], sizes["S"])) < 0.6
-    return start, given
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4, 8])
@@ -191,3 +153,13 @@ def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str)
         sizes = {"B": 1 + seed % 3, "S": 4 + seed, "D": 6, "N_H": 1 + seed % 2, "D_ff": 8, "V": 5}
         given = arguments(graph, sizes, seed)
         agree(graph, sizes, *given, threads=1 + seed % 4, tiling=drawn(seed), recompute=level)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_some_of_each_sweep(name: str) -> None:
+    """All of them are `python -m tests.campaign.sweeps`."""
+    swept = Swept(name)
+    for point in random.Random(name).sample(list(SWEEPS[name]()), 12):
+        hold(point, [2, 5], swept)
+    assert not swept.departures
+    assert swept.comparisons >= 2 * swept.points

@@ -15,15 +15,20 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.compiled import arena
+from graphir.backends.compiled.arena import Arena
+from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.numpy import NumpyExecutable
 from graphir.backends.numpy.engine import NumpyEngine
 from graphir.operators import elementwise
+from graphir.passes import OPTIMISING
 from tests.campaign.__main__ import main
 from tests.campaign.case import KINDS, Case, read_text
 from tests.campaign.draw import FEATURES, draw, draw_with_features
+from tests.campaign.reached import ROOT, Branch, listed, told
 from tests.campaign.run import Campaign, differences, replay, written
 from tests.campaign.shrink import Found, shrink
-from tests.campaign.trial import Departure, Reference, UnfitError, attempt
+from tests.campaign.trial import Departure, Reference, UnfitError, attempt, refer
 from tests.campaign.ways import Way, draw_tiling, draw_ways, read_way
 
 #: About a minute on two processors.
@@ -194,6 +199,60 @@ def test_an_error_departs() -> None:
         assert attempt(_case(), Way()).departure == Departure("raised RuntimeError", "broken")
 
 
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (patch.object(Arena, "fullest", lambda self: 0), "the fullest moment"),
+        (patch.object(arena, "_place", lambda blocks, alignment: blocks), "places"),
+        (patch.object(MemoryPlan, "bytes", 0), "all"),
+        (patch.object(MemoryPlan, "__str__", lambda self: ""), "text"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_memory_plan_that_says_what_is_not_so_departs(change: Any, wrong: str) -> None:
+    block = gi.Builder("chain", dtype="float64")
+    X, W = block.input("X", (B, S)), block.parameter("W", (S, S))
+    one, other = gi.matmul(X, W), gi.matmul(gi.matmul(X, W), W)
+    case = _case(graph=block.build(gi.matmul(gi.add(one, other), W, name="Y")))
+    way = Way(without=OPTIMISING)
+    assert attempt(case, way).departure is None
+    with change:
+        assert attempt(case, way).departure == Departure("a false memory plan", wrong)
+
+
+def test_a_run_that_is_watched_is_compared_node_by_node() -> None:
+    case = _case()
+    assert attempt(case, Way(watch=True)).comparisons == 1 + len(case.program.nodes)
+
+    def wrong(xp: Any, *X: Any) -> Any:
+        return 2 * X[0] * X[1]
+
+    known = refer(case)
+    known.values(1)
+    with patch.object(elementwise.multiply, "kernel", wrong):
+        departure = attempt(case, Way(watch=True), known).departure
+    assert departure is not None
+    assert departure.fault == "other numbers"
+
+
+def test_gradients_that_overflow_leave_everything_as_it_is() -> None:
+    """What the guard is for: the step is not taken, and that is compared, though the gradients say nothing."""
+    block = gi.Builder("overflowing", dtype="float64")
+    product = gi.matmul(block.input("X", (B, S)), block.parameter("V", (S, D)))
+    graph = block.build(gi.reduce_sum(gi.multiply(product, product), name="L"))
+    plain = {"loss": "L", "wrt": ("V",), "optimizer": {"kind": "adam"}, "dynamic": True}
+    case = _case(graph=graph, scale=1e308, **plain)
+    assert case.overflows
+    known = refer(case)
+    values, _ = known.values()
+    assert np.array_equal(values["V.new"], values["V"])
+    outcome = attempt(case, Way(check=True), known)
+    assert outcome.departure is None
+    assert outcome.comparisons >= 8
+    with pytest.raises(UnfitError):
+        refer(_case(graph=graph, scale=1e30, **plain))
+
+
 def test_what_is_no_number_in_the_interpreter_says_nothing() -> None:
     block = gi.Builder("large", dtype="float64")
     graph = block.build(gi.exponential(gi.scale(block.input("X", (B,)), by=1e4)))
@@ -267,6 +326,39 @@ def test_an_executor_broken_on_purpose_is_found_and_shrunk(tmp_path: Path) -> No
         assert replay(text).departure is not None
     assert len(found.case.program.nodes) <= 6
     gi.parse(text)
+
+
+# -- what is reached --------------------------------------------------------------------------------------
+
+
+def test_what_is_listed_as_never_reached_is_there() -> None:
+    for branch, reason in listed().items():
+        lines = [line.strip() for line in (ROOT / branch.file).read_text(encoding="utf-8").splitlines()]
+        assert branch.start in lines, branch
+        assert not branch.to or branch.to in lines, branch
+        assert len(reason.split()) > 2, branch
+
+
+def test_each_branch_that_is_missed_is_told_with_its_reason() -> None:
+    file = "tests/campaign/views.py"
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines, 1) if line.strip().startswith("if coefficient != 1"))
+    summary = {"covered_branches": 1, "num_branches": 3}
+    report = {
+        "files": {file: {"summary": summary, "missing_branches": [[start, start + 1], [start, -1]]}},
+        "totals": summary,
+    }
+    reasons = {
+        Branch(file, lines[start - 1].strip(), "return []"): "a reason",
+        Branch(file, "there", "here"): "another",
+    }
+    assert told(report, reasons).splitlines() == [
+        f"{file}: 1 of 3 branches",
+        f"    {start} to {start + 1}: a reason",
+        f"    {start} to the end: not listed",
+        f"listed, but reached: {file}: there to here",
+        "1 of 3 branches, 33.3 %; the goal is 95 %",
+    ]
 
 
 # -- the command ------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_a_result_that_the_next_run_writes_over_departs(monkeypatch: pytest.Monk
     right = ResultBuffers.renew
 
     def renew(self: ResultBuffers) -> None:
-        if not self._arrays:
+        if self._current is None:
             right(self)
 
     monkeypatch.setattr(ResultBuffers, "renew", renew)

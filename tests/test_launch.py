@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from graphir.backends.communicator import communicator_for
-from graphir.backends.communicator.hub import Reader, pack
+from graphir.backends.communicator.frames import DATA, TEXT, Frame, Kind, Reader, pack
 from graphir.backends.communicator.mpi import misfit
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
@@ -86,11 +86,44 @@ def test_which_process_of_its_machine_one_is() -> None:
         ({"RANK": "four"}, "RANK=four, LOCAL_RANK=1, MASTER_ADDR=gpu0, MASTER_PORT=29500, all but MASTER_ADDR must be"),
         ({"RANK": "4"}, "RANK=4, .*: ranks count from 0 to WORLD_SIZE - 1"),
         ({"MASTER_PORT": "65535"}, "a port is between 1 and 65534"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is a host"),
+        ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE=two, all but MASTER_ADDR must be whole numbers"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0: ranks count from 0"),
+        ({"GRAPHIR_TOKEN": "not-so-secret"}, "^GRAPHIR_TOKEN has 13 characters, and needs 16 at least, so that nobody"),
+        ({"GRAPHIR_TOKEN": ""}, "^GRAPHIR_TOKEN has 0 characters"),
+        ({"GRAPHIR_TIMEOUT": "soon"}, "^GRAPHIR_TIMEOUT=soon is no number of seconds between 0 and 10,000,000$"),
+        ({"GRAPHIR_TIMEOUT": "nan"}, "^GRAPHIR_TIMEOUT=nan is no number"),
+        ({"GRAPHIR_TIMEOUT": "inf"}, "^GRAPHIR_TIMEOUT=inf is no number"),
+        ({"GRAPHIR_TIMEOUT": "-1"}, "^GRAPHIR_TIMEOUT=-1 is no number"),
     ],
 )
 def test_variables_that_cannot_be(wrong: dict[str, str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         find_launch({**TORCH, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"PMI_SIZE": "six"}, "^of PMI_SIZE=six, PMI_RANK=1, all must be whole numbers$"),
+        ({"PMI_RANK": "2"}, "^PMI_SIZE=2, PMI_RANK=2: ranks count from 0 to PMI_SIZE - 1"),
+        ({"MPI_LOCALNRANKS": "0"}, "^PMI_SIZE=2, PMI_RANK=1, MPI_LOCALNRANKS=0: ranks count from 0"),
+    ],
+)
+def test_variables_of_mpi_that_cannot_be(wrong: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        find_launch({"PMI_SIZE": "2", "PMI_RANK": "1", **wrong})
+
+
+def test_variables_of_our_own() -> None:
+    said = {"GRAPHIR_TOKEN": "0123456789abcdef", "GRAPHIR_LISTEN": "0.0.0.0", "GRAPHIR_TIMEOUT": "7.5"}
+    launch = find_launch({**TORCH, **said})
+    assert launch is not None
+    assert (launch.token, launch.listen, launch.timeout) == (b"0123456789abcdef", "0.0.0.0", 7.5)
+    assert "0123" not in repr(launch), "what is printed is no secret"
+    mpi = find_launch({"PMI_SIZE": "2", "PMI_RANK": "1", **said})
+    assert mpi is not None
+    assert (mpi.token, mpi.timeout) == (None, 7.5)
 
 
 def test_on_the_command_line_variables_that_cannot_be_are_one_line() -> None:
@@ -132,17 +165,36 @@ def test_a_mesh_of_another_size_says_what_fits() -> None:
 
 
 def test_frames_come_out_of_pieces_of_any_size() -> None:
-    frames = [({"kind": "note", "text": "é"}, b""), ({"kind": "message", "to": 1}, bytes(range(256)) * 40)]
-    stream = b"".join(pack(*frame) for frame in frames)
+    frames = [Frame(Kind.FAILED, text="é"), Frame(Kind.MESSAGE, 1, 2**64 - 1, data=bytes(range(256)) * 40)]
+    stream = b"".join(pack(frame) for frame in frames)
     for size in (1, 7, 4096, len(stream)):
-        reader = Reader()
+        reader = Reader(Kind)
         found = [frame for i in range(0, len(stream), size) for frame in reader.feed(stream[i : i + size])]
         assert found == frames
 
 
 def test_what_is_no_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="a head of 1195725856 bytes"):
-        list(Reader().feed(b"GET / HTTP/1.1\r\n\r\n"))
+    for stream, text in {
+        b"GET / HTTP/1.1\r\n\r\n" + bytes(25): "a frame of kind 71",
+        pack(Frame(Kind.WELCOME)): "a frame of kind 2",
+        pack(Frame(Kind.FAILED, text="12345")): "a frame with a text of 5 and data of 0 bytes",
+        pack(Frame(Kind.PART, data=b"123456789")): "a frame with a text of 0 and data of 9 bytes",
+        pack(Frame(Kind.FAILED, text="é"))[:-1] + b"!": "invalid continuation byte",
+    }.items():
+        with pytest.raises(ValueError, match=text):
+            list(Reader([Kind.FAILED, Kind.PART], text=4, data=8).feed(stream))
+
+
+def test_a_frame_says_that_it_is_too_long_before_it_has_come() -> None:
+    head = pack(Frame(Kind.PART))[:-8] + (DATA + 1).to_bytes(8, "big")
+    with pytest.raises(ValueError, match=f"data of {DATA + 1} bytes"):
+        list(Reader(Kind).feed(head))
+
+
+def test_a_traceback_of_any_length_and_any_characters_can_be_told() -> None:
+    (frame,) = Reader(Kind).feed(pack(Frame(Kind.FAILED, text="\udc80" + "é" * TEXT)))
+    assert frame.text.startswith("\\udc80é")
+    assert TEXT - 2 < len(frame.text.encode()) <= TEXT
 
 
 # -- meeting -----------------------------------------------------------------------------------------------
@@ -198,7 +250,7 @@ def test_who_waits_in_vain_is_told_who_came(tmp_path: Path) -> None:
     assert done.codes == [1, 1]
     text = (
         "the ranks do not find together: of 4 ranks only ranks 0, 2 came within 12 s, and ranks 1, 3 did not; start "
-        "every RANK from 0 to 3 with the same MASTER_ADDR and MASTER_PORT, 127.0.0.1:"
+        "every RANK from 0 to 3 with the same MASTER_ADDR, MASTER_PORT and GRAPHIR_TOKEN; rank 0 listened at 127.0.0.1:"
     )
     assert all(text in told for told in done.stderr)
 
@@ -212,8 +264,8 @@ def test_who_finds_no_master_is_told_where_it_looked() -> None:
 
 def test_two_that_say_that_they_are_one_are_told_apart() -> None:
     # Who is refused last is told, too, however soon rank 0's process, and the hub with it, comes to its end.
-    slow = "import time; from graphir.backends.communicator import hub\n"
-    slow += "usual = hub._refuse; hub._refuse = lambda *given: (usual(*given), time.sleep(0.5))\n"
+    slow = "import time; from graphir.backends.communicator import rendezvous\n"
+    slow += "usual = rendezvous._refuse; rendezvous._refuse = lambda *given: (usual(*given), time.sleep(0.5))\n"
     done = launch(3, "-c", slow + START, more={2: {"RANK": "1"}})
     assert done.codes == [1] * 3
     assert all("both say RANK=1; each needs one of its own" in told for told in done.stderr)

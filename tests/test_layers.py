@@ -24,6 +24,7 @@ STOREYS = (
         "graphir.machine",
         "graphir.processor",
         "graphir.reading",
+        "graphir.version",
     ),
     ("graphir.launch",),
     ("graphir.ir", "graphir.tokenizer"),

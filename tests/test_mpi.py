@@ -124,7 +124,7 @@ def test_a_program_that_no_launcher_started() -> None:
 
 def test_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(MissingDependencyError, match=r"^ranks='mpi' needs mpi4py and an MPI .*graphir\[mpi\]"):
+    with pytest.raises(MissingDependencyError, match=r"^ranks='mpi' needs mpi4py and an MPI .*pip install 'mpi4py"):
         load_mpi()
 
 

@@ -43,8 +43,9 @@ def test_a_process_that_was_started_alone() -> None:
 def test_what_launchers_say() -> None:
     assert find_launch({"PMI_SIZE": "6", "PMI_RANK": "2", "MPI_LOCALNRANKS": "3"}) == Launch(6, 2, 3, 2)
     assert find_launch({"PMI_SIZE": "6", "PMI_RANK": "2"}) == Launch(6, 2, 6, 2)
-    names = ("SIZE", "RANK", "LOCAL_SIZE")
-    assert find_launch({f"OMPI_COMM_WORLD_{name}": str(i + 2) for i, name in enumerate(names)}) == Launch(2, 3, 4, 3)
+    said = {"SIZE": "6", "RANK": "4", "LOCAL_SIZE": "3"}
+    found = find_launch({f"OMPI_COMM_WORLD_{name}": number for name, number in said.items()})
+    assert found == Launch(6, 4, 3, 1)
 
 
 def test_ranks_share_the_processors_of_their_machine() -> None:

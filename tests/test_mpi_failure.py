@@ -6,6 +6,7 @@ Programs are started for real, by mpiexec; each test has a time limit, so that a
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from graphir.training import find_checkpoint, load_checkpoint
-from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, words
+from tests.mpi import OPEN_MPIS_LAUNCHER, ROOT, command, environment, launch, needs_mpi, process_of, words
 from tests.processes import LIMIT, PATIENT
 
 pytestmark = [needs_mpi, pytest.mark.slow]
@@ -106,8 +107,52 @@ if rank == 0:
 communicator.all_reduce(ones, ("dp", "tp"))
 """)
     assert done.returncode != 0
-    text = "waits for the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its program"
+    text = (
+        "waits for the first meeting of the ranks along dp and tp, but rank 0 (dp=0, tp=0) has come to the end of its "
+    )
     assert text in done.stderr
+
+
+def test_a_rank_that_is_stopped_is_given_up_and_named() -> None:
+    """With the collective at which it was waited for, and the node."""
+    done = run("""
+communicator.barrier()
+if rank == 3:
+    os.kill(os.getpid(), signal.SIGSTOP)
+communicator.peers.timeout = 3.0
+with communicator.serving("dW_up.AR"):
+    communicator.all_reduce(ones, ("tp",))
+    communicator.all_reduce(ones, ("dp",))
+""")
+    assert done.returncode == 1
+    # Which of the others gives up first, where it waits by then, and who else has come so far, is up to the machine.
+    text = r"waited 3 s at .* for (rank|ranks .*) 3\b.*, which do(es)? not answer; .*GRAPHIR_TIMEOUT=seconds"
+    assert re.search(text, done.stderr)
+
+
+def test_ranks_at_different_places_do_not_wait_for_ever() -> None:
+    done = run("""
+communicator.peers.timeout = 3.0
+communicator.barrier() if rank == 2 else communicator.agree(1)
+communicator.agree(1)
+""")
+    assert done.returncode == 1
+    assert " waited 3 s at " in done.stderr
+
+
+def test_a_rank_that_ends_before_it_begins_with_mpi_is_not_waited_for_longer_than_the_limit() -> None:
+    """MPI's own start would wait for ever."""
+    program = """
+import os
+os.environ["GRAPHIR_TIMEOUT"] = "3"
+from graphir.launch import find_launch
+if find_launch().rank != 1:
+    from graphir.backends.communicator.peers import peers
+    peers()
+"""
+    done = launch(2, "-c", program)
+    assert done.returncode != 0
+    assert re.search(r"^error: rank 0 on \S+ has waited 3 s for all ranks to begin with MPI; one of", done.stderr, re.M)
 
 
 def test_ranks_that_end_at_different_times_end_well() -> None:
@@ -121,7 +166,9 @@ def test_a_message_of_another_size_is_told() -> None:
 communicator.send(np.ones(2), rank, rank ^ 1)
 communicator.receive(rank ^ 1, rank, (3,), "float64")
 """)
-    assert "rank 1 (dp=0, tp=1) expects float64[3], 24 bytes, of rank 0 (dp=0, tp=0), which sent 16" in done.stderr
+    # By whoever is told first: all others may only follow.
+    text = r"rank \d \(.*\) expects float64\[3\], 24 bytes, of rank \d \(.*\), which sent 16"
+    assert re.search(text, done.stderr)
 
 
 # -- the command line --------------------------------------------------------------------------------------
@@ -159,6 +206,14 @@ def test_wrong_options_are_told_once() -> None:
     assert done.stderr.count("--inject and --dump need no ranks but simulated ones; start them without mpiexec") == 1
 
 
+def test_a_wrong_option_of_one_rank_ends_all_with_the_code_of_wrong_options() -> None:
+    program = f"{PATIENT.replace('main(sys.argv[1:])', '')}\nfrom graphir.launch import find_launch\n"
+    program += "main(['train', '--nix'] if find_launch().rank == 3 else ['train', '--tp', '4'])"
+    done = launch(4, "-c", program.replace("GRACE = 100.0", "GRACE = 2.0"))
+    assert done.returncode == 2
+    assert done.stderr.count("error: No such option '--nix'") == 1
+
+
 def start_training(folder: Path) -> subprocess.Popen[str]:
     """A run without end on six ranks, once its second checkpoint is there."""
     arguments = ("-m", "graphir", "train", *OPTIONS.split(), "--steps", "100000", "--out", folder)
@@ -176,19 +231,6 @@ def start_training(folder: Path) -> subprocess.Popen[str]:
         assert time.monotonic() < end, "no checkpoint, and no end"
         time.sleep(0.05)
     return process
-
-
-def process_of(rank: int, folder: Path) -> int:
-    """The process of a rank of the run into `folder`."""
-    for entry in Path("/proc").iterdir():
-        try:
-            arguments = (entry / "cmdline").read_text().split("\0")
-            variables = (entry / "environ").read_text().split("\0")
-        except OSError:
-            continue
-        if str(folder) in arguments and {f"PMI_RANK={rank}", f"OMPI_COMM_WORLD_RANK={rank}"} & set(variables):
-            return int(entry.name)
-    raise AssertionError(f"rank {rank} has no process")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a rank's process by Linux's /proc")
@@ -220,6 +262,19 @@ def test_a_signal_ends_all_ranks_after_one_step(tmp_path: Path, to_one: bool) ->
     assert told.count("interrupted after step") == 1
     path = find_checkpoint(tmp_path)
     assert f"saved {path}; go on with" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a rank's process by Linux's /proc")
+def test_a_signal_ends_a_rank_that_waits_for_one_that_is_stopped(tmp_path: Path) -> None:
+    """It waits some seconds, and says for whom; the last checkpoint is whole."""
+    process = start_training(tmp_path)
+    os.kill(process_of(4, tmp_path), signal.SIGSTOP)
+    os.kill(process_of(3, tmp_path), signal.SIGTERM)
+    _, told = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM or OPEN_MPIS_LAUNCHER
+    assert told.count("error:") == 1
+    assert "error: interrupted, and the step at hand is lost: " in told
+    assert load_checkpoint(find_checkpoint(tmp_path)).step >= 6
 
 
 def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path) -> None:

@@ -98,10 +98,12 @@ def test_who_lives_is_listed_and_who_is_harmless_with_the_reason() -> None:
         Fate(_ALIVE, False, 9, ""),
         Fate(_KILLED, True, 4, "NaN"),
         Fate(_HARMLESS, False, 9, "", "it is dead code"),
+        Fate(_KILLED, True, 9, "FAILED tests/test_arena.py", tested=True),
     ]
     text = report(fates, 60)
-    assert "3 mutants in 1 minutes: 1 killed, half of them within 4 graphs" in text
-    assert "| integer | 3 | 1 | 1 | 1 |" in text
+    assert "4 mutants in 1 minutes: 1 killed by the campaign, half of them within 4 graphs" in text
+    assert "1 by tests alone; 1 harmless, for a reason; 1 alive." in text
+    assert "| integer | 4 | 1 | 1 | 1 | 1 |" in text
     assert "## Alive\n\n- m.py:1 integer: 'was1' is now 'now1'\n" in text
     assert "- m.py:3 integer: 'was3' is now 'now3': it is dead code" in text
 

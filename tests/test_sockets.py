@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from graphir.backends.communicator.sockets import SILENCE, is_here, listen, reach, spoken, watched
+from graphir.backends.communicator.sockets import SILENCE, bind, close, listen, reach, spoken, watched
 from graphir.backends.communicator.tcp_peers import TcpPeers
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
@@ -26,41 +28,96 @@ NOBODYS = "192.0.2.1"
 # -- addresses ---------------------------------------------------------------------------------------------
 
 
-def test_an_address_is_listened_at_alone() -> None:
-    with listen(("127.0.0.1", port := free_port()), 2) as listener:
-        assert listener.getsockname() == ("127.0.0.1", port)
+def places(bound: list[socket.socket]) -> list[tuple[str, int]]:
+    """Where sockets are bound; they are closed."""
+    found = [each.getsockname()[:2] for each in bound]
+    close(bound)
+    return found
 
 
-def test_a_name_is_listened_at_wherever_others_may_look_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many systems give a machine's own name an address, 127.0.1.1, that no other machine reaches."""
+def has_ipv6() -> bool:
+    """Whether this machine reaches itself by IPv6."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def named(patch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """From now on these are what the name `gpu0` means."""
     usual = socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *rest, **more: usual("127.0.1.1" if host == "gpu0" else host, *rest, **more)
+
+    def look_up(host: str, *rest: Any, **more: Any) -> list[Any]:
+        return [found for each in (addresses if host == "gpu0" else [host]) for found in usual(each, *rest, **more)]
+
+    patch.setattr(socket, "getaddrinfo", look_up)
+
+
+def test_an_address_is_listened_at_alone() -> None:
+    assert places(bind(("127.0.0.1", port := free_port()))) == [("127.0.0.1", port)]
+
+
+def test_a_name_is_listened_at_where_it_means_this_machine_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, NOBODYS, "127.0.0.2", "127.0.0.1", "127.0.0.2")
+    port = free_port()
+    assert places(bind(("gpu0", port))) == [("127.0.0.2", port), ("127.0.0.1", port)]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_whoever_else_listens_at_one_of_a_names_addresses_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that look it up may try that one first."""
+    named(monkeypatch, "127.0.0.1", "::1")
+    port = free_port()
+    with (
+        socket.create_server(("::1", port), family=socket.AF_INET6),
+        pytest.raises(CommunicationError, match=r"^rank 0 cannot listen at gpu0:\d+ .* Address already in use"),
+    ):
+        bind(("gpu0", port))
+    assert places(bind(("gpu0", port))) == [("127.0.0.1", port), ("::1", port)]
+
+
+def test_a_name_that_other_machines_do_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many systems give a machine's own name an address, 127.0.1.1, that no other machine reaches."""
+    named(monkeypatch, "127.0.1.1")
+    launch = Launch(2, 0, 1, 0, ("gpu0", free_port()), token=b"0123456789abcdef")
+    text = (
+        "^other machines do not reach rank 0 at gpu0:.*, which here means 127.0.1.1: let MASTER_ADDR, or GRAPHIR_LIST"
     )
-    with listen(("gpu0", port := free_port()), 2) as listener:
-        assert listener.getsockname()[:2] in {("::", port), ("0.0.0.0", port)}
-        reach(("127.0.0.1", port), 5.0, "rank 1").close()
-
-
-def test_an_address_that_passes_on_is_listened_for_everywhere() -> None:
-    assert is_here(("127.0.0.1", 1))
-    assert not is_here((NOBODYS, 1))
-    with listen((NOBODYS, port := free_port()), 2):
-        reach(("127.0.0.1", port), 5.0, "rank 1").close()
-
-
-@pytest.mark.skipif(not is_here(("::1", 1)), reason="this machine has no IPv6")
-def test_an_address_of_ipv6() -> None:
-    with listen(("::1", port := free_port()), 2) as listener:
-        assert listener.getsockname()[:2] == ("::1", port)
-        reach(("::1", port), 5.0, "rank 1").close()
-    assert spoken(("::1", port)) == f"[::1]:{port}"
-
-
-def test_who_waits_for_nobody_is_told_that_the_master_is_elsewhere() -> None:
-    text = rf"only rank 0 came within 0 s.* {NOBODYS}:\d+ for rank 0 \({NOBODYS} is no address of rank 0's machine\)"
     with pytest.raises(CommunicationError, match=text):
-        TcpPeers(Launch(2, 0, 1, 0, (NOBODYS, free_port())), 0.1)
+        TcpPeers(launch)
+    with pytest.raises(CommunicationError, match=r"and rank 1 did not.*; rank 0 listened at 127.0.0.1:\d+, where its"):
+        TcpPeers(replace(launch, listen="127.0.0.1"), 0.1)
+
+
+def test_an_address_that_passes_on_needs_another_that_is_listened_at() -> None:
+    launch = Launch(2, 0, 1, 0, (NOBODYS, port := free_port()), token=b"0123456789abcdef")
+    text = (
+        rf"^rank 0 cannot listen at {NOBODYS}:{port}, which here means {NOBODYS}, no address of its machine: .* GRAPH"
+    )
+    with pytest.raises(CommunicationError, match=text):
+        TcpPeers(launch)
+    with pytest.raises(CommunicationError, match=rf"rank 0 listened at 0.0.0.0:{port}"):
+        TcpPeers(replace(launch, listen="0.0.0.0"), 0.1)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "no such host"])
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(
+        CommunicationError, match=r"^rank 0 cannot listen at .*: .*; choose another MASTER_PORT, and let"
+    ):
+        bind((host, 1))
+    with pytest.raises(CommunicationError, match=r"^rank 1 finds nobody at "):
+        reach((host, 1), 0.0, "rank 1")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_address_of_ipv6() -> None:
+    bound = bind(address := ("::1", free_port()))
+    listen(bound, address, 2)
+    reach(address, 5.0, "rank 1").close()
+    assert places(bound) == [address]
+    assert spoken(address) == f"[::1]:{address[1]}"
 
 
 def test_a_stranger_at_the_masters_port_is_no_rank() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import pytest
 
@@ -62,3 +63,22 @@ def test_what_is_no_type(make: object, text: str, times: int) -> None:
         with pytest.raises(TypeCheckError) as caught:
             make()
         assert str(caught.value).startswith(text)
+
+
+def test_types_and_layouts_live_as_long_as_somebody_holds_them() -> None:
+    """So that who makes graphs for days, each with dims of its own, holds no more than those that there are."""
+    layout = Layout([("some",), ("other",)])
+    made = TensorType("float32", gi.dims("Once Never_again"), layout)
+    assert TensorType("float32", gi.dims("Once Never_again"), Layout([("some",), ("other",)])) is made
+    gone = weakref.ref(made), weakref.ref(layout)
+    del made, layout
+    assert [each() for each in gone] == [None, None]
+
+
+def test_layouts_that_two_threads_make_at_once_are_equal() -> None:
+    parts = ((("dp",), ()), (("tp", "sum"),))
+    one, other = Layout._make(*parts), Layout._make(*parts)
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Layout._make((("dp",), ()), ())

@@ -6,9 +6,14 @@ mpi         one process a rank, through mpi4py; loaded only when asked for
 nccl        one process a rank and a GPU, through CuPy; `nccl_groups` is how ranks come together there
 choice      which of them is meant
 peers       what ranks tell each other when one of them stops: by MPI (`mpi_peers`, and `witness`, who sees one that is
-            killed) or by TCP (`tcp_peers`; `hub`, where they meet; `sockets`, who sees a machine that falls silent)
+            killed; `calling` is how it is called) or by TCP (`tcp_peers`)
+rendezvous  where ranks come in by TCP, and nobody else: `joining` is the other end, `handshake` and `tokens` are how
+            they know each other
+hub         what relays their `frames` from then on, over `sockets`, which see a machine that falls silent
+agreement   whether ranks have been started alike, before they compute together
 """
 
+from graphir.backends.communicator.agreement import Terms, require_agreement
 from graphir.backends.communicator.choice import communicator_for
 from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic
 from graphir.backends.communicator.simulated import ALGORITHMS, SimulatedCommunicator
@@ -20,6 +25,8 @@ __all__ = [
     "Done",
     "Pending",
     "SimulatedCommunicator",
+    "Terms",
     "Traffic",
     "communicator_for",
+    "require_agreement",
 ]

@@ -14,7 +14,8 @@ in its group gets back its own block, and a slice is a view. All ranks of a grou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends.arrays import module_of
+from graphir.backends.turns import Turn
 from graphir.errors import CommunicationError
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.operator import Operator
@@ -89,6 +91,10 @@ class Communicator(ABC):
     mesh: Mesh
     ranks: Sequence[int]
     traffic: Traffic
+    #: What all runs have to take whose collectives travel as this one's do; None where no other's can come between.
+    turn: Turn | None = None
+    #: In what the ranks' machines differ, so that what they compute alike may differ in its last bits; see `agreement`.
+    differences: tuple[str, ...] = ()
 
     # -- collectives ----------------------------------------------------------------------------------
 
@@ -138,6 +144,23 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Returns when every rank has come here."""
 
+    #: The node whose collectives are carried out, for what is told of one that does not end; empty outside a graph.
+    node = ""
+
+    @contextmanager
+    def serving(self, node: str) -> Iterator[None]:
+        """Collectives inside are those of that node."""
+        before, self.node = self.node, node
+        try:
+            yield
+        finally:
+            self.node = before
+
+    def purpose(self, what: str, axes: Sequence[str] = ()) -> str:
+        """`an all-reduce over dp and tp for layer0/mlp/Z_down`, as it is told of who waits for it."""
+        over = f" over {' and '.join(axes)}" if axes else ""
+        return f"{what}{over} for {self.node}" if self.node else f"{what}{over}"
+
     # -- messages -------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -151,8 +174,30 @@ class Communicator(ABC):
     # -- for the process as a whole -------------------------------------------------------------------
 
     @abstractmethod
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        """What each process hands in, in the order of their ranks; all have to call this."""
+
+    @abstractmethod
+    def finish(self, purpose: str) -> None:
+        """Returns when a device has done what it was asked for by now: politely, where reading a result is not."""
+
+    @abstractmethod
+    def hurry(self, seconds: float) -> None:
+        """From now on this process waits no longer than that for others, where it waits for any."""
+
+    @abstractmethod
     def collect(self, blocks: Sequence[Block]) -> list[Block] | None:
         """Every rank's block, on the process that holds rank 0; None on the others."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process holds all ranks."""
+        return len(self.ranks) == self.mesh.size
+
+    @property
+    def meets_others(self) -> bool:
+        """Whether other processes hold the other ranks: all have to agree on what they do, and do it in one order."""
+        return not self.is_alone
 
     @property
     def leads(self) -> bool:
@@ -161,7 +206,7 @@ class Communicator(ABC):
 
     def agree(self, number: int) -> int:
         """The largest of the processes' numbers, on all of them."""
-        if len(self.ranks) == self.mesh.size:
+        if self.is_alone:
             return number
         return int(self.all_reduce([np.array(number)] * len(self.ranks), self.mesh.names, "max")[0])
 
@@ -180,10 +225,12 @@ class Communicator(ABC):
         blocks: Sequence[Block],
         attributes: Mapping[str, Any],
         out: Sequence[Block] | None = None,
+        node: str = "",
     ) -> list[Block]:
-        """The collective that `operator` declares."""
+        """The collective that `operator` declares, for a node of that name."""
         assert operator.collective is not None
-        result: list[Block] = getattr(self, operator.collective)(blocks, **attributes, out=out)
+        with self.serving(node):
+            result: list[Block] = getattr(self, operator.collective)(blocks, **attributes, out=out)
         return result
 
     def take_traffic(self) -> Traffic:
@@ -192,12 +239,16 @@ class Communicator(ABC):
         return taken
 
 
-def require_fit(block: Block, shape: Sequence[int], dtype: Any, mesh: Mesh, source: int, target: int) -> None:
-    """CommunicationError unless a message is of the shape and dtype that its receiver expects."""
-    if block.shape != tuple(shape) or block.dtype != np.dtype(dtype):
+def array_kind(shape: Sequence[int], dtype: Any) -> str:
+    """Dtype and shape in a word: `float32[2, 3]`."""
+    return f"{np.dtype(dtype)}{[int(size) for size in shape]}"
+
+
+def require_fit(sent: str, expected: str, mesh: Mesh, source: int, target: int) -> None:
+    """CommunicationError unless a message is of the kind, as of `array_kind`, that its receiver expects."""
+    if sent != expected:
         raise CommunicationError(
-            f"{mesh.describe(target)} expects {np.dtype(dtype)}{list(shape)} of {mesh.describe(source)}, which sent "
-            f"{block.dtype}{list(block.shape)}"
+            f"{mesh.describe(target)} expects {expected} of {mesh.describe(source)}, which sent {sent}"
         )
 
 

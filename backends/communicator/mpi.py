@@ -90,7 +90,7 @@ class MpiCommunicator(Communicator):
         self.peers = found
         if mesh.size != self.peers.size:
             raise ConfigError(misfit(mesh, self.peers.size, "mpiexec -n"))
-        self.mesh = mesh
+        self.mesh, self.turn = mesh, self.peers.turn
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
@@ -109,7 +109,7 @@ class MpiCommunicator(Communicator):
         self, blocks: Sequence[Block], axes: Sequence[str], reduce: str = "sum", out: Sequence[Block] | None = None
     ) -> Pending:
         group, (block,) = self._group(axes), blocks
-        purpose = f"an all-reduce over {' and '.join(axes)}"
+        purpose = self.purpose("an all-reduce", axes)
         if group.count == 1 or block.size == 0:
             return Done([_put(block, out)])
         if not _adds(block, reduce):
@@ -141,7 +141,7 @@ class MpiCommunicator(Communicator):
             pieces = result.reshape(group.count, *block.shape) if dim == 0 else None
             request, parts = self._gathering(group, block, pieces)
             self._count(group, (group.count - 1) * block.nbytes)
-            self._wait(request, f"an all-gather over {axis}")
+            self._wait(request, self.purpose("an all-gather", [axis]))
             if dim:
                 np.concatenate(list(parts), axis=dim, out=result)
         return [result]
@@ -154,7 +154,7 @@ class MpiCommunicator(Communicator):
             return [_put(np.split(block, group.count, axis=dim)[group.number], out)]
         pieces = _pieces(block, group.count, dim)
         self._count(group, (group.count - 1) * pieces[0].nbytes)
-        purpose = f"a reduce-scatter over {axis}"
+        purpose = self.purpose("a reduce-scatter", [axis])
         if not _adds(block, reduce):
             return [_put(reduction(list(self._swap(group, pieces, purpose)), reduce), out)]
         result = _target(pieces.shape[1:], block.dtype, out)
@@ -174,7 +174,7 @@ class MpiCommunicator(Communicator):
         result = _target(_resized(pieces.shape[1:], source, group.count), block.dtype, out)
         if block.size:
             self._count(group, (group.count - 1) * pieces[0].nbytes)
-            arrived = self._swap(group, pieces, f"an all-to-all over {axis}")
+            arrived = self._swap(group, pieces, self.purpose("an all-to-all", [axis]))
             np.concatenate(list(arrived), axis=source, out=result)
         return [result]
 
@@ -194,11 +194,20 @@ class MpiCommunicator(Communicator):
         if group.number == root:
             np.copyto(result, block)
             self._count(group, (group.count - 1) * block.nbytes)
-        self._wait(group.intracomm.Ibcast(_bytes(result), root), f"a broadcast over {' and '.join(axes)}")
+        self._wait(group.intracomm.Ibcast(_bytes(result), root), self.purpose("a broadcast", axes))
         return [result]
 
     def barrier(self) -> None:
         self._wait(self.peers.world.Ibarrier(), "a barrier")
+
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        return self.peers.share(data, purpose)
+
+    def finish(self, purpose: str) -> None:
+        """Nothing is left to a device."""
+
+    def hurry(self, seconds: float) -> None:
+        self.peers.hurry(seconds)
 
     # -- messages -------------------------------------------------------------------------------------
 
@@ -235,7 +244,7 @@ class MpiCommunicator(Communicator):
             return [sent] * self.mesh.size if self.leads else None
         all = np.empty((self.mesh.size, *sent.shape), sent.dtype) if self.leads else None
         request = self.peers.world.Igather(_bytes(sent), None if all is None else _bytes(all), 0)
-        self._wait(request, "a collection of all blocks")
+        self._wait(request, self.purpose("a collection of all blocks"))
         return None if all is None else list(all)
 
     # -- by MPI ---------------------------------------------------------------------------------------
@@ -245,9 +254,9 @@ class MpiCommunicator(Communicator):
         if key not in self.peers.groups:
             ranks = next(group for group in self.mesh.groups(axes) if self.rank in group)
             number = ranks.index(self.rank)
-            # All ranks come here in the same order: they run the same graph. MPI would not wait politely for them.
-            self._wait(self.peers.world.Ibarrier(), f"the ranks along {' and '.join(axes)}")
-            self.peers.groups[key] = _Group(ranks, number, self.peers.world.Split(min(ranks), number))
+            # All ranks come here in the same order: they run the same graph.
+            made = self.peers.split(min(ranks), number, f"the first meeting of the ranks along {' and '.join(axes)}")
+            self.peers.groups[key] = _Group(ranks, number, made)
         group: _Group = self.peers.groups[key]
         return group
 

@@ -8,20 +8,23 @@ killed writes no note: that is what the witness is for.
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
+import signal
 import sys
-import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from graphir.backends.communicator.peers import NAP, Peers
+from graphir.backends.communicator.calling import Witnessed
+from graphir.backends.communicator.peers import MEETING, NAP, Peers
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.extras import install
+from graphir.interrupts import break_in
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch, find_launch
 
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 #: Seconds of mere yielding, and between looks at notes.
 _EAGER, _LOOK = 2e-3, 1e-2
+#: Bytes in which fits what a rank needs to come to the witness: a token, and the address of a local socket.
+_PLACE = 256
+#: Bytes of the number that says how long a part is, and of a part that is short.
+_HEAD, _SHORT = 8, 4096
 #: Gives the processor away for a moment; not every system has a call for just that.
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -78,6 +85,25 @@ def _alone(launch: Launch, library: str) -> str:
     )
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends this process at once, also where it waits in C, which Python's own handler would wait for."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    ours = ours and before in (signal.default_int_handler, break_in)
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def _padded(place: str) -> bytearray:
+    return bytearray(place.encode().ljust(_PLACE, b"\0"))
+
+
 class MpiPeers(Peers):
     """All processes of `MPI.COMM_WORLD`.
 
@@ -86,79 +112,76 @@ class MpiPeers(Peers):
 
     def __init__(self) -> None:
         super().__init__()
-        mpi, launch = load_mpi(), find_launch()
-        if launch is not None and mpi.COMM_WORLD.size == 1 < launch.size:
-            raise ConfigError(_alone(launch, mpi.Get_library_version()))
-        self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
-        self.rank, self.size = self.world.rank, self.world.size
-        self._notes: MPI.Intracomm = mpi.COMM_WORLD.Dup()
-        self._messages: MPI.Intracomm = mpi.COMM_WORLD.Dup()
-        self._status, self._any, self._error = mpi.Status(), mpi.ANY_SOURCE, mpi.Exception
-        self._byte, self._new_status = mpi.BYTE, mpi.Status
-        self._sent: list[MPI.Request] = []
-        self._posted: list[tuple[MPI.Request, Any]] = []
-        self._connection = self._call_witness(mpi)
-        self._introduce()
+        launch = find_launch()
+        seconds = MEETING if launch is None or launch.timeout is None else launch.timeout
+        self._witness = Witnessed()
+        # Nobody can wait politely for MPI's own start: who interrupts it ends this process, who comes too late all.
+        with _interruptible():
+            called = ""
+            if launch is not None and launch.size > 1 and launch.number == 0:
+                called = self._witness.call(launch.rank, seconds)
+                self._witness.tell(f"rank {os.getpid()} rank {launch.rank}")
+            try:
+                mpi = load_mpi()
+                if launch is not None and mpi.COMM_WORLD.size == 1 < launch.size:
+                    raise ConfigError(_alone(launch, mpi.Get_library_version()))
+            except (ConfigError, MissingDependencyError):
+                self._witness.tell("bye")
+                raise
+            self._all: MPI.Intracomm = mpi.COMM_WORLD
+            self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
+            self.rank, self.size = self.world.rank, self.world.size
+            self._notes: MPI.Intracomm = mpi.COMM_WORLD.Dup()
+            self._messages: MPI.Intracomm = mpi.COMM_WORLD.Dup()
+            self._status, self._any, self._error = mpi.Status(), mpi.ANY_SOURCE, mpi.Exception
+            self._byte, self._new_status = mpi.BYTE, mpi.Status
+            self._sent: list[MPI.Request] = []
+            self._posted: list[tuple[MPI.Request, Any]] = []
+            if self.size > 1:
+                self._meet_witness(mpi, called, seconds)
 
     # -- the witness ----------------------------------------------------------------------------------
 
-    def _call_witness(self, mpi: Any) -> socket.socket | None:
-        """A connection to this machine's witness, which the first of its ranks starts."""
-        if self.size == 1:
-            return None
+    def _meet_witness(self, mpi: Any, called: str, seconds: float) -> None:
+        """Brings the ranks of this machine to its witness, which one of them has called, or else the first calls."""
         here = self.world.Split_type(mpi.COMM_TYPE_SHARED)
-        connection = socket.socket(socket.AF_UNIX)
-        folder = Path(here.bcast(tempfile.mkdtemp(prefix="graphir-") if here.rank == 0 else None))
-        address = str(folder / "witness")
-        if here.rank == 0:
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(address)
-                listener.listen(here.size)
-                command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("witness.py"))]
-                self._witness = subprocess.Popen(
-                    [*command, str(listener.fileno())],
-                    pass_fds=[listener.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,  # the launcher ends whole process groups
-                )
+        told = bytearray(_PLACE * here.size)
+        here.Allgather(_padded(called), told)
+        place = told.strip(b"\0").partition(b"\0")[0]
+        if not place:
+            place = _padded(self._witness.call(self.rank, seconds) if here.rank == 0 else "")
+            here.Bcast(place, 0)
+        if not self._witness.has_come:
+            self._witness.come(place.rstrip(b"\0").decode(), self.rank)
+        self._introduce()
+        self._witness.meet(seconds)
         here.Barrier()
-        connection.connect(address)
-        here.Barrier()
-        if here.rank == 0:
-            os.unlink(address)
-            folder.rmdir()
+        self._witness.tell("met")
         here.Free()
-        return connection
-
-    def _tell_witness(self, line: str) -> None:
-        if self._connection is not None:
-            try:
-                self._connection.sendall(f"{line}\n".encode())
-            except OSError:
-                self._connection = None  # it is gone: nobody will be reported, and nothing else is lost
 
     def stand_in(self, mesh: Mesh) -> None:
         super().stand_in(mesh)
         self._introduce()
 
     def _introduce(self) -> None:
-        self._tell_witness(f"rank {os.getpid()} {self.describe(self.rank)}")
+        self._witness.tell(f"rank {os.getpid()} {self.describe(self.rank)}")
 
     # -- waiting --------------------------------------------------------------------------------------
 
     def wait(self, request: MPI.Request, purpose: str, status: MPI.Status | None = None) -> None:
-        """Returns when `request` is done; RankError if another rank has failed, so that it never will be."""
-        start = looked = time.monotonic()
-        while not self._test(request, status, purpose):
-            now = time.monotonic()
-            if now - start < _EAGER:
-                _yield()
-                continue
-            if now - looked > _LOOK:
-                looked = now
-                self.check(purpose)
-            time.sleep(NAP)
+        """Returns when `request` is done; errors are those of `until`."""
+        begun = time.monotonic()
+
+        def ready() -> bool:
+            looked = time.monotonic()
+            while not self._test(request, status, purpose):
+                now = time.monotonic()
+                if now - looked > _LOOK:
+                    return False
+                _yield() if now - begun < _EAGER else time.sleep(NAP)
+            return True
+
+        self.until(ready, purpose)
 
     def _test(self, request: MPI.Request, status: MPI.Status | None, purpose: str) -> bool:
         try:
@@ -174,13 +197,35 @@ class MpiPeers(Peers):
     # -- messages -------------------------------------------------------------------------------------
 
     def share(self, data: bytes, purpose: str) -> list[bytes]:
-        sizes, mine = np.empty(self.size, np.int64), np.array([len(data)], np.int64)
-        self._wait_for(self.world.Iallgather(mine, sizes), purpose)
-        # All parts as long as the longest: these are small, and of one length nearly always.
-        length = int(sizes.max())
-        parts = np.empty((self.size, length), np.uint8)
-        self._wait_for(self.world.Iallgather(np.frombuffer(data.ljust(length, b"\0"), np.uint8), parts), purpose)
-        return [part[:size].tobytes() for part, size in zip(parts, sizes, strict=True)]
+        # In one go what is short, as nearly everything is. And not where other collectives are carried out: who is at
+        # one of those waits, and is found.
+        sent = np.zeros(_HEAD + _SHORT, np.uint8)
+        sent[:_HEAD].view(np.int64)[0] = len(data)
+        sent[_HEAD:][: len(data)] = np.frombuffer(data[:_SHORT], np.uint8)
+        parts = self._gather(sent, purpose)
+        sizes = parts[:, :_HEAD].copy().view(np.int64)[:, 0]
+        short = parts[:, _HEAD:]
+        longest = int(sizes.max())
+        if longest > _SHORT:
+            short = self._gather(np.frombuffer(data.ljust(longest, b"\0"), np.uint8), purpose)
+        return [part[:size].tobytes() for part, size in zip(short, sizes, strict=True)]
+
+    def _gather(self, sent: Any, purpose: str) -> Any:
+        """What all have sent, equally many bytes: [N, bytes]."""
+        parts = np.empty((self.size, len(sent)), np.uint8)
+        self._wait_for(self._messages.Iallgather(sent, parts), purpose)
+        return parts
+
+    def split(self, colour: int, key: int, purpose: str) -> MPI.Comm:
+        """MPI's communicator of the ranks that say the same colour, for which it would not wait politely itself."""
+        told = self.share(purpose.encode(), purpose)
+        for rank, other in enumerate(told):
+            if other != told[self.rank]:
+                raise CommunicationError(
+                    f"{self.describe(self.rank)} is at {purpose}, but {self.describe(rank)} at {other.decode()}; all "
+                    f"ranks must run, fetch and gather the same things in the same order"
+                )
+        return self.world.Split(colour, key)
 
     def post(self, target: int, data: bytes) -> None:
         self._posted = [(request, kept) for request, kept in self._posted if not request.Test()]
@@ -189,9 +234,14 @@ class MpiPeers(Peers):
 
     def fetch(self, source: int, purpose: str) -> bytes:
         status = self._new_status()
-        while not self._messages.Iprobe(source, status=status):
-            self.check(purpose)
+
+        def ready() -> bool:
+            if self._messages.Iprobe(source, status=status):
+                return True
             time.sleep(NAP)
+            return False
+
+        self.until(ready, purpose)
         data = np.empty(status.Get_count(self._byte), np.uint8)
         self._wait_for(self._messages.Irecv(data, source), purpose)
         return data.tobytes()
@@ -200,18 +250,22 @@ class MpiPeers(Peers):
 
     def _say(self, word: str, text: str = "") -> None:
         others = (rank for rank in range(self.size) if rank != self.rank)
-        self._sent += [self._notes.isend((word, text), rank) for rank in others]
+        note = np.frombuffer(f"{word}\n{text}".encode(errors="backslashreplace"), np.uint8)
+        self._sent += [self._notes.Isend(note, rank) for rank in others]
 
     def _listen(self) -> None:
-        while self._notes.iprobe(self._any, status=self._status):
-            source = self._status.source
-            self._hear(source, *self._notes.recv(source=source))
+        while self._notes.Iprobe(self._any, status=self._status):
+            source, note = self._status.source, np.empty(self._status.Get_count(self._byte), np.uint8)
+            self._notes.Recv(note, source)
+            word, _, text = note.tobytes().decode().partition("\n")
+            self._hear(source, word, text)
 
     def _farewell(self, failed: bool) -> None:
-        self._tell_witness("failed" if failed else "bye")
+        self._witness.tell("failed" if failed else "bye")
 
     def _end_all(self, code: int) -> NoReturn:
-        self.world.Abort(code)
+        # Of a copy of that communicator, MPICH's launcher may tell another code.
+        self._all.Abort(code)
         raise SystemExit(code)
 
 

@@ -19,8 +19,8 @@ stream is captured. Traffic is counted as the best algorithm sends it, a message
 from __future__ import annotations
 
 import importlib
-import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,13 @@ from graphir.backends.communicator.interface import (
     Done,
     Pending,
     Traffic,
+    array_kind,
     averaged,
     require_fit,
 )
 from graphir.backends.communicator.mpi import misfit
 from graphir.backends.communicator.nccl_groups import FLOATS, Group, Groups, find_peers, take_device
-from graphir.backends.communicator.peers import Peers
+from graphir.backends.communicator.peers import NAP, Peers
 from graphir.backends.cupy.device import require_device
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
@@ -82,7 +83,7 @@ class NcclCommunicator(Communicator):
         self.peers = peers or find_peers()
         if mesh.size != self.peers.size:
             raise ConfigError(misfit(mesh, self.peers.size, "torchrun --nproc-per-node"))
-        self.mesh = mesh
+        self.mesh, self.turn = mesh, self.peers.turn
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
@@ -99,7 +100,7 @@ class NcclCommunicator(Communicator):
     def all_reduce(
         self, blocks: Sequence[Block], axes: Sequence[str], reduce: str = "sum", out: Sequence[Block] | None = None
     ) -> list[Block]:
-        group, purpose = self._groups.along(axes), f"an all-reduce over {' and '.join(axes)}"
+        group, purpose = self._groups.along(axes), self.purpose("an all-reduce", axes)
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
@@ -127,7 +128,7 @@ class NcclCommunicator(Communicator):
         ready.record(self._current())
         beside.wait_event(ready)
         with beside:
-            self._add(group, block, reduce, kind, into, beside, f"an all-reduce over {' and '.join(axes)}")
+            self._add(group, block, reduce, kind, into, beside, self.purpose("an all-reduce", axes))
         done = self._event()
         done.record(beside)
         return _Started(into, done, self._current)
@@ -135,7 +136,7 @@ class NcclCommunicator(Communicator):
     def all_gather(
         self, blocks: Sequence[Block], dim: int, axis: str, out: Sequence[Block] | None = None
     ) -> list[Block]:
-        group, purpose = self._groups.along((axis,)), f"an all-gather over {axis}"
+        group, purpose = self._groups.along((axis,)), self.purpose("an all-gather", [axis])
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1:
@@ -155,7 +156,7 @@ class NcclCommunicator(Communicator):
     def reduce_scatter(
         self, blocks: Sequence[Block], dim: int, axis: str, reduce: str = "sum", out: Sequence[Block] | None = None
     ) -> list[Block]:
-        group, purpose = self._groups.along((axis,)), f"a reduce-scatter over {axis}"
+        group, purpose = self._groups.along((axis,)), self.purpose("a reduce-scatter", [axis])
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
@@ -175,7 +176,7 @@ class NcclCommunicator(Communicator):
     def all_to_all(
         self, blocks: Sequence[Block], source: int, target: int, axis: str, out: Sequence[Block] | None = None
     ) -> list[Block]:
-        group, purpose = self._groups.along((axis,)), f"an all-to-all over {axis}"
+        group, purpose = self._groups.along((axis,)), self.purpose("an all-to-all", [axis])
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1:
@@ -202,7 +203,7 @@ class NcclCommunicator(Communicator):
     def broadcast(
         self, blocks: Sequence[Block], axes: Sequence[str], root: int = 0, out: Sequence[Block] | None = None
     ) -> list[Block]:
-        group, purpose = self._groups.along(axes), f"a broadcast over {' and '.join(axes)}"
+        group, purpose = self._groups.along(axes), self.purpose("a broadcast", axes)
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
@@ -221,6 +222,25 @@ class NcclCommunicator(Communicator):
     def barrier(self) -> None:
         self.peers.share(b"", "a barrier")
 
+    def share(self, data: bytes, purpose: str) -> list[bytes]:
+        return self.peers.share(data, purpose)
+
+    def finish(self, purpose: str) -> None:
+        done = self._event()
+        done.record(self._current())
+
+        def ready() -> bool:
+            if done.done:
+                return True
+            time.sleep(NAP)
+            return False
+
+        # CuPy would wait in C, where no signal is heard and no note of another rank read.
+        self.peers.until(ready, purpose)
+
+    def hurry(self, seconds: float) -> None:
+        self.peers.hurry(seconds)
+
     # -- messages -------------------------------------------------------------------------------------
 
     def send(self, block: Block, source: int, target: int) -> None:
@@ -229,15 +249,13 @@ class NcclCommunicator(Communicator):
         if source != target:
             self.traffic.messages[self.rank] += 1
             self.traffic.bytes[self.rank] += letter.nbytes
-        self.peers.post(target, json.dumps([letter.dtype.name, letter.shape]).encode() + b"\n" + letter.tobytes())
+        self.peers.post(target, array_kind(letter.shape, letter.dtype).encode() + b"\n" + letter.tobytes())
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)
         head, _, data = self.peers.fetch(source, f"a message of {self.mesh.describe(source)}").partition(b"\n")
-        name, sent = json.loads(head)
-        letter = np.frombuffer(data, np.dtype(name)).reshape(sent)
-        require_fit(letter, shape, dtype, self.mesh, source, target)
-        result: Block = self._cupy.asarray(letter)
+        require_fit(head.decode(errors="replace"), array_kind(shape, dtype), self.mesh, source, target)
+        result: Block = self._cupy.asarray(np.frombuffer(data, dtype).reshape(shape))
         return result
 
     def _require_held(self, rank: int) -> None:
@@ -254,7 +272,7 @@ class NcclCommunicator(Communicator):
         sent = self._contiguous(self._cupy.asarray(block))
         stream, kind = self._current().ptr, self._nccl.NCCL_UINT8
         arriving = {rank: self._cupy.empty_like(sent) for rank in group.ranks if self.leads and rank != self.rank}
-        with self._groups.speaking(group, "a collection of all blocks") as nccl, self._groups.together():
+        with self._groups.speaking(group, self.purpose("a collection of all blocks")) as nccl, self._groups.together():
             if not self.leads:
                 nccl.send(_address(sent), sent.nbytes, kind, group.ranks.index(0), stream)
             for rank, target in arriving.items():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from graphir.backends.communicator.interface import Block
 from graphir.backends.communicator.peers import Peers, peers_by
+from graphir.backends.machine import identity
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
 from graphir.launch import find_launch
@@ -123,8 +122,7 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
     # A launcher may show each process one device only, its own.
     chosen = wanted % count
     bus = cupy.cuda.Device(chosen).pci_bus_id
-    told = peers.share(json.dumps([identity(), bus]).encode(), "every rank's device")
-    where = [tuple(json.loads(each)) for each in told]
+    where = peers.share(f"{identity()} {bus}".encode(), "every rank's device")
     same = [rank for rank in range(peers.size) if where[rank] == where[peers.rank]]
     if len(same) > 1:
         machine = socket.gethostname()
@@ -135,14 +133,6 @@ def take_device(cupy: Any, peers: Peers, device: int | None) -> None:
         )
     peers.groups["device"] = chosen
     cupy.cuda.Device(chosen).use()
-
-
-def identity() -> str:
-    """What tells this machine from all others, which its name may not: images of machines often bring one along."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return socket.gethostname()
 
 
 def _packed(unique: bytes | tuple[int, ...]) -> bytes:
@@ -158,4 +148,4 @@ def _unpacked(packed: bytes) -> bytes | tuple[int, ...]:
     return tuple(number - 256 if number > 127 else number for number in packed[1:])
 
 
-__all__ = ["FLOATS", "Group", "Groups", "find_peers", "identity", "take_device"]
+__all__ = ["FLOATS", "Group", "Groups", "find_peers", "take_device"]

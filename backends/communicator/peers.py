@@ -10,28 +10,47 @@ they end:
 An error that all ranks raise alike (an option that cannot be) is told once; of one that a few raise, each is told with
 its rank. All then exit with its code. Who is killed writes no note; how that is found out is up to what notes travel
 by: MPI (`mpi_peers`) if MPI's launcher started the ranks, TCP (`tcp_peers`) otherwise.
+
+Who is stopped, or hangs, writes no note either. So nobody waits longer than `Peers.timeout`. Who gives up asks the
+others where they are, by two more notes, and tells for whom it has waited, and who waits at something else:
+
+    asks      where is everybody?
+    waits     what it waits for at present; empty of one that does not wait
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cache
 from types import TracebackType
 from typing import Any, NoReturn
 
-from graphir.errors import CommunicationError
+from graphir.backends.turns import turn_of_a_rank
+from graphir.errors import AgreementError, CommunicationError, ReplicaError
 from graphir.ir.layout import Mesh
-from graphir.launch import find_launch
+from graphir.launch import TIMEOUT, find_launch
 
+#: Seconds that ranks wait for each other at the start, unless told otherwise: the first may come long before the last.
+MEETING = 120.0
+#: Seconds that a rank waits for others that neither fail nor leave, unless told otherwise: more than a checkpoint takes
+#: that one of them writes.
+WAITING = 1800.0
+#: Seconds that a rank which gives up waits for the others to say where they are.
+ANSWERING = 1.0
 #: Seconds that a failed rank waits for the others' notes before it ends them.
 GRACE = 2.0
 #: Seconds that a rank goes on waiting for what others begin when one of them has left.
 PATIENCE = 30.0
+#: The notes about the end of who writes them.
+ENDINGS = ("failed", "followed", "left")
 #: Seconds of sleep between looks at what is waited for.
 NAP = 2e-4
 
@@ -74,6 +93,8 @@ def _met(means: str) -> Peers | CommunicationError:
             found = TcpPeers(find_launch())
         except CommunicationError as error:
             return error  # who waited in vain shall not wait again
+    launch = find_launch()
+    found.timeout = WAITING if launch is None or launch.timeout is None else launch.timeout
     found.end_together()
     return found
 
@@ -85,10 +106,18 @@ class Peers(ABC):
     size: int
 
     def __init__(self) -> None:
+        #: What every run takes that communicates.
+        self.turn = turn_of_a_rank()
         #: What is begun and not done, and would keep this process from an orderly end.
         self.outstanding = 0
         #: Ranks that communicate, by whatever a communicator knows them by: they are made once for a process.
         self.groups: dict[Any, Any] = {}
+        #: Seconds that this process waits for others that neither fail nor leave.
+        self.timeout = WAITING
+        self._hurried = 0.0
+        #: What this process waits for, and what others have said that they wait for.
+        self._waits_for = ""
+        self._places: dict[int, str] = {}
         self._heard: dict[int, tuple[str, str]] = {}
         self._mesh: Mesh | None = None
         self._ending = False
@@ -143,6 +172,79 @@ class Peers(ABC):
 
     # -- waiting --------------------------------------------------------------------------------------
 
+    def until(self, ready: Callable[[], bool], purpose: str) -> None:
+        """Returns when `ready`, which may take a moment to find out.
+
+        RankError if another rank has failed; CommunicationError, with who does not come, after `timeout` seconds.
+        """
+        start = time.monotonic()
+        self._waits_for = purpose
+        try:
+            while not ready():
+                try:
+                    self.check(purpose)
+                except RankError:
+                    # If it took its part in this before, this is about to be done, and may fail here by the same error.
+                    end = time.monotonic() + GRACE / 4
+                    while not ready():
+                        if time.monotonic() > end:
+                            raise
+                    return
+                if time.monotonic() > max(start, self._hurried) + self.timeout:
+                    self._give_up(ready, purpose)
+                    return
+        finally:
+            self._waits_for = ""
+
+    def hurry(self, seconds: float) -> None:
+        """From now on waits for no longer than that: this process has been told to end."""
+        self._hurried, self.timeout = time.monotonic(), min(self.timeout, seconds)
+
+    def _give_up(self, ready: Callable[[], bool], purpose: str) -> None:
+        """CommunicationError that says where everybody is, unless what was waited for comes in this last moment."""
+        self._places = {self.rank: purpose}
+        self._say("asks")
+        end = time.monotonic() + ANSWERING
+        left = [rank for rank, (word, _) in self._heard.items() if word == "left"]
+        while len(self._places) + len(left) < self.size and time.monotonic() < end:
+            self.check(purpose)
+            time.sleep(NAP)
+        if not ready():
+            raise CommunicationError(self._who_is_where(purpose, left))
+
+    def _who_is_where(self, purpose: str, left: list[int]) -> str:
+        here = sorted(rank for rank, place in self._places.items() if place == purpose)
+        silent = [rank for rank in range(self.size) if rank not in self._places and rank not in left]
+        busy = sorted(rank for rank, place in self._places.items() if not place)
+        elsewhere: dict[str, list[int]] = {}
+        for rank, place in sorted(self._places.items()):
+            if place and place != purpose:
+                elsewhere.setdefault(place, []).append(rank)
+        absent = [
+            f"{self._listed(ranks)}, which {verb}"
+            for ranks, verb in (
+                (silent, "does not answer" if len(silent) == 1 else "do not answer"),
+                (busy, f"{'is' if len(busy) == 1 else 'are'} busy with something else"),
+                (left, f"{_have(left)} come to the end of the program"),
+            )
+            if ranks
+        ]
+        waiting = [f"{self._listed(ranks)}, which {_have(ranks)} waited at {at}" for at, ranks in elsewhere.items()]
+        also = "".join(f"; also {each}" for each in waiting) if absent else ""
+        advice = (
+            f"let ranks wait longer by {TIMEOUT}=seconds if that is as it should be"
+            if silent or busy
+            else "all ranks must run, fetch and gather the same things in the same order"
+        )
+        return (
+            f"{self._listed(here)} {_have(here)} waited {self.timeout:g} s at {purpose} for "
+            f"{' and for '.join(absent or waiting)}{also}; {advice}"
+        )
+
+    def _listed(self, ranks: list[int]) -> str:
+        """`rank 2 (dp=0, tp=2)`, `ranks 2, 3`."""
+        return self.describe(ranks[0]) if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+
     def check(self, purpose: str) -> None:
         """As `require_all`, of the notes that have come by now."""
         self._listen()
@@ -162,6 +264,12 @@ class Peers(ABC):
     # -- notes ----------------------------------------------------------------------------------------
 
     def _hear(self, source: int, word: str, text: str) -> None:
+        if word == "asks":
+            self._say("waits", self._waits_for)
+            return
+        if word == "waits":
+            self._places[source] = text
+            return
         self._heard[source] = word, text
         if self._left_at is None and word == "left":
             self._left_at = time.monotonic()
@@ -183,20 +291,22 @@ class Peers(ABC):
 
     # -- ending ---------------------------------------------------------------------------------------
 
-    def fail(self, text: str, code: int, follows: bool = False) -> NoReturn:
+    def fail(self, text: str, code: int, cause: BaseException | None = None) -> NoReturn:
         """Ends this process and all others with exit code `code`; `text` is told once, by a rank that failed with it.
 
-        With `follows`, another rank has failed, and tells why.
+        The cause may be that another rank has failed, which tells why, or one that all ranks find at the same time.
         """
+        follows, alike = isinstance(cause, RankError), isinstance(cause, AgreementError | ReplicaError)
         self._ending = True
+        give_signals_back()  # whoever interrupts now wants no words
         self._say("followed" if follows else "failed", text)
-        complete = self._hear_all(GRACE)
+        complete = self._hear_all(PATIENCE if alike else GRACE)
         failed = {rank: text for rank, (word, text) in self._heard.items() if word == "failed"}
         if not follows:
             failed[self.rank] = text
-            alike = [rank for rank in sorted(failed) if failed[rank] == text]
-            if alike[0] == self.rank:
-                everywhere = len(alike) == self.size
+            same = [rank for rank in sorted(failed) if failed[rank] == text]
+            if same[0] == self.rank:
+                everywhere = alike or len(same) == self.size
                 self._print(text if everywhere else f"{self.describe(self.rank)}: {text}")
         orderly = complete and all(word != "followed" for word, _ in self._heard.values()) and not follows
         if orderly and not self.outstanding:
@@ -219,7 +329,7 @@ class Peers(ABC):
             return
         text = "".join(traceback.format_exception(kind, error, trace))
         try:
-            self.fail(text, 130 if issubclass(kind, KeyboardInterrupt) else 1, isinstance(error, RankError))
+            self.fail(text, 130 if issubclass(kind, KeyboardInterrupt) else 1, error)
         except SystemExit as end:
             # Python ends by itself after this, with code 1, and finalizes what is to be finalized.
             if end.code != 1:
@@ -230,6 +340,7 @@ class Peers(ABC):
         if self._ending:
             return
         self._ending = True
+        give_signals_back()
         self._say("left")
         if not self._hear_all(None):
             self._say("followed")
@@ -239,4 +350,16 @@ class Peers(ABC):
         self._farewell(failed=False)
 
 
-__all__ = ["GRACE", "NAP", "PATIENCE", "Peers", "RankError", "peers", "peers_by"]
+def give_signals_back() -> None:
+    """From now on SIGINT and SIGTERM end this process at once, wherever it is."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _have(ranks: list[int]) -> str:
+    return "has" if len(ranks) == 1 else "have"
+
+
+__all__ = ["ENDINGS", "GRACE", "MEETING", "NAP", "PATIENCE", "Peers", "RankError", "peers", "peers_by"]

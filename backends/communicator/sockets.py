@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from graphir.errors import CommunicationError
+from graphir.launch import LISTEN
 
 Address = tuple[str, int]
 
@@ -32,51 +36,88 @@ _OPTIONS = {
     "TCP_KEEPCNT": SILENCE - _IDLE,
     "TCP_USER_TIMEOUT": 1000 * SILENCE,  # of what was sent and not acknowledged, which is not probed
 }
+#: What an address is refused with that is another machine's, or of a kind that this one has not.
+_ELSEWHERE = frozenset([errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL])
 #: What a connection ends with that has been given up; any other end is that of the process behind it.
 _SILENT = frozenset([errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN])
 
 
-def listen(address: Address, backlog: int) -> socket.socket:
-    """A socket that listens at the master's address, as rank 0 understands it; CommunicationError if it cannot.
+def bind(address: Address, apart: bool = False) -> list[socket.socket]:
+    """Sockets at every address of this machine that the host means here, and at no other; none listens yet.
 
-    A name may mean another address to each machine, and to its own, on many, one that no other machine reaches; and an
-    address may be a service's, which passes on. Then it listens at all addresses of this machine.
+    With `apart`, they must be such as other machines reach. CommunicationError if that cannot be.
     """
     host, port = address
+    bound: list[socket.socket] = []
     try:
-        if _is_exact(host) and is_here(address):
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return socket.create_server((host, port), family=family, backlog=backlog)
-        socket.getaddrinfo(host, port)  # a name that means nothing here is a slip
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
-        return socket.create_server(("", port), backlog=backlog)
-    except OSError as error:
+        places = {place: family for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        for place, family in places.items():
+            try:
+                bound.append(_bind(family, place))
+            except OSError as error:
+                if error.errno not in _ELSEWHERE:
+                    raise
+    except (OSError, UnicodeError) as error:
+        close(bound)
+        raise CommunicationError(_deaf(address, error)) from None
+    means = f"which here means {', '.join(str(place[0]) for place in places)}"
+    if not bound:
         raise CommunicationError(
-            f"rank 0 cannot listen at {spoken(address)} for the other ranks: {_reason(error)}; choose another "
-            f"MASTER_PORT, and let MASTER_ADDR be the machine of rank 0"
-        ) from None
+            f"rank 0 cannot listen at {spoken(address)}, {means}, no address of its machine: let MASTER_ADDR be one of "
+            f"them, or, if connections to it are passed on, {LISTEN} the address at which they arrive"
+        )
+    if apart and all(ipaddress.ip_address(each.getsockname()[0]).is_loopback for each in bound):
+        close(bound)
+        raise CommunicationError(
+            f"other machines do not reach rank 0 at {spoken(address)}, {means}: let MASTER_ADDR, or {LISTEN} on rank "
+            f"0's machine, be an address that they reach"
+        )
+    return bound
 
 
-def is_here(address: Address) -> bool:
-    """Whether an address is this machine's own."""
+def listen(bound: list[socket.socket], address: Address, backlog: int) -> None:
+    """From now on others reach these sockets. CommunicationError if that cannot be."""
     try:
-        places = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        for each in bound:
+            each.listen(backlog)
+            each.setblocking(False)
+    except OSError as error:
+        raise CommunicationError(_deaf(address, error)) from None
+
+
+def close(sockets: Iterable[socket.socket]) -> None:
+    """Closes all of them."""
+    for each in sockets:
+        each.close()
+
+
+def _deaf(address: Address, error: OSError | UnicodeError) -> str:
+    return (
+        f"rank 0 cannot listen at {spoken(address)} for the other ranks: {_reason(error)}; choose another MASTER_PORT, "
+        f"and let MASTER_ADDR be the machine of rank 0"
+    )
+
+
+def _bind(family: int, place: Any) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it means that others may listen there, too
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(place)
     except OSError:
-        return False
-    for family, kind, _, _, place in places:
-        try:
-            with socket.socket(family, kind) as probe:
-                probe.bind((place[0], 0, *place[2:]))
-                return True
-        except OSError:
-            continue
-    return False
+        made.close()
+        raise
+    return made
 
 
-def reach(address: Address, seconds: float, who: str) -> socket.socket:
-    """A connection to who listens there, perhaps only after a while; CommunicationError if nobody does in that time."""
-    end = time.monotonic() + seconds
+def reach(address: Address, seconds: float, who: str, end: float | None = None) -> socket.socket:
+    """A connection to who listens there, perhaps only after a while; CommunicationError if nobody does in that time.
+
+    With `end`, the time is over then, whenever it began.
+    """
+    end = time.monotonic() + seconds if end is None else end
     while True:
         try:
             # A packet that is lost is sent again after ever longer times: to begin anew is to be there sooner.
@@ -84,10 +125,10 @@ def reach(address: Address, seconds: float, who: str) -> socket.socket:
             if found.getsockname() != found.getpeername():
                 return watched(found)
             found.close()  # on one machine, a socket that chooses a port by itself may meet itself
-        except OSError as error:
-            if time.monotonic() > end:
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > end or isinstance(error, UnicodeError):
                 raise CommunicationError(
-                    f"{who} finds nobody at {spoken(address)} within {seconds:.0f} s ({_reason(error)}); rank 0 has to "
+                    f"{who} finds nobody at {spoken(address)} within {seconds:g} s ({_reason(error)}); rank 0 has to "
                     f"be started there, and MASTER_ADDR and MASTER_PORT be the same for all ranks"
                 ) from None
         time.sleep(_PAUSE)
@@ -113,18 +154,11 @@ def spoken(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _is_exact(host: str) -> bool:
-    """Whether a host is given by its number, or as the machine itself: the same for all who hear it."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
-
-
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "that is no name of a host"
     # Python adds where it tried, which the sentence says already.
     return (error.strerror or str(error)).partition(" (while")[0]
 
 
-__all__ = ["SILENCE", "Address", "is_here", "is_silence", "listen", "reach", "spoken", "watched"]
+__all__ = ["SILENCE", "Address", "bind", "close", "is_silence", "listen", "reach", "spoken", "watched"]

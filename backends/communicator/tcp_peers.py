@@ -5,8 +5,6 @@ another's end within moments, whatever it is doing itself: also while it waits f
 then has some seconds to fail by itself, with the same error perhaps, before its process is ended. Of a machine that is
 down or cut off it hears after the seconds of `sockets.SILENCE`. Nothing large travels this way; that is what NCCL is
 for.
-
-Anybody who reaches the port can pretend to be a rank, so it belongs to a network that one trusts.
 """
 
 from __future__ import annotations
@@ -17,18 +15,22 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 from graphir.backends.communicator import peers as shared
-from graphir.backends.communicator.hub import Head, Hub, Reader, hello, how_it_went, pack
-from graphir.backends.communicator.peers import Peers
-from graphir.backends.communicator.sockets import Address, is_silence, reach, spoken
+from graphir.backends.communicator.frames import NOTES, Frame, Kind, Reader, pack
+from graphir.backends.communicator.hub import Hub, how_it_went, where
+from graphir.backends.communicator.joining import join
+from graphir.backends.communicator.peers import ENDINGS, MEETING, Peers
+from graphir.backends.communicator.sockets import is_silence, spoken
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
 
-#: Seconds that ranks wait for each other at the start: the first may come long before the last.
-MEETING = 120.0
+#: What comes from the hub before all have met, and from then on.
+_ANSWERS = frozenset([Kind.WELCOME, Kind.REFUSED])
+_SENT = NOTES | {Kind.PART, Kind.MESSAGE, Kind.GONE}
 
 
 class TcpPeers(Peers):
@@ -47,107 +49,95 @@ class TcpPeers(Peers):
         self._shared = 0
         self._connection: socket.socket | None = None
         self._sending = threading.Lock()
-        self._broken: OSError | None = None
+        self._broken: Exception | None = None
         #: Where the hub lives: the thread, in rank 0's process, and that process.
         self._hub: threading.Thread | None = None
         self._master = "process"
-        #: The last note of this process.
+        #: The last note of this process, of those about its end.
         self._said = ""
         #: Whether the end of another rank ends this process, whatever it is doing.
         self._together = False
         if self.size > 1:
-            assert launch.master is not None
-            self._meet(launch.master, MEETING if seconds is None else seconds)
+            self._meet(launch, seconds or launch.timeout or MEETING)
 
     # -- meeting --------------------------------------------------------------------------------------
 
-    def _meet(self, address: Address, seconds: float) -> None:
-        if self.rank == 0:
-            hub = Hub(address, self.size, seconds)
-            self._connection = hub.inside
-            self._hub = threading.Thread(target=hub.run, name="graphir hub", daemon=True)
-            self._hub.start()
-        else:
-            self._connection = reach(address, seconds, f"rank {self.rank}")
-            self._send(hello(self.rank, self.size))
-        reader = Reader()
-        # The hub answers when its own time is over; a moment later, it is not there.
-        self._connection.settimeout(seconds + 10.0)
+    def _meet(self, launch: Launch, seconds: float) -> None:
+        hub = Hub(launch, seconds) if self.rank == 0 else None
+        self._connection = join(launch, seconds, where()) if hub is None else hub.inside
         try:
-            (welcome, _), *rest = self._answers(reader, address)
-        except CommunicationError:
+            if hub is not None:
+                self._hub = threading.Thread(target=hub.run, name="graphir hub", daemon=True)
+                self._hub.start()
+            # The hub answers when its own time is over; a moment later, it is not there.
+            self._connection.settimeout(seconds + 10.0)
+            welcome, rest = self._await_answer(launch)
+        except BaseException:  # an interruption, too
             self._connection.close()
+            if self._hub is not None:  # it tells who came, and leaves nothing behind
+                self._hub.join(shared.GRACE)
             raise
         self._connection.settimeout(None)
-        self._master = welcome["where"]
-        for head, content in rest:
-            self._take(head, content)
-        threading.Thread(target=self._read, args=(reader,), name="graphir peers", daemon=True).start()
+        self._master = welcome.text
+        threading.Thread(target=self._read, args=(rest,), name="graphir peers", daemon=True).start()
 
-    def _answers(self, reader: Reader, address: Address) -> list[tuple[Head, bytes]]:
-        """A welcome, and what may have come with it; CommunicationError if there is none."""
+    def _await_answer(self, launch: Launch) -> tuple[Frame, bytes]:
+        """A welcome, and what may have come with it of the next frames; CommunicationError if there is none."""
         assert self._connection is not None
-        there = spoken(address)
-        stranger = (
-            f"rank {self.rank} has met somebody at {there} who does not answer as rank 0: another program has that "
-            f"port; choose another MASTER_PORT"
-        )
-        answers, data = list[tuple[Head, bytes]](), b"-"
+        assert launch.master is not None
+        met = f"rank {self.rank} has met rank 0 at {spoken(launch.master)}, which then"
+        reader = Reader(_ANSWERS)
         try:
-            while data and not answers:
-                data = self._connection.recv(1 << 16)
-                answers = list(reader.feed(data))
-        except ValueError:
-            raise CommunicationError(stranger) from None
-        except OSError as error:
+            while data := self._connection.recv(1 << 16):
+                for answer in reader.feed(data):
+                    if answer.kind == Kind.REFUSED:
+                        raise CommunicationError(f"the ranks do not find together: {answer.text}")
+                    return answer, reader.rest
+        except (OSError, ValueError) as error:
             # That time is over is no error of the system's.
-            gone = f"rank {self.rank} has met rank 0 at {there}, which then {how_it_went(error)}"
-            raise CommunicationError(stranger if error.errno is None else gone) from None
-        if not answers:
-            raise CommunicationError(
-                f"rank {self.rank} has met rank 0 at {there}, which then went away; its own error says why"
-            )
-        if answers[0][0]["kind"] != "welcome":
-            raise CommunicationError(f"the ranks do not find together: {answers[0][0].get('text')}")
-        return answers
+            went = "did not answer" if isinstance(error, TimeoutError) and error.errno is None else how_it_went(error)
+            raise CommunicationError(f"{met} {went}") from None
+        raise CommunicationError(f"{met} went away; its own error says why")
 
     # -- the connection -------------------------------------------------------------------------------
 
-    def _send(self, head: Head, data: bytes = b"") -> None:
+    def _send(self, frame: Frame) -> None:
         if self._connection is not None:
+            packed = pack(frame)
             try:
                 with self._sending:
-                    self._connection.sendall(pack(head, data))
+                    self._connection.sendall(packed)
             except OSError as error:
                 # Rank 0 is gone, and the thread that reads finds out; why, the system says only once.
                 self._broken = error
 
-    def _read(self, reader: Reader) -> None:
-        """Takes what comes, until the connection ends: a thread's work."""
+    def _read(self, data: bytes) -> None:
+        """Takes what comes, `data` first, until the connection ends: a thread's work."""
         assert self._connection is not None
-        data = b"-"
-        while data:
+        reader, goes_on = Reader(_SENT), True
+        while goes_on:
             try:
+                for frame in reader.feed(data):
+                    self._take(frame)
                 data = self._connection.recv(1 << 20)
-                for head, content in reader.feed(data):
-                    self._take(head, content)
-            except OSError as error:
-                self._broken, data = self._broken or error, b""
-            except ValueError:
-                data = b""
+                goes_on = bool(data)
+            except (OSError, ValueError) as error:
+                self._broken, goes_on = self._broken or error, False
         self._cut_off()
 
-    def _take(self, head: Head, data: bytes) -> None:
-        source, kind = head["from"], head["kind"]
+    def _take(self, frame: Frame) -> None:
+        source, kind = frame.rank, frame.kind
+        if not 0 <= source < self.size:
+            raise ValueError(f"a frame of rank {source} of {self.size}")
         with self._changed:
-            if kind == "note":
-                self._hear(source, head["word"], head["text"])
-            elif kind == "part":
-                self._parts[head["number"]][source] = data
-            elif kind == "message":
-                self._messages[source].append(data)
-            elif kind == "gone" and source not in self._heard:
-                self._lose(source, head["text"], head["how"])
+            if kind in NOTES:
+                self._hear(source, kind.name.lower(), frame.text)
+            elif kind == Kind.PART:
+                self._parts[frame.number][source] = frame.data
+            elif kind == Kind.MESSAGE:
+                self._messages[source].append(frame.data)
+            elif kind == Kind.GONE and source not in self._heard:
+                self._lose(source, frame.text)
             self._changed.notify_all()
         self._follow_if_stopped(source)
 
@@ -158,15 +148,16 @@ class TcpPeers(Peers):
             return
         with self._changed:
             # Nobody else can tell those who are cut off.
-            self._lose(0, self._master, how_it_went(self._broken), told_by_all=is_silence(self._broken))
+            silent = isinstance(self._broken, OSError) and is_silence(self._broken)
+            self._lose(0, f"{self._master} {how_it_went(self._broken)}", told_by_all=silent)
             self._changed.notify_all()
         self._follow_if_stopped(0)
 
-    def _lose(self, rank: int, where: str, how: str, told_by_all: bool = False) -> None:
+    def _lose(self, rank: int, what: str, told_by_all: bool = False) -> None:
         """A rank has gone without a word; of those that are left the first tells it."""
-        told = f"error: {self.describe(rank)} is gone: its {where} {how}; all ranks stop"
+        told = f"error: {self.describe(rank)} is gone: its {what}; all ranks stop"
         present = [each for each in range(self.size) if each != rank and not self._has_stopped(each)]
-        self._hear(rank, "failed", f"it {how}")
+        self._hear(rank, "failed", f"its {what}")
         if self._together and (told_by_all or self.rank in present[:1]):
             self._print(told)
 
@@ -194,40 +185,43 @@ class TcpPeers(Peers):
 
     def share(self, data: bytes, purpose: str) -> list[bytes]:
         number, self._shared = self._shared, self._shared + 1
-        self._send({"kind": "part", "number": number}, data)
+        self._send(Frame(Kind.PART, number=number, data=data))
         with self._changed:
             self._parts[number][self.rank] = data
-            while len(self._parts[number]) < self.size:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
+        self.until(lambda: self._comes(lambda: len(self._parts[number]) == self.size), purpose)
+        with self._changed:
             parts = self._parts.pop(number)
         return [parts[rank] for rank in range(self.size)]
 
     def post(self, target: int, data: bytes) -> None:
         if target != self.rank:
-            self._send({"kind": "message", "to": target}, data)
+            self._send(Frame(Kind.MESSAGE, target, data=data))
             return
         with self._changed:
             self._messages[target].append(data)
 
     def fetch(self, source: int, purpose: str) -> bytes:
+        self.until(lambda: self._comes(lambda: bool(self._messages[source])), purpose)
         with self._changed:
-            while not self._messages[source]:
-                self.require_all(purpose)
-                self._changed.wait(0.1)
             return self._messages[source].popleft()
+
+    def _comes(self, what: Callable[[], bool]) -> bool:
+        """Whether that has come, or comes in a moment."""
+        with self._changed:
+            return self._changed.wait_for(what, 0.1)
 
     # -- notes, and ending ----------------------------------------------------------------------------
 
     def _say(self, word: str, text: str = "") -> None:
-        self._said = word
-        self._send({"kind": "note", "word": word, "text": text})
+        if word in ENDINGS:
+            self._said = word
+        self._send(Frame(Kind[word.upper()], text=text))
 
     def _listen(self) -> None:
         """Notes are read by a thread."""
 
     def _farewell(self, failed: bool) -> None:
-        self._send({"kind": "bye"})
+        self._send(Frame(Kind.BYE))
         if self._hub is not None and self._connection is not None:
             # The hub lives here: what others have said last has to be passed on, and they go at once when they know
             # that all have come to their end. Others that follow a failure take longer, and need no hub for it.
@@ -244,9 +238,9 @@ class TcpPeers(Peers):
     def close(self) -> None:
         """Leaves, without waiting for the others."""
         self._ending, self._said = True, "closed"
-        self._send({"kind": "bye"})
+        self._send(Frame(Kind.BYE))
         if self._connection is not None:
             self._connection.close()
 
 
-__all__ = ["MEETING", "TcpPeers"]
+__all__ = ["TcpPeers"]

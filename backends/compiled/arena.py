@@ -20,6 +20,10 @@ from graphir.backends.compiled.task import Task
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
+#: What a task has for itself is nobody else's during so many tasks before it: a thread that runs ahead of the others
+#: may write there without meeting them first, since none still reads what lay there.
+AHEAD = 3
+
 
 @dataclass(frozen=True)
 class Block:
@@ -91,7 +95,7 @@ def plan_arena(
             spans.setdefault(block, [index, index])[1] = index
             sizes[block] = max(sizes.get(block, 0), halves.get(value, _bytes(task, inner)))
         for own in assignment.own:
-            spans[own] = [index, index]
+            spans[own] = [max(index - AHEAD, 0), index]
             sizes[own] = _bytes(task, own.value) * max(own.threads, 1)
     blocks = _place([Block(value, sizes[value], *spans[value]) for value in spans], alignment)
     offsets = {block.value: block.offset for block in blocks}

@@ -50,7 +50,7 @@ class Exchanges:
         self.steps = [step for step in steps if step.node.operator.relayout is not None]
         self._numbers = {step: number for number, step in enumerate(self.steps)}
         self._communicator, self._engine, self._blocks, self._shapes = communicator, engine, blocks, shapes
-        apart = len(communicator.ranks) < communicator.mesh.size
+        apart = not communicator.is_alone
         sizes = {v: math.prod(shape) * DTYPES.get(v.dtype, 0) for v, shape in shapes.items()}
         self.buckets = plan_buckets(steps, sizes, limit) if apart and limit else []
         self._bucket_of = {member: bucket for bucket in self.buckets for member in bucket.members}
@@ -64,7 +64,7 @@ class Exchanges:
         self._communicator.take_traffic()
         bucket = self._bucket_of.get(number)
         if bucket is None:
-            self._communicator.run(node.operator, operands, step.keywords, results)
+            self._communicator.run(node.operator, operands, step.keywords, results, node.name)
         else:
             self._engine.copy(self._part(bucket, number), operands[0])
         for each in self.buckets:
@@ -75,11 +75,12 @@ class Exchanges:
     def settle(self, segment: int) -> None:
         """Waits for what that segment reads, and moves on what is still under way."""
         for sent in [each for each in self._under_way if each.bucket.due <= segment]:
-            self._under_way.remove(sent)
             sent.pending.wait()
             for target, part in sent.parts:
                 if target is not part:
                     self._engine.copy(target, part)
+            # Last, so that what an interrupt breaks off here is waited for by the next run.
+            self._under_way.remove(sent)
         for sent in self._under_way:
             sent.pending.poll()
 
@@ -124,7 +125,9 @@ class Exchanges:
         targets = [self._blocks(self.steps[member].node.outputs[0])[0] for member in bucket.members]
         parts = [self._part(bucket, member) for member in bucket.members]
         whole = parts[0] if len(parts) == 1 else self._buffers[bucket]
-        pending = self._communicator.start_all_reduce([whole], **step.keywords, out=[whole])
+        more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+        with self._communicator.serving(f"{step.node.name}{more}"):
+            pending = self._communicator.start_all_reduce([whole], **step.keywords, out=[whole])
         self._under_way.append(_Sent(bucket, pending, list(zip(targets, parts, strict=True))))
 
     def _part(self, bucket: Bucket, member: int) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from graphir.backends.buckets import LIMIT
@@ -14,6 +14,7 @@ from graphir.backends.capacity import require_planned
 from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.compiled.assignment import Own
 from graphir.backends.compiled.buffers import Scratch
+from graphir.backends.compiled.donation import Donation
 from graphir.backends.compiled.emission import Array, Kernels
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
@@ -66,6 +67,7 @@ class CompiledExecutable(Executable, ABC):
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
+        self._donation = Donation(engine, self._donated)
         if limited:
             require_planned(self)
         self._checked = check
@@ -197,6 +199,10 @@ class CompiledExecutable(Executable, ABC):
     def _computing(self) -> AbstractContextManager[object]:
         """What holds while a run's segments and exchanges are carried out."""
 
+    def _receive(self, given: Mapping[Value, Any]) -> Mapping[Value, Any]:
+        """What has come in, before any of it is handed in."""
+        return given
+
     @abstractmethod
     def _hand_in(self, program: Program, value: Value, block: Any) -> None:
         """Makes a program read a block of an argument."""
@@ -229,6 +235,16 @@ class CompiledExecutable(Executable, ABC):
         """A run, of which each segment of each rank held here, and each exchange, is carried out as given."""
         given = self._check(arguments)
         self._check_all_indices(given)
+        return self.held.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
+
+    def _run_in_turn(
+        self,
+        arguments: tuple[Mapping[str, Any], ...],
+        given: Mapping[Value, Any],
+        run_segment: Callable[[int, int], None],
+        exchange: Callable[[Step], Traffic],
+    ) -> Run:
+        self._donation.check(given)
         traffic: dict[str, Traffic] = {}
         programs, exchanges = self.programs, self._exchanges
         # After a run that failed some may be under way still.
@@ -236,8 +252,8 @@ class CompiledExecutable(Executable, ABC):
         copies = self._copies_of_arguments(given)
         with self._computing():
             by_name = {value.name: value for value in self.optimised.arguments}
-            for value, array in given.items():
-                for program, block in zip(programs, self.split(value, array), strict=True):
+            for value, array in self._receive(given).items():
+                for program, block in zip(programs, self._split(value, array), strict=True):
                     self._hand_in(program, by_name[value.name], block)
             self._prepare_run()
             for index in range(len(exchanges.steps) + 1):
@@ -249,19 +265,20 @@ class CompiledExecutable(Executable, ABC):
                     traffic[step.node.name] = exchange(step)
             exchanges.settle_all()
             results = self._collect(given, copies)
-        return Run(self, results, traffic, arguments)
+        return self._ran(results, traffic, arguments)
 
     def _exchange_blocks(self, step: Step) -> Traffic:
         return self._exchanges.carry_out(step)
 
     @cached_property
     def _exchanges(self) -> Exchanges:
-        steps = self.prepared.steps
-        return Exchanges(steps.steps, steps.shapes, self.communicator, self.engine, self._blocks, self.bucket)
+        # They know the programs, and not the executable: nothing that it has is to keep it alive.
+        steps, blocks = self.prepared.steps, partial(_blocks_of, self.programs)
+        return Exchanges(steps.steps, steps.shapes, self.communicator, self.engine, blocks, self.bucket)
 
     def _blocks(self, value: Value) -> list[Array]:
         """Each held rank's array of a value."""
-        return [program.rank.arrays[value] for program in self.programs]
+        return _blocks_of(self.programs, value)
 
     def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
         """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
@@ -295,8 +312,8 @@ class CompiledExecutable(Executable, ABC):
         wanted = [value for value in self.optimised.arguments if value in set(self.optimised.outputs)]
         copies = {}
         for value in wanted:
-            blocks = [block.copy() for block in self.split(*by_name[value.name])]
-            copies[value] = self.join(value, blocks)
+            blocks = [block.copy() for block in self._split(*by_name[value.name])]
+            copies[value] = self.held.join(value, blocks)
         return copies
 
     def _collect(self, given: Mapping[Value, Any], copies: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:
@@ -313,3 +330,7 @@ class CompiledExecutable(Executable, ABC):
             results[self.fetched.titles[wanted]] = wanted, made.copy() if value in handed else made
             handed.add(value)
         return results
+
+
+def _blocks_of(programs: Sequence[Program], value: Value) -> list[Array]:
+    return [program.rank.arrays[value] for program in programs]

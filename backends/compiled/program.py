@@ -64,6 +64,8 @@ class Program:
         self._reads: Touched = [[] for _ in range(threads)]
         self._writes: Touched = [[] for _ in range(threads)]
         self._relocations: dict[Value, list[_Relocation]] = {}
+        #: What calls use for a value, but for those that use what stood in for it when they were written.
+        self._bound: dict[Value, Array] = {}
         self.begin_segment()
 
     # -- writing --------------------------------------------------------------------------------------
@@ -148,13 +150,22 @@ class Program:
                             )
                             self._relocations.setdefault(values[ranges[at][2]], []).append(where)
 
+    def bound(self, value: Value) -> Array | None:
+        """The array that was last bound to `value`; None without one, or if calls were left between two."""
+        return self._bound.get(value)
+
     def bind(self, value: Value, array: Array) -> None:
-        """Makes the calls use `array`, C-contiguous, for `value`."""
+        """Makes the calls use `array`, C-contiguous, for `value`.
+
+        Broken off, by an interrupt, it leaves nothing bound, so that whoever comes next begins anew.
+        """
+        self._bound.pop(value, None)
         for r in self._relocations.get(value, ()):
             calls = self.segments[r.segment].calls[r.thread]
             function, arguments = calls[r.call]
             view = self._engine.view(array, r.shape, r.dtype, r.offset, r.strides)
             calls[r.call] = (function, _replaced(arguments, r.position, view))
+        self.rank.arrays[value] = self._bound[value] = array
 
 
 def _arrays(engine: Engine, arguments: tuple[Any, ...]) -> Iterator[tuple[int, Array]]:

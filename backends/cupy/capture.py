@@ -35,8 +35,8 @@ class Recording:
 
     def __init__(self, cupy: Any, stream: Any, calls: Sequence[Call]) -> None:
         self._cupy, self._stream, self._calls = cupy, stream, calls
-        self._runs = 0
-        self._pieces: list[Callable[[], None]] = []
+        self._has_run = False
+        self._pieces: list[Callable[[], None]] | None = None
         #: How many graphs there are, how many calls in all of them, the calls outside, and those of them that were
         #: expected to be captured, with what came of it.
         self.graphs, self.captured = 0, 0
@@ -45,28 +45,36 @@ class Recording:
 
     def run(self) -> None:
         """Carries the calls out."""
-        self._runs += 1
-        if self._runs == 1:
+        if not self._has_run:
             _carry_out(self._calls)
+            self._has_run = True
             return
-        if self._runs == 2:
-            self._capture()
+        if self._pieces is None:
+            self._pieces = self._capture()
         for piece in self._pieces:
             piece()
 
-    def _capture(self) -> None:
+    def _capture(self) -> list[Callable[[], None]]:
+        """The pieces. Broken off, by an interrupt, it leaves nothing, and the next run captures anew."""
+        pieces: list[Callable[[], None]] = []
+        self.graphs, self.captured, self.outside, self.refused = 0, 0, [], []
         start = 0
-        for position, call in enumerate(self._calls):
-            if not _can_be_captured(call):
-                self._add(self._calls[start:position])
-                self._leave_out(self._calls[position : position + 1])
-                start = position + 1
-        self._add(self._calls[start:])
+        try:
+            for position, call in enumerate(self._calls):
+                if not _can_be_captured(call):
+                    self._add(pieces, self._calls[start:position])
+                    self._leave_out(pieces, self._calls[position : position + 1])
+                    start = position + 1
+            self._add(pieces, self._calls[start:])
+        except BaseException:
+            self._abandon()
+            raise
+        return pieces
 
-    def _add(self, calls: Sequence[Call]) -> None:
+    def _add(self, pieces: list[Callable[[], None]], calls: Sequence[Call]) -> None:
         """A graph of `calls`; of one that the device will not capture after all, of those before and behind it."""
         if len(calls) < _LEAST:
-            self._leave_out(calls)
+            self._leave_out(pieces, calls)
             return
         done = 0
         self._stream.begin_capture()
@@ -78,18 +86,18 @@ class Recording:
         except Exception as error:
             self._abandon()
             self.refused.append((calls[done], error))
-            self._add(calls[:done])
-            self._leave_out(calls[done : done + 1])
-            self._add(calls[done + 1 :])
+            self._add(pieces, calls[:done])
+            self._leave_out(pieces, calls[done : done + 1])
+            self._add(pieces, calls[done + 1 :])
             return
         try:
             graph = self._stream.end_capture()
         except self._cupy.cuda.runtime.CUDARuntimeError as error:
             # Of which call is not said, nor is it worth looking for: all of them work one by one.
             self.refused += [(call, error) for call in calls]
-            self._leave_out(calls)
+            self._leave_out(pieces, calls)
             return
-        self._pieces.append(graph.launch)
+        pieces.append(graph.launch)
         self.graphs += 1
         self.captured += len(calls)
 
@@ -98,10 +106,10 @@ class Recording:
         with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
             self._stream.end_capture()
 
-    def _leave_out(self, calls: Sequence[Call]) -> None:
+    def _leave_out(self, pieces: list[Callable[[], None]], calls: Sequence[Call]) -> None:
         if calls:
             self.outside += calls
-            self._pieces.append(lambda: _carry_out(calls))
+            pieces.append(lambda: _carry_out(calls))
 
 
 def _refuse(size: int) -> Any:

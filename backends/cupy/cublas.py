@@ -156,11 +156,16 @@ def handle() -> Handle:
     cupy = load_cupy()
     device, stream = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream()
     handles = _HANDLES.setdefault(device, weakref.WeakKeyDictionary())
-    if stream not in handles:
+    found = handles.get(stream)
+    if found is None:
         idle = _IDLE.setdefault(device, [])
-        handles[stream] = idle.pop() if idle else Handle(load_library(), cupy.empty(_WORKSPACE, "uint8"))
-        weakref.finalize(stream, idle.append, handles[stream]).atexit = False
-    return handles[stream].on(stream.ptr)
+        try:
+            found = idle.pop()
+        except IndexError:
+            found = Handle(load_library(), cupy.empty(_WORKSPACE, "uint8"))
+        handles[stream] = found
+        weakref.finalize(stream, idle.append, found).atexit = False
+    return found.on(stream.ptr)
 
 
 def forget_handles() -> None:

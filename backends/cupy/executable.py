@@ -4,16 +4,21 @@ Arguments are copied into the program's own buffers, so that what is captured st
 from NumPy's memory or the device's; not at all if it is the buffer itself, as `run.updated()` of a donating executable
 is. Results are copied out of them, so that they are the caller's. Nothing waits for the device but who looks at a
 result: `float(run["L"])`, `run.numpy("logits")`.
+
+So a donating executable has room for the state of one training. Where another's is handed in, it is written over the
+first, whose arrays are known by the memory that they were lent as, and refused.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
 from graphir.backends.arrays import is_on_device
+from graphir.backends.compiled.buffers import Span, addresses
 from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.program import Program
@@ -24,7 +29,7 @@ from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import CudaKernels
 from graphir.backends.cupy.staging import Staging
 from graphir.backends.plan import ExecutionPlan
-from graphir.errors import DeviceError
+from graphir.errors import DeviceError, InputError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
@@ -37,6 +42,7 @@ class CupyExecutable(CompiledExecutable):
     """
 
     engine: CupyEngine
+    no_child = "CUDA does not go along; start processes by 'spawn', and compile there"
 
     def __init__(
         self,
@@ -83,7 +89,39 @@ class CupyExecutable(CompiledExecutable):
             for program in self.programs
         ]
 
+    @cached_property
+    def _rooms(self) -> list[tuple[Span, Value]]:
+        """The buffers of arguments, in the order of their addresses."""
+        spans = (
+            (addresses(self.engine, program.rank.arrays[value]), value)
+            for program in self.programs
+            for value in self.optimised.arguments
+            if value.dtype != "text"
+        )
+        return sorted(((span, value) for span, value in spans if span), key=lambda each: each[0])
+
     # -- running --------------------------------------------------------------------------------------
+
+    def _receive(self, given: Mapping[Value, Any]) -> dict[Value, Any]:
+        return {value: self._found_apart(value, array) for value, array in given.items()}
+
+    def _found_apart(self, value: Value, array: Any) -> Any:
+        """An argument, as a copy if it lies in the room of another, which may be written before it is read."""
+        if not is_on_device(array) or self._lent.get(value.name) is array:
+            return array
+        address = self.engine.address(array)
+        at = bisect.bisect_right(self._rooms, address, key=lambda each: each[0][0]) - 1
+        if at < 0 or address >= self._rooms[at][0][1]:
+            return array
+        name = self._rooms[at][1].name
+        lent = self._lent.get(name)
+        if lent is None or array.data.mem is not lent.data.mem:
+            raise InputError(
+                f"the array that is given for {value.name} is {name} of an earlier run, and other content has been "
+                f"handed in for {name} since: with donate=True it was written over; go on from run.updated() of the "
+                f"latest run, and compile an executable for each training"
+            )
+        return array if name == value.name else array.copy()
 
     def _computing(self) -> AbstractContextManager[object]:
         return self._on_stream()
@@ -102,12 +140,16 @@ class CupyExecutable(CompiledExecutable):
 
     def _hand_in(self, program: Program, value: Value, block: Any) -> None:
         held = program.rank.arrays[value]
-        if value.dtype == "text":
+        on_device = is_on_device(block)
+        if on_device and self.engine.address(block) == self.engine.address(held) and block.flags.c_contiguous:
+            return
+        if program is self.programs[0]:
+            # What an earlier run has lent will not be what lies there.
+            self._lent.pop(value.name, None)
+        if on_device or value.dtype == "text":
             self.engine.copy(held, block)
-        elif not is_on_device(block):
+        else:
             self._staging.send(block, held)
-        elif self.engine.address(block) != self.engine.address(held) or not block.flags.c_contiguous:
-            self.engine.copy(held, block)
 
     def _prepare_run(self) -> None:
         self._staging.end()
@@ -127,10 +169,25 @@ class CupyExecutable(CompiledExecutable):
                 arrays = program.rank.arrays
                 if arrays[old] is not arrays[value]:
                     self.engine.copy(arrays[old], arrays[value])
-            return self.join(value, self._blocks(old))
+            blocks = self._blocks(old)
+            made = self.held.join(value, blocks)
+            return self._lend(old.name, made) if made is blocks[0] else made
         blocks = self._blocks(value)
-        made = self.join(value, blocks)
+        made = self.held.join(value, blocks)
         return made.copy() if any(made is block for block in blocks) else made
+
+    @cached_property
+    def _lent(self) -> dict[str, Any]:
+        """What donated arguments are lent as, by name, as long as nothing else is handed in for them."""
+        return {}
+
+    def _lend(self, name: str, buffer: Any) -> Any:
+        """An array over a buffer, in memory that is told apart from what was lent before."""
+        if name not in self._lent:
+            cuda = self.xp.cuda
+            memory = cuda.UnownedMemory(self.engine.address(buffer), buffer.nbytes, buffer)
+            self._lent[name] = self.xp.ndarray(buffer.shape, buffer.dtype, cuda.MemoryPointer(memory, 0))
+        return self._lent[name]
 
 
 __all__ = ["CupyExecutable"]

@@ -82,23 +82,27 @@ class NumpyExecutable(CompiledExecutable):
         return array
 
     def _hand_in(self, program: Program, value: Value, block: Array) -> None:
-        arrays, copied = program.rank.arrays, program.rank.copied
-        held = arrays[value]
+        held, copied = program.bound(value), program.rank.copied
         if block.nbytes <= _SMALL or value.dtype == "text" or not self._can_be_read_in_place(value, block):
-            if value not in copied:
-                arrays[value] = np.empty(block.shape, block.dtype)
-                program.bind(value, arrays[value])
+            if held is None or value not in copied:
+                held = np.empty(block.shape, block.dtype)
+                self._bind(program, value, held)
                 copied.add(value)
-            arrays[value][...] = block
-        elif block.ctypes.data != held.ctypes.data or held.base is not block.base:
-            arrays[value] = block
-            program.bind(value, block)
+            held[...] = block
+        elif held is None or (held is not block and not _is_same(held, block)):
+            # Before it is bound: what is a caller's must not be taken for the program's own.
             copied.discard(value)
-        else:
-            return
-        for new, old in self.prepared.overwriting.items():
-            if old is value:
-                arrays[new] = arrays[old]
+            self._bind(program, value, block)
+
+    def _bind(self, program: Program, value: Value, array: Array) -> None:
+        program.bind(value, array)
+        if value in self._overwritten:
+            program.rank.arrays[self._overwritten[value]] = array
+
+    @cached_property
+    def _overwritten(self) -> dict[Value, Value]:
+        """For each argument that is written over the result that is."""
+        return {old: new for new, old in self.prepared.overwriting.items()}
 
     def _can_be_read_in_place(self, value: Value, block: Array) -> bool:
         # Where replicas have one block, the first would overwrite what the second still reads.
@@ -122,8 +126,8 @@ class NumpyExecutable(CompiledExecutable):
 
         def bind(program: Program, value: Value) -> Callable[[Array], None]:
             def to(array: Array) -> None:
-                program.rank.arrays.update((each, array) for each in (value, *guests.get(value, ())))
                 program.bind(value, array)
+                program.rank.arrays.update((guest, array) for guest in guests.get(value, ()))
 
             return to
 
@@ -137,15 +141,27 @@ class NumpyExecutable(CompiledExecutable):
 
     def _hand_out(self, value: Value, given: Any) -> Any:
         blocks = self._blocks(value)
-        made = self.join(value, blocks)
-        lent = next((rank for rank, block in enumerate(blocks) if made is block), None)
+        made = self.held.join(value, blocks)
         # Who hands in the whole of what this process keeps a block of goes on with the block.
-        if given is None or given.shape != made.shape:
-            buffers = None if lent is None else self._results.get((lent, value))
-            return made if buffers is None else buffers.lend()
-        if given.ctypes.data != made.ctypes.data:
-            np.copyto(given, made)
-        return given
+        if given is not None and given.shape == made.shape:
+            if ENGINE.address(given) != ENGINE.address(made):
+                np.copyto(given, made)
+            return given
+        rank = next((rank for rank, block in enumerate(blocks) if made is block), None)
+        if rank is None:
+            return made
+        if (rank, value) in self._results:
+            return self._results[rank, value].lend()
+        is_own = self.prepared.overwriting[value] in self.programs[rank].rank.copied
+        return made.copy() if is_own else made
+
+
+def _is_same(one: Array, other: Array) -> bool:
+    """Whether two arrays, both alive, of one shape and dtype, C-contiguous, are the same memory."""
+    if one.base is not other.base:
+        return False
+    # Of a base that is no larger than they are both show all; asking where they lie takes microseconds.
+    return getattr(one.base, "nbytes", None) == one.nbytes or ENGINE.address(one) == ENGINE.address(other)
 
 
 __all__ = ["NumpyExecutable"]

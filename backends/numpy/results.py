@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,33 +32,43 @@ class _Loan:
         }
 
 
+@dataclass
+class _Buffer:
+    """A buffer, and its last loan: one that is gone is None."""
+
+    array: Array
+    loan: Callable[[], _Loan | None] = lambda: None
+
+
 class ResultBuffers:
     """The buffers of one result. `bind` makes the program write into another."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, bind: Callable[[Array], None]) -> None:
         self._shape, self._dtype, self._bind = shape, dtype, bind
-        self._arrays: list[Array] = []
-        #: The last loan of each buffer; one that is gone is None.
-        self._loans: list[Callable[[], _Loan | None]] = []
-        self._current = -1
+        self._buffers: list[_Buffer] = []
+        #: What the program writes into; None, too, if it was left between two.
+        self._current: _Buffer | None = None
 
     def renew(self) -> None:
         """Before a run: the program writes into a buffer that no caller holds."""
-        free = [i for i, loan in enumerate(self._loans) if loan() is None]
-        if self._current in free:
-            return
-        self._current = free[0] if free else len(self._arrays)
-        if not free:
-            self._arrays.append(np.empty(self._shape, self._dtype))
-            self._loans.append(lambda: None)
-        self._bind(self._arrays[self._current])
+        found = self._current
+        if found is None or found.loan() is not None:
+            # Broken off, by an interrupt, this leaves no buffer, so that the next run begins anew.
+            self._current = None
+            found = next((each for each in self._buffers if each.loan() is None), None)
+            found = found or _Buffer(np.empty(self._shape, self._dtype))
+            self._bind(found.array)
+            self._current = found
+        # Of those that nobody holds any more one is enough.
+        self._buffers = [found, *(each for each in self._buffers if each.loan() is not None)]
 
     def lend(self) -> Array:
         """The result of the last run, for the caller to keep."""
-        buffer = self._arrays[self._current]
+        assert self._current is not None
+        buffer = self._current.array
         if buffer.dtype == object:
             return buffer.copy()
         loan = _Loan(buffer)
-        self._loans[self._current] = weakref.ref(loan)
+        self._current.loan = weakref.ref(loan)
         array: Array = np.asarray(loan).view(buffer.dtype)
         return array

@@ -47,12 +47,19 @@ def without(box: Box, other: Box) -> list[Box]:
     return rest
 
 
-def missing(boxes: Iterable[Box], held: Iterable[Box]) -> list[Box]:
+def lies_in(box: Box, other: Box) -> bool:
+    """Whether all of a box is in the other."""
+    return all(start <= low and high <= stop for (low, high), (start, stop) in zip(box, other, strict=True))
+
+
+def missing(boxes: Sequence[Box], held: Sequence[Box]) -> list[Box]:
     """What of `boxes` is not in `held`, in disjoint boxes."""
     rest = list(boxes)
     for each in held:
         if not rest:
             break
+        if len(rest) == 1 and lies_in(rest[0], each):
+            return []
         rest = [piece for box in rest for piece in without(box, each)]
     return rest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from graphir.backends.proof.boxes import Box, common, spelled, whole
 from graphir.backends.proof.calls import Lays
@@ -40,7 +41,7 @@ class Contents:
 
     def hold_dtype(self, item: Item, array: Array, doer: Doer) -> None:
         """ProofError where an array is of another dtype than the value."""
-        if str(array.dtype) != item.value.dtype and item.value.dtype != "text":
+        if _dtype_name(array.dtype) != item.value.dtype and item.value.dtype != "text":
             doer.fail(f"{item.name} is {item.value.dtype}, the array for it {array.dtype}")
 
     def _missing(self, item: Item, found: Found) -> str:
@@ -141,6 +142,10 @@ class Contents:
                 if off == 0:
                     return tuple(found)
         return box
+
+
+#: A dtype's name, which NumPy makes up anew each time.
+_dtype_name = cache(str)
 
 
 def shifted(terms: Box, before: Box, after: Box) -> Box:

@@ -7,8 +7,9 @@ places, of a broadcast the new dims have stride 0, of a merged dim both parts mu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from graphir.backends.proof.boxes import Box, Region, common, missing, whole
 from graphir.backends.proof.halves import lies_beyond, seen_of
@@ -63,8 +64,7 @@ class Found:
         return rest
 
 
-@dataclass(frozen=True)
-class _Lattice:
+class _Lattice(NamedTuple):
     """Where a value's elements lie within a box: the address of its first, strides, and dims where all are alike."""
 
     start: int
@@ -213,8 +213,7 @@ def _fitting(lattice: _Lattice, lay: Lay) -> list[_Lattice]:
         step = lattice.strides[dim]
         if 1 < high - low <= _APART and length > 1 and step != lay.strides[dim]:
             parts = [
-                replace(
-                    each,
+                each._replace(
                     start=each.start + index * step,
                     box=(*each.box[:dim], (low + index, low + index + 1), *each.box[dim + 1 :]),
                 )

@@ -88,7 +88,7 @@ class Memory:
     def touching(self, lay: Lay) -> Iterator[Holding]:
         """Who holds a byte between the lay's first and last."""
         count = len(self._slots)
-        found = np.nonzero((self._lows[:count] < lay.high) & (self._highs[:count] > lay.low))[0]
+        (found,) = ((self._lows[:count] < lay.high) & (self._highs[:count] > lay.low)).nonzero()
         for slot in found.tolist():
             holding = self._slots[slot]
             if holding is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphir.backends.proof.boxes import Box, Range, Region, common, cut_alike, missing, spelled, whole
 from graphir.backends.proof.contents import Contents, shifted, spelled_reach
@@ -16,8 +16,7 @@ from graphir.backends.proof.ranges import UNKNOWN, Ranges
 from graphir.backends.trace import ADD, CLEAR, COMPUTE, COPY, MAXIMUM, Array, Step
 
 
-@dataclass(frozen=True)
-class _Made:
+class _Made(NamedTuple):
     """What a kernel has made, of which terms, and may read itself without storing it."""
 
     reach: tuple[Reach, ...]

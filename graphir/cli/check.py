@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, backend_option
-from graphir.cli.ranks import ranks_option, start_ranks
+from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.compiler import KERNELS
 from graphir.errors import ConfigError, GraphirError
 
@@ -101,7 +101,7 @@ def setting_of(options: dict[str, Any]) -> Setting:
 _parallel = partial(click.option, cls=GroupedOption, group="Parallel")
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, environment=ENVIRONMENT)
 @setting_options
 @click.option("--inject", is_flag=True, help="Put faults in, one after the other, and count who finds them.")
 @click.option("--dump", "folder", metavar="DIR", help="Check the tensors in DIR, a file a rank, instead of a run.")

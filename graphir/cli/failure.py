@@ -21,7 +21,7 @@ import click
 import graphir
 from graphir import interrupts
 from graphir.cli.ranks import end_ranks
-from graphir.errors import GraphirError
+from graphir.errors import GraphirError, StoppedError
 
 #: Exit codes: of what the user can mend, and of a defect.
 USER, DEFECT = 2, 1
@@ -43,6 +43,8 @@ def tell(error: BaseException) -> int:
             return _end(f"{usage}error: {error.format_message()}", USER)
         case click.ClickException():
             return _end(f"error: {error.format_message()}", USER)
+        case StoppedError():
+            return _end(f"error: {error}", 128 + error.signal, error.__cause__)
         case GraphirError():
             return _end(f"error: {error}", USER, error)
         case BrokenPipeError():

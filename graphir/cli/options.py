@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
@@ -22,7 +22,11 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows its options under their headings."""
+    """A command whose help shows its options under their headings, and what variables of the `environment` mean."""
+
+    def __init__(self, *arguments: Any, environment: Mapping[str, str] | None = None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._environment = environment or {}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -34,6 +38,9 @@ class GroupedCommand(click.Command):
         for name, records in groups.items():
             with formatter.section(name):
                 formatter.write_dl(records)
+        if self._environment:
+            with formatter.section("Environment"):
+                formatter.write_dl(list(self._environment.items()))
 
 
 def config_options(only: Collection[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -15,8 +15,15 @@ import click
 
 from graphir.cli.options import GroupedOption
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
-from graphir.launch import RANKS, find_launch
+from graphir.launch import LISTEN, RANKS, TIMEOUT, TOKEN, find_launch
 
+#: What variables mean to ranks that are processes.
+ENVIRONMENT = {
+    TOKEN: "A secret by which ranks that torchrun started know each other: the same for all, and for nobody else.  "
+    "[default: on one machine, one is made]",
+    LISTEN: "Where rank 0 listens, if not at what MASTER_ADDR means on its machine.",
+    TIMEOUT: "For how many seconds ranks wait for one that does not come.  [default: 120 at the start, then 1800]",
+}
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 
@@ -35,9 +42,15 @@ def ranks_option(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
     """What ranks are, `simulated`, `mpi` or `nccl`, and whether this process is the one that prints.
 
-    MissingDependencyError if there is no MPI; ConfigError if it is not the launcher's.
+    MissingDependencyError if there is no MPI; ConfigError if it is not the launcher's, or ranks shall be simulated by
+    each of several processes.
     """
     launch = find_launch()
+    if ranks == "simulated" and launch is not None and launch.size > 1:
+        raise ConfigError(
+            f"{launch.size} processes were started, and with --ranks simulated each of them would run all ranks; leave "
+            f"it out, or start one process, without a launcher"
+        )
     if ranks is None:
         on_devices = launch is not None and (launch.master is not None or backend == "cupy")
         ranks = "simulated" if launch is None else "nccl" if on_devices else "mpi"
@@ -57,7 +70,7 @@ def end_ranks(message: str, code: int, cause: BaseException | None = None) -> No
         return  # the launcher's variables are what is wrong, so nobody can be met
     if launch is None:
         return
-    from graphir.backends.communicator.peers import GRACE, RankError, peers
+    from graphir.backends.communicator.peers import GRACE, peers
 
     try:
         known = peers()
@@ -68,7 +81,7 @@ def end_ranks(message: str, code: int, cause: BaseException | None = None) -> No
         return
     except CommunicationError:
         return  # nobody has been met
-    known.fail(message, code, isinstance(cause, RankError))
+    known.fail(message, code, cause)
 
 
 def share_processors() -> None:

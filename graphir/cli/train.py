@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given
-from graphir.cli.ranks import ranks_option, start_ranks
+from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from graphir.training import Outcome
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, environment=ENVIRONMENT)
 @config_options()
 @click.option(
     "--out",
@@ -37,6 +37,17 @@ if TYPE_CHECKING:
 )
 @ranks_option("Parallel")
 @backend_option("Parallel")
+@click.option(
+    "--verify-replicas",
+    cls=GroupedOption,
+    group="Parallel",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Steps after which ranks that are processes compare the parameters and state that several of them hold alike, "
+    "as they do before each checkpoint; 0: never.",
+)
 @click.option(
     "--recompute",
     cls=GroupedOption,
@@ -63,6 +74,7 @@ def train(
     quiet: bool,
     recompute: str | None,
     ignore_memory: bool,
+    verify_replicas: int,
     **options: Any,
 ) -> int:
     """Train the documents' Transformer on text.
@@ -89,6 +101,7 @@ def train(
         backend=backend,
         recompute=recompute,
         ignore_memory=ignore_memory,
+        verify_replicas=verify_replicas,
     )
     if outcome.signal is not None:
         command = f"graphir train --resume --out {shlex.quote(out)}"

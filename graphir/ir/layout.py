@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 from graphir.errors import LayoutError
 from graphir.ir.dims import RESERVED, Dim, dim, product, whole
@@ -129,10 +130,11 @@ class Layout:
     """How one value lies on a mesh: `splits`, per dim the axes that split it, the major first; `pending`, the
     axes over which a reduction is due, each with its kind. Immutable, hashable.
 
-    Equal layouts are one object: passes compare and look up layouts all the time, and there are few of them.
+    Equal layouts are one object as long as somebody holds it, unless two threads made it at once: passes compare and
+    look up layouts all the time, and there are few of them.
     """
 
-    __slots__ = ("axes", "is_replicated", "pending", "pending_axes", "split_axes", "splits")
+    __slots__ = ("__weakref__", "_hash", "axes", "is_replicated", "pending", "pending_axes", "split_axes", "splits")
 
     splits: tuple[tuple[str, ...], ...]
     pending: tuple[tuple[str, str], ...]
@@ -144,6 +146,7 @@ class Layout:
     axes: frozenset[str]
     #: Whether every rank holds everything.
     is_replicated: bool
+    _hash: int
 
     def __new__(
         cls, splits: Iterable[Iterable[str]], pending: Mapping[str, str] | Iterable[tuple[str, str]] = ()
@@ -154,7 +157,7 @@ class Layout:
     @classmethod
     def _make(cls, splits: tuple[tuple[str, ...], ...], pending: tuple[tuple[str, str], ...]) -> Layout:
         self = object.__new__(cls)
-        self.splits, self.pending = splits, pending
+        self.splits, self.pending, self._hash = splits, pending, hash((splits, pending))
         self.split_axes = tuple(itertools.chain.from_iterable(splits))
         self.pending_axes = tuple(axis for axis, _ in pending)
         axes = (*self.split_axes, *self.pending_axes)
@@ -180,6 +183,14 @@ class Layout:
     def __reduce__(self) -> tuple[object, ...]:
         return Layout, (self.splits, self.pending)
 
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Layout) and self.splits == other.splits and self.pending == other.pending
+
+    def __hash__(self) -> int:
+        return self._hash
+
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         return iter(self.splits)
 
@@ -189,7 +200,7 @@ class Layout:
     __repr__ = __str__
 
 
-_LAYOUTS: dict[tuple[object, object], Layout] = {}
+_LAYOUTS: WeakValueDictionary[tuple[object, object], Layout] = WeakValueDictionary()
 
 
 def layout_text(shape: Iterable[object], layout: Layout) -> str:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from graphir.errors import OperatorError, TypeCheckError
@@ -175,7 +176,6 @@ class Operator:
         if not callable(signature):
             texts = (signature,) if isinstance(signature, str) else tuple(signature)
             self._static = tuple(map(parse_signature, texts))
-        self._inferences: dict[tuple[object, ...], Inference] = {}
         declared = read_kernel(key, kernel, random)
         #: The operands a kernel is handed, in order; empty for a variadic kernel, which takes what comes.
         self.operands, self.variadic = declared.operands, declared.variadic
@@ -298,12 +298,8 @@ class Operator:
 
         TypeCheckError, in named dims, if none fits.
         """
-        # The spelling is part of the key, so that no graph's dims are printed as another's were written.
-        key = (attributes, attributes.spelling, types, tuple([type_.text for type_ in types]))
-        found = self._inferences.get(key)
-        if found is None:
-            found = self._inferences[key] = self._infer(types, attributes)
-        return found
+        # The spelling is part of what is remembered, so that no graph's dims are printed as another's were written.
+        return _remembered(self, types, attributes, attributes.spelling, tuple([type_.text for type_ in types]))
 
     def _infer(self, types: tuple[TensorType, ...], attributes: Attributes) -> Inference:
         normal = self.normalize(attributes)
@@ -380,6 +376,14 @@ class Operator:
 
     def __repr__(self) -> str:
         return f"<operator {self.key}>"
+
+
+@lru_cache(maxsize=4096)
+def _remembered(
+    operator: Operator, types: tuple[TensorType, ...], attributes: Attributes, *spelled: object
+) -> Inference:
+    """As `Operator.infer`: passes make a node of the same types again and again."""
+    return operator._infer(types, attributes)
 
 
 _REGISTRY: dict[str, Operator] = {}

@@ -127,7 +127,7 @@ def _find(key: str, module: str) -> Operator:
         ) from None
 
 
-def _refuse(part: Value | Node | Builder) -> NoReturn:
+def _refuse(part: Any) -> NoReturn:
     kind = type(part).__name__.lower()
     raise GraphError(
         f"{kind} {part.name} is not copied or pickled by itself, but with its graph: graph[name] finds a value"

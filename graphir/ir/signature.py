@@ -194,7 +194,7 @@ def _parse_axes(text: str, whole: str) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def expand(signature: Signature, ranks: tuple[int, ...]) -> Signature | None:
     """The rule that `signature` becomes for inputs of these ranks, `*b` spelled out as b.0, b.1, …
 

@@ -16,8 +16,8 @@ _MACHINERY = tuple(
 )
 #: Behind the command line stands no program of the user's, only whatever called it.
 _COMMAND_LINE = f"{(_PACKAGE / 'cli').resolve()}{os.sep}"
-_command_file: dict[str, bool] = {}
-_machinery_file: dict[str, bool] = {}
+#: Of each file whether it is machinery, and whether it is the command line's.
+_known: dict[str, tuple[bool, bool]] = {}
 _shown: dict[str, str] = {}
 
 
@@ -26,14 +26,14 @@ def user_line() -> str | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        inside = _machinery_file.get(file)
-        if inside is None:
+        known = _known.get(file)
+        if known is None:
             resolved = str(Path(file).resolve())
-            inside = _machinery_file[file] = resolved.startswith(_MACHINERY)
-            _command_file[file] = resolved.startswith(_COMMAND_LINE)
+            known = _known[file] = resolved.startswith(_MACHINERY), resolved.startswith(_COMMAND_LINE)
+        inside, of_command_line = known
         if not inside:
             return f"{_show(file)}:{frame.f_lineno}"
-        if _command_file[file]:
+        if of_command_line:
             return None
         frame = frame.f_back
     return None

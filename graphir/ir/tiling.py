@@ -131,7 +131,7 @@ def _structure(nodes: Sequence[Node]) -> tuple[Structure, dict[Value, int]]:
     return tuple(places), numbers
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def _find_pattern(structure: Structure, anchor: int, rows: int) -> _Pattern | None:
     """As `tile_space`, of a structure."""
     roles = _roles(structure)
@@ -148,7 +148,7 @@ def _find_pattern(structure: Structure, anchor: int, rows: int) -> _Pattern | No
     return None
 
 
-_roles = lru_cache(maxsize=8192)(find_roles)
+_roles = lru_cache(maxsize=1024)(find_roles)
 
 
 def _space_of(

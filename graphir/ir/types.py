@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import Dim, DimLike, as_dim, product
@@ -34,10 +35,11 @@ class TensorType:
     `shape` is the logical one, of the whole value; `layout` says which part of it a rank holds. A value of a
     graph that is not sharded is replicated over no axes at all.
 
-    Types that are equal and written alike are one object, made and compared once: a graph has few distinct ones.
+    Types that are equal and written alike are one object as long as somebody holds it, made and compared once: a graph
+    has few distinct ones.
     """
 
-    __slots__ = ("_hash", "dtype", "layout", "shape", "text")
+    __slots__ = ("__weakref__", "_hash", "dtype", "layout", "shape", "text")
 
     dtype: str
     shape: Shape
@@ -113,4 +115,4 @@ def require_rank(rank: int) -> int:
     return rank
 
 
-_TYPES: dict[tuple[object, ...], TensorType] = {}
+_TYPES: WeakValueDictionary[tuple[object, ...], TensorType] = WeakValueDictionary()

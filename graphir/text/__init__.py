@@ -55,7 +55,8 @@ says its `Budget`.
 """
 
 from graphir.text.budget import Budget
+from graphir.text.fingerprint import fingerprint
 from graphir.text.parser import parse
 from graphir.text.printer import to_text
 
-__all__ = ["Budget", "parse", "to_text"]
+__all__ = ["Budget", "fingerprint", "parse", "to_text"]

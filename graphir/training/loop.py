@@ -8,22 +8,18 @@ state and the step, nothing else, to go on bit for bit.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from graphir.backends.arrays import to_numpy
-from graphir.backends.communicator import Communicator, communicator_for
+from graphir.backends.communicator import Communicator, communicator_for, require_agreement
+from graphir.backends.replicas import Replicas
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
-from graphir.interrupts import break_in
 from graphir.machine import free_memory, processes_here
 from graphir.passes.autodiff import SCALE
 from graphir.training.budget import Budget
@@ -42,9 +38,15 @@ from graphir.training.folder import RunFolder
 from graphir.training.parallel import Parallel
 from graphir.training.programs import Plans, Programs
 from graphir.training.schema import Record
+from graphir.training.signals import noting_signals
+from graphir.training.terms import terms_of
 
 #: Gradients that overflow float16 even at this loss scale are none.
 _LEAST_SCALE = 2.0**-14
+#: Seconds that a rank which was told to end waits for the others at least: see `training.signals`.
+_HURRY = 5.0
+#: Steps between two comparisons of replicas, unless told otherwise.
+VERIFY_REPLICAS = 100
 
 
 class Report:
@@ -90,6 +92,7 @@ def train(
     backend: str = "numpy",
     recompute: str | None = None,
     ignore_memory: bool = False,
+    verify_replicas: int = VERIFY_REPLICAS,
 ) -> Outcome:
     """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
 
@@ -101,24 +104,33 @@ def train(
 
     What does not fit into the memory that is free is refused before anything is allocated, unless `ignore_memory`.
 
+    Where ranks are processes they compare, before the first step, what they were started with. Every `verify_replicas`
+    steps, and before each checkpoint, they compare what several of them hold alike of parameters and state; never if
+    that is 0.
+
     Writes checkpoints `step-….safetensors`, `metrics.jsonl` and `loss.png`, or, where a run fails before its first
     checkpoint, nothing. SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it
-    at once. Of several processes it is enough that one gets it. The folder is locked meanwhile: a second run into it
-    is refused. A run that was killed after its last step is finished by `resume`: what is missing is drawn.
+    at once. Of several processes it is enough that one gets it; where others do not take part in the step any more, it
+    ends without a checkpoint, some seconds later. The folder is locked meanwhile: a second run into it is refused. A
+    run that was killed after its last step is finished by `resume`: what is missing is drawn.
     Errors: ConfigError for options or sizes that cannot be, for memory that does not suffice, with what would fit, or
     for a folder that holds a run, is trained into or cannot be written; DataError for the text; CheckpointError for a
     checkpoint that is corrupt or of another configuration; NonFiniteError, with the first node at fault, for a loss
-    that is NaN or infinite.
+    that is NaN or infinite; AgreementError, with who differs in what, if ranks were not started alike;
+    CommunicationError if one does not come; ReplicaError, with tensor and rank, for a replica that has gone astray;
+    StoppedError if a signal ended the run, and its last step was lost.
     """
     # Who says which ranks run here. One process speaks and writes for all.
     communicator = communicator_for(config.check().mesh(), ranks, backend=backend)
     if resume:
         find_checkpoint(Path(out))  # where there is none, no folder is made
     with RunFolder(Path(out), communicator.leads) as folder:
-        run = _Run(config, folder, resume, communicator, ranks, backend, recompute, ignore_memory)
+        run = _Run(config, folder, resume, communicator, ranks, backend, recompute, ignore_memory, verify_replicas)
         report = (report if communicator.leads else None) or Report()
         try:
             report.begin(run.config, run.corpus, run.sizes, run.parameter_count, run.step)
+            for each in run.executable.communicator.differences:
+                report.note(f"{each}: ranks may differ in their last bits, and replicas are compared by their norms")
             return run.go(report)
         finally:
             report.end()
@@ -137,6 +149,7 @@ class _Run:
         backend: str = "numpy",
         recompute: str | None = None,
         ignore_memory: bool = False,
+        verify_replicas: int = VERIFY_REPLICAS,
     ) -> None:
         self.config, self.folder, self.step = config.resolved(), folder, 0
         self.communicator = communicator
@@ -147,9 +160,12 @@ class _Run:
         if saved is not None:
             _require_same_options(saved, config)
         self.corpus = load_corpus(config)
+        self.tokenizer = tokenizer_fingerprint(config.tokenizer)
+        if not self.communicator.is_alone:
+            more = {"backend": backend, "recompute": recompute, "verify_replicas": verify_replicas}
+            require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, saved))
         self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
         self.vocabulary = self.parallel.vocabulary
-        self.tokenizer = tokenizer_fingerprint(config.tokenizer)
         free = None if ignore_memory or backend != "numpy" else free_memory()
         if free is not None and saved is not None:  # what is there already will not be needed again
             free += sum(array.nbytes for array in saved.arrays.values())
@@ -171,6 +187,9 @@ class _Run:
             self.step = saved.step
         if self.step > config.steps:
             raise ConfigError(f"{folder.path} is at step {self.step} already; ask for more --steps than {config.steps}")
+        self.verify_every, self.replicas = verify_replicas, Replicas(self.executable)
+        #: Seconds that the longest step has taken.
+        self.longest = 0.0
         parameters = {value.name: self.arrays[value.name] for value in graph.parameters}
         self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
@@ -192,19 +211,22 @@ class _Run:
             )
         stop = 0
         try:
-            with _signals() as received:
+            with noting_signals(self._hurry) as received:
+                self._verify_replicas(at_once=True)
                 # At least one step, however soon the signal comes: a run always has something to show.
                 while self.step < self.config.steps and not stop:
                     record = self._advance()
                     # A signal may reach one process a step before another; all end after the same one.
                     stop = self.communicator.agree(received[0] if received else 0)
                     last = self.step == self.config.steps
+                    saving = last or stop or _due(self.step, self.config.checkpoint_every)
+                    self._verify_replicas(at_once=bool(saving))
                     if last or _due(self.step, self.config.validate_every):
                         record["val_loss"] = self._validate()
                     if metrics is not None:
                         metrics.append(record)
                     report.stepped(record)
-                    if last or stop or _due(self.step, self.config.checkpoint_every):
+                    if saving:
                         if metrics is not None:
                             metrics.sync()
                         path = self._save()
@@ -216,6 +238,17 @@ class _Run:
         self.folder.draw(title, report.note)
         return Outcome(self.step, record.get("loss", math.nan), record.get("val_loss"), path, stop or None)
 
+    def _hurry(self) -> None:
+        self.communicator.hurry(max(_HURRY, 2 * self.longest))
+
+    def _verify_replicas(self, at_once: bool) -> None:
+        """Compares replicas if that is due: while the next step goes on, or, before they are saved, at once."""
+        self.replicas.settle()
+        if self.verify_every and (at_once or _due(self.step, self.verify_every)):
+            self.replicas.begin(self.arrays, self.step)
+        if at_once:
+            self.replicas.settle()
+
     def _advance(self) -> Record:
         """One step: the new parameters and state, and what the metrics say of it."""
         config, start = self.config, time.perf_counter()
@@ -224,6 +257,7 @@ class _Run:
         scale = None if self.scale is None else float(self.arrays[self.scale])
         with np.errstate(all="ignore"):  # what overflows is found in the results, and named
             result = self.executable(self.arrays, inputs)
+        self.communicator.finish(f"step {self.step + 1}")
         loss, norm = float(result[self.loss]), float(result["optimizer/norm"])
         self.arrays = updated = result.updated()
         due = self.step + 1 == config.steps or _due(self.step + 1, config.checkpoint_every)
@@ -239,8 +273,9 @@ class _Run:
         if wrong:
             self._blame(inputs, loss, norm)
         self.step += 1
-        speed = config.batch * config.sequence / (time.perf_counter() - start)
-        return {**record, "tokens_per_second": round(speed, 1)}
+        seconds = time.perf_counter() - start
+        self.longest = max(self.longest, seconds)
+        return {**record, "tokens_per_second": round(config.batch * config.sequence / seconds, 1)}
 
     def _note_scale(self, record: Record, norm: float, scale: float) -> bool:
         """Puts the loss scale of a step into the record, and the norm if it was carried out.
@@ -275,6 +310,7 @@ class _Run:
             valid = int((Y >= 0).sum())
             with np.errstate(all="ignore"):
                 result = self.forward(parameters, _inputs(T, Y))
+            self.communicator.finish("a validation")
             total += float(result[self.loss]) * valid
             tokens += valid
         return total / tokens
@@ -283,9 +319,13 @@ class _Run:
 
     def _save(self) -> Path:
         path = self.folder.checkpoint(self.step)
+        arrays: Arrays = {}
         # One after the other, so that who does not write holds no more than one whole array.
-        wholes = ((name, self.executable.whole(name, array)) for name, array in self.arrays.items())
-        arrays = {name: to_numpy(array) for name, array in wholes if self.folder.leads}
+        for name, array in self.arrays.items():
+            whole = self.executable.whole(name, array)
+            self.communicator.finish(f"the gathering of {name}")
+            if self.folder.leads:
+                arrays[name] = to_numpy(whole)
         if not self.folder.leads:
             return path
         tokenizer = self.config.tokenizer
@@ -323,25 +363,3 @@ def _require_same_data(saved: Checkpoint, corpus: Corpus, tokenizer: str) -> Non
             f"{saved.path} was trained on another text: its fingerprint is {saved.data[:12]}, that of {corpus.source} "
             f"{corpus.fingerprint[:12]}; give the same text to go on"
         )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM joins, instead of breaking in; a second one breaks in."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may say what a signal does
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            break_in(number, frame)
-        received.append(number)
-
-    listened = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in listened}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

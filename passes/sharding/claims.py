@@ -57,7 +57,7 @@ class Placement(NamedTuple):
     splits_whole: bool
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def place(situation: Situation) -> Placement:
     """The placement that the claims make, by order of precedence."""
     rule = situation.rule

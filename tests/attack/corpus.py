@@ -26,8 +26,9 @@ _EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @cache
 def corpus() -> tuple[str, ...]:
-    """The texts, the shortest first."""
-    return tuple(sorted({gi.to_text(graph) for graph in (*_examples(), *_models(), *_drawn())}, key=len))
+    """The texts, the shortest first, in the same order in every process."""
+    texts = {gi.to_text(graph) for graph in (*_examples(), *_models(), *_drawn())}
+    return tuple(sorted(texts, key=lambda text: (len(text), text)))
 
 
 def choose(rng: random.Random) -> str:

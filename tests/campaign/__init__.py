@@ -10,13 +10,14 @@
     draw        from a seed to a case: a graph, sizes, and what is made of it (gradients, updates, a plan)
     case        a case, its arrays, its text
     ways        a way to run a case: executor, threads, tiling, passes left out
+    apart       ranks side by side, each an executable of its own, in threads of one process
     trial       one case run in one way, held to the reference interpreter
     shrink      from a case that departs to the smallest that does
     run         a campaign from seed to seed
     report      what was counted, as a table
     mutations   one small change of a module, by its syntax tree
     mutants     modules changed so, and whether the campaign finds it
-    reached     which branches of the compiled executor the graphs reach
+    reached     which branches of the compiled executor the graphs reach, and why they reach no others
 
 Everything follows from a seed: the same seed draws the same graph, and runs it in the same ways.
 """

@@ -7,6 +7,7 @@ A *style* says where the heads come from and how dims are ordered:
     merged      as heads, with b and h merged into one dim, as a batched product of rank 3
     sequence    [s, b, (h e)]: the sequence first
     grouped     N_H = N_KV · G: G queries to a head of K and V, K and V broadcast or G left a dim of Q alone
+    shared      one head of K and V for all heads of Q, which are multiplied as more rows, [b, (h s), e]
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from graphir.ir.value import Value
 from tests.campaign.views import merge
 from tests.campaign.writer import Writer
 
-STYLES = ("plain", "heads", "merged", "sequence", "grouped")
+STYLES = ("plain", "heads", "merged", "sequence", "grouped", "shared")
 MASKS = ("no mask", "given mask", "padding mask", "causal mask", "all masks together")
 FEATURES = (
     *(f"attention: {style}" for style in STYLES), *MASKS, "Q = K = V", "symmetric scores", "scores as a result",
-    "dropout in attention", "S • X and Sᵀ • X",
+    "dropout in attention", "S • X and Sᵀ • X", "scores seen otherwise",
 )  # fmt: skip
 
 
@@ -46,10 +47,11 @@ def attention(w: Writer) -> None:
     X = w.argument(shape) if X is None else X
     if w.chance(0.2):
         w.made(X, 1)
-    roles = _grouped(w, X, h, g, e) if style == "grouped" else _split(w, X, style, h)
-    if roles is None:
-        return
-    out = _core(w, *roles)
+    if style == "shared":
+        out = _shared(w, X, h, e)
+    else:
+        roles = _grouped(w, X, h, g, e) if style == "grouped" else _split(w, X, style, h)
+        out = None if roles is None else _core(w, *roles)
     if out is None:
         return
     w.features.add(f"attention: {style}")
@@ -102,6 +104,18 @@ def _grouped(w: Writer, X: Value, h: gi.Dim, g: gi.Dim, e: gi.Dim) -> tuple[Valu
     return Q, wide[0], wide[-1]
 
 
+def _shared(w: Writer, X: Value, h: gi.Dim, e: gi.Dim) -> Value | None:
+    """Attention of h heads of Q to one of K and V."""
+    b, s, _ = X.shape
+    if not (w.fits((X.shape[-1], e)) and w.fits((b, h, s, s))):
+        return None
+    heads = gi.transpose(gi.reshape(X, "b s (h e) -> b s h e", h=h), (0, 2, 1, 3))
+    K, V = _projected(w, X, e), _projected(w, X, e)
+    A = gi.reshape(gi.matmul(merge(heads, 1), gi.transpose(K)), "b (h s) k -> b h s k", h=h)
+    P = _weights(w, A, e)
+    return gi.reshape(gi.matmul(merge(P, 1), V), "b (h s) e -> b h s e", h=h)
+
+
 def _joined(w: Writer, out: Value, style: str, b: gi.Dim, h: gi.Dim) -> Value:
     """The heads' results side by side again."""
     if style == "merged":
@@ -118,19 +132,7 @@ def _core(w: Writer, Q: Value, K: Value, V: Value) -> Value | None:
     *lead, s, d = Q.shape
     if not w.fits((*lead, s, s)):
         return None
-    A = gi.matmul(Q, gi.transpose(K))
-    Z = _masked(w, A, d) if A.type.rank >= 3 else gi.scale(A, by=w.size(d) ** -0.5)
-    P = gi.softmax(Z)
-    for value in (A, P):
-        if w.chance(0.15):
-            w.made(value, 2)
-            w.features.add("scores as a result")
-    if w.chance(0.2):
-        w.show(Z)
-    if w.chance(0.3):
-        seed, step = (w.input(name, (), "int64") for name in ("seed", "step"))
-        P = gi.dropout(P, seed, step, p=w.rng.choice((0.1, 0.5)))
-        w.features.add("dropout in attention")
+    P = _weights(w, gi.matmul(Q, gi.transpose(K)), d)
     if w.chance(0.1) and Q.type.rank == 2:
         w.made(gi.matmul(gi.transpose(P), V), 1)
         w.features.add("S • X and Sᵀ • X")
@@ -138,9 +140,38 @@ def _core(w: Writer, Q: Value, K: Value, V: Value) -> Value | None:
     return w.made(out, 1)
 
 
+def _weights(w: Writer, A: Value, d: gi.Dim) -> Value:
+    """What scores A = Q • Kᵀ of heads that are d wide are made into: P = S(SM(A)), maybe with dropout."""
+    Z = _masked(w, A, d) if A.type.rank >= 3 else gi.scale(A, by=w.size(d) ** -0.5)
+    P = gi.softmax(Z)
+    # In half of the layers nobody else reads the scores, so that they may be fused, and of causal ones a half stored.
+    if w.chance(0.5):
+        for value in (A, P):
+            if w.chance(0.3):
+                w.made(value, 2)
+                w.features.add("scores as a result")
+            if w.chance(0.2):
+                w.made(_seen_otherwise(w, value), 2)
+                w.features.add("scores seen otherwise")
+        if w.chance(0.3):
+            w.show(Z)
+    if w.chance(0.3):
+        seed, step = (w.input(name, (), "int64") for name in ("seed", "step"))
+        P = gi.dropout(P, seed, step, p=w.rng.choice((0.1, 0.5)))
+        w.features.add("dropout in attention")
+    return P
+
+
+def _seen_otherwise(w: Writer, scores: Value) -> Value:
+    """Scores as a map of keys to queries, that and themselves, or as rows of another length."""
+    rank = scores.type.rank
+    turned = gi.transpose(scores)
+    return w.rng.choice((turned, gi.add(scores, turned), merge(scores, rank - 2), merge(scores, max(rank - 3, 0))))
+
+
 def _masked(w: Writer, A: Value, width: gi.Dim) -> Value:
     """SM: scaled, and masked in one of the ways, or in all of them, one SM after the other."""
-    way = w.rng.choice(MASKS)
+    way = w.rng.choices(MASKS, (1, 1, 1, 3, 1))[0]
     w.features.add(way)
     causal = way == "causal mask" or (way in ("given mask", "padding mask") and w.chance(0.3))
     if way == "all masks together":

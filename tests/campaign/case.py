@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,10 @@ from graphir.operators import IGNORE
 from graphir.passes import Optimizer, Plan, autodiff, mixed_precision, optimize, shard
 
 KINDS = ("forward", "gradient", "training", "sharded")
+#: A loss scale with which gradients, or their squares, overflow in every dtype.
+OVERFLOW = 1e38
+#: What of a case is made of its graph.
+_MAKING = frozenset({"loss", "wrt", "precision", "scale", "dynamic", "optimizer", "guarded"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Case:
     precision  of its products: see `passes.mixed_precision`
     scale      what the loss is multiplied by before it is differentiated, moved by the updates if it is `dynamic`
     optimizer  what updates its parameters, as the arguments of `Optimizer`; None where nothing does
+    guarded    whether a step whose gradients are no numbers leaves everything as it is
     mesh       the ranks that it is sharded over, none where it is not
     plan       how, by kind of entry and name
     """
@@ -50,8 +55,14 @@ class Case:
     scale: float | None = None
     dynamic: bool = False
     optimizer: Mapping[str, Any] | None = None
+    guarded: bool = False
     mesh: Mapping[str, int] = field(default_factory=dict)
     plan: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether gradients are multiplied by so much that they are no numbers any more, or none that say anything."""
+        return self.scale is not None and self.scale >= OVERFLOW
 
     @cached_property
     def program(self) -> Graph:
@@ -61,7 +72,7 @@ class Case:
             graph = autodiff(graph, self.loss, list(self.wrt), loss_scale=self.scale, dynamic=self.dynamic)
         if self.optimizer is not None:
             trained = [value.name for value in graph.parameters if value.name in self.wrt]
-            graph = optimize(graph, Optimizer(**self.optimizer), trained)
+            graph = optimize(graph, Optimizer(**self.optimizer), trained, self.guarded)
         return graph
 
     @cached_property
@@ -80,9 +91,8 @@ class Case:
     @cached_property
     def flat(self) -> Case:
         """The same program, as a graph that nothing more is made of."""
-        return replace(
-            self, graph=self.program, loss=None, wrt=(), precision="float32", scale=None, dynamic=False, optimizer=None
-        )
+        plain = {each.name: each.default for each in fields(self) if each.name in _MAKING}
+        return replace(self, graph=self.program, **plain)
 
     def arrays(self, again: int = 0) -> dict[str, NDArray[Any]]:
         """Content for every argument of the program; other content for each `again`."""

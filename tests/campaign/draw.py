@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import graphir as gi
+from graphir.ir.dims import dim_names
 from graphir.ir.value import Value
 from tests.campaign import attention, moves
-from tests.campaign.case import KINDS, Case
+from tests.campaign.case import KINDS, OVERFLOW, Case
 from tests.campaign.writer import Writer, draw_sizes
 
 #: All that has to occur.
-FEATURES = (*moves.FEATURES, *attention.FEATURES)
+FEATURES = (*moves.FEATURES, *attention.FEATURES, "a Transformer")
 MESHES = ({"tp": 2}, {"dp": 2}, {"cp": 2}, {"tp": 3}, {"dp": 4}, {"dp": 2, "tp": 2}, {"tp": 2, "cp": 2})
 _OPTIMIZERS = (
     {"kind": "sgd", "momentum": 0.0},
@@ -38,6 +39,8 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
     for count in mesh.values():
         ranks *= count
     dtype, casts, precision = _draw_precision(rng)
+    if kind in ("gradient", "training") and rng.random() < 0.06:
+        return _draw_transformer(rng, seed, kind, dtype, precision), {"a Transformer"}
     w = Writer(rng, draw_sizes(rng, ranks), dtype, casts)
     for _ in range(rng.choice((1, 2, 2, 3))):
         w.made(w.argument(w.shape()), 1)
@@ -58,14 +61,44 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
         case = replace(case, loss=loss.name, wrt=wrt)
         trains = kind == "training" or (kind == "sharded" and rng.random() < 0.4)
         if trains and any(value.name in wrt for value in graph.parameters):
-            # ε is large beside rounding: Adam would make a step of any size out of a gradient that is zero but for it.
-            chosen = {"learning_rate": 0.01, "epsilon": 0.01, **rng.choice(_OPTIMIZERS)}
-            case = replace(case, optimizer={**chosen, "clip": rng.choice((None, None, 0.1))})
-            if rng.random() < 0.2:
-                case = replace(case, scale=rng.choice((0.5, 8.0)), dynamic=rng.random() < 0.6)
+            case = _trained(rng, case, dtype)
     if mesh:
         case = replace(case, plan=_draw_plan(rng, case))
     return case, w.features
+
+
+def _trained(rng: random.Random, case: Case, dtype: str) -> Case:
+    """The case with an optimizer, and now and then a guard and a loss scale, with which gradients may overflow."""
+    # ε is large beside rounding: Adam would make a step of any size out of a gradient that is zero but for it.
+    chosen = {"learning_rate": 0.01, "epsilon": 0.01, **rng.choice(_OPTIMIZERS)}
+    case = replace(case, optimizer={**chosen, "clip": rng.choice((None, None, 0.1))}, guarded=rng.random() < 0.3)
+    if rng.random() < 0.25:
+        case = replace(case, scale=rng.choice((0.5, 8.0)), dynamic=rng.random() < 0.6)
+    if (case.guarded or case.dynamic) and rng.random() < 0.3:
+        case = replace(case, scale=1e308 if dtype == "float64" else OVERFLOW)
+    return case
+
+
+def _draw_transformer(rng: random.Random, seed: int, kind: str, dtype: str, precision: str) -> Case:
+    """The documents' Transformer, tiny."""
+    choices: dict[str, tuple[object, ...]] = {
+        "dropout": (0.0, 0.1),
+        "mask": ("none", "padding", "given"),
+        "causal": (True, True, True, False),
+        "positions": ("learned", "sinusoidal"),
+        "tied": (True, False),
+        "qkv_bias": (True, False),
+        "padded": (True, False),
+    }
+    options = {name: rng.choice(values) for name, values in choices.items()}
+    graph = gi.models.transformer(1, decode=None, dtype=dtype, **options)
+    heads, tokens = rng.choice((1, 2, 3)), rng.choice((1, 2, 5))
+    sizes = {"B": rng.choice((1, 2)), "S": rng.randint(1, 9), "N_H": heads, "D": heads * rng.choice((1, 2, 3))}
+    sizes |= {"D_ff": rng.randint(1, 5), "V": tokens, "V_pad": tokens + rng.choice((0, 1, 3))}
+    sizes = {name: size for name, size in sizes.items() if name in dim_names([graph.dims])}
+    wrt = tuple(value.name for value in graph.parameters)
+    case = Case(kind, graph, sizes, seed, loss="L", wrt=wrt, precision=precision)
+    return _trained(rng, case, dtype) if kind == "training" else case
 
 
 def _arguments_of(graph: gi.Graph, loss: Value) -> list[Value]:

@@ -20,7 +20,8 @@ FEATURES = (
     "repeated dims", "a view of a view",
     "a sum over several axes", "a sum read plainly", "a sum read as a broadcast", "a sum read as a reshape",
     "a square sum", "a count", "dropout", "layer norm", "activation", "exp", "scale", "softmax", "lookup",
-    "cross entropy", "ignored labels", "concatenation", "cast", "positions", "padded vocabulary", "average",
+    "statistics of rows", "cross entropy", "ignored labels", "concatenation", "cast", "positions", "average",
+    "padded vocabulary",
     "an argument as a result", "a result that is a view", "two views of one value as results",
     "a view of what nobody else sees as a result",
 )  # fmt: skip
@@ -282,7 +283,8 @@ MOVES: Sequence[tuple[Move, int]] = (
     (sums.square_sum, 1),
     (sums.count, 1),
     (sums.average, 1),
-    (sums.lookup, 1),
+    (sums.statistics, 1),
+    (sums.lookup, 2),
     (sums.cross_entropy, 2),
     (sums.positions, 1),
 )

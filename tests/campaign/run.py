@@ -143,14 +143,14 @@ def differences(case: Case) -> Departure | None:
     In float64 alone, and without the factor of a loss scale. A central difference over 10⁻⁶ is right to about 10⁻⁹ of
     the loss's size; a kink of relu in between is what the smaller step is tried for.
     """
-    if case.loss is None:
+    if case.loss is None or case.overflows:
         return None
     program = case.program
     floats = [value for value in program.values.values() if value.type.is_float]
     if any(value.dtype != "float64" for value in floats):
         return None
     held = case.arrays()
-    names = [f"{name.rpartition('/')[0]}d{name}" if "/" not in name else name for name in case.wrt]
+    names = [_gradient(name) for name in case.wrt]
     run = gi.compile(program, case.bound, backend="reference", fetch=[case.loss, *names])
     made = run(held)
     by = case.scale or 1.0
@@ -167,6 +167,12 @@ def differences(case: Case) -> Departure | None:
         wide = max(size, abs(slope), 1e-3 * max(map(abs, ends)), 1e-6)
         off = min(off, abs((ends[0] - ends[1]) / (2 * step) - slope) / wide)
     return None if off <= 1e-4 else Departure("another slope", case.loss, off)
+
+
+def _gradient(name: str) -> str:
+    """What autodiff calls the gradient of a parameter: `layer0/mlp/dW` of `layer0/mlp/W`."""
+    block, slash, own = name.rpartition("/")
+    return f"{block}{slash}d{own}"
 
 
 __all__ = ["Campaign", "differences", "replay", "written"]

@@ -115,13 +115,14 @@ def _simpler_cases(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
                 fewer = {each: split for each, split in entries.items() if each != name}
                 yield replace(case, plan={**case.plan, kind: fewer}), way
     if case.loss is not None:
-        yield replace(case, loss=None, wrt=(), optimizer=None, scale=None, dynamic=False), replace(way, donate=False)
+        forward = replace(case, loss=None, wrt=(), optimizer=None, guarded=False, scale=None, dynamic=False)
+        yield forward, replace(way, donate=False)
     if case.flat.graph is not case.graph:
         yield case.flat, way
     if case.scale is not None:
         yield replace(case, scale=None, dynamic=False), way
     if case.optimizer is not None:
-        yield replace(case, optimizer=None, scale=None, dynamic=False), replace(way, donate=False)
+        yield replace(case, optimizer=None, guarded=False, scale=None, dynamic=False), replace(way, donate=False)
         yield replace(case, optimizer={"kind": "sgd"}), way
     for name in case.wrt:
         if len(case.wrt) > 1:
@@ -160,8 +161,8 @@ def _simpler_ways(case: Case, way: Way) -> Iterator[tuple[Case, Way]]:
         yield case, replace(way, without=tuple(each for each in way.without if each != name))
     if way.fetch is not None and len(way.fetch) > 1:
         yield from ((case, replace(way, fetch=some)) for some in _parts(way.fetch))
-    if way.executor in ("numba", "compiled ranks"):
-        yield case, replace(way, executor="compiled")
+    if way.executor in ("numba", "compiled ranks", "ranks apart"):
+        yield case, replace(way, executor="compiled", bucket=None)
     if way.tiling is not None:
         yield from ((case, replace(way, tiling=tiling)) for tiling in _simpler_tilings(way.tiling))
 

@@ -6,6 +6,8 @@ from math import prod
 
 import graphir as gi
 from graphir.operators import mask_padding
+from graphir.operators.attention import softmax_rows
+from graphir.operators.loss import log_sum_exp
 from tests.campaign.views import merge
 from tests.campaign.writer import MOST_DIMS, Writer
 
@@ -49,6 +51,15 @@ def square_sum(w: Writer) -> None:
     assert X is not None
     w.show(gi.square_sum(X))
     w.features.add("a square sum")
+
+
+def statistics(w: Writer) -> None:
+    """A softmax with each row's maximum and sum, or log Σ exp alone, beside the path to a loss."""
+    X = w.pick(lambda X: X.type.rank >= 1)
+    if X is not None:
+        for value in softmax_rows.all(X) if w.chance(0.5) else (log_sum_exp(X),):
+            w.show(value)
+        w.features.add("statistics of rows")
 
 
 def count(w: Writer) -> None:

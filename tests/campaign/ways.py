@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -16,12 +17,13 @@ from graphir.backends.executable import Watch
 from graphir.ir.dims import dim_names
 from graphir.ir.graph import Graph
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
+from tests.campaign.apart import Apart
 from tests.campaign.case import Case
 from tests.serial import serial
 from tests.tilings import DrawnTiling, drawn
 
 #: Executors, as the closing table has them.
-EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks")
+EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks", "ranks apart")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Way:
 
     `optimised` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter: what
     departs there is the passes' fault. The others are compiled, and with `check` proved; with `serial` their threads
-    run one after the other, and what is dead between two of their meetings is poisoned.
+    run one after the other, and what is dead between two of their meetings is poisoned. `ranks apart` are compiled each
+    by itself, and `bucket` is how many bytes travel together between them. With `watch` the third run is one that is
+    watched, node by node.
     """
 
     executor: str = "compiled"
@@ -45,6 +49,8 @@ class Way:
     on_gpu: bool = False
     check: bool = False
     serial: bool = False
+    bucket: int | None = None
+    watch: bool = False
 
     @property
     def is_compiled(self) -> bool:
@@ -52,9 +58,9 @@ class Way:
 
     @property
     def is_sharded(self) -> bool:
-        return self.executor.endswith("ranks")
+        return "ranks" in self.executor
 
-    def compile(self, case: Case) -> Executable:
+    def compile(self, case: Case) -> Executable | Apart:
         """The executable; to be compiled and first run under `applied`."""
         if self.executor == "optimised":
             return _optimised(case, self)
@@ -62,12 +68,14 @@ class Way:
         if self.is_compiled:
             options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
             options |= {"share_replicas": self.share_replicas, "check": self.check, "tiling": self.tiling}
+            options |= {"bucket": self.bucket}
             if self.executor == "numba":
                 options["kernels"] = "numba"
         else:
             options["backend"] = "reference"
         graph = case.sharded if self.is_sharded else case.program
-        return gi.compile(graph, _sizes(graph, case), **options)
+        make = partial(gi.compile, graph, _sizes(graph, case), **options)
+        return Apart(graph.mesh, make, blocks=self.donate) if self.executor == "ranks apart" else make()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -142,6 +150,7 @@ def draw_tiling(rng: random.Random) -> Tiling:
         causal=(least, least + rng.choice((0, 1, 2, 5, 64))),
         scores=rng.choice((1, 3, 8)),
         uneven=rng.choice((1.0, 1.1, 1.5, 4.0)),
+        whole=rng.random() < 0.2,
     )
 
 
@@ -156,26 +165,36 @@ def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
     if case.mesh:
         found.append(Way("simulated ranks", algorithm=rng.choice(("ring", "direct", "naive"))))
         found.append(_draw_compiled(rng, case, "compiled ranks"))
+        found.append(_draw_compiled(rng, case, "ranks apart"))
     return found
 
 
+def _draw_fetch(rng: random.Random, case: Case) -> tuple[str, ...]:
+    """All values or some; or one alone of what has several results: a mask, a row's statistics, a norm."""
+    names = list(case.program.values)
+    several = [value.name for node in case.program.nodes if len(node.outputs) > 1 for value in node.outputs]
+    if several and rng.random() < 0.3:
+        return (rng.choice(several),)
+    return tuple(rng.sample(names, len(names) if rng.random() < 0.4 else rng.randint(1, len(names))))
+
+
 def _draw_compiled(rng: random.Random, case: Case, executor: str) -> Way:
-    sharded = executor == "compiled ranks"
+    sharded = executor.endswith(("ranks", "apart"))
     fetch = None
     if rng.random() < 0.35 and not sharded:
-        names = [name for name, value in case.program.values.items() if value.type.is_float]
-        count = len(names) if rng.random() < 0.4 else rng.randint(1, len(names))
-        fetch = tuple(rng.sample(names, count))
+        fetch = _draw_fetch(rng, case)
     return Way(
         executor,
-        threads=rng.choice((1, 1, 2, 2, 3, 4, 5, 8)),
+        threads=rng.choice((1, 1, 2, 2, 3) if executor == "ranks apart" else (1, 1, 2, 2, 3, 4, 5, 8)),
         tiling=None if rng.random() < 0.1 else draw_tiling(rng),
         recompute=rng.choice((None, *LEVELS)),
         without=tuple(rng.sample(OPTIMISING, rng.choice((0, 0, 1, 1, 2)))),
         fetch=fetch,
         donate=bool(case.program.updates) and rng.random() < 0.4,
-        share_replicas=sharded and rng.random() < 0.3,
-        algorithm=rng.choice(("ring", "direct", "naive")) if sharded else "ring",
+        share_replicas=executor == "compiled ranks" and rng.random() < 0.3,
+        algorithm=rng.choice(("ring", "direct", "naive")) if executor == "compiled ranks" else "ring",
         check=rng.random() < 0.7,
         serial=rng.random() < 0.3,
+        bucket=rng.choice((0, 1, 64, 1024, None, None)) if executor == "ranks apart" else None,
+        watch=not sharded and rng.random() < 0.1,
     )

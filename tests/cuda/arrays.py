@@ -19,6 +19,7 @@ from tests.cuda.runtime import (
     STATE,
     Device,
     MemoryPointer,
+    UnownedMemory,
     allocates,
     enqueue,
     refuse_cublas,
@@ -43,7 +44,7 @@ class ndarray:  # noqa: N801
     """An array of the device."""
 
     __module__ = "cupy"
-    __slots__ = ("__weakref__", "_host", "base")
+    __slots__ = ("__weakref__", "_host", "_memory", "base")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -57,6 +58,7 @@ class ndarray:  # noqa: N801
         self.base: ndarray | None = None
         if memptr is None:
             self._host = _new(shape, dtype, order)
+            self._memory = UnownedMemory(self._host.__array_interface__["data"][0], self._host.nbytes, self._host)
             return
         shape, kind = (shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype)
         if strides is None:
@@ -65,7 +67,7 @@ class ndarray:  # noqa: N801
         lowest = sum((length - 1) * step for length, step in zip(shape, strides, strict=True) if step < 0)
         size = 0 if 0 in shape else reach - lowest + kind.itemsize
         raw = (ctypes.c_char * max(size, 1)).from_address(memptr.ptr + lowest)
-        raw.keeps = memptr.mem  # type: ignore[attr-defined]
+        raw.keeps = self._memory = memptr.mem  # type: ignore[attr-defined]
         self._host = np.ndarray(shape, kind, raw, -lowest, strides)
 
     # -- what it is
@@ -83,7 +85,7 @@ class ndarray:  # noqa: N801
 
     @property
     def data(self) -> MemoryPointer:
-        return MemoryPointer(self._host.__array_interface__["data"][0], self._host)
+        return MemoryPointer(self._memory, self._host.__array_interface__["data"][0] - self._memory.ptr)
 
     @property
     def device(self) -> Any:
@@ -182,7 +184,7 @@ class _Flags:
 
 def _view(base: ndarray, host: np.ndarray) -> ndarray:
     made = ndarray.__new__(ndarray)
-    made._host, made.base = host, base if base.base is None else base.base
+    made._host, made._memory, made.base = host, base._memory, base if base.base is None else base.base
     return made
 
 

@@ -281,14 +281,21 @@ def using_allocator(allocator: Callable[[int], Any] | None = None) -> Iterator[N
 # -- memory -----------------------------------------------------------------------------------------------
 
 
-class MemoryPointer:
-    """An address, and the array that keeps what is there alive."""
+class UnownedMemory:
+    """Memory at an address, which `owner` keeps there."""
 
-    def __init__(self, ptr: int, mem: Any) -> None:
-        self.ptr, self.mem = ptr, mem
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1) -> None:
+        self.ptr, self.size, self._owner = ptr, size, owner
+
+
+class MemoryPointer:
+    """An address in some memory, which it keeps."""
+
+    def __init__(self, mem: Any, offset: int) -> None:
+        self.mem, self.ptr = mem, mem.ptr + int(offset)
 
     def __add__(self, offset: int) -> MemoryPointer:
-        return MemoryPointer(self.ptr + int(offset), self.mem)
+        return MemoryPointer(self.mem, self.ptr - self.mem.ptr + int(offset))
 
     def copy_from_host_async(self, source: int, size: int, stream: Stream | None = None) -> None:
         refuse_transfer("H2D")

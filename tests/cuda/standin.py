@@ -44,6 +44,7 @@ from tests.cuda.runtime import (
     Runtime,
     State,
     Stream,
+    UnownedMemory,
     alloc_pinned_memory,
     enqueue,
     refuse_cublas,
@@ -110,7 +111,8 @@ def _module() -> Any:
     found.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
     found.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
         Stream=Stream, Event=Event, Graph=Graph, Device=Device, MemoryPointer=MemoryPointer,
-        runtime=Runtime(), alloc_pinned_memory=alloc_pinned_memory, using_allocator=using_allocator,
+        UnownedMemory=UnownedMemory, runtime=Runtime(),
+        alloc_pinned_memory=alloc_pinned_memory, using_allocator=using_allocator,
         get_current_stream=lambda: STATE.stream, is_available=lambda: True,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError, MemoryPointer=MemoryPointer),
         stream=types.SimpleNamespace(Stream=Stream, get_current_stream=lambda: STATE.stream),

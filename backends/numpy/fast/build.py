@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from graphir.backends.forks import Guard
 from graphir.backends.numpy.fast.functions import functions_text
 from graphir.errors import MissingDependencyError
 from graphir.extras import install
@@ -75,7 +76,15 @@ def _versions() -> str:
 
 
 def _load(kind: str, text: str, folder: Path | None) -> ModuleType:
-    """The module of `text`, imported once."""
+    """The module of `text`, imported once, by whichever thread asks first."""
+    with _loading.lock:
+        return _load_alone(kind, text, folder)
+
+
+_loading = Guard()
+
+
+def _load_alone(kind: str, text: str, folder: Path | None) -> ModuleType:
     digest = hashlib.sha256(f"{_versions()} {folder is None}\n{text}".encode()).hexdigest()[:24]
     name = f"graphir_{kind}_{digest}"
     if name in sys.modules:

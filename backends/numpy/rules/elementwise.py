@@ -1,7 +1,7 @@
 """Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, GL and their d-operators.
 
-t is a hyperbolic tangent: Φ(X) = ½ (1 + tanh u(X)) for gelu in either form, σ(X) = ½ (1 + tanh ½X). tanh never
-overflows, and has a vector loop.
+h is ½ (1 + t) of a hyperbolic tangent t: Φ(X) with t = tanh u(X) for gelu in either form, σ(X) with t = tanh ½X. It
+never overflows, and tanh has a vector loop.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ _NORMAL = (
     -3.259496640420918e-05, 0.0363330845666195, 0.7978849414618159,
 )  # fmt: skip
 _NORMAL_LIMIT = 5.6**2
-_DENSITY = math.sqrt(2 / math.pi)
+_DENSITY = 1 / math.sqrt(2 * math.pi)
 
 
 @rules.emits(activation, inplace={"Y": "X"})
@@ -126,9 +126,7 @@ def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
         else:
             call(np.square, X, t)
             _cubic_tanh(call, X, t, t)
-        call(np.add, t, number(1, t), t)
-        # In this order: twice the largest number would overflow.
-        call(np.multiply, t, number(0.5, t), t)
+        _halve(call, t)
         call(np.multiply, t, X, Y)
     return None
 
@@ -160,37 +158,43 @@ def _d_activation(call: Calls, X: Array, dY: Array, dX: Array, *, kind: str) -> 
 
 
 def _gelu_slope(call: Calls, X: Array, slope: Array) -> Array:
-    # g′ = ½ (1 + t + X 2φ) with the density φ = exp(−½ X²) / √(2π).
+    # g′ = h + X φ with the density φ = exp(−½ X²) / √(2π).
     square, density = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, square)
     call(np.multiply, square, number(-0.5, X), density)
     call(np.exp, density, density)
     call(np.multiply, density, X, density)
     call(np.multiply, density, number(_DENSITY, X), density)
-    t = call.scratch(X.shape, X.dtype)
-    _normal_tanh(call, X, square, t)
-    call(np.add, t, number(1, X), t)
-    call(np.add, t, density, slope)
-    call(np.multiply, slope, number(0.5, X), slope)
-    return t
+    h = call.scratch(X.shape, X.dtype)
+    _normal_tanh(call, X, square, h)
+    _halve(call, h)
+    call(np.add, h, density, slope)
+    return h
 
 
 def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> Array:
-    # g′ = (1 + t) (½ + ½ X u′ (1 − t)) with u′ = √(2/π) (1 + 3 · 0.044715 X²), of X cut to where all of it is finite.
-    t, cut = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
-    call(np.clip, X, X.dtype.type(-SATURATED), X.dtype.type(SATURATED), cut)
-    call(np.square, cut, slope)
-    _cubic_tanh(call, cut, slope, t)
+    # g′ = h + ½ u′ (1 − t) (1 + t) X with u′ = √(2/π) (1 + 3 · 0.044715 X²). X² is cut to where u′ is finite, and X
+    # comes last: where X is as large as numbers are, 1 − t or 1 + t is 0 before it.
+    t, rest = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    call(np.square, X, slope)
+    call(minimum, slope, full_row(call, SATURATED**2, slope), slope)
+    _cubic_tanh(call, X, slope, t)
     call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X), slope)
     call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X), slope)
-    call(np.multiply, slope, cut, slope)
-    rest = cut  # which nobody reads any more
     call(np.subtract, number(1, X), t, rest)
     call(np.multiply, slope, rest, slope)
-    call(np.add, slope, number(0.5, X), slope)
     call(np.add, t, number(1, X), t)
     call(np.multiply, slope, t, slope)
+    call(np.multiply, slope, X, slope)
+    call(np.multiply, t, number(0.5, X), t)
+    call(np.add, slope, t, slope)
     return t
+
+
+def _halve(call: Calls, t: Array) -> None:
+    """Records h = ½ (1 + t) in place, in this order: twice the largest number would overflow where it meets X."""
+    call(np.add, t, number(1, t), t)
+    call(np.multiply, t, number(0.5, t), t)
 
 
 def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
@@ -200,20 +204,19 @@ def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
 
 
 def _silu_slope(call: Calls, X: Array, slope: Array) -> Array:
-    # g′ = ½ (1 + t) (1 + h (1 − t)) with h = X / 2, t = tanh h.
-    h, t = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    # g′ = h (1 + X (1 − h)).
+    h = call.scratch(X.shape, X.dtype)
     call(np.multiply, X, number(0.5, X), h)
-    call(np.tanh, h, t)
-    call(np.subtract, number(1, X), t, slope)
-    call(np.multiply, slope, h, slope)
+    call(np.tanh, h, h)
+    _halve(call, h)
+    call(np.subtract, number(1, X), h, slope)
+    call(np.multiply, slope, X, slope)
     call(np.add, slope, number(1, X), slope)
-    call(np.add, t, number(1, X), t)
-    call(np.multiply, slope, t, slope)
-    call(np.multiply, slope, number(0.5, X), slope)
-    return t
+    call(np.multiply, slope, h, slope)
+    return h
 
 
-#: What records g′(X); of all but relu, what it hands back is 1 + t, of which g(X) = ½ X (1 + t).
+#: What records g′(X); of all but relu, what it hands back is h = ½ (1 + t), of which g(X) = h X.
 _SLOPES = {"gelu": _gelu_slope, "gelu_tanh": _gelu_tanh_slope, "relu": _relu_slope, "silu": _silu_slope}
 
 
@@ -221,10 +224,9 @@ _SLOPES = {"gelu": _gelu_slope, "gelu_tanh": _gelu_tanh_slope, "relu": _relu_slo
 def _activation_with_slope(call: Calls, X: Array, Y: Array | None, slope: Array | None, *, kind: str) -> Any:
     if Y is None or slope is None or (kind == "gelu" and X.dtype != np.float32):
         return False
-    t = _SLOPES[kind](call, X, slope)
-    if t is None:
+    h = _SLOPES[kind](call, X, slope)
+    if h is None:
         call(maximum, X, full_row(call, 0, X), Y)
     else:
-        call(np.multiply, t, number(0.5, t), t)
-        call(np.multiply, t, X, Y)
+        call(np.multiply, h, X, Y)
     return None
