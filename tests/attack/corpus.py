@@ -90,6 +90,7 @@ def grow(rng: random.Random) -> str:
         if rng.random() < 0.5:
             values.append(builder.parameter(f"W{i}", shape))
     values += [builder.input("seed", (), "int64"), builder.input("step", (), "int64")]
+    corpus()  # whose examples declare operators of their own
     operators = [each for each in gi.operators() if each.relayout is None and each.examples]
     made: list[Value] = []
     for _ in range(rng.choice((4, 8, 16, 24))):
