@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tests.attack import __main__ as command
 from tests.attack import run as module
 from tests.attack.attacks import ATTACKS, available, load_attack
-from tests.attack.outcome import HangError, LossError, limited
+from tests.attack.outcome import HangError, LossError, RawError, limited
 from tests.attack.report import Tally, page
 from tests.attack.run import Run
 
@@ -104,3 +105,8 @@ def test_what_hangs_is_found_out() -> None:
 
     with pytest.raises(HangError, match=r"no end within 0\.01 s: a knot"):
         hang()
+
+
+def test_what_a_process_has_found_comes_back_from_it() -> None:
+    found = pickle.loads(pickle.dumps(RawError("texts", "a traceback")))
+    assert (type(found), str(found), found.target) == (RawError, "texts: a traceback", "texts")

@@ -11,6 +11,7 @@ import pytest
 
 import graphir as gi
 from graphir.errors import InputError, TypeCheckError
+from graphir.operators import square_sum
 from tests.attack import texts
 from tests.attack.outcome import AttackError
 
@@ -172,3 +173,13 @@ def test_a_graph_that_holds_fused_nodes_is_run_by_every_backend(backend: str) ->
     right = 8 * X + np.exp(X) ** 2
     np.testing.assert_allclose(made["C"], right, rtol=1e-5)
     np.testing.assert_allclose(made["E"], right / 2, rtol=1e-5)
+
+
+def test_a_sum_of_squares_has_the_dtype_of_what_is_squared() -> None:
+    pytest.importorskip("ml_dtypes")
+    block = gi.Builder("squares", dtype="bfloat16")
+    graph = block.build(square_sum(block.input("X", gi.dims("D E")), name="n"))
+    X = np.ones((2, 3), "float32")
+    for backend in ("reference", "numpy"):
+        made = gi.compile(graph, {"D": 2, "E": 3}, backend=backend)({"X": X.astype("bfloat16")})
+        assert (str(made["n"].dtype), float(made["n"])) == ("bfloat16", 6.0)

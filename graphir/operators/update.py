@@ -163,7 +163,7 @@ def adamw(
 def square_sum(xp: Xp, X: Array) -> Array:
     """n = Σ X², over all elements."""
     flat = X.reshape(-1)
-    return xp.asarray(flat @ flat)
+    return xp.asarray(flat @ flat, dtype=X.dtype)
 
 
 @operator(

@@ -20,8 +20,11 @@ class AttackError(Exception):
     column: ClassVar[str]
 
     def __init__(self, target: str, text: str) -> None:
-        super().__init__(f"{target}: {text}")
+        super().__init__(target, text)
         self.target = target
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class RawError(AttackError):
