@@ -12,6 +12,7 @@ import pytest
 import graphir as gi
 from graphir.errors import InputError, TypeCheckError
 from graphir.operators import square_sum
+from graphir.operators.elementwise import activation, activation_with_slope, d_activation
 from tests.attack import texts
 from tests.attack.outcome import AttackError
 
@@ -183,3 +184,12 @@ def test_a_sum_of_squares_has_the_dtype_of_what_is_squared() -> None:
     for backend in ("reference", "numpy"):
         made = gi.compile(graph, {"D": 2, "E": 3}, backend=backend)({"X": X.astype("bfloat16")})
         assert (str(made["n"].dtype), float(made["n"])) == ("bfloat16", 6.0)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu", "silu"])
+def test_an_activation_has_the_dtype_of_its_operand(kind: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    X = np.linspace(-3, 3, 12).astype("bfloat16")
+    made = [activation.kernel(np, X, kind=kind), *activation_with_slope.kernel(np, X, kind=kind)]
+    made.append(d_activation.kernel(np, X, X, kind=kind))
+    assert [array.dtype for array in made] == [X.dtype] * 4

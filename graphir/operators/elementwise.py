@@ -144,17 +144,22 @@ def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     Of any finite X it is finite, and so is g′; −∞ times a gate of 0 is NaN, as in PyTorch.
     """
     if kind == "gelu":
-        return X * (0.5 * (1 + erf(xp, X * _SQRT_HALF)))
+        return _as(X, X * (0.5 * (1 + erf(xp, X * _SQRT_HALF))))
     if kind == "gelu_tanh":
         Y = xp.tanh(_tanh_argument(_cut(xp, X)))
         Y += 1
         # In this order: twice the largest number would overflow.
         Y *= 0.5
         Y *= X
-        return Y
+        return _as(X, Y)
     if kind == "relu":
         return xp.maximum(X, 0)
-    return X * _sigmoid(xp, X)
+    return _as(X, X * _sigmoid(xp, X))
+
+
+def _as(X: Array, Y: Array) -> Array:
+    """Y in the dtype of X: NumPy's functions make float32 of bfloat16."""
+    return Y.astype(X.dtype, copy=False)
 
 
 def _cut(xp: Xp, X: Array) -> Array:
@@ -171,16 +176,16 @@ def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
     """dX = dY ⊙ g′(X)."""
     if kind == "gelu":
         density = xp.exp(-0.5 * X * X) * (1 / math.sqrt(2 * math.pi))
-        return dY * (0.5 * (1 + erf(xp, X * _SQRT_HALF)) + X * density)
+        return _as(X, dY * (0.5 * (1 + erf(xp, X * _SQRT_HALF)) + X * density))
     if kind == "gelu_tanh":
         # With t = tanh u: g′ = ½ (1 + t) + ½ X (1 − t²) u′, u′ = √(2/π) (1 + 3 · 0.044715 X²).
         # Beyond the cut 1 − t² is 0, and X² may be infinite.
-        X = _cut(xp, X)
-        t = xp.tanh(_tanh_argument(X))
-        slope = X * X
+        inner = _cut(xp, X)
+        t = xp.tanh(_tanh_argument(inner))
+        slope = inner * inner
         slope *= 3 * _CUBIC
         slope += 1
-        slope *= X
+        slope *= inner
         slope *= _SQRT_2_OVER_PI
         slope *= 1 - t
         slope += 1
@@ -188,11 +193,11 @@ def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
         slope *= t
         slope *= 0.5
         slope *= dY
-        return slope
+        return _as(X, slope)
     if kind == "relu":
         return dY * (X > 0)
     sigmoid = _sigmoid(xp, X)
-    return dY * (sigmoid * (1 + X * (1 - sigmoid)))
+    return _as(X, dY * (sigmoid * (1 + X * (1 - sigmoid))))
 
 
 def _sloped_signature(kind: str) -> str:
