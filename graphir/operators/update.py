@@ -178,7 +178,8 @@ def clip_factor(xp: Xp, n: Array, s: Array | None = None, *, limit: float) -> tu
     Of gradients that are s times too large, norm is that without s, and c divides by s as well.
     """
     norm = xp.sqrt(n) if s is None else xp.sqrt(n) / s
-    c = xp.minimum(n.dtype.type(1), limit / (norm + n.dtype.type(1e-6)))
+    number = n.dtype.type
+    c = xp.minimum(number(1), number(limit) / (norm + number(1e-6)))
     return c if s is None else c / s, norm
 
 
