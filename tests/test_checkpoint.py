@@ -19,7 +19,7 @@ CONFIG = TrainConfig(text=("some.txt",), layers=1, width=2, heads=1, feed_forwar
 
 
 def make(path, step=3, arrays=ARRAYS):
-    checkpoint = Checkpoint(path, CONFIG, CONFIG.sizes(3), step, "0" * 64, "bytes", arrays)
+    checkpoint = Checkpoint(step, CONFIG, CONFIG.sizes(3), "0" * 64, "bytes", path, arrays)
     save_checkpoint(checkpoint)
     return checkpoint
 

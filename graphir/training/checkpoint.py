@@ -23,7 +23,6 @@ from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
 from graphir.machine import free_memory, spelled
 from graphir.reading import read_json
-from graphir.training.config import TrainConfig
 from graphir.training.files import write_atomically
 from graphir.training.schema import About, read_about, require_tensors
 
@@ -33,15 +32,10 @@ _NAME = re.compile(r"step-(\d{1,16})\.safetensors\Z")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A run after `step` steps."""
+class Checkpoint(About):
+    """A run after `step` steps: what the file at `path` says of it, and its tensors."""
 
     path: Path
-    config: TrainConfig
-    sizes: Mapping[str, int]
-    step: int
-    data: str
-    tokenizer: str
     arrays: Arrays
 
 
@@ -60,16 +54,7 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Writes the checkpoint to its path, atomically; ConfigError, naming path and reason, if that fails."""
     from safetensors.numpy import save
 
-    import graphir
-
-    about = About(
-        checkpoint.step,
-        checkpoint.config,
-        checkpoint.sizes,
-        checkpoint.data,
-        checkpoint.tokenizer,
-        graphir.__version__,
-    ).as_dict()
+    about = checkpoint.as_dict()
     about["checksum"] = checksum(checkpoint.arrays, about)
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     content = save(arrays, metadata={"graphir": json.dumps(about)})
@@ -101,8 +86,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     from safetensors import SafetensorError, safe_open
 
-    import graphir
-
     try:
         if not path.is_file():
             path.stat()
@@ -114,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             slices = {name: file.get_slice(name) for name in names}
             header = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
             said = _metadata(file.metadata() or {}, path)
-            about = read_about(said, str(path), graphir.__version__)
+            about = read_about(said, str(path))
             total, free = require_tensors(header, about, str(path)), free_memory()
             if free is not None and total > free:
                 raise CheckpointError(f"{path} holds {spelled(total)} of tensors; {spelled(free)} of memory are free")
@@ -126,7 +109,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     covered = {name: each for name, each in said.items() if name != "checksum"} if said["format"] > 1 else None
     if checksum(arrays, covered) != said.get("checksum"):
         raise CheckpointError(f"{path} is corrupt: it does not have the checksum that it was written with")
-    return Checkpoint(path, about.config, about.sizes, about.step, about.data, about.tokenizer, arrays)
+    return Checkpoint(**vars(about), path=path, arrays=arrays)
 
 
 def _metadata(metadata: Mapping[str, str], path: Path) -> Any:

@@ -334,7 +334,7 @@ class _Run:
         data = self.corpus.fingerprint
         arrays = self.vocabulary.strip(self.graph, arrays)
         sizes = config.sizes(self.vocabulary.tokens)
-        self.folder.save(Checkpoint(path, config, sizes, self.step, data, self.tokenizer, arrays), self.config.keep)
+        self.folder.save(Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays), self.config.keep)
         return path
 
 

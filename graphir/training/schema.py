@@ -10,12 +10,13 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from graphir.errors import CheckpointError
 from graphir.reading import read_json
 from graphir.training.config import TrainConfig
+from graphir.version import __version__
 
 #: The present layout of a checkpoint's metadata, and the oldest that is read. Of 1, the checksum left the metadata out.
 FORMAT, OLDEST = 2, 1
@@ -65,7 +66,7 @@ class About:
     data: str
     tokenizer: str
     #: The graphir that wrote it.
-    version: str
+    version: str = field(default=__version__, kw_only=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; what the checksum covers beside the tensors."""
@@ -80,8 +81,8 @@ class About:
         }
 
 
-def read_about(said: Any, where: str, version: str) -> About:
-    """What metadata that `read_json` has read says; `where` is its file, `version` that of this graphir.
+def read_about(said: Any, where: str) -> About:
+    """What metadata that `read_json` has read says; `where` is its file.
 
     CheckpointError where it is of a format that this graphir does not read, with what to do, or says what cannot be.
     """
@@ -90,15 +91,16 @@ def read_about(said: Any, where: str, version: str) -> About:
     written: Any = said.get("format")
     theirs: Any = said.get("version")
     by = f"graphir {theirs}" if isinstance(theirs, str) and len(theirs) < 40 else "an unknown graphir"
+    ours = f"graphir {__version__}"
     if not _is_whole(written, 0):
         raise CheckpointError(f"{where} is corrupt: its format is no number")
     if written > FORMAT:
         raise CheckpointError(
-            f"{where} has format {written}, by {by}; graphir {version} reads up to {FORMAT}: use the one that wrote it"
+            f"{where} has format {written}, by {by}; {ours} reads up to {FORMAT}: use the one that wrote it"
         )
     if written < OLDEST:
         raise CheckpointError(
-            f"{where} has format {written}, by {by}; graphir {version} reads {OLDEST} to {FORMAT}: "
+            f"{where} has format {written}, by {by}; {ours} reads {OLDEST} to {FORMAT}: "
             "go on with it in the graphir that wrote it, or train anew"
         )
     config = TrainConfig.from_dict(said.get("config"), f"{where}, by {by},")
@@ -118,7 +120,7 @@ def read_about(said: Any, where: str, version: str) -> About:
     require(isinstance(sizes, dict) and _is_whole(sizes.get("V"), 1), "its vocabulary V is no whole number from 1")
     resulting = config.sizes(sizes["V"])
     require(sizes == resulting, "its sizes are not those of its configuration")
-    return About(step, config, resulting, data, tokenizer, theirs)
+    return About(step, config, resulting, data, tokenizer, version=theirs)
 
 
 def require_tensors(header: Header, about: About, where: str) -> int:
