@@ -44,8 +44,7 @@ def require_room(plan: ExecutionPlan, ranks: int, stored: bool) -> None:
         return
 
     def held(value: Value) -> int:
-        whole = count_bytes(value.type, plan.sizes)
-        return whole if alone else whole // mesh.count(value.type.layout.split_axes)
+        return count_bytes(value.type, plan.sizes) if alone else _block_bytes(plan, value)
 
     most = max(map(held, plan.slots), default=0)
     if most > _PIECEWISE * machine:
@@ -80,14 +79,16 @@ def _fullest(plan: ExecutionPlan, elsewhere: Collection[Value], ranks: int) -> i
     now, most = 0, 0
     for step in plan.steps:
         made = [value for value in step.node.outputs if value not in elsewhere]
-        now += sum(_block_bytes(plan, made))
+        dead = [value for slot in step.dying if (value := by_slot[slot]) not in elsewhere]
+        now += sum(_block_bytes(plan, value) for value in made)
         most = max(most, now)
-        now -= sum(_block_bytes(plan, [value for slot in step.dying if (value := by_slot[slot]) not in elsewhere]))
+        now -= sum(_block_bytes(plan, value) for value in dead)
     return most * ranks
 
 
-def _block_bytes(plan: ExecutionPlan, values: Iterable[Value]) -> Iterable[int]:
-    return (count_bytes(v.type, plan.sizes) // plan.graph.mesh.count(v.type.layout.split_axes) for v in values)
+def _block_bytes(plan: ExecutionPlan, value: Value) -> int:
+    """What a rank's block of a value takes."""
+    return count_bytes(value.type, plan.sizes) // plan.graph.mesh.count(value.type.layout.split_axes)
 
 
 def _memory() -> int | None:

@@ -98,15 +98,19 @@ def _bytes(rng: random.Random) -> tuple[str, str]:
         end = 8 + int.from_bytes(content[:8], "little")
         damaged = damage_bytes(rng, content[:end]) + content[end:]
     path.write_bytes(damaged)
-    target = "checkpoints, bytes"
+    return "checkpoints, bytes", _read_damaged("checkpoints, bytes", path)
+
+
+def _read_damaged(target: str, path: Path) -> str:
+    """What comes of reading a checkpoint that is no longer what was written: it is refused, or nothing was lost."""
     with _watched(target, lambda: _kept(path)):
         try:
             loaded = load_checkpoint(path)
         except CheckpointError as error:
-            return target, _refusal(error)
+            return _refusal(error)
     if not _same(loaded, load_checkpoint(_checkpoint())):
         raise LossError(target, f"read as something else, and not noticed; {_kept(path)}")
-    return target, "read as it was"
+    return "read as it was"
 
 
 def _same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -130,15 +134,7 @@ def _header(rng: random.Random) -> tuple[str, str]:
     written = _dumped(damaged)
     path = workshop() / "header.safetensors"
     path.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
-    target = "checkpoints, headers"
-    with _watched(target, lambda: _kept(path)):
-        try:
-            loaded = load_checkpoint(path)
-        except CheckpointError as error:
-            return target, _refusal(error)
-    if not _same(loaded, load_checkpoint(_checkpoint())):
-        raise LossError(target, f"read as something else, and not noticed; {_kept(path)}")
-    return target, "read as it was"
+    return "checkpoints, headers", _read_damaged("checkpoints, headers", path)
 
 
 # -- forgeries ------------------------------------------------------------------------------------------------
