@@ -168,17 +168,17 @@ def _pieces(memory: Memory, item: Item, lay: Lay, apart: bool) -> Iterator[_Piec
                 continue
             for valid in holding.valid.boxes:
                 here = holding.lay_of(valid)
-                whole_box = Lattice(here.address, here.strides, valid, holding.floating)
-                held = views_of(whole_box, path, lay if apart else None)
-                for lattice in [part for each in held for part in (fitting(each, lay) if apart else [each])]:
-                    origin = origin_of(lattice, lay)
+                lattice = Lattice(here.address, here.strides, valid, holding.floating)
+                held = views_of(lattice, path, lay if apart else None)
+                for part in [one for each in held for one in (fitting(each, lay) if apart else [each])]:
+                    origin = origin_of(part, lay)
                     if origin is None:
                         continue
                     terms: list[Box] = []
                     if holding.terms is not None:
-                        backed = item.back([lattice.box], ancestor)
+                        backed = item.back([part.box], ancestor)
                         terms = forth(path, holding.terms.within([(*box, *everything) for box in backed]))
-                    yield _Piece(origin, lattice.box, terms, lattice.floating, holding)
+                    yield _Piece(origin, part.box, terms, part.floating, holding)
 
 
 def forth(path: Sequence[View], boxes: Sequence[Box]) -> list[Box]:
