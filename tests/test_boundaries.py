@@ -159,7 +159,9 @@ def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str)
 def test_some_of_each_sweep(name: str) -> None:
     """All of them are `python -m tests.campaign.sweeps`."""
     swept = Swept(name)
-    for point in random.Random(name).sample(list(SWEEPS[name]()), 12):
+    # Of the benchmark's sizes only the least one is small enough to be made here.
+    points = [next(SWEEPS[name]())] if name == "benchmark" else random.Random(name).sample(list(SWEEPS[name]()), 12)
+    for point in points:
         hold(point, [2, 5], swept)
     assert not swept.departures
     assert swept.comparisons >= 2 * swept.points

@@ -3,7 +3,7 @@
     python -m tests.campaign.sweeps [--only causal] [--threads 1,2,8] [--proofs] [--markdown FILE]
 
 Each compiled program is held to the interpreter in float64, by the engine's own tiling, and runs twice, which must give
-the same bits. How far apart two results may be is said in `trial`.
+the same bits. How far apart two results may be is said at `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 import graphir as gi
+from benchmarks.contestants.problem import OPTIMIZER, SIZES
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.passes import autodiff
+from graphir.passes import autodiff, optimize
 from tests.campaign.trial import MASKED
 from tests.poison import poisoned
 
 B, D, E, F, H, K = gi.dims("b d e f h k")
 THREADS = tuple(range(1, 9))
-#: How far apart two executors may be, of the size of the largest value: float64, and sums of up to some thousand terms.
+#: How far apart two executors may be, of the largest number of a value and a part of the largest of all: float64, and
+#: sums of up to some thousand terms.
 TOLERANCE = 2.0**-53 * 2**12
+#: That part: what is nothing but rounding, as the gradient of K's bias, is as large as what it is left of.
+OF_ALL = 2.0**-8
 
 # -- the graphs -------------------------------------------------------------------------------------------
 
@@ -98,12 +102,12 @@ def transformer(causal: bool = True, mask: str = "none", dropout: float = 0.0) -
 
 
 def arguments(
-    graph: Graph, sizes: Mapping[str, int], seed: int = 0
+    graph: Graph, sizes: Mapping[str, int], seed: int = 0, spread: float = 0.3
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any] | int]]:
     """Parameters and inputs of `transformer`; with padding, there are queries that see no key."""
     rng = np.random.default_rng(seed)
     start = {
-        name: np.asarray(array) + 0.3 * rng.standard_normal(array.shape)
+        name: np.asarray(array) + spread * rng.standard_normal(array.shape)
         for name, array in gi.initialize(graph, sizes).items()
     }
     ids, labels = (rng.integers(0, sizes["V"], (sizes["B"], sizes["S"])) for _ in "TY")
@@ -118,13 +122,18 @@ def arguments(
 
 @dataclass(frozen=True)
 class Point:
-    """A graph at some sizes, with its arguments; every value is fetched alone and beside the results if `alone`."""
+    """A graph at some sizes, with its arguments.
+
+    alone      whether every value is fetched alone, and beside the results
+    together   else every value is fetched, so many at a time; with 0 the results are
+    """
 
     what: str
     graph: Graph
     sizes: Mapping[str, int]
     given: Sequence[Mapping[str, Any]]
     alone: bool = False
+    together: int = 0
 
     def __str__(self) -> str:
         return f"{self.what} {', '.join(f'{name}={size}' for name, size in self.sizes.items())}"
@@ -172,8 +181,21 @@ def views() -> Iterator[Point]:
     yield Point("broadcast of a sum", spread_sum(), {"b": 7000, "d": 1001, "k": 2}, [{"X": rng.random((7000, 1001))}])
 
 
+def benchmark() -> Iterator[Point]:
+    """Every tensor of a training step at the benchmark's sizes, with dropout, and AdamW save at the largest."""
+    for name in ("tiny", "small", "medium", "large"):
+        size = dict(SIZES[name])
+        model = gi.models.transformer(size.pop("L"), dropout=0.1, activation="gelu_tanh", decode=None, dtype="float64")
+        step = autodiff(model) if name == "large" else optimize(autodiff(model), OPTIMIZER)
+        start, given = arguments(step, size, spread=0.0)
+        # Biases and moments are not 0, and second moments not negative.
+        rng = np.random.default_rng(1)
+        start = {name: array + 0.02 * np.abs(rng.standard_normal(array.shape)) for name, array in start.items()}
+        yield Point(name, step, size, (start, given), together=64)
+
+
 SWEEPS: Mapping[str, Callable[[], Iterator[Point]]] = {
-    "causal": causal, "roles": roles, "empty": empty, "views": views,
+    "causal": causal, "roles": roles, "empty": empty, "views": views, "benchmark": benchmark,
 }  # fmt: skip
 
 
@@ -199,15 +221,19 @@ def hold(point: Point, threads: Sequence[int], swept: Swept, proofs: bool = Fals
     if point.alone:
         results = [value.name for value in point.graph.outputs]
         fetches += [list(dict.fromkeys(names)) for name in point.graph.values for names in ([name], [*results, name])]
+    if point.together:
+        names = list(point.graph.values)
+        fetches += [names[start : start + point.together] for start in range(0, len(names), point.together)]
     wanted = gi.compile(point.graph, point.sizes, backend="reference", fetch=list(point.graph.values))(*point.given)
-    size = max(_size(wanted[name]) for name in wanted)
+    sizes = {name: _size(array) for name, array in wanted.items()}
+    least = OF_ALL * max(1.0, *sizes.values())
     for count, fetch in product(threads, fetches):
         run = gi.compile(point.graph, point.sizes, threads=count, fetch=fetch, check=proofs)
         first, second = run(*point.given), run(*point.given)
         swept.runs += 1
         for name in first:
             swept.comparisons += 1
-            off = float(np.abs(first[name] - wanted[name]).max(initial=0)) / size
+            off = float(np.abs(first[name] - wanted[name]).max(initial=0)) / (sizes[name] + least)
             same = np.array_equal(first[name], second[name], equal_nan=True)
             if not off <= TOLERANCE or not same:
                 how = f"off by {off:.1e}" if same else "other bits in the second run"
@@ -217,9 +243,10 @@ def hold(point: Point, threads: Sequence[int], swept: Swept, proofs: bool = Fals
 
 
 def _size(array: NDArray[Any]) -> float:
-    """Of the largest number, at least 1; what is masked is none."""
-    wide = np.asarray(array, np.float64)
-    return float(np.abs(wide).max(initial=1.0, where=wide > MASKED))
+    """Of the largest number; what is masked is none, nor is an index."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return 0.0
+    return float(np.abs(array).max(initial=0.0, where=array > MASKED))
 
 
 def report(sweeps: Sequence[Swept], threads: Sequence[int], proofs: bool) -> str:
