@@ -277,6 +277,20 @@ def test_a_signal_ends_a_rank_that_waits_for_one_that_is_stopped(tmp_path: Path)
     assert load_checkpoint(find_checkpoint(tmp_path)).step >= 6
 
 
+def test_what_ranks_find_together_is_waited_for() -> None:
+    """A number that is none is searched for by all ranks, of which a busy machine may let one be late."""
+    done = run("""
+from graphir.backends.communicator import peers
+from graphir.errors import NonFiniteError
+peers.GRACE = 0.01
+communicator.barrier()
+time.sleep(0.5 * rank)
+raise NonFiniteError("the loss is NaN")
+""")
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 1)
+    assert done.stderr.startswith("Traceback")
+
+
 def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path) -> None:
     options = [*OPTIONS.split(), "--steps", "40", "--learning-rate", "1e150", "--clip", "0", "--warmup", "0"]
     done = graphir(6, "train", *options, "--out", str(tmp_path / "run"))

@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from graphir.backends.turns import turn_of_a_rank
-from graphir.errors import AgreementError, CommunicationError, ReplicaError
+from graphir.errors import AgreementError, CommunicationError, NonFiniteError, ReplicaError
 from graphir.ir.layout import Mesh
 from graphir.launch import TIMEOUT, find_launch
 
@@ -47,8 +47,11 @@ WAITING = 1800.0
 ANSWERING = 1.0
 #: Seconds that a failed rank waits for the others' notes before it ends them.
 GRACE = 2.0
-#: Seconds that a rank goes on waiting for what others begin when one of them has left.
+#: Seconds that a rank goes on waiting for what others begin when one of them has left, and for their notes where all of
+#: them fail.
 PATIENCE = 30.0
+#: What all ranks raise, if one does, and with the same text: they have found it together.
+_ALIKE = (AgreementError, NonFiniteError, ReplicaError)
 #: The notes about the end of who writes them.
 ENDINGS = ("failed", "followed", "left")
 #: Seconds of sleep between looks at what is waited for.
@@ -296,7 +299,7 @@ class Peers(ABC):
 
         The cause may be that another rank has failed, which tells why, or one that all ranks find at the same time.
         """
-        follows, alike = isinstance(cause, RankError), isinstance(cause, AgreementError | ReplicaError)
+        follows, alike = isinstance(cause, RankError), isinstance(cause, _ALIKE)
         self._ending = True
         give_signals_back()  # whoever interrupts now wants no words
         self._say("followed" if follows else "failed", text)
