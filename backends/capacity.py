@@ -15,7 +15,8 @@ from graphir.errors import SizeError
 from graphir.ir.extent import count_bytes, described, largest
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.machine import processes_here, spelled, total_memory
+from graphir.launch import processes_here
+from graphir.memory import spelled, total_memory
 
 if TYPE_CHECKING:
     from graphir.backends.compiled.executable import CompiledExecutable

@@ -110,6 +110,15 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
     return _read_torch(environment) if like_torch else None
 
 
+def processes_here(environment: Mapping[str, str] | None = None) -> int:
+    """How many processes of this run share the machine; where a launcher says what cannot be, this one alone."""
+    try:
+        launch = find_launch(environment)
+    except ConfigError:  # told where ranks are asked for
+        return 1
+    return 1 if launch is None else launch.local
+
+
 def _read_mpi(environment: Mapping[str, str], launcher: str, size: str, rank: str, local: str, number: str) -> Launch:
     said = ", ".join(f"{name}={environment[name]}" for name in (size, rank, local, number) if name in environment)
     try:

@@ -20,7 +20,7 @@ from graphir.backends.communicator.frames import DATA, TEXT, Frame, Kind, Reader
 from graphir.backends.communicator.mpi import misfit
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
-from graphir.launch import Launch, find_launch
+from graphir.launch import Launch, find_launch, processes_here
 from tests.free_port import free_port
 from tests.mpi import launch as mpiexec
 from tests.mpi import needs_mpi
@@ -68,6 +68,12 @@ def test_who_is_in_charge_where_several_launchers_speak() -> None:
     mpi = {"PMI_SIZE": "2", "PMI_RANK": "1"}
     assert find_launch({**mpi, **TORCH}) == Launch(2, 1, 2, 1)
     assert find_launch({**mpi, **TORCH, "TORCHELASTIC_RUN_ID": "none"}) == Launch(4, 3, 4, 1, ("gpu0", 29500))
+
+
+def test_how_many_share_a_machine() -> None:
+    assert processes_here({}) == processes_here(TORCH | {"RANK": "9"}) == 1
+    assert processes_here(TORCH | {"LOCAL_WORLD_SIZE": "2"}) == 2
+    assert processes_here({"PMI_SIZE": "6", "PMI_RANK": "0", "MPI_LOCALNRANKS": "3"}) == 3
 
 
 def test_which_process_of_its_machine_one_is() -> None:

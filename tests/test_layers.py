@@ -21,7 +21,7 @@ STOREYS = (
         "graphir.errors",
         "graphir.extras",
         "graphir.interrupts",
-        "graphir.machine",
+        "graphir.memory",
         "graphir.processor",
         "graphir.reading",
         "graphir.version",

@@ -23,7 +23,7 @@ from graphir.errors import ConfigError, GraphirError
 from graphir.ir.dims import Sizes
 from graphir.ir.extent import bind_sizes, count_bytes
 from graphir.ir.graph import Graph
-from graphir.machine import spelled
+from graphir.memory import spelled
 from graphir.passes import LEVELS
 from graphir.training.config import TrainConfig
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
-from graphir.machine import free_memory, spelled
+from graphir.memory import free_memory, spelled
 from graphir.reading import read_json
 from graphir.training.files import write_atomically
 from graphir.training.schema import About, read_about, require_tensors

@@ -20,7 +20,8 @@ from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for, require_agreement
 from graphir.backends.replicas import Replicas
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
-from graphir.machine import free_memory, processes_here
+from graphir.launch import processes_here
+from graphir.memory import free_memory
 from graphir.passes.autodiff import SCALE
 from graphir.training.budget import Budget
 from graphir.training.checkpoint import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graphir.machine import free_memory, processes_here, total_memory
+from graphir.memory import free_memory, total_memory
 
 
 def _machine(root: Path, files: dict[str, str]) -> Path:
@@ -61,11 +61,3 @@ def test_a_control_groups_limit_counts_those_above_it_too(
     root = _machine(tmp_path, files)
     assert free_memory(root) == 400_000
     assert total_memory(root) == 1_000_000
-
-
-def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert processes_here() == 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert processes_here() == 4

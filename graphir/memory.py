@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,12 +60,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def processes_here() -> int:
-    """How many processes of this run share the machine, as launchers tell them."""
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 1)
 
 
 def spelled(count: int) -> str:
