@@ -10,7 +10,8 @@ import pytest
 
 import graphir as gi
 from tests.attack import cycles as attack
-from tests.attack.cycles import Flat, GrowthError, cycles
+from tests.attack.cycles import Flat, cycles
+from tests.attack.outcome import LossError
 from tests.campaign.draw import draw
 
 
@@ -51,5 +52,5 @@ def test_growth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for _ in range(30):
         even.note("")
-    with pytest.raises(GrowthError, match=r"^in the end, Python holds .* blocks, and had"):
+    with pytest.raises(LossError, match=r"^cycles: in the end, Python holds .* blocks, and had"):
         grow()

@@ -28,6 +28,7 @@ import graphir as gi
 from graphir.backends.executable import Executable
 from graphir.errors import InputError
 from graphir.passes import Optimizer, autodiff, optimize
+from tests.attack.outcome import HangError, LossError
 from tests.campaign.case import Case
 from tests.campaign.draw import draw
 
@@ -44,12 +45,8 @@ _SIZES = {"B": 2, "S": 8, "D": 16, "N_H": 2, "D_ff": 32, "V": 32}
 Arrays = dict[str, NDArray[Any]]
 
 
-class GrowthError(AssertionError):
-    """Something is left of what has ended."""
-
-
 def cycles(seed: int) -> Iterator[tuple[str, str]]:
-    """Trials without end: what was done, and what came of it. GrowthError where anything grows."""
+    """Trials without end: what was done, and what came of it. LossError where anything grows."""
     steps, flat = soak(seed), Flat(WARM, GROWTH)
     yield next(steps)
     before = set(threading.enumerate())
@@ -76,7 +73,7 @@ def soak(seed: int) -> Iterator[tuple[str, str]]:
         result = step(state, {"T": T, "Y": T, "seed": seed, "step": number})
         state = result.updated()
         if not np.isfinite(result["L"]):
-            raise GrowthError(f"the loss of step {number} from seed {seed} is {result['L']}")
+            raise LossError("cycles", f"the loss of step {number} from seed {seed} is {result['L']}")
         yield "step", "finite"
 
 
@@ -91,7 +88,7 @@ class Flat:
         self._count = 0
 
     def note(self, when: str) -> None:
-        """After each trial. GrowthError where a window has grown, `when`."""
+        """After each trial. LossError where a window has grown, `when`."""
         self._count += 1
         if self._count <= self.warm:
             return
@@ -105,7 +102,7 @@ class Flat:
         self._window.clear()
         for name, first, last in zip(("blocks", "resident bytes"), self.least[0], self.least[-1], strict=True):
             if last > first * (1 + self.growth):
-                raise GrowthError(f"{when}, Python holds {last:,} {name}, and had {first:,}")
+                raise LossError("cycles", f"{when}, Python holds {last:,} {name}, and had {first:,}")
 
 
 def resident() -> int:
@@ -140,7 +137,7 @@ def _try_out(way: str, case: Case, rng: random.Random) -> str:
         held: list[Any] = [run]
         held.append(held)
     if not same:
-        raise GrowthError(f"another result by {way} on {backend}: {options}, {case.to_text()}")
+        raise LossError("cycles", f"another result by {way} on {backend}: {options}, {case.to_text()}")
     return f"right on {backend}"
 
 
@@ -180,18 +177,18 @@ def _in_child(work: Any) -> bool:
         if time.monotonic() > end:
             os.kill(child, 9)
             os.waitpid(child, 0)
-            raise GrowthError(f"a forked child has not ended within {_LIMIT} s")
+            raise HangError("cycles", f"a forked child has not ended within {_LIMIT} s")
         time.sleep(0.001)
     return os.waitstatus_to_exitcode(found[1]) == 0
 
 
 def _require_threads(before: set[threading.Thread]) -> None:
-    """GrowthError unless the threads of what has ended end, too."""
+    """LossError unless the threads of what has ended end, too."""
     for each in set(threading.enumerate()) - before:
         if each.name.startswith("graphir-"):
             each.join(_LIMIT)
             if each.is_alive():
-                raise GrowthError(f"{each.name} has not ended with its executable")
+                raise LossError("cycles", f"{each.name} has not ended with its executable")
 
 
 def main(graphs: int) -> None:
