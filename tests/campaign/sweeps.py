@@ -233,13 +233,20 @@ def hold(point: Point, threads: Sequence[int], swept: Swept, proofs: bool = Fals
         swept.runs += 1
         for name in first:
             swept.comparisons += 1
-            off = float(np.abs(first[name] - wanted[name]).max(initial=0)) / (sizes[name] + least)
+            off = _apart(first[name], wanted[name]) / (sizes[name] + least)
             same = np.array_equal(first[name], second[name], equal_nan=True)
             if not off <= TOLERANCE or not same:
                 how = f"off by {off:.1e}" if same else "other bits in the second run"
                 swept.departures.append(f"{point}, {count} threads, fetch {fetch}: {name} {how}")
             else:
                 swept.largest = max(swept.largest, off)
+
+
+def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """How far two are apart; for ever where it is no number that they are apart by."""
+    if one.dtype == bool:
+        return float(np.not_equal(one, other).any())
+    return float(np.abs(one - other).max(initial=0.0))
 
 
 def _size(array: NDArray[Any]) -> float:
