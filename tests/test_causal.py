@@ -55,6 +55,8 @@ READERS: dict[str, tuple[bool, Callable[[gi.Builder, Value], Value]]] = {
     "a sum of scores over keys": (False, lambda b, Z: gi.reduce_sum(Z, (2,))),
     "a product with scores": (False, lambda b, Z: gi.matmul(gi.scale(Z, by=1e-30), values(b))),
     "exponentials": (False, lambda b, Z: gi.matmul(gi.exponential(Z), values(b))),
+    "what each key is given": (True, lambda b, Z: gi.matmul(gi.transpose(gi.softmax(Z)), values(b))),
+    "probabilities of all together": (False, lambda b, Z: gi.reduce_sum(gi.softmax(Z), (0,))),
     "probabilities of probabilities": (False, lambda b, Z: gi.matmul(gi.softmax(gi.softmax(Z)), values(b))),
 }
 
