@@ -94,6 +94,20 @@ def test_numbers_are_the_interpreters(reader: str, seed: int) -> None:
         np.testing.assert_allclose(made[name], array, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_not_all_can_read_as_a_half_is_stored_whole(seed: int) -> None:
+    """Of P • P, the first P could be read by the tiles that have made it, the second cannot."""
+    block = gi.Builder("two_roles", dtype="float64")
+    P = gi.softmax(scores(block))
+    graph = block.build(gi.matmul(gi.matmul(P, P), values(block)))
+    rng = np.random.default_rng(seed)
+    given = {name: rng.standard_normal((2, 7, 3)) for name in ("X", "Y", "V")}
+    wanted = gi.compile(graph, SIZES, backend="reference")(given)
+    made = gi.compile(graph, SIZES, threads=1 + seed % 3, tiling=drawn(seed))(given)
+    for name, array in wanted.items():
+        np.testing.assert_allclose(made[name], array, rtol=1e-12, atol=1e-12)
+
+
 def test_a_part_that_is_none_of_a_halfs_is_refused() -> None:
     task = task_of(build(READERS["attention"][1]))
     task.causal, _ = find_causal(task, {})
