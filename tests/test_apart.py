@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -182,3 +183,34 @@ def test_what_nobody_fetches_is_told() -> None:
     ApartCommunicator(Mesh(dp=2), 0, post).send(np.ones(2), 0, 1)
     with pytest.raises(CommunicationError, match="never fetched: a letter of rank 0 for rank 1"):
         post.begin()
+
+
+# -- what is told of it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bucket", "served"),
+    [(0, {"L.AR", "dV.AR", "dW.AR"}), (100, {"dV.AR and 1 more", "dW.AR"}), (None, {"dW.AR and 2 more"})],
+)
+def test_who_is_waited_for_is_told_with_its_bucket(case: Case, bucket: int | None, served: set[str]) -> None:
+    """What travels together is named after the last, with how many more there are."""
+    graph, told = case.sharded, set[str]()
+
+    class Telling(ApartCommunicator):
+        def serving(self, node: str) -> AbstractContextManager[None]:
+            told.add(node)
+            return super().serving(node)
+
+    with patch("tests.campaign.apart.ApartCommunicator", Telling):
+        run = Apart(graph.mesh, lambda: gi.compile(graph, case.bound, bucket=bucket, ranks="mpi"))
+    run(case.arrays())
+    assert told == served
+
+
+def test_only_what_a_run_sends_is_its_traffic(case: Case) -> None:
+    """Not what others send through its communicator between two runs."""
+    run = gi.compile(case.sharded, case.bound)
+    first = run(case.arrays()).traffic
+    run.communicator.all_reduce([np.ones(1000), np.ones(1000)], ("dp",))
+    assert run(case.arrays()).traffic == first
+    assert sum(each.total_bytes for each in first.values()) > 0
