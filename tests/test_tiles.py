@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 import graphir as gi
-from graphir.backends.compiled.task import Numbers, Task, make_task
+from graphir.backends.compiled.task import Numbers, Pieces, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling
 from graphir.ir.layout import Mesh
 from tests.tilings import drawn
@@ -43,3 +43,12 @@ def test_a_cut_is_followed_by_another_tasks_loops() -> None:
     cut = Cut({0: 2, 1: 3}, 1, (0, 4, 7))
     assert cut.follow((0, 1), (5, 9)) == Cut({5: 2, 9: 3}, 9, (0, 4, 7))
     assert Cut().follow((0,), (5,)) == Cut()
+
+
+@pytest.mark.parametrize(("start", "stop", "width"), product((0, 3), (4, 9, 12), (1, 2, 3, 5, 12)))
+def test_samples_are_pieces_of_every_width(start: int, stop: int, width: int) -> None:
+    pieces = Pieces(0, start, stop, width)
+    assert set(pieces.samples()) <= set(pieces)
+    assert {high - low for low, high in pieces.samples()} == {high - low for low, high in pieces}
+    assert list(pieces.backwards()) == list(pieces)[::-1]
+    assert len(pieces) == len(list(pieces))
