@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from graphir.backends.effects import effects_of, flat
-from graphir.backends.proof.lays import Lay, covers, is_array
+from graphir.backends.proof.lays import Lay, address_of, covers, is_array
 from graphir.backends.trace import Call, Step
 
 
@@ -21,13 +21,18 @@ class Lays:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Lay]] = {}
         self._same: dict[object, Lay] = {}
+        self._cuts: dict[object, int] = {}
 
     def of(self, array: Any) -> Lay:
         """The array's."""
         known = self._known.get(id(array))
         if known is None:
-            lay = Lay.of(array)
-            known = self._known[id(array)] = array, self._same.setdefault(lay.key, lay)
+            key = address_of(array), array.shape, array.strides, array.itemsize
+            lay = self._same.get(key)
+            if lay is None:
+                lay = self._same[key] = Lay(*key)
+                lay.cut = self._cuts.setdefault(key[1:], len(self._cuts))
+            known = self._known[id(array)] = array, lay
         return known[1]
 
     def among(self, arguments: Iterable[Any]) -> list[Lay]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphir.backends.proof.boxes import whole
-from graphir.backends.proof.calls import Deeds, Lays, hold
+from graphir.backends.proof.calls import Deeds, Lays
 from graphir.backends.proof.contents import Contents
 from graphir.backends.proof.doers import Counts, Doer
 from graphir.backends.proof.exchanges import Flights
 from graphir.backends.proof.halves import find_halves
 from graphir.backends.proof.items import Item, Ledger
 from graphir.backends.proof.lays import Lay, Spans
+from graphir.backends.proof.patterns import Holder
 from graphir.backends.proof.report import Proof
 from graphir.backends.proof.steps import Steps
 from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
@@ -53,6 +54,7 @@ def prove(trace: Trace) -> Proof:
 class _Prover:
     def __init__(self, trace: Trace) -> None:
         self.trace, self.lays, self.counts = trace, Lays(), Counts()
+        self.holder = Holder(self.lays)
         self.contents = Contents(self.lays, self.counts)
         self.memory = self.contents.memory
         self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
@@ -119,7 +121,7 @@ class _Prover:
                     continue
                 behind = step.stop
                 doer = Doer(where, _what(step), _line(step))
-                parts[-1].append(_Done(step, doer, hold(step, each.calls, self.lays, doer.fail), thread))
+                parts[-1].append(_Done(step, doer, self.holder.hold(step, each.calls, doer.fail), thread))
                 self.counts.calls += step.stop - step.start
             if behind != len(each.calls):
                 raise ProofError(
