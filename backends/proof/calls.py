@@ -19,27 +19,28 @@ class Lays:
     """The lay of each array, looked at once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, Lay]] = {}
+        #: By an array's identity, itself and its lay.
+        self.known: dict[int, tuple[Any, Lay]] = {}
         self._same: dict[object, Lay] = {}
         self._cuts: dict[object, int] = {}
 
     def of(self, array: Any) -> Lay:
         """The array's."""
-        known = self._known.get(id(array))
+        known = self.known.get(id(array))
         if known is None:
             key = address_of(array), array.shape, array.strides, array.itemsize
             lay = self._same.get(key)
             if lay is None:
                 lay = self._same[key] = Lay(*key)
                 lay.cut = self._cuts.setdefault(key[1:], len(self._cuts))
-            known = self._known[id(array)] = array, lay
+            known = self.known[id(array)] = array, lay
         return known[1]
 
     def among(self, arguments: Iterable[Any]) -> list[Lay]:
         """Those of all arrays among a call's arguments that have an element."""
         found = []
         for each in flat(arguments):
-            known = self._known.get(id(each))
+            known = self.known.get(id(each))
             lay = known[1] if known is not None else self.of(each) if is_array(each) else None
             if lay is not None and lay.size:
                 found.append(lay)

@@ -41,7 +41,7 @@ class Contents:
 
     def hold_dtype(self, item: Item, array: Array, doer: Doer) -> None:
         """ProofError where an array is of another dtype than the value."""
-        if _dtype_name(array.dtype) != item.value.dtype and item.value.dtype != "text":
+        if not dtype_fits(item, array):
             doer.fail(f"{item.name} is {item.value.dtype}, the array for it {array.dtype}")
 
     def _missing(self, item: Item, found: Found) -> str:
@@ -146,6 +146,11 @@ class Contents:
 
 #: A dtype's name, which NumPy makes up anew each time.
 _dtype_name = cache(str)
+
+
+def dtype_fits(item: Item, array: Array) -> bool:
+    """Whether an array is of the value's dtype; text lies in arrays of any."""
+    return _dtype_name(array.dtype) == item.value.dtype or item.value.dtype == "text"
 
 
 def shifted(terms: Box, before: Box, after: Box) -> Box:

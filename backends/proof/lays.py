@@ -155,8 +155,12 @@ class Spans:
 
     def hold(self, lay: Lay) -> bool:
         """Whether one of the ranges has all bytes between the lay's first and last."""
-        at = bisect_right(self.lows, lay.low) - 1
-        return at >= 0 and self.highs[at] >= lay.high
+        return self.has(lay.low, lay.high)
+
+    def has(self, low: int, high: int) -> bool:
+        """Whether one of the ranges has all of another."""
+        at = bisect_right(self.lows, low) - 1
+        return at >= 0 and self.highs[at] >= high
 
 
 def covers(written: list[Lay], lay: Lay) -> bool:

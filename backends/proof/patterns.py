@@ -13,7 +13,7 @@ to do with each other is all that is said of any others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -71,7 +71,7 @@ class _Text:
     """A step as words, and its arrays in the order in which they come."""
 
     def __init__(self, lays: Lays, closed: dict[Any, bool]) -> None:
-        self._of, self._closed = lays.of, closed
+        self._lays, self._closed = lays, closed
         self.lays: list[Lay] = []
         self._words: list[object] = []
         self._numbers: dict[int, int] = {}
@@ -82,7 +82,7 @@ class _Text:
             for arrays in side:
                 self._words.append(_NODE)
                 self._take_all(arrays)
-        words, numbers = self._words, self._numbers
+        words, numbers, lays, known = self._words, self._numbers, self.lays, self._lays.known
         for function, arguments in calls[step.start : step.stop]:
             if not self._is_closed(function):
                 return False
@@ -90,10 +90,15 @@ class _Text:
             words.append(function)
             for each in arguments:
                 number = numbers.get(id(each))
-                if number is not None:
-                    words.append(number)
-                elif not self._take(each):
-                    return False
+                if number is None:
+                    found = known.get(id(each))
+                    if found is None:
+                        if not self._take(each):
+                            return False
+                        continue
+                    number = numbers[id(each)] = len(lays)
+                    lays.append(found[1])
+                words.append(number)
         return True
 
     def _is_closed(self, function: Any) -> bool:
@@ -112,11 +117,11 @@ class _Text:
             number = self._numbers.get(id(thing))
             if number is None:
                 number = self._numbers[id(thing)] = len(self.lays)
-                self.lays.append(self._of(thing))
+                self.lays.append(self._lays.of(thing))
             self._words.append(number)
         elif isinstance(thing, (tuple, list)):
             self._words.append(_OPEN)
-            if not all([self._take(each) for each in thing]):
+            if not all(map(self._take, thing)):
                 return False
             self._words.append(_CLOSE)
         elif callable(thing) and not isinstance(thing, type):
@@ -147,11 +152,14 @@ class _Text:
 def _numbered(deeds: Deeds, lays: Sequence[Lay]) -> _Held | None:
     """Deeds by the arrays' numbers; None where they touch others."""
     numbers = {lay.key: number for number, lay in enumerate(lays)}
+
+    def named(keys: Iterable[object]) -> tuple[int, ...]:
+        return tuple([numbers[key] for key in keys])
+
     try:
-        return _Held(
-            *(tuple([numbers[key] for key in each]) for each in (deeds.reads, deeds.writes, deeds.scratch, deeds.outside)),
-            tuple([tuple([None if lay is None else numbers[lay.key] for lay in deeds.sources[key]]) for key in deeds.scratch]),
-        )
+        told = [deeds.sources[key] for key in deeds.scratch]
+        sources = tuple([tuple([None if lay is None else numbers[lay.key] for lay in each]) for each in told])
+        return _Held(named(deeds.reads), named(deeds.writes), named(deeds.scratch), named(deeds.outside), sources)
     except KeyError:
         return None
 
