@@ -3,17 +3,17 @@
 A case is made of a thread's steps of one task between two meetings. Its key says everything that carrying them out
 looks at, with items, arrays and holdings numbered as they come:
 
-    steps       nodes, as their rules, factors and operators; which items and arrays their operands and results are; what
-                is written beside; what is kept from tile to tile
+    steps       nodes, as their rules, factors and operators; which items and arrays their operands and results are;
+                what is written beside; what is kept from tile to tile
     items       shapes, dtypes, terms, halves, and what they are views of; whether they will be read when this is over
     arrays      shapes, strides, and where they lie
     holdings    all of every item that is read or written and of what it is a view of; and whoever holds a byte between
                 the first and the last of what is written: strides, indices, terms, and where they lie
 
-Where things lie is counted from the first array of their *district*: what overlaps, and what is of one value and its
-views, is of one district, so that all within it lies to each other as it did. Across districts nothing touches, neither
-before nor, as a lemma sees to (`Lemma.fits`), at any time while the steps are carried out; and what does not touch is
-not compared, unless it is of one value.
+Where things lie is counted from the first array of their *district*: what overlaps is of one district, and so is what
+is of one value that is written, or of its views, and lies near (`is_near`), so that all within it lies to each other as
+it did. Across districts nothing overlaps, or is joined, neither before nor, as a lemma sees to (`Lemma.fits`), at any
+time while the steps are carried out; and what does neither is not compared.
 
 What is not put into numbers makes no case: empty arrays, an array of another dtype than its value, memory that has been
 cleared for a sum, and steps that name nothing of the graph. Those are proved step by step.
@@ -21,6 +21,7 @@ cleared for a sum, and steps that name nothing of the graph. Those are proved st
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -86,7 +87,8 @@ class Case:
     items       in the order of their numbers
     holdings    those that the steps may look at
     districts   of each array, then each holding, the number of its district
-    homes       the district of each value's root
+    homes       of each root of values that are written, by its number: how far from each other its parts are near, and
+                where they lie, as ranges of addresses with their districts
     bases       where each district is counted from
     reads       how often values are read, by what they are views of
     spans       what is written, as ranges of addresses, each with the number of its first array
@@ -106,9 +108,10 @@ class Case:
         self._places: dict[Lay, int] = {}
         self._nodes: dict[Node, int] = {}
         self._said: dict[Node, tuple[Work, object]] = {}
-        #: Arrays that are of a value, by their numbers and that of what it is a view of in the end.
-        self._of_roots: dict[tuple[int, int], None] = {}
+        #: Arrays of values that are written, by their numbers, and those of what they are views of in the end.
+        self._parts: dict[tuple[int, int], None] = {}
         self._written: dict[int, None] = {}
+        self.homes: dict[int, tuple[int, list[tuple[int, int, int]]]] = {}
         self.spans: list[list[int]] = []
         words = tuple([self._words(done) for done in dones])
         self._find_holdings()
@@ -130,7 +133,8 @@ class Case:
 
     def _words(self, done: Done) -> object:
         step = done.step
-        beside = tuple([self._write(self._place(lay)) for lay in done.deeds.scratch.values()])
+        beside = tuple([self._place(lay) for lay in done.deeds.scratch.values()])
+        self._written.update(dict.fromkeys(beside))
         if step.kind != COMPUTE:
             item = None if step.value is None else self.steps.ledger.find(step.value, step.within)
             if item is None or len(step.results) != 1 or len(step.operands) > 1:
@@ -138,7 +142,7 @@ class Case:
             number = self._number(item)
             self.reads[item.root] += 1
             read = [self._array(item, array) for arrays in step.operands for array in arrays]
-            made = [self._write(self._array(item, array)) for array in step.results[0]]
+            made = [self._array(item, array, True) for array in step.results[0]]
             return step.kind, number, tuple(read), tuple(made), beside, self._kept_words(done)
         found: list[object] = []
         places = step.places or (None,) * len(step.nodes)
@@ -150,7 +154,7 @@ class Case:
                 self.reads[item.root] += 1
             found.append(said)
             found += [self._array(item, array) for item, array in zip(work.inputs, operands, strict=True)]
-            found += [self._write(self._array(item, array)) for item, array in zip(work.outputs, results, strict=True)]
+            found += [self._array(item, array, True) for item, array in zip(work.outputs, results, strict=True)]
             found.append(None if place is None else tuple([place.start(factor) for factor in work.rule.factors]))
         return step.kind, tuple(found), beside, self._kept_words(done)
 
@@ -178,7 +182,7 @@ class Case:
             if lay.key not in done.deeds.scratch and not any(lay.contains(each) for each in read):
                 continue
             place, number = self._place(lay), self._number(item)
-            self._of_roots[place, number] = None
+            self._parts[place, number] = None
             found.append((place, number))
             self.keeps[item] = self.kept.made_of.get(item)
         if not found:
@@ -232,18 +236,15 @@ class Case:
             self.lays.append(lay)
         return number
 
-    def _array(self, item: Item, array: Array | None) -> int:
+    def _array(self, item: Item, array: Array | None, written: bool = False) -> int:
         if array is None:
             return -1
         if not dtype_fits(item, array):
             raise UnfitError
         place = self._place(self.contents.lays.of(array))
-        self._of_roots[place, self.numbers[item.root]] = None
-        return place
-
-    def _write(self, place: int) -> int:
-        if place >= 0:
+        if written:
             self._written[place] = None
+            self._parts[place, self.numbers[item.root]] = None
         return place
 
     # -- memory ---------------------------------------------------------------------------------------
@@ -262,7 +263,10 @@ class Case:
         others: dict[Holding, tuple[int, ...]] = {}
         for low, high, place in spans:
             for holding in self.memory.between(low, high):
-                if holding.item not in self.numbers and holding not in others:
+                if not self.memory.wanted[holding.item.root] and holding.item not in self.numbers:
+                    # Of a value that nobody reads any more; it would be gone with the first byte of it.
+                    self.memory.drop(holding)
+                elif holding.item not in self.numbers and holding not in others:
                     others[holding] = place, holding.lay.low - low, holding.lay.high - low
         for holding in sorted(others, key=others.__getitem__):
             self._number(holding.item)
@@ -287,16 +291,40 @@ class Case:
                 unite(member, last)
             if high > reach:
                 reach, last = high, member
-        ahead: dict[int, int] = {}
-        for member, root in self._of_roots:
-            unite(ahead.setdefault(root, member), member)
-        for count, holding in enumerate(self.holdings):
-            member = len(self.lays) + count
-            unite(ahead.setdefault(self.numbers[holding.item.root], member), member)
+        parts: dict[int, list[int]] = {}
+        for member, root in self._parts:
+            parts.setdefault(root, []).append(member)
+        for member, holding in enumerate(self.holdings, len(self.lays)):
+            root = self.numbers[holding.item.root]
+            if root in parts:
+                parts[root].append(member)
+        widths = {root: self._width(root, [members[each] for each in found]) for root, found in parts.items()}
+        for root, found in parts.items():
+            reach, last = -1, -1
+            for low, high, member in sorted([(members[each].low, members[each].high, each) for each in found]):
+                if last >= 0 and low - reach <= widths[root]:
+                    unite(member, last)
+                if high > reach:
+                    reach, last = high, member
         names: dict[int, int] = {}
         self.districts = [names.setdefault(top(member), len(names)) for member in range(len(members))]
         self.bases = [members[member].address for member in names]
-        self.homes = {root: self.districts[member] for root, member in ahead.items()}
+        for root, found in parts.items():
+            ranges = [(members[each].low, members[each].high, self.districts[each]) for each in found]
+            self.homes[root] = widths[root], ranges
+
+    def _width(self, root: int, lays: Sequence[Lay]) -> int:
+        """How wide the widest of a root and its views is."""
+        family = [math.prod(item.shape) for item in self.items if self.numbers[item.root] == root]
+        return max(family) * max(lay.itemsize for lay in lays)
+
+    def district(self, item: Item, low: int, high: int) -> int:
+        """Of which district bytes of a value are that is written; UnfitError if that is not clear."""
+        home = self.homes.get(self.numbers.get(item.root, -1))
+        found = set[int]() if home is None else {own for start, stop, own in home[1] if start < high and low < stop}
+        if len(found) != 1:
+            raise UnfitError
+        return found.pop()
 
     def state(self, holding: Holding, district: int) -> tuple[object, ...]:
         """All that is known of a holding, counted from its district's base."""

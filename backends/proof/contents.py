@@ -12,7 +12,7 @@ from graphir.backends.proof.finding import Found, Reach, find, rooted
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay
 from graphir.backends.proof.losses import search
-from graphir.backends.proof.memory import Memory
+from graphir.backends.proof.memory import Memory, is_near
 from graphir.backends.trace import Array
 
 
@@ -124,7 +124,7 @@ class Contents:
     def _float(self, item: Item, lay: Lay, box: Box, floating: frozenset[int]) -> Box:
         """Indices along dims where all elements are alike, as who holds others of them already counts."""
         for holding in self.memory.by_item.get(item, ()):
-            if holding.floating != floating or holding.itemsize != lay.itemsize:
+            if holding.floating != floating or holding.itemsize != lay.itemsize or not is_near(holding, lay):
                 continue
             if any(n > 1 and lay.strides[d] != holding.strides[d] for d, n in enumerate(lay.shape)):
                 continue

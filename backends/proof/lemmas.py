@@ -8,7 +8,7 @@ told step by step, by the step that fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +20,6 @@ from graphir.backends.proof.lays import Spans
 from graphir.backends.proof.memory import Holding, Journal, Lost
 from graphir.backends.proof.steps import Steps
 
-#: Whether cases that a lemma speaks of are proved step by step all the same, with the same outcome; so in the tests.
-CHECK = False
 #: Who wrote last, of a holding of which that is still who it was before.
 _SAME = -1
 
@@ -40,39 +38,50 @@ class Lemma:
     reads, ranges   how many have been proved
     changes         of each holding what has become of it: None if nothing has, () if it is gone
     made            new holdings
-    lost            the losses: of which items, which boxes, by which of the steps
+    lost            the losses: by which of the steps, of which items, which boxes
     alike           factors along which terms are all alike, of items of which more are known than before
     kept            what is kept anew: which item, of which of the steps' nodes, of which items
     feet            ranges of addresses, with their districts, where the case's arrays lie, and its holdings ever have
+    homes           of values that are written and lie in several districts, how far these have to be from each other
     """
 
     reads: int
     ranges: int
     changes: tuple[_Change | tuple[()] | None, ...]
     made: tuple[_Change, ...]
-    lost: tuple[tuple[int, Box, int], ...]
+    lost: tuple[tuple[int, int, Box], ...]
     alike: tuple[tuple[int, frozenset[str]], ...]
     kept: tuple[tuple[int, int, tuple[tuple[int, int], ...] | None], ...]
     feet: tuple[tuple[int, int, int], ...]
+    homes: tuple[tuple[int, frozenset[int]], ...]
 
     def fits(self, case: Case) -> bool:
         """Whether what is of different districts will lie apart all the time, so that nothing compares it."""
-        reach = district = -1
-        for low, high, own in sorted(
-            [(case.bases[own] + low, case.bases[own] + high, own) for low, high, own in self.feet]
-        ):
-            if low < reach and own != district:
-                return False
-            if high > reach:
-                reach, district = high, own
-        return True
+        feet = sorted([(case.bases[own] + low, case.bases[own] + high, own) for low, high, own in self.feet])
+        return _are_apart(feet, 0) and all(
+            _are_apart([each for each in feet if each[2] in districts], width + 1) for width, districts in self.homes
+        )
+
+
+def _are_apart(feet: Sequence[tuple[int, int, int]], gap: int) -> bool:
+    """Whether at least so many bytes are between ranges, which are in order, of different districts."""
+    reach, last = -gap, -1
+    for low, high, district in feet:
+        if low - reach < gap and district != last:
+            return False
+        if high > reach:
+            reach, last = high, district
+    return True
 
 
 class Lemmas:
-    """Carries out steps, by a lemma where there is one."""
+    """Carries out steps, by a lemma where there is one.
 
-    def __init__(self, steps: Steps, kept: Kept) -> None:
-        self._steps, self._kept, self._classes = steps, kept, Classes(steps)
+    With `again`, what a lemma speaks of is proved all the same, and has to have the same outcome: else AssertionError.
+    """
+
+    def __init__(self, steps: Steps, kept: Kept, again: bool = False) -> None:
+        self._steps, self._kept, self._again, self._classes = steps, kept, again, Classes(steps)
         self._known: dict[object, Lemma] = {}
 
     def carry_out(self, dones: Sequence[Done], prove: Callable[[Done], None]) -> None:
@@ -86,7 +95,7 @@ class Lemmas:
         lemma = self._known.get(case.key)
         if lemma is not None and not lemma.fits(case):
             lemma = None
-        if lemma is not None and not CHECK:
+        if lemma is not None and not self._again:
             _apply(lemma, case)
             return
         before = _Before(case)
@@ -107,7 +116,8 @@ class _Before:
     def __init__(self, case: Case) -> None:
         self._case, counts = case, case.contents.counts
         self._reads, self._ranges = counts.reads, counts.ranges
-        self._states = [self._state(holding) for holding in case.holdings]
+        self._own = case.districts[len(case.lays) :]
+        self._states = self._now()
         self._by = [holding.by for holding in case.holdings]
         self._alike = [frozenset(case.steps.alike.get(item, ())) for item in case.items]
         self._steps = {id(done.doer): number for number, done in enumerate(case.dones)}
@@ -119,8 +129,9 @@ class _Before:
             )
         ]
 
-    def _state(self, holding: Holding) -> tuple[Any, ...]:
-        return self._case.state(holding, self._case.homes[self._case.numbers[holding.item.root]])
+    def _now(self) -> list[tuple[Any, ...]]:
+        pairs = zip(self._case.holdings, self._own, strict=True)
+        return [self._case.state(holding, district) for holding, district in pairs]
 
     def outcome(self, journal: Journal) -> Lemma | None:
         """What the steps have done; None if that is not to be said in the case's numbers."""
@@ -137,19 +148,19 @@ class _Before:
                 counts.ranges - self._ranges,
                 tuple(self._changes()),
                 tuple(self._made()),
-                tuple([(case.numbers[item], lost.box, self._steps[id(lost.by)]) for item, lost in journal.lost]),
+                tuple(self._lost(journal)),
                 tuple(self._found_alike()),
                 tuple(self._found_kept()),
                 _merged([*self._feet, *self._placed(journal)]),
+                tuple(self._homes()),
             )
-        except KeyError:
+        except (KeyError, UnfitError):
             # Of an item, or by somebody, that is not of the case.
             return None
 
     def _changes(self) -> list[_Change | tuple[()] | None]:
         found: list[_Change | tuple[()] | None] = []
-        for holding, before, by in zip(self._case.holdings, self._states, self._by, strict=True):
-            state = self._state(holding)
+        for holding, before, state, by in zip(self._case.holdings, self._states, self._now(), self._by, strict=True):
             if holding.slot < 0:
                 found.append(())
             elif state == before and holding.by is by:
@@ -159,19 +170,30 @@ class _Before:
         return found
 
     def _made(self) -> list[_Change]:
-        return [
-            _Change(self._state(holding), self._steps[id(holding.by)])
-            for item, before in self._full.items()
-            for holding in self._case.memory.by_item.get(item, ())
-            if holding not in before
-        ]
+        case, found = self._case, []
+        for item, before in self._full.items():
+            for holding in case.memory.by_item.get(item, ()):
+                if holding not in before:
+                    district = case.district(item, holding.lay.low, holding.lay.high)
+                    found.append(_Change(case.state(holding, district), self._steps[id(holding.by)]))
+        return found
+
+    def _lost(self, journal: Journal) -> list[tuple[int, int, Box]]:
+        """What each step takes away; of whom it takes first does not matter."""
+        return sorted([(self._steps[id(lost.by)], self._case.numbers[item], lost.box) for item, lost in journal.lost])
 
     def _placed(self, journal: Journal) -> list[tuple[int, int, int]]:
         case, found = self._case, []
         for item, low, high in journal.placed:
-            district = case.homes[case.numbers[item.root]]
+            district = case.district(item, low, high)
             found.append((low - case.bases[district], high - case.bases[district], district))
         return found
+
+    def _homes(self) -> Iterator[tuple[int, frozenset[int]]]:
+        for width, ranges in self._case.homes.values():
+            districts = frozenset(district for _, _, district in ranges)
+            if len(districts) > 1:
+                yield width, districts
 
     def _found_alike(self) -> list[tuple[int, frozenset[str]]]:
         case = self._case
@@ -196,7 +218,7 @@ def _apply(lemma: Lemma, case: Case) -> None:
     counts.steps += len(dones)
     counts.reads += lemma.reads
     counts.ranges += lemma.ranges
-    for number, box, by in lemma.lost:
+    for by, number, box in lemma.lost:
         memory.lose(case.items[number], Lost(box, dones[by].doer))
     for holding, change in zip(case.holdings, lemma.changes, strict=True):
         if change == ():

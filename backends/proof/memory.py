@@ -146,7 +146,7 @@ class Memory:
             return
         self.overwrite(lay, by)
         for holding in self.by_item.get(item, ()):
-            if holding.floating == floating and _join(holding, lay, box):
+            if holding.floating == floating and is_near(holding, lay) and _join(holding, lay, box):
                 holding.valid.add(box)
                 for each in terms or ():
                     assert holding.terms is not None
@@ -186,6 +186,12 @@ class Memory:
         self._free.append(holding.slot)
         holding.slot = -1
         self.by_item[holding.item].remove(holding)
+
+
+def is_near(holding: Holding, lay: Lay) -> bool:
+    """Whether they lie apart by no more than the value is wide: what lies farther away is other memory."""
+    widest = math.prod(holding.item.shape) * holding.itemsize
+    return lay.low - holding.lay.high <= widest and holding.lay.low - lay.high <= widest
 
 
 def _join(holding: Holding, lay: Lay, box: Box) -> bool:

@@ -23,9 +23,6 @@ from graphir.backends.proof.calls import Deeds, Lays, hold
 from graphir.backends.proof.lays import Lay, is_array
 from graphir.backends.trace import Arrays, Call, Step
 
-#: Whether what is known of a pattern is found anew each time, and has to be the same; so it is in the tests.
-CHECK = False
-
 _CALL, _NODE, _OPEN, _CLOSE = "call", "node", "(", ")"
 #: What is told by its value; of all else, but for arrays, it is told which object it is.
 _PLAIN = (int, float, str, bytes, type(None), np.number, np.bool_, np.dtype)
@@ -42,10 +39,14 @@ class _Held(NamedTuple):
 
 
 class Holder:
-    """Holds calls to their steps, each pattern once."""
+    """Holds calls to their steps, each pattern once.
 
-    def __init__(self, lays: Lays) -> None:
-        self._lays = lays
+    With `again`, each step is held all the same, and has to have the same deeds as others of its pattern: else
+    AssertionError.
+    """
+
+    def __init__(self, lays: Lays, again: bool = False) -> None:
+        self._lays, self._again = lays, again
         self._known: dict[object, _Held] = {}
         self._closed: dict[Any, bool] = {}
 
@@ -56,7 +57,7 @@ class Holder:
             return hold(step, calls, self._lays, fail)
         pattern, lays = text.pattern(), text.lays
         held = self._known.get(pattern)
-        if held is not None and not CHECK:
+        if held is not None and not self._again:
             return _deeds(held, lays)
         deeds = hold(step, calls, self._lays, fail)
         found = _numbered(deeds, lays)

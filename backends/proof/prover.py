@@ -26,6 +26,9 @@ from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
 from graphir.ir.collector import without_collector
 
+#: Whether programs are proved twice, by lemmas and step by step, so that a lemma that is wrong is found; see `twice`.
+TWICE = False
+
 #: What each thread does between two meetings.
 _Phase = list[list[Done]]
 
@@ -37,13 +40,19 @@ def prove(trace: Trace) -> Proof:
     What is read is there, as it was last written, whole; what threads do side by side does not meet in memory; what
     travels is left alone; every result lies where it is looked for. What that does not say is listed in the result.
     """
-    return _Prover(trace).prove()
+    if TWICE:
+        from graphir.backends.proof.twice import prove_twice  # late: it is a prover of provers
+
+        return prove_twice(trace)
+    return Prover(trace).prove()
 
 
-class _Prover:
-    def __init__(self, trace: Trace) -> None:
+class Prover:
+    """Proves one program. With `again`, by no pattern and no lemma without holding it to what it speaks of."""
+
+    def __init__(self, trace: Trace, again: bool = False) -> None:
         self.trace, self.lays, self.counts = trace, Lays(), Counts()
-        self.holder = Holder(self.lays)
+        self.holder = Holder(self.lays, again)
         self.contents = Contents(self.lays, self.counts)
         self.memory = self.contents.memory
         self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
@@ -51,9 +60,10 @@ class _Prover:
         self.steps = Steps(self.ledger, self.contents)
         self.flights = Flights(self.ledger, self.contents)
         self.kept = Kept(self.ledger, self.memory, self.lays)
-        self.lemmas = Lemmas(self.steps, self.kept)
+        self.lemmas = Lemmas(self.steps, self.kept, again)
 
     def prove(self) -> Proof:
+        """What has been proved; ProofError where the program does not do what its graph says."""
         trace = self.trace
         if len(trace.exchanges) != len(trace.segments) + 1:
             raise ProofError(
@@ -75,6 +85,7 @@ class _Prover:
                 for thread in phase:
                     for _, task in groupby(thread, _task):
                         self.lemmas.carry_out(list(task), self._carry_out)
+                self.end_phase()
         self.flights.carry_out(trace.exchanges[-1], len(phases))
         self.flights.require_landed()
         end = Doer("after the run", "the caller")
@@ -83,6 +94,9 @@ class _Prover:
             self._require_block(item, array, end)
             self.contents.read(item, array, end)
         return Proof(self.trace.graph.name, self.counts)
+
+    def end_phase(self) -> None:
+        """Called when all that is done until a meeting has been gone through."""
 
     def _require_block(self, item: Item, array: Any, doer: Doer) -> None:
         if tuple(array.shape) != item.shape:
