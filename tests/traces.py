@@ -13,7 +13,7 @@ import numpy as np
 import graphir as gi
 from graphir.backends import proof
 from graphir.backends.proof import Proof, Trace
-from graphir.backends.trace import Meeting, Step, ThreadTrace
+from graphir.backends.trace import ADD, MAXIMUM, Meeting, Step, ThreadTrace
 from graphir.ir.graph import Graph
 from graphir.ir.inference import Place
 
@@ -297,3 +297,58 @@ def _beside(mutant: Mutant, where: Where) -> bool:
         else:
             thread.steps[number] = dataclasses.replace(each, start=each.start + 1, stop=each.stop + 1)
     return True
+
+
+@mutation("operands change places")
+def _swap_operands(mutant: Mutant, where: Where) -> bool:
+    """As the step tells them; its calls stay."""
+    step = mutant.steps[where]
+    node = mutant.random.randrange(len(step.operands)) if step.operands else 0
+    arrays = [each for each in step.operands[node] if each is not None] if step.operands else []
+    if len({id(each) for each in arrays}) < 2:
+        return False
+    one, other = mutant.random.sample(arrays, 2)
+    changed = tuple(other if each is one else one if each is other else each for each in step.operands[node])
+    return one is not other and mutant.put(where, operands=(*step.operands[:node], changed, *step.operands[node + 1 :]))
+
+
+@mutation("an operand is another of the same task")
+def _neighbour(mutant: Mutant, where: Where) -> bool:
+    """In the step and in its calls."""
+    old = _any(mutant, where, "operands")
+    near = [(where[0], where[1], where[2] + off) for off in (-3, -2, -1, 1, 2, 3)]
+    like = [
+        each
+        for at in near
+        if at in mutant.steps and mutant.steps[at].within is mutant.steps[where].within
+        for side in (mutant.steps[at].operands, mutant.steps[at].results)
+        for node in side
+        for each in node
+        if each is not None and old is not None and (each.shape, each.dtype) == (old.shape, old.dtype)
+        if address_of(each) != address_of(old)
+    ]
+    return bool(like) and mutant.exchange(where, old, mutant.random.choice(like), "operands", True)
+
+
+@mutation("it is another node")
+def _node(mutant: Mutant, where: Where) -> bool:
+    """One of another operator in the same task, with as many operands and results."""
+    step = mutant.steps[where]
+    if len(step.nodes) != 1:
+        return False
+    (node,) = step.nodes
+    like = [
+        each.nodes[0]
+        for each in mutant.steps.values()
+        if each.within is step.within and len(each.nodes) == 1
+        if (len(each.nodes[0].inputs), len(each.nodes[0].outputs)) == (len(node.inputs), len(node.outputs))
+        if each.nodes[0] is not node
+    ]
+    return bool(like) and mutant.put(where, nodes=(mutant.random.choice(like),))
+
+
+@mutation("it adds otherwise")
+def _kind(mutant: Mutant, where: Where) -> bool:
+    """A sum is taken for a maximum, and a maximum for a sum."""
+    step = mutant.steps[where]
+    return step.kind in (ADD, MAXIMUM) and mutant.put(where, kind=MAXIMUM if step.kind == ADD else ADD)
