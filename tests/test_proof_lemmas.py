@@ -25,6 +25,7 @@ HARMLESS = {
     "a call is left out",
     "an argument is shifted",
     "arguments change places",
+    "operands change places",
     "something else is written beside",
     "two steps change places",
 }
@@ -80,7 +81,7 @@ def test_on_ranks(applied: list[Step], mesh: dict[str, int]) -> None:
 @pytest.fixture(scope="module")
 def right() -> Trace:
     """A training step of four layers, on two threads."""
-    (trace,) = traces(step(4, "sgd"), SIZES, threads=2)
+    (trace,) = traces(step(4, "sgd"), {**SIZES, "S": 64, "D": 32}, threads=2)
     return trace
 
 
@@ -94,7 +95,7 @@ def test_a_fault_behind_layers_that_are_right(applied: list[Step], right: Trace,
     places = sorted(random.sample([*steps], len(steps)), key=lambda where: id(steps[where]) not in spoken)
     for where in places:
         mutant = Mutant(right, random)
-        if tried == 6:
+        if tried == 4:
             break
         if not MUTATIONS[name](mutant, where):
             continue

@@ -31,12 +31,15 @@ class _Change(NamedTuple):
     by: int
 
 
+_GONE = _Change((), _SAME)
+
+
 @dataclass(frozen=True)
 class Lemma:
     """The outcome of a case.
 
     reads, ranges   how many have been proved
-    changes         of each holding what has become of it: None if nothing has, () if it is gone
+    changes         of each holding what has become of it: None if nothing has
     made            new holdings
     lost            the losses: by which of the steps, of which items, which boxes
     alike           factors along which terms are all alike, of items of which more are known than before
@@ -47,7 +50,7 @@ class Lemma:
 
     reads: int
     ranges: int
-    changes: tuple[_Change | tuple[()] | None, ...]
+    changes: tuple[_Change | None, ...]
     made: tuple[_Change, ...]
     lost: tuple[tuple[int, int, Box], ...]
     alike: tuple[tuple[int, frozenset[str]], ...]
@@ -158,11 +161,11 @@ class _Before:
             # Of an item, or by somebody, that is not of the case.
             return None
 
-    def _changes(self) -> list[_Change | tuple[()] | None]:
-        found: list[_Change | tuple[()] | None] = []
+    def _changes(self) -> list[_Change | None]:
+        found: list[_Change | None] = []
         for holding, before, state, by in zip(self._case.holdings, self._states, self._now(), self._by, strict=True):
             if holding.slot < 0:
-                found.append(())
+                found.append(_GONE)
             elif state == before and holding.by is by:
                 found.append(None)
             else:
@@ -221,11 +224,10 @@ def _apply(lemma: Lemma, case: Case) -> None:
     for by, number, box in lemma.lost:
         memory.lose(case.items[number], Lost(box, dones[by].doer))
     for holding, change in zip(case.holdings, lemma.changes, strict=True):
-        if change == ():
+        if change == _GONE:
             memory.drop(holding)
         elif change is not None:
-            by = holding.by if change.by == _SAME else dones[change.by].doer
-            _become(holding, change.state, case, by)
+            _become(holding, change.state, case, holding.by if change.by == _SAME else dones[change.by].doer)
             memory.place(holding)
     for state, by in lemma.made:
         _, district, base, strides, itemsize, floating, _, valid, terms = state

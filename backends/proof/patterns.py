@@ -21,9 +21,9 @@ import numpy as np
 from graphir.backends.effects import is_closed
 from graphir.backends.proof.calls import Deeds, Lays, hold
 from graphir.backends.proof.lays import Lay, is_array
-from graphir.backends.trace import Arrays, Call, Step
+from graphir.backends.trace import Call, Step
 
-_CALL, _NODE, _OPEN, _CLOSE = "call", "node", "(", ")"
+_CALL, _SIDE, _NODE, _OPEN, _CLOSE = "call", "side", "node", "(", ")"
 #: What is told by its value; of all else, but for arrays, it is told which object it is.
 _PLAIN = (int, float, str, bytes, type(None), np.number, np.bool_, np.dtype)
 
@@ -79,11 +79,13 @@ class _Text:
 
     def read(self, step: Step, calls: Sequence[Call]) -> bool:
         """Takes in a step; False where it calls what may touch other memory than that of its arguments."""
-        for side in (step.operands, step.results):
-            for arrays in side:
-                self._words.append(_NODE)
-                self._take_all(arrays)
         words, numbers, lays, known = self._words, self._numbers, self.lays, self._lays.known
+        for side in (step.operands, step.results):
+            words.append(_SIDE)
+            for arrays in side:
+                words.append(_NODE)
+                for array in arrays:
+                    self._take(array)
         for function, arguments in calls[step.start : step.stop]:
             if not self._is_closed(function):
                 return False
@@ -93,12 +95,12 @@ class _Text:
                 number = numbers.get(id(each))
                 if number is None:
                     found = known.get(id(each))
-                    if found is None:
+                    if found is None and type(each) is not np.ndarray:
                         if not self._take(each):
                             return False
                         continue
                     number = numbers[id(each)] = len(lays)
-                    lays.append(found[1])
+                    lays.append(self._lays.of(each) if found is None else found[1])
                 words.append(number)
         return True
 
@@ -107,10 +109,6 @@ class _Text:
         if closed is None:
             closed = self._closed[function] = is_closed(function)
         return closed
-
-    def _take_all(self, arrays: Arrays) -> None:
-        for each in arrays:
-            self._take(each)
 
     def _take(self, thing: Any) -> bool:
         """One argument; False of a function that may touch other memory than that of its arguments."""
@@ -152,7 +150,7 @@ class _Text:
 
 def _numbered(deeds: Deeds, lays: Sequence[Lay]) -> _Held | None:
     """Deeds by the arrays' numbers; None where they touch others."""
-    numbers = {lay.key: number for number, lay in enumerate(lays)}
+    numbers: dict[object, int] = {lay.key: number for number, lay in enumerate(lays)}
 
     def named(keys: Iterable[object]) -> tuple[int, ...]:
         return tuple([numbers[key] for key in keys])

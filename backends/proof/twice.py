@@ -63,10 +63,9 @@ class Witness(Prover):
                     )
                     for each in found
                 )
-        kept = {
-            name(item): (node.name, operands and {at: name(each) for at, each in operands.items()})
-            for item, (node, operands) in self.kept.made_of.items()
-        }
+        kept: dict[str, object] = {}
+        for item, (node, operands) in self.kept.made_of.items():
+            kept[name(item)] = node.name, operands and {at: name(each) for at, each in operands.items()}
         self.seen.append(
             {
                 "holdings": holdings,
