@@ -65,7 +65,8 @@ class Witness(Prover):
                 )
         kept: dict[str, object] = {}
         for item, (node, operands) in self.kept.made_of.items():
-            kept[name(item)] = node.name, operands and {at: name(each) for at, each in operands.items()}
+            made_of = None if operands is None else [(at, name(each)) for at, each in operands.items()]
+            kept[name(item)] = node.name, made_of
         self.seen.append(
             {
                 "holdings": holdings,
