@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 import graphir as gi
@@ -16,6 +17,8 @@ from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.passes import Optimizer, autodiff, optimize
 from graphir.passes.sharding import complete_plan, shard
+from tests.handwritten import Handwritten
+from tests.test_proof import B, D, chain, exp, fails
 from tests.tilings import drawn
 from tests.traces import MUTATIONS, Mutant, traces
 
@@ -106,3 +109,46 @@ def test_a_fault_behind_layers_that_are_right(applied: list[Step], right: Trace,
             found += 1
     assert tried
     assert found == tried or (found and name in HARMLESS)
+
+
+# -- what must not be taken for the same -------------------------------------------------------------------
+
+
+def test_a_step_that_is_like_another_but_writes_over_what_is_still_read(applied: list[Step]) -> None:
+    program = Handwritten(chain("A", "C", "E", "Y"), {"B": 4, "D": 6})
+    X, A, C, E, Y = program.argument("X"), *map(program.array, "ACE"), program.result("Y")
+    for name, source, target in (("A", X, A), ("C", A, C), ("E", C, E), ("Y", E, Y)):
+        program.compute(name, [source], [target], exp(source, target))
+    program.prove()
+    assert applied
+    # E is written where A lies, which Y reads.
+    block = gi.Builder("again")
+    first = gi.exponential(block.input("X", (B, D)), name="A")
+    second = gi.exponential(first, name="C")
+    graph = block.build(gi.add(first, gi.exponential(second, name="E"), name="Y"))
+    program = Handwritten(graph, {"B": 4, "D": 6})
+    X, A, C, Y = program.argument("X"), program.array("A"), program.array("C"), program.result("Y")
+    for name, source, target in (("A", X, A), ("C", A, C), ("E", C, A)):
+        program.compute(name, [source], [target], exp(source, target))
+    program.compute("Y", [A, A], [Y], (np.add, A, A, Y))
+    fails(program, "Y = +", "it reads A", "what lies there is E[B 0:4, D 0:6], by E")
+
+
+def test_what_lies_near_is_not_taken_for_what_lies_far(applied: list[Step]) -> None:
+    """Two halves of a value, apart in one case and side by side in the other: together they are read in one only."""
+    graph = chain("A", "C", "E", "Y")
+    for together in (True, False):
+        program = Handwritten(graph, {"B": 4, "D": 6})
+        Y = program.result("Y")
+        memory = {"X": program.argument("X"), **{name: np.empty((8, 6), np.float32) for name in "ACE"}}
+        for name, before in ("AX", "CA", "EC"):
+            second = slice(4, 6) if name == "E" and not together else slice(2, 4)
+            for here, there in ((slice(0, 2), slice(0, 2)), (slice(2, 4), second)):
+                read, target = memory[before][here], memory[name][there]
+                program.compute(name, [read], [target], exp(read, target))
+        program.compute("Y", [memory["E"][:4]], [Y], exp(memory["E"][:4], Y))
+        if together:
+            program.prove()
+            assert applied
+        else:
+            fails(program, "it reads E", "of which E[B 2:4, D 0:6] is not there")
