@@ -241,7 +241,8 @@ class Case:
             return -1
         if not dtype_fits(item, array):
             raise UnfitError
-        place = self._place(self.contents.lays.of(array))
+        known = self.contents.lays.known.get(id(array))
+        place = self._place(self.contents.lays.of(array) if known is None else known[1])
         if written:
             self._written[place] = None
             self._parts[place, self.numbers[item.root]] = None

@@ -21,6 +21,8 @@ class Contents:
 
     def __init__(self, lays: Lays, counts: Counts) -> None:
         self.memory, self.lays, self.counts = Memory(), lays, counts
+        #: Whether memory has ever been cleared for a sum before anything said for which part of it.
+        self._has_cleared = False
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -105,12 +107,13 @@ class Contents:
         if root.sums and terms is None:
             terms = [(*box, *whole(root.sums.values()))]
         terms = terms if root.sums else None
-        if terms is not None:
+        if terms is not None and self._has_cleared:
             self._place_cleared(root, lay, box, floating)
         self.memory.write(root, lay, box, terms, floating, doer)
 
     def clear(self, item: Item, lay: Lay, doer: Doer) -> None:
         """Memory is 0 for a sum; the first term that is put there says which part of it that is."""
+        self._has_cleared = True
         cleared = Item(f"memory cleared for {item.name}", item.value, lay.shape, cleared_for=item)
         self.memory.wanted[cleared] = 1
         self.memory.write(cleared, lay, whole(lay.shape), None, frozenset(), doer)
