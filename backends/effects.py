@@ -106,6 +106,13 @@ def effects_of(function: Function, arguments: Sequence[Any]) -> Effects | None:
     return None
 
 
+def is_closed(function: Function) -> bool:
+    """Whether what a call does is among its arguments: not with methods of objects, and functions partly applied."""
+    if function in _JUDGES or _is_ufunc(function):
+        return True
+    return getattr(function, "__name__", "") == "reduce" and _is_ufunc(getattr(function, "__self__", None))
+
+
 def _is_ufunc(function: Any) -> bool:
     """Whether it is a universal function, NumPy's or one of another array module."""
     return isinstance(function, np.ufunc) or (type(function).__name__ == "ufunc" and hasattr(function, "nin"))

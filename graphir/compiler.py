@@ -83,7 +83,8 @@ def compile(
     bucket     bytes of gradients that travel together between processes, 1 MiB unless given; with 0, each by itself,
                and nothing else is done until it has arrived
     check      whether the program that is to run is proved first: that every read sees what was last written of its
-               value, that threads do not disturb each other, that results are whole; about as long again as compiling.
+               value, that threads do not disturb each other, that results are whole; it takes about as long again as to
+               plan and write the program, which is then written at once, and not by the first run.
                `executable.proofs` says what has been proved, and what such a proof cannot see
     tiling     how tasks are cut into tiles and shared by threads, if not as the backend has it: for tests, and to tune
 

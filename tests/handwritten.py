@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import graphir as gi
-from graphir.backends.proof import Proof, Trace, prove
+from graphir.backends.proof import Proof, Trace
+from graphir.backends.proof.twice import prove_twice
 from graphir.backends.trace import ADD, CLEAR, COMPUTE, COPY, Exchange, Meeting, Step, ThreadTrace
 from graphir.ir.dims import resolve_sizes
 from graphir.ir.graph import Graph
@@ -119,5 +120,5 @@ class Handwritten:
         )  # fmt: skip
 
     def prove(self) -> Proof:
-        """As `graphir.backends.proof.prove`."""
-        return prove(self.trace())
+        """As `graphir.backends.proof.prove`, by lemmas and step by step."""
+        return prove_twice(self.trace())

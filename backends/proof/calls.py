@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from graphir.backends.effects import effects_of, flat
-from graphir.backends.proof.lays import Lay, covers, is_array
+from graphir.backends.proof.lays import Lay, address_of, covers, is_array
 from graphir.backends.trace import Call, Step
 
 
@@ -19,22 +19,28 @@ class Lays:
     """The lay of each array, looked at once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, Lay]] = {}
+        #: By an array's identity, itself and its lay.
+        self.known: dict[int, tuple[Any, Lay]] = {}
         self._same: dict[object, Lay] = {}
+        self._cuts: dict[object, int] = {}
 
     def of(self, array: Any) -> Lay:
         """The array's."""
-        known = self._known.get(id(array))
+        known = self.known.get(id(array))
         if known is None:
-            lay = Lay.of(array)
-            known = self._known[id(array)] = array, self._same.setdefault(lay.key, lay)
+            key = address_of(array), array.shape, array.strides, array.itemsize
+            lay = self._same.get(key)
+            if lay is None:
+                lay = self._same[key] = Lay(*key)
+                lay.cut = self._cuts.setdefault(key[1:], len(self._cuts))
+            known = self.known[id(array)] = array, lay
         return known[1]
 
     def among(self, arguments: Iterable[Any]) -> list[Lay]:
         """Those of all arrays among a call's arguments that have an element."""
         found = []
         for each in flat(arguments):
-            known = self._known.get(id(each))
+            known = self.known.get(id(each))
             lay = known[1] if known is not None else self.of(each) if is_array(each) else None
             if lay is not None and lay.size:
                 found.append(lay)

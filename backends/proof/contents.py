@@ -12,7 +12,7 @@ from graphir.backends.proof.finding import Found, Reach, find, rooted
 from graphir.backends.proof.items import Item
 from graphir.backends.proof.lays import Lay
 from graphir.backends.proof.losses import search
-from graphir.backends.proof.memory import Memory
+from graphir.backends.proof.memory import Memory, is_near
 from graphir.backends.trace import Array
 
 
@@ -21,6 +21,8 @@ class Contents:
 
     def __init__(self, lays: Lays, counts: Counts) -> None:
         self.memory, self.lays, self.counts = Memory(), lays, counts
+        #: Whether memory has ever been cleared for a sum before anything said for which part of it.
+        self._has_cleared = False
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -41,7 +43,7 @@ class Contents:
 
     def hold_dtype(self, item: Item, array: Array, doer: Doer) -> None:
         """ProofError where an array is of another dtype than the value."""
-        if _dtype_name(array.dtype) != item.value.dtype and item.value.dtype != "text":
+        if not dtype_fits(item, array):
             doer.fail(f"{item.name} is {item.value.dtype}, the array for it {array.dtype}")
 
     def _missing(self, item: Item, found: Found) -> str:
@@ -105,12 +107,13 @@ class Contents:
         if root.sums and terms is None:
             terms = [(*box, *whole(root.sums.values()))]
         terms = terms if root.sums else None
-        if terms is not None:
+        if terms is not None and self._has_cleared:
             self._place_cleared(root, lay, box, floating)
         self.memory.write(root, lay, box, terms, floating, doer)
 
     def clear(self, item: Item, lay: Lay, doer: Doer) -> None:
         """Memory is 0 for a sum; the first term that is put there says which part of it that is."""
+        self._has_cleared = True
         cleared = Item(f"memory cleared for {item.name}", item.value, lay.shape, cleared_for=item)
         self.memory.wanted[cleared] = 1
         self.memory.write(cleared, lay, whole(lay.shape), None, frozenset(), doer)
@@ -124,7 +127,7 @@ class Contents:
     def _float(self, item: Item, lay: Lay, box: Box, floating: frozenset[int]) -> Box:
         """Indices along dims where all elements are alike, as who holds others of them already counts."""
         for holding in self.memory.by_item.get(item, ()):
-            if holding.floating != floating or holding.itemsize != lay.itemsize:
+            if holding.floating != floating or holding.itemsize != lay.itemsize or not is_near(holding, lay):
                 continue
             if any(n > 1 and lay.strides[d] != holding.strides[d] for d, n in enumerate(lay.shape)):
                 continue
@@ -146,6 +149,11 @@ class Contents:
 
 #: A dtype's name, which NumPy makes up anew each time.
 _dtype_name = cache(str)
+
+
+def dtype_fits(item: Item, array: Array) -> bool:
+    """Whether an array is of the value's dtype; text lies in arrays of any."""
+    return _dtype_name(array.dtype) == item.value.dtype or item.value.dtype == "text"
 
 
 def shifted(terms: Box, before: Box, after: Box) -> Box:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from graphir.backends.proof.calls import Deeds
+from graphir.backends.trace import Step
 from graphir.errors import ProofError
 
 
@@ -22,6 +24,16 @@ class Doer:
     def fail(self, text: str) -> NoReturn:
         """ProofError."""
         raise ProofError(f"{self}: {text}")
+
+
+class Done:
+    """A step, who does it, and what its calls touch. `owner` is equal for a thread's of one operator in one task."""
+
+    __slots__ = ("deeds", "doer", "owner", "step", "thread")
+
+    def __init__(self, step: Step, doer: Doer, deeds: Deeds, thread: int) -> None:
+        self.step, self.doer, self.deeds, self.thread = step, doer, deeds, thread
+        self.owner: object = (thread, step.within, *(node.operator for node in step.nodes[:1]))
 
 
 @dataclass

@@ -260,6 +260,10 @@ class Ledger:
         for item in outputs:
             item.spell = work.spell
 
+    def items(self) -> Iterable[Item]:
+        """All values, each once, in the order of the graph."""
+        return dict.fromkeys(self._items.values())
+
     def works(self) -> Iterable[Work]:
         """All nodes, in the order of the graph."""
         return self._works.values()

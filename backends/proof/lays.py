@@ -29,14 +29,15 @@ def is_array(thing: Any) -> bool:
 class Lay:
     """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array.
 
-    `key` is equal for arrays that are the same.
+    `key` is equal for arrays that are the same, `cut`, where it is said, for those of one shape, strides and itemsize.
     """
 
-    __slots__ = ("_form", "address", "high", "itemsize", "key", "low", "shape", "size", "strides")
+    __slots__ = ("_form", "address", "cut", "high", "itemsize", "key", "low", "shape", "size", "strides")
 
     def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
         self.address, self.shape, self.strides, self.itemsize = address, shape, strides, itemsize
         self.key = address, shape, strides, itemsize
+        self.cut = -1
         self._form: tuple[int, _Dims, int] | None = None
         low = high = address
         self.size = 1
@@ -154,8 +155,12 @@ class Spans:
 
     def hold(self, lay: Lay) -> bool:
         """Whether one of the ranges has all bytes between the lay's first and last."""
-        at = bisect_right(self.lows, lay.low) - 1
-        return at >= 0 and self.highs[at] >= lay.high
+        return self.has(lay.low, lay.high)
+
+    def has(self, low: int, high: int) -> bool:
+        """Whether one of the ranges has all of another."""
+        at = bisect_right(self.lows, low) - 1
+        return at >= 0 and self.highs[at] >= high
 
 
 def covers(written: list[Lay], lay: Lay) -> bool:

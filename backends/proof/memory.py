@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +71,15 @@ class Lost:
     by: object
 
 
+@dataclass
+class Journal:
+    """What has been done to memory: what was lost, the bytes that were written, and where holdings have lain."""
+
+    lost: list[tuple[Item, Lost]] = field(default_factory=list)
+    overwritten: list[tuple[int, int]] = field(default_factory=list)
+    placed: list[tuple[Item, int, int]] = field(default_factory=list)
+
+
 class Memory:
     """All holdings, by value and by address.
 
@@ -81,39 +90,53 @@ class Memory:
         self.wanted: Counter[Item] = Counter()
         self.by_item: dict[Item, list[Holding]] = {}
         self.lost: dict[Item, deque[Lost]] = {}
+        #: Where what is being done is written down, if somebody wants to know.
+        self.journal: Journal | None = None
         self._slots: list[Holding | None] = []
         self._free: list[int] = []
         self._lows, self._highs = np.zeros(256, np.int64), np.zeros(256, np.int64)
 
-    def touching(self, lay: Lay) -> Iterator[Holding]:
+    def touching(self, lay: Lay) -> list[Holding]:
         """Who holds a byte between the lay's first and last."""
+        return self.between(lay.low, lay.high)
+
+    def between(self, low: int, high: int) -> list[Holding]:
+        """Who holds a byte of this range of addresses."""
         count = len(self._slots)
-        (found,) = ((self._lows[:count] < lay.high) & (self._highs[:count] > lay.low)).nonzero()
-        for slot in found.tolist():
-            holding = self._slots[slot]
-            if holding is not None:
-                yield holding
+        (found,) = ((self._lows[:count] < high) & (self._highs[:count] > low)).nonzero()
+        if not len(found):
+            return []
+        slots = self._slots
+        return [holding for slot in found.tolist() if (holding := slots[slot]) is not None]
 
     # -- writing --------------------------------------------------------------------------------------
 
+    def lose(self, item: Item, lost: Lost) -> None:
+        """Remembers what of a value is no longer there."""
+        self.lost.setdefault(item, deque(maxlen=_REMEMBERED)).append(lost)
+        if self.journal is not None:
+            self.journal.lost.append((item, lost))
+
     def overwrite(self, lay: Lay, by: object) -> None:
         """Whatever lay there is lost."""
-        for holding in list(self.touching(lay)):
+        if self.journal is not None:
+            self.journal.overwritten.append((lay.low, lay.high))
+        for holding in self.touching(lay):
             if not self.wanted[holding.item.root]:
-                self._drop(holding)
+                self.drop(holding)
                 continue
             for box in lost_of(holding.lay, holding.bounds, lay):
                 inner = common(box, holding.bounds)
                 if inner is None:
                     continue
-                self.lost.setdefault(holding.item, deque(maxlen=_REMEMBERED)).append(Lost(inner, by))
+                self.lose(holding.item, Lost(inner, by))
                 if inner == holding.bounds:
                     holding.valid = Region()
                     break
                 holding.remove(inner)
             # Where elements have been lost is remembered as long as others are there: it is told who took them.
             if not holding.valid:
-                self._drop(holding)
+                self.drop(holding)
 
     def write(
         self, item: Item, lay: Lay, box: Box, terms: Sequence[Box] | None, floating: frozenset[int], by: object
@@ -123,22 +146,28 @@ class Memory:
             return
         self.overwrite(lay, by)
         for holding in self.by_item.get(item, ()):
-            if holding.floating == floating and _join(holding, lay, box):
+            if holding.floating == floating and is_near(holding, lay) and _join(holding, lay, box):
                 holding.valid.add(box)
                 for each in terms or ():
                     assert holding.terms is not None
                     holding.terms.add(each)
                 holding.by = by
                 holding.settle()
-                self._place(holding)
+                self.place(holding)
                 return
         base = lay.address - sum(low * step for (low, _), step in zip(box, lay.strides, strict=True))
         held = None if terms is None else Region(terms)
-        holding = Holding(item, base, lay.strides, lay.itemsize, floating, Region([box]), held, by)
-        self.by_item.setdefault(item, []).append(holding)
-        self._place(holding)
+        self.add(Holding(item, base, lay.strides, lay.itemsize, floating, Region([box]), held, by))
 
-    def _place(self, holding: Holding) -> None:
+    def add(self, holding: Holding) -> None:
+        """Takes in a holding."""
+        self.by_item.setdefault(holding.item, []).append(holding)
+        self.place(holding)
+
+    def place(self, holding: Holding) -> None:
+        """Notes where a holding's elements lie now."""
+        if self.journal is not None:
+            self.journal.placed.append((holding.item, holding.lay.low, holding.lay.high))
         if holding.slot < 0:
             if self._free:
                 holding.slot = self._free.pop()
@@ -150,11 +179,19 @@ class Memory:
                     self._lows, self._highs = (np.concatenate((x, np.zeros_like(x))) for x in (self._lows, self._highs))
         self._lows[holding.slot], self._highs[holding.slot] = holding.lay.low, holding.lay.high
 
-    def _drop(self, holding: Holding) -> None:
+    def drop(self, holding: Holding) -> None:
+        """Lets go of a holding, of which nothing is left, or wanted."""
         self._slots[holding.slot] = None
         self._lows[holding.slot] = self._highs[holding.slot] = 0
         self._free.append(holding.slot)
+        holding.slot = -1
         self.by_item[holding.item].remove(holding)
+
+
+def is_near(holding: Holding, lay: Lay) -> bool:
+    """Whether they lie apart by no more than the value is wide: what lies farther away is other memory."""
+    widest = math.prod(holding.item.shape) * holding.itemsize
+    return lay.low - holding.lay.high <= widest and holding.lay.low - lay.high <= widest
 
 
 def _join(holding: Holding, lay: Lay, box: Box) -> bool:

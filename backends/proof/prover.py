@@ -7,37 +7,30 @@ their order does not matter, and they are gone through one after the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from graphir.backends.proof.boxes import whole
-from graphir.backends.proof.calls import Deeds, Lays, hold
+from graphir.backends.proof.calls import Lays
 from graphir.backends.proof.contents import Contents
-from graphir.backends.proof.doers import Counts, Doer
+from graphir.backends.proof.doers import Counts, Doer, Done
 from graphir.backends.proof.exchanges import Flights
 from graphir.backends.proof.halves import find_halves
 from graphir.backends.proof.items import Item, Ledger
+from graphir.backends.proof.kept import Kept
 from graphir.backends.proof.lays import Lay, Spans
+from graphir.backends.proof.lemmas import Lemmas
+from graphir.backends.proof.patterns import Holder
 from graphir.backends.proof.report import Proof
 from graphir.backends.proof.steps import Steps
 from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
 from graphir.ir.collector import without_collector
-from graphir.ir.graph import Node
 
-
-@dataclass(frozen=True)
-class _Done:
-    """A step, who does it, and what its calls touch."""
-
-    step: Step
-    doer: Doer
-    deeds: Deeds
-    thread: int
-
+#: Whether programs are proved twice, by lemmas and step by step, so that a lemma that is wrong is found; see `twice`.
+TWICE = False
 
 #: What each thread does between two meetings.
-_Phase = list[list[_Done]]
+_Phase = list[list[Done]]
 
 
 @without_collector
@@ -47,24 +40,30 @@ def prove(trace: Trace) -> Proof:
     What is read is there, as it was last written, whole; what threads do side by side does not meet in memory; what
     travels is left alone; every result lies where it is looked for. What that does not say is listed in the result.
     """
-    return _Prover(trace).prove()
+    if TWICE:
+        from graphir.backends.proof.twice import prove_twice  # late: it is a prover of provers
+
+        return prove_twice(trace)
+    return Prover(trace).prove()
 
 
-class _Prover:
-    def __init__(self, trace: Trace) -> None:
+class Prover:
+    """Proves one program. With `again`, by no pattern and no lemma without holding it to what it speaks of."""
+
+    def __init__(self, trace: Trace, again: bool = False) -> None:
         self.trace, self.lays, self.counts = trace, Lays(), Counts()
+        self.holder = Holder(self.lays, again)
         self.contents = Contents(self.lays, self.counts)
         self.memory = self.contents.memory
         self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
         find_halves(self.ledger)
         self.steps = Steps(self.ledger, self.contents)
         self.flights = Flights(self.ledger, self.contents)
-        #: For nodes that are alike what they keep from tile to tile, as the item that stands for it.
-        self._kept: dict[object, list[tuple[Lay, Item]]] = {}
-        #: Who has made it, and of which of its operands, by their positions; None if it was of something else, too.
-        self._made_of: dict[Item, tuple[Node, dict[int, Item] | None]] = {}
+        self.kept = Kept(self.ledger, self.memory, self.lays)
+        self.lemmas = Lemmas(self.steps, self.kept, again)
 
     def prove(self) -> Proof:
+        """What has been proved; ProofError where the program does not do what its graph says."""
         trace = self.trace
         if len(trace.exchanges) != len(trace.segments) + 1:
             raise ProofError(
@@ -84,8 +83,9 @@ class _Prover:
             for phase in segment:
                 self._check_threads(phase)
                 for thread in phase:
-                    for done in thread:
-                        self._carry_out(done)
+                    for _, task in groupby(thread, _task):
+                        self.lemmas.carry_out(list(task), self._carry_out)
+                self.end_phase()
         self.flights.carry_out(trace.exchanges[-1], len(phases))
         self.flights.require_landed()
         end = Doer("after the run", "the caller")
@@ -95,6 +95,9 @@ class _Prover:
             self.contents.read(item, array, end)
         return Proof(self.trace.graph.name, self.counts)
 
+    def end_phase(self) -> None:
+        """Called when all that is done until a meeting has been gone through."""
+
     def _require_block(self, item: Item, array: Any, doer: Doer) -> None:
         if tuple(array.shape) != item.shape:
             doer.fail(f"{item.name} is {list(item.shape)} on a rank, its block {list(array.shape)}")
@@ -103,9 +106,9 @@ class _Prover:
 
     def _phases(self, number: int, segment: Sequence[ThreadTrace]) -> Iterator[_Phase]:
         """A segment's steps, from meeting to meeting."""
-        lists: list[list[list[_Done]]] = []
+        lists: list[list[list[Done]]] = []
         for thread, each in enumerate(segment):
-            parts: list[list[_Done]] = [[]]
+            parts: list[list[Done]] = [[]]
             behind = 0
             for count, step in enumerate(each.steps):
                 where = f"thread {thread}, segment {number}, step {count}"
@@ -119,7 +122,7 @@ class _Prover:
                     continue
                 behind = step.stop
                 doer = Doer(where, _what(step), _line(step))
-                parts[-1].append(_Done(step, doer, hold(step, each.calls, self.lays, doer.fail), thread))
+                parts[-1].append(Done(step, doer, self.holder.hold(step, each.calls, doer.fail), thread))
                 self.counts.calls += step.stop - step.start
             if behind != len(each.calls):
                 raise ProofError(
@@ -136,29 +139,16 @@ class _Prover:
         for phase in zip(*lists, strict=True):
             yield list(phase)
 
-    def _find_kept(self, every: Sequence[_Done]) -> None:
+    def _find_kept(self, every: Sequence[Done]) -> None:
         """What nodes read that earlier tiles of theirs have written; all else that is read beside is a constant."""
         lays = [lay for done in every for lay in done.deeds.writes.values()]
         lays += [self.lays.of(array) for array in self.trace.arguments.values()]
         lays += self.flights.written(self.trace.exchanges)
         touched = Spans([(lay.low, lay.high) for lay in lays])
         self._check_constants(every, touched)
-        needed: dict[object, list[Lay]] = {}
-        for done in every:
-            outside = {key: lay for key, lay in done.deeds.outside.items() if touched.touch(lay)}
-            done.deeds.outside = outside
-            if outside:
-                needed.setdefault(_owner(done), []).extend(outside.values())
-        for done in every:
-            wanted, known = needed.get(_owner(done), ()), self._kept.setdefault(_owner(done), [])
-            for lay in done.deeds.scratch.values():
-                if any(lay.contains(each) for each in wanted) and all(each.key != lay.key for each, _ in known):
-                    value = done.step.nodes[0].outputs[0]
-                    item = Item(f"what {value.name} keeps", value, lay.shape)
-                    self.memory.wanted[item] = 1
-                    known.append((lay, item))
+        self.kept.find(every, touched)
 
-    def _check_constants(self, every: Sequence[_Done], touched: Spans) -> None:
+    def _check_constants(self, every: Sequence[Done], touched: Spans) -> None:
         """Nobody writes to them."""
         for lay in map(self.lays.of, self.trace.constants):
             if touched.touch(lay):
@@ -185,7 +175,7 @@ class _Prover:
 
     def _check_threads(self, phase: _Phase) -> None:
         """No thread touches what another writes before they meet."""
-        events: list[tuple[int, int, bool, Lay, _Done]] = []
+        events: list[tuple[int, int, bool, Lay, Done]] = []
         seen: set[object] = set()
         for thread in phase:
             for done in thread:
@@ -198,7 +188,7 @@ class _Prover:
                             seen.add((done.thread, writes, key))
                             events.append((lay.low, lay.high, writes, lay, done))
         events.sort(key=lambda each: each[0])
-        active: list[tuple[int, int, bool, Lay, _Done]] = []
+        active: list[tuple[int, int, bool, Lay, Done]] = []
         for event in events:
             low, _, writes, lay, done = event
             active = [each for each in active if each[1] > low]
@@ -213,56 +203,16 @@ class _Prover:
 
     # -- one after the other --------------------------------------------------------------------------
 
-    def _carry_out(self, done: _Done) -> None:
-        kept = self._kept.get(_owner(done), ())
-        for lay in done.deeds.outside.values():
-            if not any(each.contains(lay) and self._is_there(item, done.step) for each, item in kept):
-                done.doer.fail(
-                    f"one of its calls reads memory of shape {list(lay.shape)} that is no operand of it, and that it "
-                    "has not written itself"
-                )
-        for key, lay in done.deeds.scratch.items():
-            item = next((item for each, item in kept if each.key == key), None)
-            if item is None:
-                self.memory.overwrite(lay, done.doer)
-            else:
-                self.memory.write(item, lay, whole(lay.shape), None, frozenset(), done.doer)
-                self._made_of[item] = done.step.nodes[0], self._sources(done, key)
+    def _carry_out(self, done: Done) -> None:
+        self.kept.carry_out(done)
         self.steps.carry_out(done.step, done.doer)
         for item in self.steps.read_by(done.step):
             self.memory.wanted[item.root] -= 1
 
-    def _is_there(self, item: Item, step: Step) -> bool:
-        """Whether what is kept is there, and is the step's: its node's own, or made of operands that it has, too."""
-        if not any(each.valid.boxes == [whole(item.shape)] for each in self.memory.by_item.get(item, ())):
-            return False
-        node, made_of = self._made_of[item]
-        if node is step.nodes[0]:
-            return True
-        work = self.ledger.find_work(step.nodes[0], step.within)
-        return (
-            work is not None
-            and made_of is not None
-            and all(work.inputs[position] is operand for position, operand in made_of.items())
-        )
 
-    def _sources(self, done: _Done, key: object) -> dict[int, Item] | None:
-        """The operands that memory beside the results has been made of."""
-        work = self.ledger.find_work(done.step.nodes[0], done.step.within)
-        if work is None:
-            return None
-        found: dict[int, Item] = {}
-        places = [None if array is None else self.lays.of(array).key for array in done.step.operands[0]]
-        for lay in done.deeds.sources[key]:
-            if lay is None or lay.key not in places:
-                return None
-            found[places.index(lay.key)] = work.inputs[places.index(lay.key)]
-        return found
-
-
-def _owner(done: _Done) -> object:
-    """Equal for a thread's steps of one operator within one task."""
-    return done.thread, done.step.within, *(node.operator for node in done.step.nodes[:1])
+def _task(done: Done) -> object:
+    """Equal for steps of one task."""
+    return done.step.within or done.step.nodes or done.step.value
 
 
 def _what(step: Step) -> str:

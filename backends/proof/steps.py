@@ -29,7 +29,7 @@ class Steps:
     def __init__(self, ledger: Ledger, contents: Contents) -> None:
         self.ledger, self.contents = ledger, contents
         #: Of sums, the factors along which terms are all alike, so that it is enough to count them.
-        self._alike: dict[Item, set[str]] = {}
+        self.alike: dict[Item, set[str]] = {}
 
     def read_by(self, step: Step) -> list[Item]:
         """The values that a step reads."""
@@ -117,7 +117,7 @@ class Steps:
             low, length = ranges[factor]
             if low is None:
                 low = 0
-                self._alike.setdefault(item, set()).add(factor)
+                self.alike.setdefault(item, set()).add(factor)
             spans[factor] = low, low + length
             if spans[factor] != (0, size) and work.operator.reduction == "mean":
                 doer.fail(f"{item.name} is a mean, and is made of {ranges.spelled(factor)} alone")
@@ -157,8 +157,8 @@ class Steps:
         if (maker.operator.reduction == "max") != (kind == MAXIMUM):
             doer.fail(f"{item.name} is the {maker.operator.reduction} of its terms, and it forms another")
         first, second = _terms(item, one), _terms(item, other)
-        if root in self._alike:
-            first, second = _counted(root, self._alike[root], first, second)
+        if root in self.alike:
+            first, second = _counted(root, self.alike[root], first, second)
         twice = None
         if first and second and common(Region(first).bounds(), Region(second).bounds()) is not None:
             twice = next((both for a in first for b in second if (both := common(a, b)) is not None), None)
