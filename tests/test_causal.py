@@ -17,7 +17,8 @@ from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.ir.value import Value
 from graphir.passes import fuse
-from tests.tilings import drawn
+from tests.poison import poisoned
+from tests.tilings import DrawnTiling, drawn
 
 B, S, D = gi.dims("B S D")
 SIZES = {"B": 2, "S": 7, "D": 3}
@@ -91,6 +92,29 @@ def test_numbers_are_the_interpreters(reader: str, seed: int) -> None:
     wanted = gi.compile(graph, SIZES, backend="reference")(given)
     made = gi.compile(graph, SIZES, threads=1 + seed % 3, tiling=drawn(seed))(given)
     for name, array in wanted.items():
+        np.testing.assert_allclose(made[name], array, rtol=1e-12, atol=1e-12)
+
+
+class SharedQueries(DrawnTiling):
+    """Queries shared by two threads, so that the first has not all keys."""
+
+    def cut(self, task: Task, threads: int) -> Cut:
+        if task.causal is None:
+            return Cut()
+        q = task.causal[0]
+        return Cut({q: 2}, q, (0, 3, task.sizes[q]))
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_a_sum_begins_at_0_where_a_thread_has_not_all_keys(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphir.backends.numpy.fast.kernels.LEAST", 0)
+    graph = build(READERS["a sum of probabilities over queries"][1])
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal((2, 7, 3)) for name in ("X", "Y")}
+    tiling = SharedQueries(bytes=1 << 22, small=0, causal=(1, 1 << 20))
+    with poisoned():
+        made = gi.compile(graph, SIZES, threads=2, tiling=tiling, kernels=kernels)(given)
+    for name, array in gi.compile(graph, SIZES, backend="reference")(given).items():
         np.testing.assert_allclose(made[name], array, rtol=1e-12, atol=1e-12)
 
 
