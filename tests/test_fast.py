@@ -26,7 +26,7 @@ from graphir.backends.rows import dictionary  # noqa: F401  declares the snippet
 from graphir.backends.rows.expressions import Row
 from graphir.backends.rows.schedule import Store
 from graphir.backends.rows.snippets import find_snippet
-from graphir.errors import ConfigError, MissingDependencyError
+from graphir.errors import ConfigError, InputError, MissingDependencyError
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
 from graphir.operators.dropout import keep_mask
@@ -160,6 +160,20 @@ def test_ranks_compute_their_blocks_with_kernels(case: Case, interpreted: Counte
     arguments = {**start(step_of(case), tuple(case.sizes.items())), **batch(case.sizes, 0)}
     _check(sharded_step_of(case), case.sizes, arguments)
     assert interpreted.written > 10
+
+
+def test_an_id_that_the_program_makes_is_looked_at_before_a_kernel_reads_by_it(interpreted: Counted) -> None:
+    B, V, W = gi.dims("B V W")
+    block = gi.Builder("loss", dtype="float64")
+    Y = gi.argmax(block.input("P", (B, W)), name="Y")
+    Z = gi.activation(block.input("Z", (B, V)))
+    graph = block.build(gi.scale(gi.cross_entropy(Z, Y, name="L"), by=2.0))
+    run = gi.compile(graph, {"B": 3, "V": 5, "W": 7}, kernels="numba")
+    P, Z = np.eye(3, 7, 3), np.zeros((3, 5))
+    with pytest.raises(InputError, match=r"Y\[2\] = 5 is out of range: L = CE\(…\) needs ids from 0 to 4"):
+        run({"P": P, "Z": Z})
+    assert interpreted.written
+    run({"P": np.eye(3, 7, 2), "Z": Z})
 
 
 @pytest.mark.parametrize("refused", ["first", "others"])
