@@ -97,6 +97,18 @@ def test_an_id_out_of_range_is_located(forward, wrong):
     )
 
 
+def test_an_id_that_the_graph_makes_is_looked_at_too():
+    W = gi.dim("W")
+    block = gi.Builder("made", dtype="float64")
+    ids = gi.argmax(block.input("P", (B, W)), name="T")
+    run = gi.compile(block.build(gi.lookup(block.input("E", (V, D)), ids, name="X")), {"B": 3, "V": 5, "D": 2, "W": 7})
+    E = np.arange(10.0).reshape(5, 2)
+    assert np.array_equal(run({"P": np.eye(3, 7, 2), "E": E})["X"], E[2:])
+    assert refusal(run, {"P": np.eye(3, 7, 3), "E": E}) == (
+        "T[2] = 5 is out of range: X = lookup(…) needs ids from 0 to 4 (V = 5)"
+    )
+
+
 def test_a_label_out_of_range_is_located_and_the_ignored_one_is_none(forward):
     run, parameters, batch = forward
     Y = batch["Y"].copy()
