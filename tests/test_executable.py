@@ -346,3 +346,10 @@ def test_initial_content_is_keyed_by_seed_and_name():
     np.testing.assert_array_equal(one["layer0/mha/W_Q"], three["layer0/mha/W_Q"])
     assert (one["layer0/mha/W_Q"] != one["layer0/mha/W_K"]).all()
     assert (one["layer0/mha/W_Q"] != initialize(a_model(), SIZES, seed=2)["layer0/mha/W_Q"]).all()
+
+
+def test_what_was_needed_to_prove_a_program_is_let_go_of():
+    """Steps hold on to buffers that calls had before they were bound to a caller's."""
+    run = gi.compile(a_model(), SIZES, check=True)
+    assert run.proofs
+    assert not any(steps for program in run.programs for segment in program.segments for steps in segment.steps)
