@@ -163,10 +163,11 @@ def report(fates: Sequence[Fate], seconds: float) -> str:
         parts = (mine, [fate for fate in killed if not fate.tested], tested, harmless, alive)
         counts = [sum(fate in some for fate in mine) for some in parts]
         lines.append(f"| {kind} | {' | '.join(map(str, counts))} |")
-    for title, some in (("Alive", alive), ("Harmless", harmless)):
+    by_tests = [fate for fate in killed if fate.tested]
+    for title, some in (("Alive", alive), ("Killed by tests alone", by_tests), ("Harmless", harmless)):
         if some:
             lines += ["", f"## {title}", ""]
-            lines += [f"- {fate.mutant}{f': {fate.reason}' if fate.reason else ''}" for fate in some]
+            lines += [f"- {fate.mutant}{f': {why}' if (why := fate.reason or fate.by) else ''}" for fate in some]
     return "\n".join(lines) + "\n"
 
 
