@@ -315,7 +315,7 @@ class Operator:
         factors = bind_factors(rule, types, self._given_factors(attributes))
         layouts = self._infer_layouts(rule, tuple(type_.layout for type_ in types), attributes)
         outputs = tuple(
-            TensorType(self._output_dtype(o, shared, types, attributes), output_shape(o, factors), layout)
+            TensorType(self._output_dtype(o, rule, shared, types, attributes), output_shape(o, factors), layout)
             for o, layout in zip(rule.outputs, layouts, strict=True)
         )
         return Inference(rule, factors, outputs)
@@ -333,8 +333,17 @@ class Operator:
         return {name: attributes[name] for name, attribute in self.attributes.items() if attribute.is_size}
 
     def _output_dtype(
-        self, operand: Operand, shared: str, types: tuple[TensorType, ...], attributes: Mapping[str, Any]
+        self,
+        operand: Operand,
+        rule: Signature,
+        shared: str,
+        types: tuple[TensorType, ...],
+        attributes: Mapping[str, Any],
     ) -> str:
+        for given, type_ in zip(rule.inputs, types, strict=True):
+            # New content takes the place of the old.
+            if given.name == self.updates.get(operand.name):
+                return type_.dtype
         if operand.dtype in attributes:
             if attributes[operand.dtype] == "text":
                 raise TypeCheckError(f"{operand.name} holds numbers; its {operand.dtype} cannot be text")

@@ -187,7 +187,7 @@ def d_average(xp: Xp, dY: Array, *, r: Size, shape: tuple[int, ...]) -> Array:
 )
 def token_ids(xp: Xp, T: Array, *, v: Size, ignore: int = IGNORE) -> Array:
     """Y [B, S] = T: ids of V tokens, or `ignore`, and no others, where a padded table would take more."""
-    return T
+    return T.astype("int64")
 
 
 @operator("PAD", "Z[*b v] -> Y[*b v]", flops=1, elementwise=True, examples=({"valid": as_dim(2)},))

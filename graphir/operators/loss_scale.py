@@ -33,9 +33,9 @@ def adjust_scale(
     growth · s, unless that is infinite, and the count begins anew; if not, s_new = backoff · s and good_new = 0
     (Micikevicius et al., 2018; constants and order as in PyTorch's GradScaler)."""
     kind, ok = s.dtype.type, xp.isfinite(norm)
-    count = xp.where(ok, good + 1, 0)
+    count = xp.where(ok, good + good.dtype.type(1), good.dtype.type(0))
     due, larger = count >= interval, s * kind(growth)
     grown = xp.where(xp.logical_and(due, xp.isfinite(larger)), larger, s)
     s_new = xp.where(ok, grown, s * kind(backoff))
-    good_new = xp.where(due, 0, count)
+    good_new = xp.where(due, good.dtype.type(0), count)
     return xp.asarray(s_new), xp.asarray(good_new), xp.asarray(ok)

@@ -18,6 +18,7 @@ from graphir.errors import GraphirError, OperatorError
 from graphir.ir.dims import product
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
+from graphir.ir.types import INTEGERS
 
 Array: TypeAlias = NDArray[Any]
 #: Content of a shape: `draw(rng, (2, 3))` is an array [2, 3] of floats.
@@ -134,7 +135,7 @@ def draw_case(
     rng: np.random.Generator,
     domains: Mapping[str, Draw] | None = None,
 ) -> Case:
-    """A case with random sizes and content; `attributes` may restrict the outputs (`only`)."""
+    """A case with random sizes, content and width of integers; `attributes` may restrict the outputs (`only`)."""
     normal = operator.normalize(attributes)
     declared = operator.signatures(normal)[form]
     rank, spare = int(rng.integers(0, 3)), int(rng.integers(1, 5))
@@ -151,10 +152,12 @@ def draw_case(
     for factor in rule.factors:
         factors.setdefault(factor, gi.dim(f"n_{factor.replace('.', '_')}"))
     builder = gi.Builder("case", dtype=dtype)
+    integers = str(rng.choice(sorted(INTEGERS))) if any(map(_is_integer, rule.inputs)) else ""
     values = []
     for operand in rule.inputs:
         shape = tuple(product(factors[f] for f in axis.factors) for axis in operand.axes)
-        values.append(builder.input(operand.name, shape, _dtype(operand, dtype)))
+        own = integers if _is_integer(operand) else operand.dtype if operand.dtype in ("bool", "text") else dtype
+        values.append(builder.input(operand.name, shape, own))
     outputs = operator.all(*values, builder=builder, **attributes)
     graph = builder.build(*outputs)
     names = sorted(frozenset[str]().union(*(each.names for each in (*factors.values(), *graph.dims))))
@@ -173,10 +176,8 @@ def _size_attributes(node: gi.Node) -> list[gi.Dim]:
     return [value for value in node.attributes.values() if isinstance(value, gi.Dim)]
 
 
-def _dtype(operand: Operand, dtype: str) -> str:
-    if operand.dtype in ("bool", "text"):
-        return operand.dtype
-    return "int64" if operand.dtype == "int" or operand.indexes else dtype
+def _is_integer(operand: Operand) -> bool:
+    return operand.dtype == "int" or operand.indexes is not None
 
 
 def _draw_array(
@@ -192,9 +193,9 @@ def _draw_array(
         ids = rng.integers(0, node.inference.factors[operand.indexes].size(sizes), shape)
         if node.operator.exempt is not None:
             ids = np.where(rng.random(shape) < 0.2, node.attributes[node.operator.exempt], ids)
-        return np.asarray(ids)
-    if value.dtype == "int64":
-        return np.asarray(rng.integers(0, 9, shape))
+        return np.asarray(ids, value.dtype)
+    if value.dtype in INTEGERS:
+        return np.asarray(rng.integers(0, 9, shape), value.dtype)
     if value.dtype == "bool":
         return np.asarray(rng.random(shape) < 0.6)
     if value.dtype == "text":
