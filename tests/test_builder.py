@@ -186,6 +186,7 @@ def misfits():
             "[B, S, D] does not fit X[*b m k], W[k n] -> Y[*b m n] or X[*b m k], W[*b k n] -> Y[*b m n]",
         ),
         (lambda v: gi.scale(v.X), "scale(X float32[B, S, D])", "attribute by is missing"),
+        (lambda v: gi.transpose(v.words), "T(words text[B, S])", "X must be numbers or bools, not text"),
         (lambda v: gi.scale(v.X, by=1, to=2), "scale(X float32[B, S, D])", "unknown attribute to; it has by"),
         (
             lambda v: gi.activation(v.X, kind="tanh"),
@@ -259,8 +260,9 @@ def misfits():
 def test_misfits_name_operator_operands_line_and_reason(block, X, case):
     apply, operands, reason = misfits()[case]
     ids, seed = block.input("ids", (B, S), "int64"), block.input("seed", (), "int64")
+    words = block.input("words", (B, S), "text")
     with pytest.raises(TypeCheckError) as caught:
-        apply(SimpleNamespace(X=X, ids=ids, seed=seed))
+        apply(SimpleNamespace(X=X, ids=ids, seed=seed, words=words))
     file, line = this_line().rpartition(":")[0], apply.__code__.co_firstlineno
     assert str(caught.value) == f"{operands} at {file}:{line}: {reason}"
     assert block.nodes == []

@@ -14,9 +14,9 @@ Notation. An operand is a name and its axes in brackets. An axis is a *factor*, 
 
 After the brackets stands the dtype: nothing for the operator's float (one for all operands that say
 nothing), `float` for any float, `int` for any integer, `in v` for an integer that indexes factor v,
-`bool`, `text`, `any` (and `same`, of a result: the first operand's), or the name of the attribute that holds
-the dtype. `X...[*b]` stands for one or more
-operands X0, X1, … of that type. Several signatures are alternatives; the first whose ranks fit is used.
+`bool`, `text`, `any` for all but text (and `same`, of a result: the first operand's), or the name of the
+attribute that holds the dtype. `X...[*b]` stands for one or more operands X0, X1, … of that type. Several
+signatures are alternatives; the first whose ranks fit is used.
 
 A factor that only outputs have (BC's new dims, the rows of an embedding's gradient) gets its dim from an
 attribute of the same name.
@@ -314,6 +314,9 @@ def check_dtypes(rule: Signature, types: Sequence[TensorType]) -> str:
             if dtype not in INTEGERS:
                 what = f"indexes {operand.indexes}, so it" if operand.indexes else ""
                 raise TypeCheckError(" ".join(f"{name} {what} must be an integer, not {dtype}".split()))
-        elif operand.dtype != "any" and operand.dtype != dtype:
+        elif operand.dtype == "any":
+            if dtype == "text":
+                raise TypeCheckError(f"{name} must be numbers or bools, not text")
+        elif operand.dtype != dtype:
             raise TypeCheckError(f"{name} must be {operand.dtype}, not {dtype}")
     return shared
