@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import pytest
 
 from graphir import compiler
 from graphir.cli import main
+from tests.processes import heed_interrupts
 
 #: Whatever a test compiles is proved before it runs.
 compiler.CHECK = True
 
-# A shell lets what it runs in the background ignore Ctrl-C, and so would all processes that a test starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_interrupts()
 
 GOLDENS = Path(__file__).parent / "goldens"
 

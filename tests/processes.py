@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What launchers set, and who uses them, which no test inherits.
 _LAUNCHERS = ("PMI_", "OMPI_", "MPI_LOCAL", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
 _LAUNCHERS += ("GRAPHIR_TOKEN", "GRAPHIR_LISTEN", "GRAPHIR_TIMEOUT")
+
+
+def heed_interrupts() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and so would all processes that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

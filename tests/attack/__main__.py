@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tests.attack.attacks import ATTACKS, available
 from tests.attack.report import table, write_page
 from tests.attack.run import Found, Run
+from tests.processes import heed_interrupts
 
 
 def _rounds(text: str) -> dict[str, int]:
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=list(ATTACKS), help="that attack alone; repeatable")
     parser.add_argument("--markdown", type=Path, help="the page to write to; rows of other attacks stay as they are")
     given = parser.parse_args(arguments)
+    heed_interrupts()
     names = [name for name in available() if given.only is None or name in given.only]
     rounds = given.rounds and {name: trials for name, trials in given.rounds.items() if name in names}
     console = Console()

@@ -32,8 +32,8 @@ from tests.attack.outcome import HangError, LossError
 from tests.campaign.case import Case
 from tests.campaign.draw import draw
 
-#: So many graphs fill what is remembered of graphs; so many steps what a run allocates on its way.
-WARM, WARM_STEPS = 1000, 500
+#: So many graphs fill what is remembered of graphs, signatures and types; so many steps what a run allocates on its way.
+WARM, WARM_STEPS = 3000, 500
 #: Windows of so many trials, of each of which the least memory counts: what a trial needs for a while is no growth.
 WINDOW = 250
 #: How much more a window may have than the first after the warm-up: graphs are drawn at random, and some are large.
