@@ -32,7 +32,7 @@ from tests.attack.outcome import HangError, LossError
 from tests.campaign.case import Case
 from tests.campaign.draw import draw
 
-#: So many graphs fill what is remembered of graphs, signatures and types; so many steps what a run allocates on its way.
+#: So many graphs fill what is remembered of graphs, signatures and types; so many steps what a run allocates.
 WARM, WARM_STEPS = 3000, 500
 #: Windows of so many trials, of each of which the least memory counts: what a trial needs for a while is no growth.
 WINDOW = 250
