@@ -100,7 +100,7 @@ def effects_of(function: Function, arguments: Sequence[Any]) -> Effects | None:
     if _is_ufunc(function):
         count: int = function.nin  # type: ignore[attr-defined]
         return Effects(arguments[:count], arguments[count:])
-    if getattr(function, "__name__", "") == "reduce" and _is_ufunc(getattr(function, "__self__", None)):
+    if _is_reduction(function):
         # (X, axis, dtype, out, keepdims)
         return Effects(arguments[:1], arguments[3:4])
     return None
@@ -108,14 +108,17 @@ def effects_of(function: Function, arguments: Sequence[Any]) -> Effects | None:
 
 def is_closed(function: Function) -> bool:
     """Whether what a call does is among its arguments: not with methods of objects, and functions partly applied."""
-    if function in _JUDGES or _is_ufunc(function):
-        return True
-    return getattr(function, "__name__", "") == "reduce" and _is_ufunc(getattr(function, "__self__", None))
+    return function in _JUDGES or _is_ufunc(function) or _is_reduction(function)
 
 
 def _is_ufunc(function: Any) -> bool:
     """Whether it is a universal function, NumPy's or one of another array module."""
     return isinstance(function, np.ufunc) or (type(function).__name__ == "ufunc" and hasattr(function, "nin"))
+
+
+def _is_reduction(function: Any) -> bool:
+    """Whether it is a universal function's `reduce`."""
+    return getattr(function, "__name__", "") == "reduce" and _is_ufunc(getattr(function, "__self__", None))
 
 
 def flat(arguments: Iterable[Any]) -> Iterator[Any]:

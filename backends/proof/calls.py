@@ -32,7 +32,7 @@ class Lays:
             lay = self._same.get(key)
             if lay is None:
                 lay = self._same[key] = Lay(*key)
-                lay.cut = self._cuts.setdefault(key[1:], len(self._cuts))
+                lay.cut = self._cuts.setdefault(lay.cut, len(self._cuts))
             known = self.known[id(array)] = array, lay
         return known[1]
 

@@ -29,7 +29,8 @@ def is_array(thing: Any) -> bool:
 class Lay:
     """An array's bytes. `low` and `high` are the first and the one after the last; both are 0 of an empty array.
 
-    `key` is equal for arrays that are the same, `cut`, where it is said, for those of one shape, strides and itemsize.
+    `key` is equal for arrays that are the same, `cut` for those of one shape, strides and itemsize, which who has many
+    of them may number.
     """
 
     __slots__ = ("_form", "address", "cut", "high", "itemsize", "key", "low", "shape", "size", "strides")
@@ -37,7 +38,7 @@ class Lay:
     def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
         self.address, self.shape, self.strides, self.itemsize = address, shape, strides, itemsize
         self.key = address, shape, strides, itemsize
-        self.cut = -1
+        self.cut: object = (shape, strides, itemsize)
         self._form: tuple[int, _Dims, int] | None = None
         low = high = address
         self.size = 1

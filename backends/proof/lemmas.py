@@ -230,13 +230,10 @@ def _apply(lemma: Lemma, case: Case) -> None:
             _become(holding, change.state, case, holding.by if change.by == _SAME else dones[change.by].doer)
             memory.place(holding)
     for state, by in lemma.made:
-        _, district, base, strides, itemsize, floating, _, valid, terms = state
-        item = case.items[state[0]]
-        held = None if terms is None else Region(terms)
-        made = Holding(
-            item, case.bases[district] + base, strides, itemsize, floating, Region(valid), held, dones[by].doer
-        )
-        _become(made, state, case, made.by)
+        number, district, base, strides, itemsize, floating, bounds, valid, terms = state
+        held, start = None if terms is None else Region(terms), case.bases[district] + base
+        made = Holding(case.items[number], start, strides, itemsize, floating, Region(valid), held, dones[by].doer)
+        made.settle_in(bounds)
         memory.add(made)
     for number, factors in lemma.alike:
         case.steps.alike[case.items[number]] = set(factors)
@@ -253,8 +250,7 @@ def _become(holding: Holding, state: Sequence[Any], case: Case, by: object) -> N
     holding.valid.boxes = list(valid)
     if holding.terms is not None:
         holding.terms.boxes = list(terms)
-    holding.bounds = bounds
-    holding.lay = holding.lay_of(bounds)
+    holding.settle_in(bounds)
 
 
 def _merged(feet: Sequence[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:

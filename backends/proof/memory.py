@@ -48,8 +48,11 @@ class Holding:
 
     def settle(self) -> None:
         """Looks anew at where the elements lie."""
-        self.bounds = self.valid.bounds() if self.item.shape else ()
-        self.lay = self.lay_of(self.bounds)
+        self.settle_in(self.valid.bounds() if self.item.shape else ())
+
+    def settle_in(self, bounds: Box) -> None:
+        """Takes note of where elements lie that are within these indices."""
+        self.bounds, self.lay = bounds, self.lay_of(bounds)
 
     def lay_of(self, box: Box) -> Lay:
         """Where the elements of a box lie."""

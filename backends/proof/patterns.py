@@ -79,7 +79,7 @@ class _Text:
 
     def read(self, step: Step, calls: Sequence[Call]) -> bool:
         """Takes in a step; False where it calls what may touch other memory than that of its arguments."""
-        words, numbers, lays, known = self._words, self._numbers, self.lays, self._lays.known
+        words = self._words
         for side in (step.operands, step.results):
             words.append(_SIDE)
             for arrays in side:
@@ -91,17 +91,8 @@ class _Text:
                 return False
             words.append(_CALL)
             words.append(function)
-            for each in arguments:
-                number = numbers.get(id(each))
-                if number is None:
-                    found = known.get(id(each))
-                    if found is None and type(each) is not np.ndarray:
-                        if not self._take(each):
-                            return False
-                        continue
-                    number = numbers[id(each)] = len(lays)
-                    lays.append(self._lays.of(each) if found is None else found[1])
-                words.append(number)
+            if not all(map(self._take, arguments)):
+                return False
         return True
 
     def _is_closed(self, function: Any) -> bool:
@@ -112,12 +103,13 @@ class _Text:
 
     def _take(self, thing: Any) -> bool:
         """One argument; False of a function that may touch other memory than that of its arguments."""
-        if isinstance(thing, np.ndarray) or is_array(thing):
-            number = self._numbers.get(id(thing))
-            if number is None:
-                number = self._numbers[id(thing)] = len(self.lays)
-                self.lays.append(self._lays.of(thing))
+        number = self._numbers.get(id(thing))
+        if number is not None:
             self._words.append(number)
+        elif isinstance(thing, np.ndarray) or is_array(thing):
+            self._words.append(len(self.lays))
+            self._numbers[id(thing)] = len(self.lays)
+            self.lays.append(self._lays.of(thing))
         elif isinstance(thing, (tuple, list)):
             self._words.append(_OPEN)
             if not all(map(self._take, thing)):
