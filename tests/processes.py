@@ -1,4 +1,7 @@
-"""Processes that are told by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT that they belong together."""
+"""Processes that tests start: they heed Ctrl-C, and those that are told so belong together.
+
+That is said by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+"""
 
 from __future__ import annotations
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import graphir as gi
 from graphir.backends import proof
 from graphir.backends.proof import Proof, Trace
+from graphir.backends.proof.lays import address_of
 from graphir.backends.trace import ADD, MAXIMUM, Meeting, Step, ThreadTrace
 from graphir.ir.graph import Graph
 from graphir.ir.inference import Place
@@ -32,18 +33,9 @@ def traces(graph: Graph, sizes: dict[str, int], **options: Any) -> list[Trace]:
         found.append(_copied(trace))
         return proof.prover.prove(trace)
 
-    with _patched(prove):
+    with patch.object(proof, "prove", prove):
         gi.compile(graph, sizes, check=True, **options)
     return found
-
-
-@contextmanager
-def _patched(prove: Callable[[Trace], Proof]) -> Iterator[None]:
-    before, proof.prove = proof.prove, prove
-    try:
-        yield
-    finally:
-        proof.prove = before
 
 
 def _copied(trace: Trace) -> Trace:
@@ -88,16 +80,19 @@ class Mutant:
 
     def cut(self, where: Where, start: int, stop: int) -> None:
         """Takes calls of a step away."""
-        thread: Any = self.thread(where)
-        del thread.calls[start:stop]
-        count = stop - start
-        for number, step in enumerate(thread.steps):
-            if number == where[2] and isinstance(step, Step):
-                thread.steps[number] = dataclasses.replace(step, stop=step.stop - count)
-            elif number > where[2] and isinstance(step, Meeting):
-                thread.steps[number] = Meeting(step.start - count)
-            elif number > where[2]:
-                thread.steps[number] = dataclasses.replace(step, start=step.start - count, stop=step.stop - count)
+        calls: Any = self.thread(where).calls
+        del calls[start:stop]
+        self.stretch(where, start - stop)
+
+    def stretch(self, where: Where, by: int) -> None:
+        """Lets a step end so many calls later, and all that follows begin so many later."""
+        steps = self.thread(where).steps
+        for number, step in enumerate(steps[where[2] :], where[2]):
+            start = step.start + (by if number > where[2] else 0)
+            if isinstance(step, Step):
+                steps[number] = dataclasses.replace(step, start=start, stop=step.stop + by)
+            else:
+                steps[number] = Meeting(start)
 
     def other(self, array: Any) -> Any:
         """Another array of the same shape, strides and dtype; None without one."""
@@ -156,7 +151,7 @@ def _shift(mutant: Mutant, where: Where) -> bool:
         return False
     old = mutant.random.choice(arguments)
     off = mutant.random.choice([s for n, s in zip(old.shape, old.strides, strict=True) if n > 1])
-    return mutant.exchange(where, old, _moved(old, mutant.random.choice((off, -off))), None, True)
+    return mutant.exchange(where, old, _Elsewhere(old, mutant.random.choice((off, -off))), None, True)
 
 
 @mutation("an operand is shifted")
@@ -164,16 +159,11 @@ def _shift_operand(mutant: Mutant, where: Where) -> bool:
     """In its step and in its calls."""
     old = _any(mutant, where, "operands")
     steps = [] if old is None else [s for n, s in zip(old.shape, old.strides, strict=True) if n > 1]
-    return bool(steps) and mutant.exchange(where, old, _moved(old, mutant.random.choice(steps)), "operands", True)
-
-
-def _moved(array: Any, off: int) -> Any:
-    """An array of the same form so many bytes on; nobody looks at what is there."""
-    return _Elsewhere(array, off)
+    return bool(steps) and mutant.exchange(where, old, _Elsewhere(old, mutant.random.choice(steps)), "operands", True)
 
 
 class _Elsewhere:
-    """Memory that is told of, and never touched."""
+    """An array of the same form so many bytes on: memory that is told of, and never touched."""
 
     def __init__(self, array: Any, off: int) -> None:
         self.shape, self.strides, self.dtype, self.itemsize = array.shape, array.strides, array.dtype, array.itemsize
@@ -182,11 +172,6 @@ class _Elsewhere:
         self.data = self
         self.ptr = self.address
         self.__array_interface__ = {"data": (self.address, False)}
-
-
-def address_of(array: Any) -> int:
-    """Where an array begins."""
-    return int(array.__array_interface__["data"][0])
 
 
 @mutation("a call is left out")
@@ -284,18 +269,10 @@ def _layer(mutant: Mutant, where: Where) -> bool:
 @mutation("something else is written beside")
 def _beside(mutant: Mutant, where: Where) -> bool:
     """One more call, to memory that a value may lie in."""
-    step, thread = mutant.steps[where], mutant.thread(where)
     target = mutant.random.choice([each for each in mutant.arrays.values() if each.size])
-    calls: Any = thread.calls
-    calls.insert(step.stop, (np.copyto, (target, np.float32(0))))
-    for number in range(where[2], len(thread.steps)):
-        each = thread.steps[number]
-        if number == where[2]:
-            thread.steps[number] = dataclasses.replace(each, stop=each.stop + 1)  # type: ignore[type-var,union-attr]
-        elif isinstance(each, Meeting):
-            thread.steps[number] = Meeting(each.start + 1)
-        else:
-            thread.steps[number] = dataclasses.replace(each, start=each.start + 1, stop=each.stop + 1)
+    calls: Any = mutant.thread(where).calls
+    calls.insert(mutant.steps[where].stop, (np.copyto, (target, np.float32(0))))
+    mutant.stretch(where, 1)
     return True
 
 

@@ -26,9 +26,6 @@ from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
 from graphir.ir.collector import without_collector
 
-#: Whether programs are proved twice, by lemmas and step by step, so that a lemma that is wrong is found; see `twice`.
-TWICE = False
-
 #: What each thread does between two meetings.
 _Phase = list[list[Done]]
 
@@ -40,10 +37,6 @@ def prove(trace: Trace) -> Proof:
     What is read is there, as it was last written, whole; what threads do side by side does not meet in memory; what
     travels is left alone; every result lies where it is looked for. What that does not say is listed in the result.
     """
-    if TWICE:
-        from graphir.backends.proof.twice import prove_twice  # late: it is a prover of provers
-
-        return prove_twice(trace)
     return Prover(trace).prove()
 
 

@@ -1,7 +1,8 @@
 """Proving twice: once by patterns and lemmas, and once step by step, to see that nothing comes out otherwise.
 
-So it is done in tests, where `prover.TWICE` is set. The second time each pattern and each lemma is also held to what it
-speaks of, number by number; and what is in memory after each phase is compared, element by element.
+So it is done in tests, which put `prove_twice` in the place of `proof.prove`. The second time each pattern and each
+lemma is also held to what it speaks of, number by number; and what is in memory after each phase is compared, element
+by element.
 """
 
 from __future__ import annotations

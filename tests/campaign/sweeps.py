@@ -102,19 +102,24 @@ def transformer(causal: bool = True, mask: str = "none", dropout: float = 0.0) -
 
 
 def arguments(
-    graph: Graph, sizes: Mapping[str, int], seed: int = 0, spread: float = 0.3
+    graph: Graph, sizes: Mapping[str, int], seed: int = 0
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any] | int]]:
     """Parameters and inputs of `transformer`; with padding, there are queries that see no key."""
     rng = np.random.default_rng(seed)
     start = {
-        name: np.asarray(array) + spread * rng.standard_normal(array.shape)
+        name: np.asarray(array) + 0.3 * rng.standard_normal(array.shape)
         for name, array in gi.initialize(graph, sizes).items()
     }
+    return start, batch(graph, sizes, rng)
+
+
+def batch(graph: Graph, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, NDArray[Any] | int]:
+    """Inputs of `transformer`."""
     ids, labels = (rng.integers(0, sizes["V"], (sizes["B"], sizes["S"])) for _ in "TY")
     given: dict[str, NDArray[Any] | int] = {"T": ids, "Y": labels, "seed": 1, "step": 2}
     if any(value.name == "keep" for value in graph.inputs):
         given["keep"] = rng.random((sizes["B"], sizes["S"])) < 0.6
-    return start, given
+    return given
 
 
 # -- the sweeps -------------------------------------------------------------------------------------------
@@ -187,11 +192,13 @@ def benchmark() -> Iterator[Point]:
         size = dict(SIZES[name])
         model = gi.models.transformer(size.pop("L"), dropout=0.1, activation="gelu_tanh", decode=None, dtype="float64")
         step = autodiff(model) if name == "large" else optimize(autodiff(model), OPTIMIZER)
-        start, given = arguments(step, size, spread=0.0)
-        # Biases and moments are not 0, and second moments not negative.
         rng = np.random.default_rng(1)
-        start = {name: array + 0.02 * np.abs(rng.standard_normal(array.shape)) for name, array in start.items()}
-        yield Point(name, step, size, (start, given), together=64)
+        # Biases and moments are not 0, and second moments not negative.
+        start = {
+            name: np.asarray(array) + 0.02 * np.abs(rng.standard_normal(array.shape))
+            for name, array in gi.initialize(step, size).items()
+        }
+        yield Point(name, step, size, (start, batch(step, size, rng)), together=64)
 
 
 SWEEPS: Mapping[str, Callable[[], Iterator[Point]]] = {
