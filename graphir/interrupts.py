@@ -8,6 +8,8 @@ So a process that is the command line (`is_command_line`) ends at once as long a
 first line of this module, which is imported before all else, to the beginning of `main`, and after it. In between, the
 first Ctrl-C is a KeyboardInterrupt, and whatever it becomes on its way is the end by Ctrl-C to `main`; the second ends
 the process at once. A program that imports graphir keeps its signals as they are.
+
+Python breaks in by a traceback until this module has run: so it imports no more than it needs.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import NoReturn, TextIO
+
+TYPE_CHECKING = False  # as of typing, which takes longer to load than all of this
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn, TextIO
 
 #: The exit code of what SIGINT has ended.
 CODE = 130
@@ -34,6 +37,22 @@ class Watch:
     active = False
     interrupted = False
     _stderr: TextIO | None = None
+
+    def __enter__(self) -> Watch:
+        self._before = signal.getsignal(signal.SIGINT)
+        try:
+            self.active = self._before in (signal.default_int_handler, end_now)
+            if self.active:
+                signal.signal(signal.SIGINT, break_in)
+        except ValueError:  # only the main thread may say what a signal does
+            self.active = False
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.active:
+            signal.signal(signal.SIGINT, self._before)
+        self.unmute()
+        self.active = self.interrupted = False
 
     def mute(self) -> None:
         """What the interruption becomes where nobody can catch it is printed to sys.stderr, and shall not be seen."""
@@ -61,30 +80,20 @@ def break_in(number: int, frame: FrameType | None) -> NoReturn:
 def end_now(number: int = signal.SIGINT, frame: FrameType | None = None) -> NoReturn:
     """Ends the process as Ctrl-C does, without another word of Python's, and without what is half written."""
     for path in list(LEFTOVERS):
-        with suppress(OSError):
+        try:  # noqa: SIM105  contextlib takes its time to load
             os.unlink(path)
-    with suppress(OSError):
+        except OSError:
+            pass
+    try:  # noqa: SIM105
         os.write(2, b"interrupted\n")
+    except OSError:
+        pass
     os._exit(CODE)
 
 
-@contextmanager
-def watched() -> Iterator[Watch]:
-    """Watches Ctrl-C, unless it does something unusual, or is none of this thread's business."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        _WATCH.active = before in (signal.default_int_handler, end_now)
-        if _WATCH.active:
-            signal.signal(signal.SIGINT, break_in)
-    except ValueError:  # only the main thread may say what a signal does
-        _WATCH.active = False
-    try:
-        yield _WATCH
-    finally:
-        if _WATCH.active:
-            signal.signal(signal.SIGINT, before)
-        _WATCH.unmute()
-        _WATCH.active = _WATCH.interrupted = False
+def watched() -> Watch:
+    """As a context manager, watches Ctrl-C, unless it does something unusual, or is none of this thread's business."""
+    return _WATCH
 
 
 def is_command_line() -> bool:

@@ -121,7 +121,7 @@ def _try_out(way: str, case: Case, rng: random.Random) -> str:
     options: dict[str, Any] = {"backend": backend}
     if backend == "numpy":
         options |= {"threads": rng.choice((1, 2, 3)), "check": rng.random() < 0.1}
-    run = gi.compile(graph, case.bound, **options)
+    run = gi.compile(graph, case.bound_of(graph), **options)
     first = _results(run, case.arrays())
     if way == "threads":
         with ThreadPoolExecutor(4) as pool:

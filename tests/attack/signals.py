@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ _COMMANDS = (
     ("generate", "undisturbed", "--tokens", "40"),
     ("draw", "mlp-forward", "-o", "drawn.svg"),
 )
+#: What is loaded until Ctrl-C has a meaning of graphir's.
+_FIRST = {"graphir/__init__.py", "graphir/interrupts.py"}
 #: Seconds that a command takes, about, on an idle machine.
 _LONG = 2.5
 
@@ -97,5 +100,6 @@ def _weather(target: str, process: subprocess.Popen[str], storm: list[tuple[floa
 
 
 def _is_pythons_own(said: str) -> bool:
-    """Whether the interpreter was interrupted before graphir's first line, of which nobody but itself can speak."""
-    return is_raw(said) and f'File "{ROOT}' not in said and "threading.py" not in said
+    """Whether the interpreter was interrupted before what Ctrl-C does was said."""
+    files = set(re.findall(rf'File "{re.escape(str(ROOT))}/([^"]+)"', said))
+    return is_raw(said) and files <= _FIRST and "threading.py" not in said

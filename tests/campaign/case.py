@@ -85,7 +85,11 @@ class Case:
     @cached_property
     def bound(self) -> dict[str, int]:
         """The sizes of the dims that there are."""
-        used = dim_names([self.program.dims])
+        return self.bound_of(self.program)
+
+    def bound_of(self, graph: Graph) -> dict[str, int]:
+        """The sizes of the dims that a graph which passes have made of the program still has."""
+        used = dim_names([graph.dims])
         return {name: size for name, size in self.sizes.items() if name in used}
 
     @cached_property

@@ -14,8 +14,6 @@ import graphir as gi
 from graphir.backends import Executable
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Watch
-from graphir.ir.dims import dim_names
-from graphir.ir.graph import Graph
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.apart import Apart
 from tests.campaign.case import Case
@@ -74,7 +72,7 @@ class Way:
         else:
             options["backend"] = "reference"
         graph = case.sharded if self.is_sharded else case.program
-        make = partial(gi.compile, graph, _sizes(graph, case), **options)
+        make = partial(gi.compile, graph, case.bound_of(graph), **options)
         return Apart(graph.mesh, make, blocks=self.donate) if self.executor == "ranks apart" else make()
 
     @contextmanager
@@ -105,17 +103,11 @@ class _Renamed(Executable):
         return dict(zip(self._names, (run[name] for name in run), strict=True))
 
 
-def _sizes(graph: Graph, case: Case) -> dict[str, int]:
-    """The sizes of the dims that a graph which passes have made still has."""
-    used = dim_names([graph.dims])
-    return {name: size for name, size in case.bound.items() if name in used}
-
-
 def _optimised(case: Case, way: Way) -> Executable:
     """The graph that would be compiled, its fused nodes taken apart again, for the interpreter."""
     level = "masks" if way.recompute is None else way.recompute
     made = unfuse(gi.verify(optimised(case.program, level, way.without, on_gpu=way.on_gpu)))
-    run = gi.compile(made, _sizes(made, case), backend="reference", recompute="nothing")
+    run = gi.compile(made, case.bound_of(made), backend="reference", recompute="nothing")
     return _Renamed(run, [value.name for value in case.program.outputs])
 
 
