@@ -9,7 +9,7 @@ import pytest
 
 from graphir import compiler
 from graphir.cli import main
-from tests.processes import heed_interrupts
+from tests.support.processes import heed_interrupts
 
 #: Whatever a test compiles is proved before it runs.
 compiler.CHECK = True

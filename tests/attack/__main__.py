@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tests.attack.attacks import ATTACKS, available
 from tests.attack.report import table, write_page
 from tests.attack.run import Found, Run
-from tests.processes import heed_interrupts
+from tests.support.processes import heed_interrupts
 
 
 def _rounds(text: str) -> dict[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from runpy import run_path
 
 import graphir as gi
@@ -18,10 +17,11 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.passes import autodiff, fuse, lower, optimised, optimize, prune, shard
 from tests.campaign.draw import draw
+from tests.support.paths import ROOT
 
 #: So many graphs of the campaign are among the texts.
 _DRAWN = 120
-_EXAMPLES = Path(__file__).parents[2] / "examples"
+_EXAMPLES = ROOT / "examples"
 
 
 @cache

@@ -23,9 +23,10 @@ from graphir.errors import GraphirError
 from graphir.training import load_checkpoint
 from graphir.training.checkpoint import list_checkpoints
 from tests.attack.outcome import HangError, LossError, RawError
-from tests.free_port import free_port
-from tests.mpi import ROOT, command, environment, process_of, words
-from tests.processes import environment as environment_by_tcp
+from tests.support.free_port import free_port
+from tests.support.mpi import command, environment, process_of, words
+from tests.support.paths import ROOT
+from tests.support.processes import environment as environment_by_tcp
 
 #: Seconds that ranks wait for one that does not come, here, and that they may take beyond that to start and to end on a
 #: machine that is busy with other things.

@@ -19,7 +19,7 @@ from graphir.backends.communicator.tokens import find_token
 from graphir.errors import CommunicationError
 from graphir.launch import Launch
 from tests.attack.outcome import HangError, LossError, RawError
-from tests.free_port import free_port
+from tests.support.free_port import free_port
 
 #: Seconds within which ranks meet, whoever else comes; and after which something hangs.
 LIMIT, HANGS = 60.0, 120.0

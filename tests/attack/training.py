@@ -18,8 +18,8 @@ from graphir.training import load_checkpoint
 from graphir.training.checkpoint import list_checkpoints
 from graphir.training.metrics import read_metrics
 from tests.attack.outcome import HangError, LossError, RawError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
 #: Seconds after which a training of these sizes hangs, however busy the machine is.
 LIMIT = 300.0

@@ -28,7 +28,7 @@ from graphir.backends.communicator.peers import RankError
 from graphir.errors import CommunicationError
 from graphir.ir.layout import Mesh
 from graphir.ir.value import Value
-from tests.poison import fill
+from tests.support.poison import fill
 
 #: A message: between which ranks, and which of those that go between them.
 _Key = tuple[int, int, object]

@@ -3,7 +3,7 @@
     with FAULTS["a value has one role"]():
         run = gi.compile(graph, sizes)      # wrong, of some graphs
 
-The proof of programs and the campaign have to find each: see tests/test_faults.py.
+The proof of programs and the campaign have to find each: see tests/campaign/test_faults.py.
 """
 
 from __future__ import annotations

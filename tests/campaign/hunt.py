@@ -25,8 +25,8 @@ from tests.campaign.draw import draw
 from tests.campaign.faults import FAULTS
 from tests.campaign.trial import UnfitError, attempt, refer
 from tests.campaign.ways import draw_ways
-from tests.poison import poisoned
-from tests.tilings import drawn
+from tests.support.poison import poisoned
+from tests.support.tilings import drawn
 
 #: A fault that so many graphs do not show is not found.
 BUDGET = 120

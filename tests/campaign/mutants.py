@@ -75,7 +75,7 @@ def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: 
     done, began = 0, time.monotonic()
     try:
         from tests.campaign.run import Campaign
-        from tests.poison import poisoned
+        from tests.support.poison import poisoned
 
         campaign = Campaign(seed, only, numba=False, shrinks=0)
         with poisoned():

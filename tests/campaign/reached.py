@@ -21,10 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support.paths import ROOT
+
 #: What the graphs are to reach: the folders, and how many per cent of the branches of all together.
 FOLDERS = ("backends/compiled", "passes/fuse", "backends/numpy/rules")
 GOAL = 95.0
-ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("unreached.toml")
 
 

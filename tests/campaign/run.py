@@ -20,7 +20,7 @@ from tests.campaign.report import Tally
 from tests.campaign.shrink import Found, shrink
 from tests.campaign.trial import Departure, Outcome, UnfitError, attempt, refer
 from tests.campaign.ways import Way, draw_ways, read_way
-from tests.poison import poisoned
+from tests.support.poison import poisoned
 
 #: One graph in so many is run with Numba's kernels, each of which is compiled for about a second.
 NUMBA_ONE_IN = 40

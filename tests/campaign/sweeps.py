@@ -29,7 +29,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.passes import autodiff, optimize
 from tests.campaign.trial import MASKED
-from tests.poison import poisoned
+from tests.support.poison import poisoned
 
 B, D, E, F, H, K = gi.dims("b d e f h k")
 THREADS = tuple(range(1, 9))

@@ -17,8 +17,8 @@ from graphir.backends.executable import Watch
 from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
 from tests.campaign.apart import Apart
 from tests.campaign.case import Case
-from tests.serial import serial
-from tests.tilings import DrawnTiling, drawn
+from tests.support.serial import serial
+from tests.support.tilings import DrawnTiling, drawn
 
 #: Executors, as the closing table has them.
 EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks", "ranks apart")

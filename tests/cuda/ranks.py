@@ -15,7 +15,7 @@ from graphir.backends.communicator.nccl import NcclCommunicator
 from graphir.backends.communicator.tcp_peers import TcpPeers
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch
-from tests.free_port import free_port
+from tests.support.free_port import free_port
 
 #: Seconds after which a thread hangs.
 PATIENCE = 60.0

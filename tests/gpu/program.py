@@ -16,8 +16,8 @@ from graphir.checking import Setting
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 from graphir.launch import find_launch
-from tests.conformance import CASES, MESHES
 from tests.cuda.ranks import OnDevice, home, place
+from tests.support.conformance import CASES, MESHES
 
 LAUNCH = find_launch()
 assert LAUNCH is not None

@@ -12,9 +12,10 @@ import pytest
 
 from graphir.backends.cupy.device import require_device
 from graphir.errors import GraphirError
-from tests.conformance import CASES
-from tests.free_port import free_port
-from tests.processes import ROOT, environment
+from tests.support.conformance import CASES
+from tests.support.free_port import free_port
+from tests.support.paths import ROOT
+from tests.support.processes import environment
 
 
 def devices() -> int:

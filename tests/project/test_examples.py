@@ -1,0 +1,61 @@
+"""Every example runs, says something, and warns of nothing."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+
+import pytest
+
+from tests.support.paths import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@cache
+def run(path):
+    """The example's process, run once in a folder of its own, and what it left there."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(path)]
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return result, os.listdir(folder)
+
+
+def test_there_are_examples():
+    assert {"mlp_block.py", "train_tiny.py"} <= {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path):
+    result, left = run(path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert left == []
+
+
+def test_the_mlp_block_learns_and_refuses():
+    lines = run(ROOT / "examples/mlp_block.py")[0].stdout.splitlines()
+    losses = [float(line.split()[2]) for line in lines if line.startswith("L = ")]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert "refused: " in lines[-1]
+    assert "D_ff" in lines[-1]
+    assert "examples/mlp_block.py:" in lines[-1]
+
+
+def test_the_tiny_training_learns():
+    lines = run(ROOT / "examples/train_tiny.py")[0].stdout.splitlines()
+    losses = [float(line.split()[-1]) for line in lines if line.startswith("step ")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_mixed_precision_learns_and_skips_the_bad_step():
+    lines = run(ROOT / "examples/mixed_precision.py")[0].stdout.splitlines()
+    steps = {int(line.split()[1]): line for line in lines if line.startswith("step ")}
+    assert float(steps[59].split()[4]) < 0.2 * float(steps[9].split()[4])
+    assert [number for number, line in steps.items() if "skipped" in line] == [30]
+    (gathered,) = (line for line in lines if line.startswith("ZeRO-3 gathers"))
+    assert "layer0/W.float16 float16[D_in|dp, D_1]" in gathered

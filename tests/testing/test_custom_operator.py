@@ -1,0 +1,119 @@
+"""An operator that a user declares is whole: it passes every check of the built-in ones, and trains."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.ir import operator as language
+from graphir.passes import autodiff, lower, optimize, run_passes
+from graphir.testing import check_operator
+from tests.support.paths import ROOT
+
+EXAMPLE = ROOT / "examples" / "custom_operator.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example's names; what it declares is out of the registry when this module's tests are done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
+        yield runpy.run_path(str(EXAMPLE))
+
+
+@pytest.mark.parametrize("key", ["RMS", "dRMS"])
+def test_a_users_operator_passes_the_checks_of_the_dictionary(example, key):
+    check_operator(gi.find_operator(key), count=10)
+
+
+def test_the_example_checks_itself_by_one_call(example):
+    assert example["check"]() is None
+
+
+#: What a user may get wrong in the two kernels, and what is said of it.
+SLIPS = {
+    "the mean's own gradient forgotten": (
+        "dX = r[..., None] * (g - normal * (g * normal).mean(axis=-1)[..., None])",
+        "dX = r[..., None] * g",
+        r"RMS\(X, gamma\) .*, a loss of H: the gradient along .* finite differences are off by",
+    ),
+    "a dtype that grows": (
+        "X.dtype.type(epsilon)",
+        "np.float64(epsilon)",
+        "the kernel of RMS made float64.*, which its signature makes float32",
+    ),
+    "a dim that must be whole is not declared so": (
+        '"X[*b d!], gamma[d!] -> H[*b d!], r[*b]"',
+        '"X[*b d], gamma[d] -> H[*b d], r[*b]"',
+        "d split over . ranks: H is not what one rank makes",
+    ),
+    "an operand overwritten": (
+        "return X * r[..., None] * gamma, r",
+        "X *= r[..., None]\n    return X * gamma, r",
+        "the kernel of RMS writes into an operand",
+    ),
+    "a result that is no longer a mere statistic": (
+        'auxiliary="r"',
+        'auxiliary=""',
+        r"a loss of H and r: .* finite differences are off by",
+    ),
+    "a trait that does not hold": ("flops=4", 'flops=4, linear="X"', "H is not linear in X: off by"),
+    "a dependence denied": (
+        '{"dgamma": "X r dH"}',
+        '{"dgamma": "X dH"}',
+        r"dRMS0 .* = dRMS\(X, dH\) with .*'only': .'dgamma',.*: a kernel failed, TypeError",
+    ),
+    "a dependence forgotten": (
+        '{"dgamma": "X r dH"}',
+        '{"dX": "X r dH", "dgamma": "X r dH"}',
+        "dRMS: by its depends no output depends on gamma; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_told_in_the_operators_own_names(monkeypatch, slip):
+    right, wrong, complaint = SLIPS[slip]
+    program = EXAMPLE.read_text(encoding="utf-8")
+    assert program.count(right) == 1
+    monkeypatch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
+    for key in ("RMS", "dRMS"):
+        language._REGISTRY.pop(key, None)
+    module = ModuleType("slip")
+    monkeypatch.setitem(sys.modules, "slip", module)
+    exec(compile(program.replace(right, wrong), str(EXAMPLE), "exec"), module.__dict__)
+    with pytest.raises(AssertionError, match=complaint):
+        module.check()
+
+
+def test_all_passes_and_the_text_take_it(example):
+    graph = run_passes(example["model"](), [autodiff, lower, optimize])
+    assert {"RMS", "dRMS"} <= {node.operator.key for node in graph.nodes}
+    assert gi.parse(gi.to_text(graph)) == graph
+
+
+def test_it_computes_what_it_says(example):
+    X, gamma = np.asarray([[3.0, 4.0], [0.0, 0.0]]), np.asarray([1.0, 2.0])
+    block = gi.Builder("rms", dtype="float64")
+    H = example["rms_norm"](block.input("X", (2, 2)), block.input("gamma", (2,)), epsilon=0.5, name="H")
+    out = gi.compile(block.build(H), {})({"X": X, "gamma": gamma})
+    # mean X² + ε is 13 in the first row.
+    np.testing.assert_allclose(out["H"], [[3 / 13**0.5, 8 / 13**0.5], [0, 0]], rtol=1e-15)
+
+
+def test_a_model_trains_with_it_and_not_without(example):
+    with_norm, without = (example["train"](example["model"](normalized), 150) for normalized in (True, False))
+    assert with_norm[-1] < 1e-3 * with_norm[0]
+    assert without[-1] > 0.1 * without[0]
+
+
+def test_it_prints_the_graph_and_both_curves(example, capsys):
+    example["main"](steps=9)
+    printed = capsys.readouterr().out
+    assert "dRMS(X, H.r, dH)" in printed
+    assert [line.split()[0] for line in printed.splitlines()[-10:]] == ["step", *map(str, range(9))]
