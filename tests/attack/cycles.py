@@ -8,6 +8,7 @@ at first, while what is remembered from graph to graph fills up; after that they
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import random
@@ -96,6 +97,7 @@ class Flat:
         if len(self._window) < WINDOW:
             return
         gc.collect()
+        _give_back()
         self._window.append((sys.getallocatedblocks(), resident()))
         blocks, sizes = zip(*self._window, strict=True)
         self.least.append((min(blocks), min(sizes)))
@@ -103,6 +105,13 @@ class Flat:
         for name, first, last in zip(("blocks", "resident bytes"), self.least[0], self.least[-1], strict=True):
             if last > first * (1 + self.growth):
                 raise LossError("cycles", f"{when}, Python holds {last:,} {name}, and had {first:,}")
+
+
+def _give_back() -> None:
+    """What the C library has kept of freed memory goes back to the system, where it can: that is not held by us."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident() -> int:
