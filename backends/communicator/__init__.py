@@ -5,6 +5,7 @@ simulated   all ranks in one process
 mpi         one process a rank, through mpi4py; loaded only when asked for
 nccl        one process a rank and a GPU, through CuPy; `nccl_groups` is how ranks come together there
 choice      which of them is meant
+meeting     which processes this one is together with, and how they have met: its `peers`
 peers       what ranks tell each other when one of them stops: by MPI (`mpi_peers`, and `witness`, who sees one that is
             killed; `calling` is how it is called) or by TCP (`tcp_peers`)
 rendezvous  where ranks come in by TCP, and nobody else: `joining` is the other end, `handshake` and `tokens` are how

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic, averaged, reduction
+from graphir.backends.communicator.meeting import peers
 from graphir.backends.communicator.mpi_peers import MpiPeers, load_mpi
-from graphir.backends.communicator.peers import peers
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphir.backends.communicator.interface import Block
-from graphir.backends.communicator.peers import Peers, peers_by
+from graphir.backends.communicator.meeting import peers_by
+from graphir.backends.communicator.peers import Peers
 from graphir.backends.machine import identity
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
