@@ -41,7 +41,7 @@ from graphir.backends.communicator.interface import (
 from graphir.backends.communicator.mpi import misfit
 from graphir.backends.communicator.nccl_groups import FLOATS, Group, Groups, find_peers, take_device
 from graphir.backends.communicator.peers import NAP, Peers
-from graphir.backends.cupy.device import require_device
+from graphir.backends.device import require_device
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphir.backends.compiled.assignment import Assignment
-from graphir.backends.compiled.emission import Array, Calls, Kernels
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_attention, inner_values
 from graphir.backends.cupy.engine import CupyEngine

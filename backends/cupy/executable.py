@@ -19,15 +19,15 @@ from typing import Any
 
 from graphir.backends.arrays import is_on_device
 from graphir.backends.compiled.buffers import Span, addresses
-from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.program import Program
 from graphir.backends.cupy.attention import AttentionKernels
 from graphir.backends.cupy.capture import Recording
-from graphir.backends.cupy.device import free_memory, spelled
 from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import CudaKernels
 from graphir.backends.cupy.staging import Staging
+from graphir.backends.device import free_memory, spelled
 from graphir.backends.plan import ExecutionPlan
 from graphir.errors import DeviceError, InputError
 from graphir.ir.graph import Graph

@@ -14,11 +14,12 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
+from graphir.backends.machine import default_threads
 from graphir.backends.numpy.engine import ENGINE
 from graphir.backends.numpy.profile import Profile
 from graphir.backends.numpy.profiler import Profiler
 from graphir.backends.numpy.results import ResultBuffers
-from graphir.backends.numpy.threads import Team, default_threads
+from graphir.backends.numpy.threads import Team
 from graphir.backends.plan import ExecutionPlan
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
