@@ -15,9 +15,10 @@ from graphir.backends.communicator import Communicator, Traffic
 from graphir.backends.compiled.assignment import Own
 from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.donation import Donation
-from graphir.backends.compiled.emission import Array, Kernels
+from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
@@ -69,7 +70,7 @@ class CompiledExecutable(Executable, ABC):
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
         self._donation = Donation(engine, self._donated)
         if limited:
-            require_planned(self)
+            require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
         self._checked = check
         self.proofs: list[Proof] = []
         if check:

@@ -10,8 +10,9 @@ from typing import Any
 from graphir.backends.compiled.assignment import Assignment, Own
 from graphir.backends.compiled.buffers import Span, addresses
 from graphir.backends.compiled.causal import Half
-from graphir.backends.compiled.emission import Array, Kernels
+from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.task import Task, Tile
 from graphir.errors import PlanError
 from graphir.ir.graph import Node

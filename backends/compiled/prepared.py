@@ -9,8 +9,8 @@ from functools import cached_property
 from graphir.backends.compiled.arena import Arena, plan_arena
 from graphir.backends.compiled.assignment import Assignment, Leave, assign
 from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
-from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling

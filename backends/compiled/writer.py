@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,14 +19,12 @@ from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.effects import writes
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import keywords
+from graphir.backends.rows.runs import Run
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
-
-if TYPE_CHECKING:
-    from graphir.backends.rows.runs import Run
 
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
 
