@@ -3,7 +3,8 @@
 interface   what every communicator can do
 simulated   all ranks in one process
 mpi         one process a rank, through mpi4py; loaded only when asked for
-nccl        one process a rank and a GPU, through CuPy; `nccl_groups` is how ranks come together there
+nccl        one process a rank and a GPU, through CuPy; `nccl_groups` is how ranks come together there,
+            `nccl_blocks` what is done to blocks on the device before and after they travel
 choice      which of them is meant
 meeting     which processes this one is together with, and how they have met: its `peers`
 peers       what ranks tell each other when one of them stops: by MPI (`mpi_peers`, and `witness`, who sees one that is

@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic, averaged, reduction
+from graphir.backends.communicator.interface import (
+    Block,
+    Communicator,
+    Done,
+    Pending,
+    Traffic,
+    averaged,
+    reduction,
+    resized,
+)
 from graphir.backends.communicator.meeting import peers
 from graphir.backends.communicator.mpi_peers import MpiPeers, load_mpi
 from graphir.errors import CommunicationError, ConfigError
@@ -135,7 +144,7 @@ class MpiCommunicator(Communicator):
         group, (block,) = self._group((axis,)), blocks
         if group.count == 1:
             return [_put(block, out)]
-        shape = _resized(block.shape, dim, group.count)
+        shape = resized(block.shape, dim, group.count)
         result = _target(shape, block.dtype, out)
         if block.size:
             pieces = result.reshape(group.count, *block.shape) if dim == 0 else None
@@ -171,7 +180,7 @@ class MpiCommunicator(Communicator):
         if group.count == 1:
             return [_put(block, out)]
         pieces = _pieces(block, group.count, target)
-        result = _target(_resized(pieces.shape[1:], source, group.count), block.dtype, out)
+        result = _target(resized(pieces.shape[1:], source, group.count), block.dtype, out)
         if block.size:
             self._count(group, (group.count - 1) * pieces[0].nbytes)
             arrived = self._swap(group, pieces, self.purpose("an all-to-all", [axis]))
@@ -300,10 +309,6 @@ def _put(block: Block, out: Sequence[Block] | None) -> Block:
         return block
     np.copyto(out[0], block)
     return out[0]
-
-
-def _resized(shape: Sequence[int], dim: int, count: int) -> tuple[int, ...]:
-    return tuple(size * count if i == dim else size for i, size in enumerate(shape))
 
 
 def _pieces(block: Block, count: int, dim: int) -> Block:
