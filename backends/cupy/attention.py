@@ -22,8 +22,8 @@ from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_attention, inner_values
 from graphir.backends.cupy.engine import CupyEngine
-from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import steps
+from graphir.backends.cupy.module import compiled
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
 from graphir.backends.rows.runs import Run
