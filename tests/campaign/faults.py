@@ -21,8 +21,8 @@ from graphir.backends.compiled.causal import Group, Half, find_groups
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.sums import Sums
 from graphir.backends.compiled.task import Pieces, Task, Tile
-from graphir.backends.compiled.writer import Writer
 from graphir.backends.numpy.rules import attention, loss
 from graphir.backends.rows import plan
 from graphir.ir import roles, tiling
@@ -225,8 +225,8 @@ def _stale() -> Iterator[None]:
 
 @fault("a sum's rest does not start at 0")
 def _no_zero() -> Iterator[None]:
-    def none(self: Writer, value: Value) -> None:
+    def none(self: Sums, value: Value, tile: Tile) -> None:
         return None
 
-    with patch.object(Writer, "_beyond", none):
+    with patch.object(Sums, "beyond", none):
         yield
