@@ -236,7 +236,7 @@ class CompiledExecutable(Executable, ABC):
         """A run, of which each segment of each rank held here, and each exchange, is carried out as given."""
         given = self._check(arguments)
         self._check_all_indices(given)
-        return self.held.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
+        return self.local.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
 
     def _run_in_turn(
         self,
@@ -314,7 +314,7 @@ class CompiledExecutable(Executable, ABC):
         copies = {}
         for value in wanted:
             blocks = [block.copy() for block in self._split(*by_name[value.name])]
-            copies[value] = self.held.join(value, blocks)
+            copies[value] = self.local.join(value, blocks)
         return copies
 
     def _collect(self, given: Mapping[Value, Any], copies: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:

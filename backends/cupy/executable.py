@@ -170,10 +170,10 @@ class CupyExecutable(CompiledExecutable):
                 if arrays[old] is not arrays[value]:
                     self.engine.copy(arrays[old], arrays[value])
             blocks = self._blocks(old)
-            made = self.held.join(value, blocks)
+            made = self.local.join(value, blocks)
             return self._lend(old.name, made) if made is blocks[0] else made
         blocks = self._blocks(value)
-        made = self.held.join(value, blocks)
+        made = self.local.join(value, blocks)
         return made.copy() if any(made is block for block in blocks) else made
 
     @cached_property

@@ -142,7 +142,7 @@ class NumpyExecutable(CompiledExecutable):
 
     def _hand_out(self, value: Value, given: Any) -> Any:
         blocks = self._blocks(value)
-        made = self.held.join(value, blocks)
+        made = self.local.join(value, blocks)
         # Who hands in the whole of what this process keeps a block of goes on with the block.
         if given is not None and given.shape == made.shape:
             if ENGINE.address(given) != ENGINE.address(made):
