@@ -20,7 +20,7 @@ class Kernels(Protocol):
     def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """What these kernels hold in registers, a piece at a time, where they carry out all of a task.
 
         Such a task is not cut, and these values need no memory. Empty of every other task.

@@ -71,14 +71,14 @@ class Prepared:
         groups = find_groups(self.tasks, self._outside)
         if kernels is not None:
             for task in self.tasks:
-                task.held = kernels.held(task)
+                task.in_registers = kernels.in_registers(task)
         together = {task: group for group in groups for task in group.tasks}
         for task in self.tasks:
             if task.tiles:
                 continue
             tasks = together[task].tasks if task in together else [task]
             first = max(tasks, key=_work)
-            cut = Cut() if any(each.held for each in tasks) else tiling.cut(first, threads)
+            cut = Cut() if any(each.in_registers for each in tasks) else tiling.cut(first, threads)
             for each in tasks:
                 mine = cut.follow(first.space.loops, each.space.loops)
                 each.tiles, each.split = mine.tiles(each, threads), mine.shared

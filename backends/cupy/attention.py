@@ -104,7 +104,7 @@ class AttentionKernels:
         """The runs of a task, by the position of their first node."""
         return {**self.others.runs(task, assignment), **find_attention(task)}
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """The scores, and what else is between a core's results and operands, of a task that is nothing but a core."""
         work = {node for node in task.nodes if not node.operator.view}
         for run in find_attention(task).values():

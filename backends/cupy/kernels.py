@@ -32,7 +32,7 @@ class CudaKernels:
         """The runs of a task, by the position of their first node: all that snippets can, however small."""
         return find_runs(task, assignment, 0, _FLOATS, numbers=True)
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 

@@ -88,8 +88,8 @@ def test_attention_in_several_tiles_of_queries(cupy: Any, level: str) -> None:
     causal = [task for task in run.prepared.tasks if task.causal is not None]
     assert causal
     # What a kernel carries out without its scores is not cut.
-    assert any(task.held for task in causal) == (level not in ("nothing", "masks"))
-    assert all(len(list(task.tiles[0])) == (1 if task.held else 4) for task in causal)
+    assert any(task.in_registers for task in causal) == (level not in ("nothing", "masks"))
+    assert all(len(list(task.tiles[0])) == (1 if task.in_registers else 4) for task in causal)
     for _ in range(2):
         agree(home(run(*given)), wanted, 1e-10)
 
