@@ -53,7 +53,7 @@ class Calls(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """An operator's rule. `inplace`: the operands whose memory an output may take over, element by element."""
+    """An operator's rule. `inplace`: the operands over which an output may be written, element by element."""
 
     emit: Callable[..., Any]
     inplace: Mapping[str, tuple[str, ...]]

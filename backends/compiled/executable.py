@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphir.backends.buckets import LIMIT
 from graphir.backends.capacity import require_planned
 from graphir.backends.communicator import Communicator, Traffic
-from graphir.backends.compiled.assignment import Own
+from graphir.backends.compiled.assignment import TaskBuffer
 from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.donation import Donation
 from graphir.backends.compiled.emission import Array
@@ -157,12 +157,12 @@ class CompiledExecutable(Executable, ABC):
             list(program.rank.constants.values()),
         )
 
-    def _allocate(self, arena: Array) -> dict[Value | Own, Array]:
+    def _allocate(self, arena: Array) -> dict[Value | TaskBuffer, Array]:
         """A buffer for each of the graph's values: in the arena, but for arguments, results and what is shared."""
         prepared = self.prepared
-        arrays: dict[Value | Own, Array] = {}
+        arrays: dict[Value | TaskBuffer, Array] = {}
         for value, shape in prepared.steps.shapes.items():
-            if value in prepared.overwriting or value in prepared.arena.hosted:
+            if value in prepared.overwriting or value in prepared.arena.in_results:
                 continue
             offset = prepared.arena.offsets.get(value)
             if value in prepared.halves:
@@ -172,11 +172,11 @@ class CompiledExecutable(Executable, ABC):
             else:
                 arrays[value] = self.engine.view(arena, shape, value.dtype, offset)
         for task, assignment in zip(prepared.tasks, prepared.assignments, strict=True):
-            for own in assignment.own:
-                shape = (*((own.threads,) if own.threads else ()), *task.shapes[own.value])
-                arrays[own] = self.engine.view(arena, shape, own.value.dtype, prepared.arena.offsets[own])
+            for buffer in assignment.task_buffers:
+                shape = (*((buffer.threads,) if buffer.threads else ()), *task.shapes[buffer.value])
+                arrays[buffer] = self.engine.view(arena, shape, buffer.value.dtype, prepared.arena.offsets[buffer])
         arrays.update((new, arrays[old]) for new, old in prepared.overwriting.items())
-        arrays.update((value, arrays[result]) for value, result in prepared.arena.hosted.items())
+        arrays.update((value, arrays[result]) for value, result in prepared.arena.in_results.items())
         return arrays
 
     def _places(self, rank: int) -> dict[Node, Place]:

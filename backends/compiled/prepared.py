@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from graphir.backends.compiled.arena import Arena, plan_arena
-from graphir.backends.compiled.assignment import Assignment, Leave, assign
+from graphir.backends.compiled.assignment import Assignment, Reuse, assign
 from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.kernels import Kernels
@@ -98,16 +98,16 @@ class Prepared:
         found = []
         for i, task in enumerate(self.tasks):
             dying = {value: made[value] for value in task.outer.values() if value not in kept and last[value] == i}
-            given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            leave = Leave(dying, taken, given_away, self.halves.keys())
-            found.append(assign(task, self.steps.sizes, leave, self.engine.rules))
+            donated = {old: new for old, new in updates.items() if last.get(old) == i}
+            reuse = Reuse(dying, taken, donated, self.halves.keys())
+            found.append(assign(task, self.steps.sizes, reuse, self.engine.rules))
         return found
 
     @cached_property
     def overwriting(self) -> dict[Value, Value]:
         """Results that are written over an argument, with that argument."""
         arguments = frozenset(self.graph.arguments)
-        return {new: old for each in self.assignments for new, old in each.takeovers if old in arguments}
+        return {new: old for each in self.assignments for new, old in each.reuses if old in arguments}
 
     @cached_property
     def memory(self) -> MemoryPlan:

@@ -122,7 +122,7 @@ class NumpyExecutable(CompiledExecutable):
         """The buffers of every rank's results, but for those that overwrite an argument."""
 
         guests: dict[Value, list[Value]] = {}
-        for value, result in self.prepared.arena.hosted.items():
+        for value, result in self.prepared.arena.in_results.items():
             guests.setdefault(result, []).append(value)
 
         def bind(program: Program, value: Value) -> Callable[[Array], None]:
