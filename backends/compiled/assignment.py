@@ -24,7 +24,7 @@ from functools import partial
 
 from graphir.backends.communicator.interface import IN_PLACE
 from graphir.backends.compiled.emission import Rules
-from graphir.backends.compiled.lying import Lying, lies_as
+from graphir.backends.compiled.strided import StridedLayout, view_of
 from graphir.backends.compiled.task import Shape, Task, Tile
 from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
@@ -166,17 +166,17 @@ class _Assigner:
     def _can_be_seen_back(self, value: Value, path: tuple[Node, ...]) -> bool:
         """Whether what leaves can be written as what its first view reads, in the tile's part and as a whole."""
         task = self.task
-        whole = Lying.contiguous(task.shapes[value])
+        whole = StridedLayout.contiguous(task.shapes[value])
         given = {node: keywords(node, task.shapes, self.sizes) for node in path}
         for tile in (*_kinds_of_tiles(task), {}):
             shape = task.shape(value, tile)
-            lying: Lying | None = whole.part(shape)
+            layout: StridedLayout | None = whole.part(shape)
             if task.outer[value] in self.reuse.halves:
-                lying = Lying.contiguous(shape)
+                layout = StridedLayout.contiguous(shape)
             for node in path:
-                assert lying is not None
-                lying = lies_as(lying, node.operator.inverse, task.shape(node.inputs[0], tile), given[node])
-                if lying is None:
+                assert layout is not None
+                layout = view_of(layout, node.operator.inverse, task.shape(node.inputs[0], tile), given[node])
+                if layout is None:
                     return False
         return True
 
