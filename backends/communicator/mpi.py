@@ -104,8 +104,8 @@ class MpiCommunicator(Communicator):
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
         self._mpi = load_mpi()
-        self._letters: list[tuple[MPI.Request, Block]] = []
-        self.peers.stand_in(mesh)
+        self._messages: list[tuple[MPI.Request, Block]] = []
+        self.peers.name_ranks_by(mesh)
 
     # -- collectives ----------------------------------------------------------------------------------
 
@@ -222,12 +222,12 @@ class MpiCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         self._require_held(source)
-        self._letters = [(request, letter) for request, letter in self._letters if not request.Test()]
-        letter = np.array(block, order="C")
+        self._messages = [(request, message) for request, message in self._messages if not request.Test()]
+        message = np.array(block, order="C")
         if source != target:
             self.traffic.messages[self.rank] += 1
-            self.traffic.bytes[self.rank] += letter.nbytes
-        self._letters.append((self.peers.world.Isend(_bytes(letter), target), letter))
+            self.traffic.bytes[self.rank] += message.nbytes
+        self._messages.append((self.peers.world.Isend(_bytes(message), target), message))
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)

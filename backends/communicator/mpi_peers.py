@@ -159,8 +159,8 @@ class MpiPeers(Peers):
         self._watchdog.tell("met")
         here.Free()
 
-    def stand_in(self, mesh: Mesh) -> None:
-        super().stand_in(mesh)
+    def name_ranks_by(self, mesh: Mesh) -> None:
+        super().name_ranks_by(mesh)
         self._introduce()
 
     def _introduce(self) -> None:

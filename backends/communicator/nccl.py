@@ -89,7 +89,7 @@ class NcclCommunicator(Communicator):
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
         self._blocks = DeviceBlocks(self._cupy)
-        self.peers.stand_in(mesh)
+        self.peers.name_ranks_by(mesh)
         take_device(self._cupy, self.peers, device)
         self._groups = Groups(self._nccl, mesh, self.peers)
         # Reductions that overlap use another group's communicator at the same time; by this, NCCL starts what is
@@ -111,7 +111,7 @@ class NcclCommunicator(Communicator):
                 self._count(group, (group.count - 1) * block.nbytes)
                 terms = self._gather(group, block, purpose)
                 return self._blocks.reduce(terms, reduce, self._blocks.target(block.shape, block.dtype, into))
-            return self._add(group, block, reduce, kind, into, self._current(), purpose)
+            return self._add(group, block, reduce, kind, into, self._current_stream(), purpose)
 
         return self._blocks.carry_out(blocks, out, run)
 
@@ -124,15 +124,15 @@ class NcclCommunicator(Communicator):
         if not on_device or group.count == 1 or block.size == 0 or kind is None:
             return Done(self.all_reduce(blocks, axes, reduce, out))
         into = self._blocks.target(block.shape, block.dtype, None if out is None else out[0])
-        beside = self._beside()
+        side = self._side_stream()
         ready = self._event()
-        ready.record(self._current())
-        beside.wait_event(ready)
-        with beside:
-            self._add(group, block, reduce, kind, into, beside, self.purpose("an all-reduce", axes))
+        ready.record(self._current_stream())
+        side.wait_event(ready)
+        with side:
+            self._add(group, block, reduce, kind, into, side, self.purpose("an all-reduce", axes))
         done = self._event()
-        done.record(beside)
-        return _Started(into, done, self._current)
+        done.record(side)
+        return _Started(into, done, self._current_stream)
 
     def all_gather(
         self, blocks: Sequence[Block], dim: int, axis: str, out: Sequence[Block] | None = None
@@ -168,8 +168,8 @@ class NcclCommunicator(Communicator):
             kind = self._groups.reduction(block, reduce)
             if kind is None:
                 return self._blocks.reduce(self._swap(group, pieces, purpose), reduce, result)
-            with self._groups.speaking(group, purpose) as nccl:
-                nccl.reduceScatter(address(pieces), address(result), result.size, *kind, self._current().ptr)
+            with self._groups.using(group, purpose) as nccl:
+                nccl.reduceScatter(address(pieces), address(result), result.size, *kind, self._current_stream().ptr)
             return self._blocks.average(result, group.count, reduce)
 
         return self._blocks.carry_out(blocks, out, run)
@@ -213,9 +213,9 @@ class NcclCommunicator(Communicator):
             if group.number == root:
                 result[...] = block
                 self._count(group, (group.count - 1) * block.nbytes)
-            with self._groups.speaking(group, purpose) as nccl:
+            with self._groups.using(group, purpose) as nccl:
                 here = address(result)
-                nccl.broadcast(here, here, result.nbytes, self._nccl.NCCL_UINT8, root, self._current().ptr)
+                nccl.broadcast(here, here, result.nbytes, self._nccl.NCCL_UINT8, root, self._current_stream().ptr)
             return result
 
         return self._blocks.carry_out(blocks, out, run)
@@ -228,7 +228,7 @@ class NcclCommunicator(Communicator):
 
     def finish(self, purpose: str) -> None:
         done = self._event()
-        done.record(self._current())
+        done.record(self._current_stream())
 
         def ready() -> bool:
             if done.done:
@@ -246,11 +246,11 @@ class NcclCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         self._require_held(source)
-        letter = to_host(block)
+        message = to_host(block)
         if source != target:
             self.traffic.messages[self.rank] += 1
-            self.traffic.bytes[self.rank] += letter.nbytes
-        self.peers.post(target, array_kind(letter.shape, letter.dtype).encode() + b"\n" + letter.tobytes())
+            self.traffic.bytes[self.rank] += message.nbytes
+        self.peers.post(target, array_kind(message.shape, message.dtype).encode() + b"\n" + message.tobytes())
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)
@@ -271,9 +271,9 @@ class NcclCommunicator(Communicator):
         if group.count == 1 or block.size == 0:
             return [block] * self.mesh.size if self.leads else None
         sent = self._blocks.contiguous(self._cupy.asarray(block))
-        stream, kind = self._current().ptr, self._nccl.NCCL_UINT8
+        stream, kind = self._current_stream().ptr, self._nccl.NCCL_UINT8
         arriving = {rank: self._cupy.empty_like(sent) for rank in group.ranks if self.leads and rank != self.rank}
-        with self._groups.speaking(group, self.purpose("a collection of all blocks")) as nccl, self._groups.together():
+        with self._groups.using(group, self.purpose("a collection of all blocks")) as nccl, self._groups.together():
             if not self.leads:
                 nccl.send(address(sent), sent.nbytes, kind, group.ranks.index(0), stream)
             for rank, target in arriving.items():
@@ -305,7 +305,7 @@ class NcclCommunicator(Communicator):
             result[...] = block
             sent = result
         self._count(group, 2 * (group.count - 1) * block.nbytes // group.count)
-        with self._groups.speaking(group, purpose) as nccl:
+        with self._groups.using(group, purpose) as nccl:
             nccl.allReduce(address(sent), address(result), result.size, *kind, stream.ptr)
         return self._blocks.average(result, group.count, reduce)
 
@@ -313,16 +313,16 @@ class NcclCommunicator(Communicator):
         """The group's blocks: [N, …]."""
         sent = self._blocks.contiguous(block)
         arriving = self._blocks.buffer("gathered", (group.count, *block.shape), block.dtype) if into is None else into
-        with self._groups.speaking(group, purpose) as nccl:
-            kind, stream = self._nccl.NCCL_UINT8, self._current().ptr
+        with self._groups.using(group, purpose) as nccl:
+            kind, stream = self._nccl.NCCL_UINT8, self._current_stream().ptr
             nccl.allGather(address(sent), address(arriving), sent.nbytes, kind, stream)
         return arriving
 
     def _swap(self, group: Group, pieces: Block, purpose: str) -> Block:
         """Piece i goes to rank number i; what arrives, by who sent it: [N, …]."""
         arriving = self._blocks.buffer("swapped", pieces.shape, pieces.dtype)
-        size, kind, stream = pieces[0, ...].nbytes, self._nccl.NCCL_UINT8, self._current().ptr
-        with self._groups.speaking(group, purpose) as nccl, self._groups.together():
+        size, kind, stream = pieces[0, ...].nbytes, self._nccl.NCCL_UINT8, self._current_stream().ptr
+        with self._groups.using(group, purpose) as nccl, self._groups.together():
             for number in range(group.count):
                 nccl.send(address(pieces) + number * size, size, kind, number, stream)
                 nccl.recv(address(arriving) + number * size, size, kind, number, stream)
@@ -330,13 +330,13 @@ class NcclCommunicator(Communicator):
 
     # -- streams --------------------------------------------------------------------------------------
 
-    def _current(self) -> Any:
+    def _current_stream(self) -> Any:
         return self._cupy.cuda.get_current_stream()
 
     def _event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)
 
-    def _beside(self) -> Any:
+    def _side_stream(self) -> Any:
         """The stream of what was started and goes on: one for all communicators of the process."""
         if "stream" not in self.peers.groups:
             self.peers.groups["stream"] = self._cupy.cuda.Stream(non_blocking=True)

@@ -94,7 +94,7 @@ class Peers(ABC):
 
     # -- names ----------------------------------------------------------------------------------------
 
-    def stand_in(self, mesh: Mesh) -> None:
+    def name_ranks_by(self, mesh: Mesh) -> None:
         """From now on ranks are described as those of `mesh`."""
         self._mesh = mesh
 

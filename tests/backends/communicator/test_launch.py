@@ -36,7 +36,7 @@ from graphir.backends.communicator.meeting import peers
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 here = peers()
-here.stand_in(Mesh(dp=2, tp=2))
+here.name_ranks_by(Mesh(dp=2, tp=2))
 rank = here.rank
 here.share(b"", "a start")
 """
