@@ -8,7 +8,6 @@ that nobody can run.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from graphir.backends.plan import ExecutionPlan
 from graphir.errors import SizeError
@@ -17,9 +16,6 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.launch import processes_here
 from graphir.memory import spelled, total_memory
-
-if TYPE_CHECKING:
-    from graphir.backends.compiled.executable import CompiledExecutable
 
 #: What is never stored whole, as attention's scores are not, is computed piece by piece; but not of so many times what
 #: the machine could store, which would be more pieces than anybody waits for.
@@ -59,12 +55,11 @@ def require_room(plan: ExecutionPlan, ranks: int, stored: bool) -> None:
         raise _refusal(graph, plan.sizes, f"needs at least {spelled(needed)}")
 
 
-def require_planned(executable: CompiledExecutable) -> None:
-    """SizeError, with the plan and the largest tensor, if what has been planned needs more than this machine has."""
-    machine, needed = _memory(), executable.memory.arguments + executable.working_bytes()
+def require_planned(plan: ExecutionPlan, needed: int, memory: object) -> None:
+    """SizeError, with the plan of its `memory` and the largest tensor, if a plan needs more than this machine has."""
+    machine = _memory()
     if machine is not None and needed > machine:
-        refused = _refusal(executable.graph, executable.plan.sizes, f"needs {spelled(needed)}")
-        raise SizeError(f"{refused}\n{executable.memory}")
+        raise SizeError(f"{_refusal(plan.graph, plan.sizes, f'needs {spelled(needed)}')}\n{memory}")
 
 
 def require_initial(graph: Graph, sizes: Mapping[str, int]) -> None:

@@ -21,8 +21,8 @@ import numpy as np
 from graphir.backends.arrays import is_on_device, module_of
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.dtypes import is_float
-from graphir.backends.held import Held
 from graphir.backends.indices import check_indices
+from graphir.backends.local_ranks import LocalRanks
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.run import Fetched, Run
 from graphir.backends.turns import Turn
@@ -67,7 +67,7 @@ class Executable:
         self.mesh = plan.graph.mesh
         self.algorithm = algorithm
         self.communicator = communicator or SimulatedCommunicator(self.mesh, algorithm)
-        self.held = Held(self.communicator, Turn(f"the executable of {plan.graph.name}", self.no_child))
+        self.local = LocalRanks(self.communicator, Turn(f"the executable of {plan.graph.name}", self.no_child))
         #: Steps whose kernel has been seen to keep to its signature.
         self._seen: set[Step] = set()
         self._arguments = {value.name: value for value in plan.graph.arguments}
@@ -82,7 +82,7 @@ class Executable:
         index out of range; RunError for a call from within a run of itself.
         """
         given = self._check(arguments)
-        return self.held.turn.take(self._interpret, arguments, given, watch)
+        return self.local.turn.take(self._interpret, arguments, given, watch)
 
     def _interpret(
         self, arguments: Sequence[Mapping[str, Any]], given: Mapping[Value, Any], watch: Watch | None
@@ -109,7 +109,7 @@ class Executable:
         results = {}
         for value, title in self.fetched.titles.items():
             blocks = [slots[self.plan.slots[value]] for slots in ranks]
-            results[title] = value, self.held.join(value, blocks)
+            results[title] = value, self.local.join(value, blocks)
         return self._ran(results, traffic, arguments)
 
     def _ran(
@@ -124,18 +124,18 @@ class Executable:
             ((self.find_argument(name), array) for each in arguments for name, array in each.items()) if names else ()
         )
         unchanged = {value.name: array for value, array in given if value is not None and value.name in names}
-        return Run(self.fetched, self.held, results, traffic, unchanged)
+        return Run(self.fetched, self.local, results, traffic, unchanged)
 
     def whole(self, name: str, array: Any) -> Any:
         """The whole of an argument of which each process holds the whole or a block; all have to call this."""
         value = self._arguments[name]
-        if self.held.holds_whole(value) or array.shape == self._shapes[value]:
+        if self.local.holds_whole(value) or array.shape == self._shapes[value]:
             return array
-        return self.held.gather(value, array)
+        return self.local.gather(value, array)
 
     def _split(self, value: Value, array: Any) -> list[Any]:
         """The blocks of an argument for the ranks held here, as views."""
-        return self.held.split(value, array, self.plan.shapes[value])
+        return self.local.split(value, array, self.plan.shapes[value])
 
     def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
         """One kernel call on one rank's blocks."""
@@ -276,8 +276,8 @@ class Executable:
                 result = self._protected(value, result)
         shape = self._shapes[value]
         mine = self.plan.shapes[value]
-        if result.shape != shape and (self.held.is_alone or result.shape != mine):
-            block = f", or this rank's block {list(mine)}" if not self.held.is_alone and mine != shape else ""
+        if result.shape != shape and (self.local.is_alone or result.shape != mine):
+            block = f", or this rank's block {list(mine)}" if not self.local.is_alone and mine != shape else ""
             raise InputError(
                 f"{value.name} must be {shape_text(value.shape)} = {list(shape)}{block}, not {list(result.shape)}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from graphir.backends.blas import find_blas
+from graphir.backends.device import device_properties
+from graphir.launch import find_launch
 from graphir.processor import processor_name
 from graphir.version import __version__
 
@@ -22,6 +25,16 @@ def identity() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return socket.gethostname()
+
+
+def default_threads() -> int:
+    """As many threads as this process has processors; of several ranks on a machine, each has its share."""
+    try:
+        processors = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        processors = os.cpu_count() or 1
+    launch = find_launch()
+    return processors if launch is None else launch.share(processors)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -68,15 +81,11 @@ class Machine:
     def of(cls, backend: str, threads: int | None = None, kernels: str | None = None) -> Machine:
         """Of a backend of `gi.compile`, with these options of it; DeviceError where it needs a GPU and has none."""
         if backend == "cupy":
-            from graphir.backends.cupy.device import device_properties
-
             device = device_properties()
             software = {"CuPy": device.cupy, "CUDA": str(device.runtime)}
             return cls(f"{identity()} {device}", versions() | software, {"GPU": device.name})
-        from graphir.backends.numpy.threads import default_threads
-
         packages = ("numba",) if kernels == "numba" else ()
         return cls(identity(), versions(*packages), arithmetic() | {"threads": str(threads or default_threads())})
 
 
-__all__ = ["Machine", "identity", "versions"]
+__all__ = ["Machine", "default_threads", "identity", "versions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
@@ -16,10 +16,6 @@ from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
 from graphir.ir.value import Value
-
-if TYPE_CHECKING:
-    from graphir.backends.communicator import Communicator
-    from graphir.backends.executable import Executable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,18 +46,6 @@ class ExecutionPlan:
     slots: Mapping[Value, int]
     shapes: Mapping[Value, tuple[int, ...]]
     steps: tuple[Step, ...]
-
-    def executable(
-        self,
-        algorithm: str = "ring",
-        source: Graph | None = None,
-        communicator: Communicator | None = None,
-        xp: Any = None,
-    ) -> Executable:
-        """The plan, ready to run on NumPy, or another array module `xp`; see `Executable`."""
-        from graphir.backends.executable import Executable
-
-        return Executable(self, algorithm, source, communicator, xp)
 
 
 def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Traffic
-from graphir.backends.held import Held
+from graphir.backends.local_ranks import LocalRanks
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
@@ -75,12 +75,12 @@ class Run(Mapping[str, Any]):
     def __init__(
         self,
         fetched: Fetched,
-        held: Held,
+        local: LocalRanks,
         results: Mapping[str, tuple[Value, Any]],
         traffic: Mapping[str, Traffic],
         unchanged: Mapping[str, Any],
     ) -> None:
-        self._fetched, self._held, self._results = fetched, held, results
+        self._fetched, self._local, self._results = fetched, local, results
         #: What each collective sent, by the name of its result; of one rank a process, what this one did.
         self.traffic = traffic
         # Of what is updated nothing is held on to: its memory may be wanted.
@@ -88,7 +88,7 @@ class Run(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value, array = self._result(name)
-        if not self._held.holds_whole(value):
+        if not self._local.holds_whole(value):
             raise InputError(
                 f"{name} {value.type} is split, and this process holds one rank's block of it: run.block({name!r}) is "
                 f"that, and run.gather({name!r}), called by all ranks, the whole"
@@ -106,7 +106,7 @@ class Run(Mapping[str, Any]):
     def gather(self, name: str) -> Any:
         """The whole of a result, on every rank; all ranks have to call this, for the same results in one order."""
         value, array = self._result(name)
-        return array if self._held.holds_whole(value) else self._held.gather(value, array)
+        return array if self._local.holds_whole(value) else self._local.gather(value, array)
 
     def _result(self, name: str) -> tuple[Value, Any]:
         title = self._fetched.find(name)
@@ -139,5 +139,5 @@ class Run(Mapping[str, Any]):
                 f"{len(successors)} updates; compile with fetch=[…, {listed}]"
             )
         renewed = {old: results[title][1] for old, (_, title) in successors.items() if title}
-        held = {**self._unchanged, **renewed}
-        return {value.name: held[value.name] for value in (*graph.parameters, *graph.state)}
+        current = {**self._unchanged, **renewed}
+        return {value.name: current[value.name] for value in (*graph.parameters, *graph.state)}

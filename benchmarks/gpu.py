@@ -36,7 +36,7 @@ from benchmarks.contestants import ON_GPU
 from benchmarks.contestants.floor import Products
 from benchmarks.contestants.problem import PRECISIONS, SIZES, WORK, Problem
 from benchmarks.step import chosen, environment, measure, quartiles, run_problems
-from graphir.backends.cupy.device import device_properties
+from graphir.backends.device import device_properties
 from graphir.errors import DeviceError, MissingDependencyError
 from graphir.passes import prune
 

@@ -98,7 +98,7 @@ def measure_all_reduce(rounds: int) -> list[dict[str, Any]]:
 
 def rank_program(rounds: int) -> None:
     """What each rank does; rank 0 prints what was found as JSON."""
-    from graphir.backends.communicator.peers import peers
+    from graphir.backends.communicator.meeting import peers
 
     size = peers().size
     meshes: list[dict[str, int]] = [{"dp": size}] if size > 1 else [{}]

@@ -96,7 +96,7 @@ def compile(
     do not compile the same, with who differs in what; MissingDependencyError where an optional package is asked
     for that is not installed; DeviceError where a GPU is needed and there is none.
     """
-    from graphir.backends import plan
+    from graphir.backends import Executable, plan
     from graphir.backends.buckets import LIMIT
     from graphir.backends.capacity import require_room
     from graphir.backends.communicator import communicator_for
@@ -153,7 +153,7 @@ def compile(
         interpreted = plan(recompute_pass(pruned, recompute), known)
         if memory is None:
             require_room(interpreted, len(communicator.ranks), stored=True)
-        return interpreted.executable(algorithm, graph, communicator)
+        return Executable(interpreted, algorithm, graph, communicator)
     make = _cupy_maker(precision) if backend == "cupy" else _numpy_maker(kernels, threads)
     reference = plan(pruned, known)
     # A GPU has memory of its own, and says itself when that does not suffice.

@@ -235,7 +235,7 @@ class _Autodiff:
             gradients = tuple([self._fit(node, *pair) for pair in zip(outputs, gradients, strict=True)])
             gradients = self._complete(node, outputs, gradients)
             made = node.operator.differentiate(
-                GradientContext(node.operator, node.inference, copy, outputs, node.attributes, gradients, tuple(names))
+                GradientContext(node.inference, copy, outputs, node.attributes, gradients, tuple(names))
             )
         if len(made) != len(node.inputs):
             why = f"its rule returns {len(made)} gradients for {len(node.inputs)} operands"

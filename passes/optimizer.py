@@ -134,18 +134,25 @@ def optimize(
             ok.append(_adjust(builder, optimizer, s, good, norm))
         elif guarded and norm is not None:
             ok.append(is_finite(norm, name="ok"))
+    scalars = [*([step] if rule.takes_step else []), lr, *ok]
     for target, gradient in zip(targets, gradients, strict=True):
-        parameter = copies[target]
         with builder.context(scope=target.scope, phase=UPDATE, of=target.name, why=f"update of {target.name}"):
-            states = [_state(builder, target, name) for name in rule.state]
-            attributes = {name: getattr(optimizer, name) for name in rule.attributes}
-            if rule.decay:
-                attributes["weight_decay"] = optimizer.weight_decay if optimizer.decays(parameter) else 0.0
-            gradient = cast_to(gradient, parameter.dtype)
-            operands = [parameter, gradient, *states, *([step] if rule.takes_step else []), lr, *ok]
-            names = [f"/{target.name}.new", *(f"/{target.name}.{name}.new" for name in rule.state)]
-            builder.output(*rule.operator.all(*operands, names=names, **attributes))
+            _update(builder, optimizer, target, copies[target], gradient, scalars)
     return builder.build()
+
+
+def _update(
+    builder: Builder, optimizer: Optimizer, target: Value, parameter: Value, gradient: Value, scalars: Sequence[Value]
+) -> None:
+    """Adds the update of a parameter and its state; `scalars` are the operands that all updates share."""
+    rule = _RULES[optimizer.kind]
+    states = [_state(builder, target, name) for name in rule.state]
+    attributes = {name: getattr(optimizer, name) for name in rule.attributes}
+    if rule.decay:
+        attributes["weight_decay"] = optimizer.weight_decay if optimizer.decays(parameter) else 0.0
+    names = [f"/{target.name}.new", *(f"/{target.name}.{name}.new" for name in rule.state)]
+    operands = [parameter, cast_to(gradient, parameter.dtype), *states, *scalars]
+    builder.output(*rule.operator.all(*operands, names=names, **attributes))
 
 
 def _gradient_of(graph: Graph, parameter: Value) -> Value:

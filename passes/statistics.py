@@ -284,7 +284,7 @@ class _Keeping:
         value = self.copies[dot.held]
         for view in reversed(dot.views):
             name = f"/{self.builder.free_name(f'{view.inputs[0].name}.held')}"
-            of = (view.operator, view.inference, view.inputs, view.outputs, view.attributes)
+            of = (view.inference, view.inputs, view.outputs, view.attributes)
             (found,) = view.operator.differentiate(GradientContext(*of, (value,), (name,)))
             assert found is not None
             value = found

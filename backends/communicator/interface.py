@@ -239,6 +239,11 @@ class Communicator(ABC):
         return taken
 
 
+def resized(shape: Sequence[int], dim: int, count: int) -> tuple[int, ...]:
+    """`shape` with one dim `count` times as large."""
+    return tuple(size * count if i == dim else size for i, size in enumerate(shape))
+
+
 def array_kind(shape: Sequence[int], dtype: Any) -> str:
     """Dtype and shape in a word: `float32[2, 3]`."""
     return f"{np.dtype(dtype)}{[int(size) for size in shape]}"

@@ -23,9 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphir.backends.communicator.interface import Block, Communicator, Done, Pending, Traffic, averaged, reduction
+from graphir.backends.communicator.interface import (
+    Block,
+    Communicator,
+    Done,
+    Pending,
+    Traffic,
+    averaged,
+    reduction,
+    resized,
+)
+from graphir.backends.communicator.meeting import peers
 from graphir.backends.communicator.mpi_peers import MpiPeers, load_mpi
-from graphir.backends.communicator.peers import peers
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
 
@@ -95,8 +104,8 @@ class MpiCommunicator(Communicator):
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
         self._mpi = load_mpi()
-        self._letters: list[tuple[MPI.Request, Block]] = []
-        self.peers.stand_in(mesh)
+        self._messages: list[tuple[MPI.Request, Block]] = []
+        self.peers.name_ranks_by(mesh)
 
     # -- collectives ----------------------------------------------------------------------------------
 
@@ -135,7 +144,7 @@ class MpiCommunicator(Communicator):
         group, (block,) = self._group((axis,)), blocks
         if group.count == 1:
             return [_put(block, out)]
-        shape = _resized(block.shape, dim, group.count)
+        shape = resized(block.shape, dim, group.count)
         result = _target(shape, block.dtype, out)
         if block.size:
             pieces = result.reshape(group.count, *block.shape) if dim == 0 else None
@@ -171,7 +180,7 @@ class MpiCommunicator(Communicator):
         if group.count == 1:
             return [_put(block, out)]
         pieces = _pieces(block, group.count, target)
-        result = _target(_resized(pieces.shape[1:], source, group.count), block.dtype, out)
+        result = _target(resized(pieces.shape[1:], source, group.count), block.dtype, out)
         if block.size:
             self._count(group, (group.count - 1) * pieces[0].nbytes)
             arrived = self._swap(group, pieces, self.purpose("an all-to-all", [axis]))
@@ -213,12 +222,12 @@ class MpiCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         self._require_held(source)
-        self._letters = [(request, letter) for request, letter in self._letters if not request.Test()]
-        letter = np.array(block, order="C")
+        self._messages = [(request, message) for request, message in self._messages if not request.Test()]
+        message = np.array(block, order="C")
         if source != target:
             self.traffic.messages[self.rank] += 1
-            self.traffic.bytes[self.rank] += letter.nbytes
-        self._letters.append((self.peers.world.Isend(_bytes(letter), target), letter))
+            self.traffic.bytes[self.rank] += message.nbytes
+        self._messages.append((self.peers.world.Isend(_bytes(message), target), message))
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)
@@ -300,10 +309,6 @@ def _put(block: Block, out: Sequence[Block] | None) -> Block:
         return block
     np.copyto(out[0], block)
     return out[0]
-
-
-def _resized(shape: Sequence[int], dim: int, count: int) -> tuple[int, ...]:
-    return tuple(size * count if i == dim else size for i, size in enumerate(shape))
 
 
 def _pieces(block: Block, count: int, dim: int) -> Block:

@@ -2,7 +2,7 @@
 
 A rank that waits for others in MPI would keep a core busy, and would wait for ever for one that has failed. So every
 operation is non-blocking, and is waited for here: the processor is given away between looks, and notes are read. Who is
-killed writes no note: that is what the witness is for.
+killed writes no note: that is what the watchdog is for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from graphir.backends.communicator.calling import Witnessed
 from graphir.backends.communicator.peers import MEETING, NAP, Peers
+from graphir.backends.communicator.watchdog_client import WatchdogClient
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.extras import install
 from graphir.interrupts import break_in
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Seconds of mere yielding, and between looks at notes.
 _EAGER, _LOOK = 2e-3, 1e-2
-#: Bytes in which fits what a rank needs to come to the witness: a token, and the address of a local socket.
+#: Bytes in which fits what a rank needs to come to the watchdog: a token, and the address of a local socket.
 _PLACE = 256
 #: Bytes of the number that says how long a part is, and of a part that is short.
 _HEAD, _SHORT = 8, 4096
@@ -114,19 +114,19 @@ class MpiPeers(Peers):
         super().__init__()
         launch = find_launch()
         seconds = MEETING if launch is None or launch.timeout is None else launch.timeout
-        self._witness = Witnessed()
+        self._watchdog = WatchdogClient()
         # Nobody can wait politely for MPI's own start: who interrupts it ends this process, who comes too late all.
         with _interruptible():
-            called = ""
+            started = ""
             if launch is not None and launch.size > 1 and launch.number == 0:
-                called = self._witness.call(launch.rank, seconds)
-                self._witness.tell(f"rank {os.getpid()} rank {launch.rank}")
+                started = self._watchdog.start(launch.rank, seconds)
+                self._watchdog.tell(f"rank {os.getpid()} rank {launch.rank}")
             try:
                 mpi = load_mpi()
                 if launch is not None and mpi.COMM_WORLD.size == 1 < launch.size:
                     raise ConfigError(_alone(launch, mpi.Get_library_version()))
             except (ConfigError, MissingDependencyError):
-                self._witness.tell("bye")
+                self._watchdog.tell("bye")
                 raise
             self._all: MPI.Intracomm = mpi.COMM_WORLD
             self.world: MPI.Intracomm = mpi.COMM_WORLD.Dup()
@@ -138,33 +138,33 @@ class MpiPeers(Peers):
             self._sent: list[MPI.Request] = []
             self._posted: list[tuple[MPI.Request, Any]] = []
             if self.size > 1:
-                self._meet_witness(mpi, called, seconds)
+                self._meet_watchdog(mpi, started, seconds)
 
-    # -- the witness ----------------------------------------------------------------------------------
+    # -- the watchdog ----------------------------------------------------------------------------------
 
-    def _meet_witness(self, mpi: Any, called: str, seconds: float) -> None:
-        """Brings the ranks of this machine to its witness, which one of them has called, or else the first calls."""
+    def _meet_watchdog(self, mpi: Any, started: str, seconds: float) -> None:
+        """Brings the ranks of this machine to its watchdog, started by one of them, or else by the first."""
         here = self.world.Split_type(mpi.COMM_TYPE_SHARED)
         told = bytearray(_PLACE * here.size)
-        here.Allgather(_padded(called), told)
+        here.Allgather(_padded(started), told)
         place = told.strip(b"\0").partition(b"\0")[0]
         if not place:
-            place = _padded(self._witness.call(self.rank, seconds) if here.rank == 0 else "")
+            place = _padded(self._watchdog.start(self.rank, seconds) if here.rank == 0 else "")
             here.Bcast(place, 0)
-        if not self._witness.has_come:
-            self._witness.come(place.rstrip(b"\0").decode(), self.rank)
+        if not self._watchdog.is_connected:
+            self._watchdog.connect(place.rstrip(b"\0").decode(), self.rank)
         self._introduce()
-        self._witness.meet(seconds)
+        self._watchdog.meet(seconds)
         here.Barrier()
-        self._witness.tell("met")
+        self._watchdog.tell("met")
         here.Free()
 
-    def stand_in(self, mesh: Mesh) -> None:
-        super().stand_in(mesh)
+    def name_ranks_by(self, mesh: Mesh) -> None:
+        super().name_ranks_by(mesh)
         self._introduce()
 
     def _introduce(self) -> None:
-        self._witness.tell(f"rank {os.getpid()} {self.describe(self.rank)}")
+        self._watchdog.tell(f"rank {os.getpid()} {self.describe(self.rank)}")
 
     # -- waiting --------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class MpiPeers(Peers):
             self._hear(source, word, text)
 
     def _farewell(self, failed: bool) -> None:
-        self._witness.tell("failed" if failed else "bye")
+        self._watchdog.tell("failed" if failed else "bye")
 
     def _end_all(self, code: int) -> NoReturn:
         # Of a copy of that communicator, MPICH's launcher may tell another code.

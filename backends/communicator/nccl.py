@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from graphir.backends.arrays import is_on_device, to_numpy
+from graphir.backends.arrays import is_on_device
 from graphir.backends.communicator.interface import (
     Block,
     Communicator,
@@ -35,13 +35,14 @@ from graphir.backends.communicator.interface import (
     Pending,
     Traffic,
     array_kind,
-    averaged,
     require_fit,
+    resized,
 )
 from graphir.backends.communicator.mpi import misfit
-from graphir.backends.communicator.nccl_groups import FLOATS, Group, Groups, find_peers, take_device
+from graphir.backends.communicator.nccl_blocks import DeviceBlocks, address, parted, put, to_host
+from graphir.backends.communicator.nccl_groups import Group, Groups, find_peers, take_device
 from graphir.backends.communicator.peers import NAP, Peers
-from graphir.backends.cupy.device import require_device
+from graphir.backends.device import require_device
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.ir.layout import Mesh
 
@@ -87,8 +88,8 @@ class NcclCommunicator(Communicator):
         self.rank = self.peers.rank
         self.ranks = (self.rank,)
         self.traffic = Traffic.none(mesh.size)
-        self._buffers: dict[tuple[str, tuple[int, ...], str], Block] = {}
-        self.peers.stand_in(mesh)
+        self._blocks = DeviceBlocks(self._cupy)
+        self.peers.name_ranks_by(mesh)
         take_device(self._cupy, self.peers, device)
         self._groups = Groups(self._nccl, mesh, self.peers)
         # Reductions that overlap use another group's communicator at the same time; by this, NCCL starts what is
@@ -104,15 +105,15 @@ class NcclCommunicator(Communicator):
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
-                return self._put(block, into)
+                return put(block, into)
             kind = self._groups.reduction(block, reduce)
             if kind is None:
                 self._count(group, (group.count - 1) * block.nbytes)
                 terms = self._gather(group, block, purpose)
-                return self._reduce(terms, reduce, self._target(block.shape, block.dtype, into))
-            return self._add(group, block, reduce, kind, into, self._current(), purpose)
+                return self._blocks.reduce(terms, reduce, self._blocks.target(block.shape, block.dtype, into))
+            return self._add(group, block, reduce, kind, into, self._current_stream(), purpose)
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def start_all_reduce(
         self, blocks: Sequence[Block], axes: Sequence[str], reduce: str = "sum", out: Sequence[Block] | None = None
@@ -122,16 +123,16 @@ class NcclCommunicator(Communicator):
         kind = self._groups.reduction(block, reduce)
         if not on_device or group.count == 1 or block.size == 0 or kind is None:
             return Done(self.all_reduce(blocks, axes, reduce, out))
-        into = self._target(block.shape, block.dtype, None if out is None else out[0])
-        beside = self._beside()
+        into = self._blocks.target(block.shape, block.dtype, None if out is None else out[0])
+        side = self._side_stream()
         ready = self._event()
-        ready.record(self._current())
-        beside.wait_event(ready)
-        with beside:
-            self._add(group, block, reduce, kind, into, beside, self.purpose("an all-reduce", axes))
+        ready.record(self._current_stream())
+        side.wait_event(ready)
+        with side:
+            self._add(group, block, reduce, kind, into, side, self.purpose("an all-reduce", axes))
         done = self._event()
-        done.record(beside)
-        return _Started(into, done, self._current)
+        done.record(side)
+        return _Started(into, done, self._current_stream)
 
     def all_gather(
         self, blocks: Sequence[Block], dim: int, axis: str, out: Sequence[Block] | None = None
@@ -140,18 +141,18 @@ class NcclCommunicator(Communicator):
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1:
-                return self._put(block, into)
-            shape = _resized(block.shape, dim, group.count)
-            result = self._target(shape, block.dtype, into)
+                return put(block, into)
+            shape = resized(block.shape, dim, group.count)
+            result = self._blocks.target(shape, block.dtype, into)
             if block.size:
                 self._count(group, (group.count - 1) * block.nbytes)
                 arriving = result.reshape(group.count, *block.shape) if dim == 0 else None
                 parts = self._gather(group, block, purpose, arriving)
                 if dim:
-                    _parted(result, dim, group.count)[...] = parts
+                    parted(result, dim, group.count)[...] = parts
             return result
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def reduce_scatter(
         self, blocks: Sequence[Block], dim: int, axis: str, reduce: str = "sum", out: Sequence[Block] | None = None
@@ -160,18 +161,18 @@ class NcclCommunicator(Communicator):
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
-                return self._put(_parted(block, dim, group.count)[group.number, ...], into)
-            pieces = self._pieces(block, dim, group.count)
-            result = self._target(pieces.shape[1:], block.dtype, into)
+                return put(parted(block, dim, group.count)[group.number, ...], into)
+            pieces = self._blocks.pieces(block, dim, group.count)
+            result = self._blocks.target(pieces.shape[1:], block.dtype, into)
             self._count(group, (group.count - 1) * result.nbytes)
             kind = self._groups.reduction(block, reduce)
             if kind is None:
-                return self._reduce(self._swap(group, pieces, purpose), reduce, result)
-            with self._groups.speaking(group, purpose) as nccl:
-                nccl.reduceScatter(_address(pieces), _address(result), result.size, *kind, self._current().ptr)
-            return self._average(result, group.count, reduce)
+                return self._blocks.reduce(self._swap(group, pieces, purpose), reduce, result)
+            with self._groups.using(group, purpose) as nccl:
+                nccl.reduceScatter(address(pieces), address(result), result.size, *kind, self._current_stream().ptr)
+            return self._blocks.average(result, group.count, reduce)
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def all_to_all(
         self, blocks: Sequence[Block], source: int, target: int, axis: str, out: Sequence[Block] | None = None
@@ -180,15 +181,15 @@ class NcclCommunicator(Communicator):
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1:
-                return self._put(block, into)
-            pieces = self._pieces(block, target, group.count)
-            result = self._target(_resized(pieces.shape[1:], source, group.count), block.dtype, into)
+                return put(block, into)
+            pieces = self._blocks.pieces(block, target, group.count)
+            result = self._blocks.target(resized(pieces.shape[1:], source, group.count), block.dtype, into)
             if block.size:
                 self._count(group, (group.count - 1) * pieces[0, ...].nbytes)
-                _parted(result, source, group.count)[...] = self._swap(group, pieces, purpose)
+                parted(result, source, group.count)[...] = self._swap(group, pieces, purpose)
             return result
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def local_slice(
         self, blocks: Sequence[Block], dim: int, axis: str, out: Sequence[Block] | None = None
@@ -196,9 +197,9 @@ class NcclCommunicator(Communicator):
         group = self._groups.along((axis,))
 
         def run(block: Block, into: Block | None) -> Block:
-            return self._put(_parted(block, dim, group.count)[group.number, ...], into)
+            return put(parted(block, dim, group.count)[group.number, ...], into)
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def broadcast(
         self, blocks: Sequence[Block], axes: Sequence[str], root: int = 0, out: Sequence[Block] | None = None
@@ -207,17 +208,17 @@ class NcclCommunicator(Communicator):
 
         def run(block: Block, into: Block | None) -> Block:
             if group.count == 1 or block.size == 0:
-                return self._put(block, into)
-            result = self._target(block.shape, block.dtype, into)
+                return put(block, into)
+            result = self._blocks.target(block.shape, block.dtype, into)
             if group.number == root:
                 result[...] = block
                 self._count(group, (group.count - 1) * block.nbytes)
-            with self._groups.speaking(group, purpose) as nccl:
-                here = _address(result)
-                nccl.broadcast(here, here, result.nbytes, self._nccl.NCCL_UINT8, root, self._current().ptr)
+            with self._groups.using(group, purpose) as nccl:
+                here = address(result)
+                nccl.broadcast(here, here, result.nbytes, self._nccl.NCCL_UINT8, root, self._current_stream().ptr)
             return result
 
-        return self._carry_out(blocks, out, run)
+        return self._blocks.carry_out(blocks, out, run)
 
     def barrier(self) -> None:
         self.peers.share(b"", "a barrier")
@@ -227,7 +228,7 @@ class NcclCommunicator(Communicator):
 
     def finish(self, purpose: str) -> None:
         done = self._event()
-        done.record(self._current())
+        done.record(self._current_stream())
 
         def ready() -> bool:
             if done.done:
@@ -245,11 +246,11 @@ class NcclCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         self._require_held(source)
-        letter = self._host(block)
+        message = to_host(block)
         if source != target:
             self.traffic.messages[self.rank] += 1
-            self.traffic.bytes[self.rank] += letter.nbytes
-        self.peers.post(target, array_kind(letter.shape, letter.dtype).encode() + b"\n" + letter.tobytes())
+            self.traffic.bytes[self.rank] += message.nbytes
+        self.peers.post(target, array_kind(message.shape, message.dtype).encode() + b"\n" + message.tobytes())
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
         self._require_held(target)
@@ -269,18 +270,18 @@ class NcclCommunicator(Communicator):
         on_device = is_on_device(block)
         if group.count == 1 or block.size == 0:
             return [block] * self.mesh.size if self.leads else None
-        sent = self._contiguous(self._cupy.asarray(block))
-        stream, kind = self._current().ptr, self._nccl.NCCL_UINT8
+        sent = self._blocks.contiguous(self._cupy.asarray(block))
+        stream, kind = self._current_stream().ptr, self._nccl.NCCL_UINT8
         arriving = {rank: self._cupy.empty_like(sent) for rank in group.ranks if self.leads and rank != self.rank}
-        with self._groups.speaking(group, self.purpose("a collection of all blocks")) as nccl, self._groups.together():
+        with self._groups.using(group, self.purpose("a collection of all blocks")) as nccl, self._groups.together():
             if not self.leads:
-                nccl.send(_address(sent), sent.nbytes, kind, group.ranks.index(0), stream)
+                nccl.send(address(sent), sent.nbytes, kind, group.ranks.index(0), stream)
             for rank, target in arriving.items():
-                nccl.recv(_address(target), target.nbytes, kind, group.ranks.index(rank), stream)
+                nccl.recv(address(target), target.nbytes, kind, group.ranks.index(rank), stream)
         if not self.leads:
             return None
         found = [arriving.get(rank, sent) for rank in range(self.mesh.size)]
-        return found if on_device else [self._host(each) for each in found]
+        return found if on_device else [to_host(each) for each in found]
 
     def agree(self, number: int) -> int:
         return max(int(each) for each in self.peers.share(str(number).encode(), "the agreement on a number"))
@@ -298,109 +299,44 @@ class NcclCommunicator(Communicator):
         purpose: str,
     ) -> Block:
         """The sum, maximum or mean, by NCCL on that stream, which is the current one."""
-        result = self._target(block.shape, block.dtype, into)
+        result = self._blocks.target(block.shape, block.dtype, into)
         sent = block
         if not block.flags.c_contiguous:
             result[...] = block
             sent = result
         self._count(group, 2 * (group.count - 1) * block.nbytes // group.count)
-        with self._groups.speaking(group, purpose) as nccl:
-            nccl.allReduce(_address(sent), _address(result), result.size, *kind, stream.ptr)
-        return self._average(result, group.count, reduce)
+        with self._groups.using(group, purpose) as nccl:
+            nccl.allReduce(address(sent), address(result), result.size, *kind, stream.ptr)
+        return self._blocks.average(result, group.count, reduce)
 
     def _gather(self, group: Group, block: Block, purpose: str, into: Block | None = None) -> Block:
         """The group's blocks: [N, …]."""
-        sent = self._contiguous(block)
-        arriving = self._buffer("gathered", (group.count, *block.shape), block.dtype) if into is None else into
-        with self._groups.speaking(group, purpose) as nccl:
-            kind, stream = self._nccl.NCCL_UINT8, self._current().ptr
-            nccl.allGather(_address(sent), _address(arriving), sent.nbytes, kind, stream)
+        sent = self._blocks.contiguous(block)
+        arriving = self._blocks.buffer("gathered", (group.count, *block.shape), block.dtype) if into is None else into
+        with self._groups.using(group, purpose) as nccl:
+            kind, stream = self._nccl.NCCL_UINT8, self._current_stream().ptr
+            nccl.allGather(address(sent), address(arriving), sent.nbytes, kind, stream)
         return arriving
 
     def _swap(self, group: Group, pieces: Block, purpose: str) -> Block:
         """Piece i goes to rank number i; what arrives, by who sent it: [N, …]."""
-        arriving = self._buffer("swapped", pieces.shape, pieces.dtype)
-        size, kind, stream = pieces[0, ...].nbytes, self._nccl.NCCL_UINT8, self._current().ptr
-        with self._groups.speaking(group, purpose) as nccl, self._groups.together():
+        arriving = self._blocks.buffer("swapped", pieces.shape, pieces.dtype)
+        size, kind, stream = pieces[0, ...].nbytes, self._nccl.NCCL_UINT8, self._current_stream().ptr
+        with self._groups.using(group, purpose) as nccl, self._groups.together():
             for number in range(group.count):
-                nccl.send(_address(pieces) + number * size, size, kind, number, stream)
-                nccl.recv(_address(arriving) + number * size, size, kind, number, stream)
+                nccl.send(address(pieces) + number * size, size, kind, number, stream)
+                nccl.recv(address(arriving) + number * size, size, kind, number, stream)
         return arriving
 
-    def _reduce(self, terms: Block, reduce: str, result: Block) -> Block:
-        """The terms [N, …] together, in the order of ranks."""
-        combine = self._cupy.maximum if reduce == "max" else self._cupy.add
-        combine(terms[0, ...], terms[1, ...], result)
-        for number in range(2, len(terms)):
-            combine(result, terms[number, ...], result)
-        return self._average(result, len(terms), reduce)
+    # -- streams --------------------------------------------------------------------------------------
 
-    def _average(self, result: Block, count: int, reduce: str) -> Block:
-        if reduce == "mean" and result.dtype.name in FLOATS:
-            self._cupy.true_divide(result, result.dtype.type(count), result)
-        elif reduce == "mean":
-            result[...] = averaged(result, count, reduce)
-        return result
-
-    # -- on the device --------------------------------------------------------------------------------
-
-    def _carry_out(
-        self, blocks: Sequence[Block], out: Sequence[Block] | None, run: Callable[[Block, Block | None], Block]
-    ) -> list[Block]:
-        """`run` of this rank's block, and where to write its result; by way of the device for NumPy's."""
-        (block,) = blocks
-        if is_on_device(block):
-            return [run(block, None if out is None else out[0])]
-        made = self._host(run(self._cupy.asarray(block), None))
-        if out is None:
-            return [made]
-        np.copyto(out[0], made)
-        return [out[0]]
-
-    def _put(self, block: Block, into: Block | None) -> Block:
-        if into is None or into is block:
-            return block
-        into[...] = block
-        return into
-
-    def _target(self, shape: Sequence[int], dtype: Any, into: Block | None) -> Block:
-        found: Block = self._cupy.empty(tuple(shape), dtype) if into is None else into
-        return found
-
-    def _contiguous(self, block: Block) -> Block:
-        if block.flags.c_contiguous:
-            return block
-        copied = self._buffer("contiguous", block.shape, block.dtype)
-        copied[...] = block
-        return copied
-
-    def _pieces(self, block: Block, dim: int, count: int) -> Block:
-        """The parts of a dim one after the other, C-contiguous: [N, …]; of the first dim no copy."""
-        parts = _parted(block, dim, count)
-        if parts.flags.c_contiguous:
-            return parts
-        pieces = self._buffer("pieces", parts.shape, parts.dtype)
-        pieces[...] = parts
-        return pieces
-
-    def _buffer(self, role: str, shape: Sequence[int], dtype: Any) -> Block:
-        """A buffer that is kept: what is on the current stream uses it one after the other."""
-        key = role, tuple(shape), np.dtype(dtype).name
-        if key not in self._buffers:
-            self._buffers[key] = self._cupy.empty(tuple(shape), dtype)
-        return self._buffers[key]
-
-    def _host(self, block: Block) -> Block:
-        """A C-contiguous copy for the host, which waits for it."""
-        return np.array(to_numpy(block), order="C")
-
-    def _current(self) -> Any:
+    def _current_stream(self) -> Any:
         return self._cupy.cuda.get_current_stream()
 
     def _event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)
 
-    def _beside(self) -> Any:
+    def _side_stream(self) -> Any:
         """The stream of what was started and goes on: one for all communicators of the process."""
         if "stream" not in self.peers.groups:
             self.peers.groups["stream"] = self._cupy.cuda.Stream(non_blocking=True)
@@ -409,21 +345,6 @@ class NcclCommunicator(Communicator):
     def _count(self, group: Group, sent: int) -> None:
         self.traffic.messages[self.rank] += 1
         self.traffic.bytes[self.rank] += sent
-
-
-def _address(array: Block) -> int:
-    return int(array.data.ptr)  # type: ignore[attr-defined]
-
-
-def _parted(block: Block, dim: int, count: int) -> Block:
-    """`block` [.., N d, ..] as its parts along `dim`: [N, .., d, ..], a view."""
-    shape = (*block.shape[:dim], count, block.shape[dim] // count, *block.shape[dim + 1 :])
-    order = (dim, *(i for i in range(len(shape)) if i != dim))
-    return block.reshape(shape).transpose(order)
-
-
-def _resized(shape: Sequence[int], dim: int, count: int) -> tuple[int, ...]:
-    return tuple(size * count if i == dim else size for i, size in enumerate(shape))
 
 
 __all__ = ["NcclCommunicator"]

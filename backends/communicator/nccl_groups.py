@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphir.backends.communicator.interface import Block
-from graphir.backends.communicator.peers import Peers, peers_by
+from graphir.backends.communicator.meeting import peers_by
+from graphir.backends.communicator.peers import Peers
 from graphir.backends.machine import identity
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
@@ -64,22 +65,22 @@ class Groups:
                 ids = self._peers.share(mine, f"the ranks along {name}")
                 # With a communicator that another rank has not left, this process cannot end by itself.
                 self._peers.outstanding += 1
-                with self._complaining(f"beginning with the ranks along {name}"):
+                with self._errors_named(f"beginning with the ranks along {name}"):
                     nccl = self._nccl.NcclCommunicator(len(ranks), _unpacked(ids[ranks[0]]), number)
             groups[ranks] = Group(ranks, number, nccl)
         group: Group = groups[ranks]
         return group
 
     @contextmanager
-    def speaking(self, group: Group, purpose: str) -> Iterator[Any]:
+    def using(self, group: Group, purpose: str) -> Iterator[Any]:
         """The group's communicator, for operations that are begun inside."""
         self._peers.check(purpose)
-        with self._complaining(purpose):
+        with self._errors_named(purpose):
             group.nccl.check_async_error()
             yield group.nccl
 
     @contextmanager
-    def _complaining(self, purpose: str) -> Iterator[None]:
+    def _errors_named(self, purpose: str) -> Iterator[None]:
         try:
             yield
         except self._nccl.NcclError as error:

@@ -29,14 +29,13 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
 from types import TracebackType
 from typing import Any, NoReturn
 
 from graphir.backends.turns import turn_of_a_rank
 from graphir.errors import AgreementError, CommunicationError, NonFiniteError, ReplicaError
 from graphir.ir.layout import Mesh
-from graphir.launch import TIMEOUT, find_launch
+from graphir.launch import TIMEOUT
 
 #: Seconds that ranks wait for each other at the start, unless told otherwise: the first may come long before the last.
 MEETING = 120.0
@@ -60,46 +59,6 @@ NAP = 2e-4
 
 class RankError(CommunicationError):
     """Another rank has failed, and tells why; this one only follows."""
-
-
-def peers() -> Peers:
-    """This process's peers, by whatever started it; the first call, on all ranks, brings them together.
-
-    MissingDependencyError if they meet through MPI, and there is no mpi4py or no MPI that it finds.
-    """
-    launch = find_launch()
-    return peers_by("tcp" if launch is not None and launch.master is not None else "mpi")
-
-
-def peers_by(means: str) -> Peers:
-    """The peers that this process meets through "mpi" or "tcp", which from now on end together.
-
-    Errors: as of `peers`; CommunicationError, the same at every call, if they have not found together.
-    """
-    found = _met(means)
-    if isinstance(found, CommunicationError):
-        raise found
-    return found
-
-
-@cache
-def _met(means: str) -> Peers | CommunicationError:
-    found: Peers
-    if means == "mpi":
-        from graphir.backends.communicator.mpi_peers import MpiPeers
-
-        found = MpiPeers()
-    else:
-        from graphir.backends.communicator.tcp_peers import TcpPeers
-
-        try:
-            found = TcpPeers(find_launch())
-        except CommunicationError as error:
-            return error  # who waited in vain shall not wait again
-    launch = find_launch()
-    found.timeout = WAITING if launch is None or launch.timeout is None else launch.timeout
-    found.end_together()
-    return found
 
 
 class Peers(ABC):
@@ -135,7 +94,7 @@ class Peers(ABC):
 
     # -- names ----------------------------------------------------------------------------------------
 
-    def stand_in(self, mesh: Mesh) -> None:
+    def name_ranks_by(self, mesh: Mesh) -> None:
         """From now on ranks are described as those of `mesh`."""
         self._mesh = mesh
 
@@ -365,4 +324,4 @@ def _have(ranks: list[int]) -> str:
     return "has" if len(ranks) == 1 else "have"
 
 
-__all__ = ["ENDINGS", "GRACE", "MEETING", "NAP", "PATIENCE", "Peers", "RankError", "peers", "peers_by"]
+__all__ = ["ENDINGS", "GRACE", "MEETING", "NAP", "PATIENCE", "WAITING", "Peers", "RankError"]

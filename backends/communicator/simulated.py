@@ -41,7 +41,7 @@ class SimulatedCommunicator(Communicator):
     algorithm: str = "ring"
     traffic: Traffic = field(init=False)
     #: Messages sent and not yet received, by source and target.
-    _letters: dict[tuple[int, int], deque[Block]] = field(init=False, default_factory=dict)
+    _messages: dict[tuple[int, int], deque[Block]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
@@ -103,18 +103,18 @@ class SimulatedCommunicator(Communicator):
 
     def send(self, block: Block, source: int, target: int) -> None:
         # A copy even to itself: what is sent may be changed at once.
-        self._letters.setdefault((source, target), deque()).append(
+        self._messages.setdefault((source, target), deque()).append(
             self._send(source, target, module_of(block).array(block))
         )
 
     def receive(self, source: int, target: int, shape: Sequence[int], dtype: Any) -> Block:
-        letters = self._letters.get((source, target))
-        if not letters:
+        messages = self._messages.get((source, target))
+        if not messages:
             raise CommunicationError(
                 f"{self.mesh.describe(target)} waits for {self.mesh.describe(source)}, which has sent it nothing more; "
                 f"send before receiving"
             )
-        block = letters.popleft()
+        block = messages.popleft()
         sent, expected = array_kind(block.shape, block.dtype), array_kind(shape, dtype)
         require_fit(sent, expected, self.mesh, source, target)
         return block

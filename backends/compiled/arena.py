@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphir.backends.compiled.assignment import Assignment, Own
+from graphir.backends.compiled.assignment import Assignment, TaskBuffer
 from graphir.backends.compiled.engine import rounded
 from graphir.backends.compiled.task import Task
 from graphir.ir.types import DTYPES
@@ -29,7 +29,7 @@ AHEAD = 3
 class Block:
     """A part of the arena: bytes from `offset`, occupied from task `start` to task `end`."""
 
-    value: Value | Own
+    value: Value | TaskBuffer
     size: int
     start: int
     end: int
@@ -40,13 +40,13 @@ class Block:
 class Arena:
     """The planned arena: its size in bytes, each value's offset, and the blocks.
 
-    `hosted` are values that lie in a result's buffer instead, which takes them over.
+    `in_results` are values that lie in a result's buffer instead: the result is written over them.
     """
 
     size: int
-    offsets: Mapping[Value | Own, int]
+    offsets: Mapping[Value | TaskBuffer, int]
     blocks: tuple[Block, ...]
-    hosted: Mapping[Value, Value]
+    in_results: Mapping[Value, Value]
 
     def fullest(self) -> int:
         """The task during which most bytes are occupied."""
@@ -76,37 +76,37 @@ def plan_arena(
 ) -> Arena:
     """Puts every value that is not `outside` into the arena; `halves` are the bytes of those stored as a half."""
     owner: dict[Value, Value] = {}
-    hosts: dict[Value, Value] = {}
+    results: dict[Value, Value] = {}
     for assignment in assignments:
-        for new, old in assignment.takeovers:
+        for new, old in assignment.reuses:
             if old in outside:
                 continue  # the caller's own array
             if new in outside:
-                hosts[owner.get(old, old)] = new
+                results[owner.get(old, old)] = new
             else:
                 owner[new] = owner.get(old, old)
-    spans: dict[Value | Own, list[int]] = {}
-    sizes: dict[Value | Own, int] = {}
+    spans: dict[Value | TaskBuffer, list[int]] = {}
+    sizes: dict[Value | TaskBuffer, int] = {}
     for index, (task, assignment) in enumerate(zip(tasks, assignments, strict=True)):
         for inner, value in task.outer.items():
             block = owner.get(value, value)
-            if value in outside or block in hosts:
+            if value in outside or block in results:
                 continue
             spans.setdefault(block, [index, index])[1] = index
             sizes[block] = max(sizes.get(block, 0), halves.get(value, _bytes(task, inner)))
-        for own in assignment.own:
-            spans[own] = [max(index - AHEAD, 0), index]
-            sizes[own] = _bytes(task, own.value) * max(own.threads, 1)
+        for buffer in assignment.task_buffers:
+            spans[buffer] = [max(index - AHEAD, 0), index]
+            sizes[buffer] = _bytes(task, buffer.value) * max(buffer.threads, 1)
     blocks = _place([Block(value, sizes[value], *spans[value]) for value in spans], alignment)
     offsets = {block.value: block.offset for block in blocks}
-    hosted = dict(hosts)
+    in_results = dict(results)
     for value, block in owner.items():
-        if block in hosts:
-            hosted[value] = hosts[block]
+        if block in results:
+            in_results[value] = results[block]
         else:
             offsets[value] = offsets[block]
     top = max((block.offset + block.size for block in blocks), default=0)
-    return Arena(top, offsets, tuple(blocks), hosted)
+    return Arena(top, offsets, tuple(blocks), in_results)
 
 
 def _bytes(task: Task, value: Value) -> int:

@@ -7,8 +7,8 @@ A value's memory is one of these:
     a buffer of the task      of a sum over tiles that leaves it only as something else, and of each thread's terms of
                               a sum that threads share
     scratch                   of one tile, given back behind the last node that reads it
-    another value's           which nobody reads any more: an output may be written over an operand, where its rule
-                              allows it, element by element
+    another value's           which nobody reads any more (in-place reuse): an output may be written over an operand,
+                              where its rule allows it, element by element
 
 All of it follows from one list of reads: of each value that has memory, which nodes read it or a view of it, and
 whether it is copied to where a result belongs when the tile, or the whole task, is done.
@@ -24,7 +24,7 @@ from functools import partial
 
 from graphir.backends.communicator.interface import IN_PLACE
 from graphir.backends.compiled.emission import Rules
-from graphir.backends.compiled.lying import Lying, lies_as
+from graphir.backends.compiled.strided import StridedLayout, view_of
 from graphir.backends.compiled.task import Shape, Task, Tile
 from graphir.backends.plan import keywords
 from graphir.ir.graph import Node
@@ -32,7 +32,7 @@ from graphir.ir.value import Value
 
 
 @dataclass(frozen=True)
-class Own:
+class TaskBuffer:
     """A buffer that a task alone has: of a sum, or of every thread's terms of it, [threads, …]."""
 
     value: Value
@@ -56,19 +56,19 @@ class Assignment:
     finish     what is copied to where it belongs tile by tile
     late       what is copied there when all threads are done
     terms      of a sum of which each thread makes a term, to be added up when all are done: where the terms are
-    takeovers  (new, old): values of the graph, where the new one takes over the old one's memory
+    reuses     (new, old): values of the graph, where the new one is written over the old one
     """
 
     first: dict[Value, Value] = field(default_factory=dict)
-    buffers: dict[Value, Value | Own] = field(default_factory=dict)
+    buffers: dict[Value, Value | TaskBuffer] = field(default_factory=dict)
     paths: dict[Value, tuple[Node, ...]] = field(default_factory=dict)
     last: dict[Value, int] = field(default_factory=dict)
     finish: list[Value] = field(default_factory=list)
     late: list[Value] = field(default_factory=list)
-    terms: dict[Value, Own] = field(default_factory=dict)
-    takeovers: list[tuple[Value, Value]] = field(default_factory=list)
+    terms: dict[Value, TaskBuffer] = field(default_factory=dict)
+    reuses: list[tuple[Value, Value]] = field(default_factory=list)
 
-    def buffer(self, value: Value) -> Value | Own | None:
+    def buffer(self, value: Value) -> Value | TaskBuffer | None:
         """The buffer in which a value lies; None of what lies in scratch."""
         return self.buffers.get(self.first[value])
 
@@ -84,37 +84,37 @@ class Assignment:
         return found
 
     @property
-    def own(self) -> Iterator[Own]:
+    def task_buffers(self) -> Iterator[TaskBuffer]:
         """The buffers that the task alone has."""
-        yield from (each for each in self.buffers.values() if isinstance(each, Own))
+        yield from (each for each in self.buffers.values() if isinstance(each, TaskBuffer))
         yield from self.terms.values()
 
 
 @dataclass(frozen=True)
-class Leave:
-    """What a task may do with the memory of the graph's values.
+class Reuse:
+    """Which of the graph's memory a task may reuse in place.
 
-    dying       values that nothing reads later, with who made each
-    fixed       results that cannot take over what passes between tasks: those that overwrite an argument, and what one
-                rank makes for others
-    given_away  arguments that nothing reads later, with the result that overwrites each
-    halves      values of which only the causal half is stored
+    dying    values that nothing reads later, with the number of the task that made each
+    fixed    results that may not be written over what passes between tasks: those that overwrite an argument, and what
+             one rank makes for others
+    donated  arguments that nothing reads later, with the result that overwrites each
+    halves   values of which only the causal half is stored
     """
 
     dying: Mapping[Value, int]
     fixed: Set[Value]
-    given_away: Mapping[Value, Value]
+    donated: Mapping[Value, Value]
     halves: Set[Value]
 
 
-def assign(task: Task, sizes: Mapping[str, int], leave: Leave, rules: Rules) -> Assignment:
+def assign(task: Task, sizes: Mapping[str, int], reuse: Reuse, rules: Rules) -> Assignment:
     """The assignment of a task that has its tiles."""
-    return _Assigner(task, sizes, leave, rules).run()
+    return _Assigner(task, sizes, reuse, rules).run()
 
 
 class _Assigner:
-    def __init__(self, task: Task, sizes: Mapping[str, int], leave: Leave, rules: Rules) -> None:
-        self.task, self.sizes, self.leave, self.rules = task, sizes, leave, rules
+    def __init__(self, task: Task, sizes: Mapping[str, int], reuse: Reuse, rules: Rules) -> None:
+        self.task, self.sizes, self.reuse, self.rules = task, sizes, reuse, rules
         self.made = Assignment()
         self.end = len(task.nodes)
         self.roles: dict[Value, int] = {}
@@ -166,17 +166,17 @@ class _Assigner:
     def _can_be_seen_back(self, value: Value, path: tuple[Node, ...]) -> bool:
         """Whether what leaves can be written as what its first view reads, in the tile's part and as a whole."""
         task = self.task
-        whole = Lying.contiguous(task.shapes[value])
+        whole = StridedLayout.contiguous(task.shapes[value])
         given = {node: keywords(node, task.shapes, self.sizes) for node in path}
         for tile in (*_kinds_of_tiles(task), {}):
             shape = task.shape(value, tile)
-            lying: Lying | None = whole.part(shape)
-            if task.outer[value] in self.leave.halves:
-                lying = Lying.contiguous(shape)
+            layout: StridedLayout | None = whole.part(shape)
+            if task.outer[value] in self.reuse.halves:
+                layout = StridedLayout.contiguous(shape)
             for node in path:
-                assert lying is not None
-                lying = lies_as(lying, node.operator.inverse, task.shape(node.inputs[0], tile), given[node])
-                if lying is None:
+                assert layout is not None
+                layout = view_of(layout, node.operator.inverse, task.shape(node.inputs[0], tile), given[node])
+                if layout is None:
                     return False
         return True
 
@@ -194,13 +194,13 @@ class _Assigner:
                 continue
             target = task.outer.get(value)
             for operand in sorted(self._candidates(node, name), key=partial(self._age, target=target)):
-                if operand not in taken and self._may_take_over(position, node, operand, value):
+                if operand not in taken and self._may_reuse(position, node, operand, value):
                     made.first[value] = made.first[operand]
                     taken.add(operand)
                     break
 
     def _candidates(self, node: Node, output: str) -> Iterable[Value]:
-        """The operands whose memory an output may take over."""
+        """The operands over which an output may be written."""
         if node.operator.relayout is not None:
             return node.inputs if node.operator.collective in IN_PLACE else ()
         rule = self.rules.find(node.operator)
@@ -212,18 +212,18 @@ class _Assigner:
         return [value for name, value in operands if name in allowed]
 
     def _age(self, operand: Value, target: Value | None) -> float:
-        # The oldest is the best to take over: a result's buffer then holds what would have occupied the arena longest.
+        # The oldest is the best to reuse: a result's buffer then holds what would have occupied the arena longest.
         source = self._source(operand)
         # None better than what is to be overwritten anyway: the result needs no buffer then.
-        given_away = target is not None and source is not None and self.leave.given_away.get(source) is target
-        return -1 if given_away else self.leave.dying.get(source, math.inf) if source is not None else math.inf
+        donated = target is not None and source is not None and self.reuse.donated.get(source) is target
+        return -1 if donated else self.reuse.dying.get(source, math.inf) if source is not None else math.inf
 
     def _source(self, operand: Value) -> Value | None:
         """The graph's value in whose buffer an operand lies."""
         found = self.made.buffers.get(self.made.first.get(operand, operand))
         return found if isinstance(found, Value) else None
 
-    def _may_take_over(self, position: int, node: Node, operand: Value, value: Value) -> bool:
+    def _may_reuse(self, position: int, node: Node, operand: Value, value: Value) -> bool:
         """Whether `value` may be written over `operand`, an operand of its node."""
         made, task = self.made, self.task
         if operand not in made.first or operand in made.paths or operand in task.space.summed:
@@ -243,19 +243,19 @@ class _Assigner:
             return True
         target = task.outer.get(value)
         # A half lies otherwise than what is whole.
-        if target in self.leave.halves or source in self.leave.halves:
+        if target in self.reuse.halves or source in self.reuse.halves:
             return False
-        free = source in self.leave.dying and target not in self.leave.fixed
-        free = free or (target is not None and self.leave.given_away.get(source) is target)
+        free = source in self.reuse.dying and target not in self.reuse.fixed
+        free = free or (target is not None and self.reuse.donated.get(source) is target)
         # In another role other tiles would read it.
         return free and self.roles.get(source, 0) <= 1
 
     def _put(self, value: Value, buffer: Value) -> None:
-        """Lets what leaves lie where it belongs, with all whose memory it has taken over."""
+        """Lets what leaves lie in its buffer, with all over which it is written."""
         made = self.made
         first = made.first[value]
         if first is not value and first in self.task.entering:
-            made.takeovers.append((buffer, self.task.outer[first]))
+            made.reuses.append((buffer, self.task.outer[first]))
         made.buffers[first] = buffer
 
     # -- sums over tiles, and copies ------------------------------------------------------------------
@@ -268,18 +268,18 @@ class _Assigner:
             if task.root[value] is not value or value not in made.last:
                 continue
             if value not in made.buffers:
-                made.buffers[value] = Own(value)
+                made.buffers[value] = TaskBuffer(value)
             if threads > 1 and task.split in over:
                 # They lie as the sum does.
                 path = made.paths.get(value)
-                made.terms[value] = Own(value if path is None else path[0].outputs[0], len(task.tiles))
+                made.terms[value] = TaskBuffer(value if path is None else path[0].outputs[0], len(task.tiles))
 
     def _find_copies(self) -> None:
         made, task = self.made, self.task
         for value in task.leaving:
             root = task.root[value]
-            at_home = made.paths[root][0].outputs[0] is value if root in made.paths else root is value
-            if at_home and root not in task.entering:
+            in_place = made.paths[root][0].outputs[0] is value if root in made.paths else root is value
+            if in_place and root not in task.entering:
                 continue
             # A sum is there when all of it is; what lacks a loop would be written by every thread.
             late = root in task.space.summed or not task.is_cut(value)

@@ -125,12 +125,12 @@ class Donation:
 
     def _seen(self, array: Any) -> Array:
         """A NumPy array that lies where `array` does, wherever that is; it is not to be looked into."""
-        seen: Array = np.asarray(_Lying(self._engine.address(array), array))
+        seen: Array = np.asarray(_ArrayInterface(self._engine.address(array), array))
         return seen
 
 
-class _Lying:
-    """Where an array lies, as NumPy asks for it."""
+class _ArrayInterface:
+    """The memory of an array, as NumPy asks for it."""
 
     def __init__(self, address: int, array: Any) -> None:
         self.__array_interface__ = {

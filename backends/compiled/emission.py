@@ -17,19 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from graphir.ir.graph import Node
-from graphir.ir.operator import Operator, Place
-from graphir.ir.value import Value
-
-if TYPE_CHECKING:
-    from graphir.backends.compiled.assignment import Assignment
-    from graphir.backends.compiled.task import Task
-    from graphir.backends.rows.runs import Run
+from graphir.ir.operator import Operator
 
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[..., Any]
@@ -58,39 +51,9 @@ class Calls(Protocol):
         """
 
 
-class Kernels(Protocol):
-    """What writes a run of nodes as one call."""
-
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
-        """The runs of a task, by the position of their first node."""
-
-    def held(self, task: Task) -> frozenset[Value]:
-        """What these kernels hold in registers, a piece at a time, where they carry out all of a task.
-
-        Such a task is not cut, and these values need no memory. Empty of every other task.
-        """
-
-    def write(
-        self,
-        call: Calls,
-        run: Run,
-        arrays: Mapping[Value, Array],
-        sizes: Sequence[int],
-        place: Callable[[Node], Place],
-        keywords: Mapping[Node, Mapping[str, Any]],
-    ) -> bool:
-        """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it.
-
-        arrays     the tile's part of each operand and result of the run
-        sizes      how much of each of the run's axes it covers
-        place      where a node's part lies in the global tensors
-        keywords   the nodes' attributes, with dims in numbers
-        """
-
-
 @dataclass(frozen=True)
 class Rule:
-    """An operator's rule. `inplace`: the operands whose memory an output may take over, element by element."""
+    """An operator's rule. `inplace`: the operands over which an output may be written, element by element."""
 
     emit: Callable[..., Any]
     inplace: Mapping[str, tuple[str, ...]]

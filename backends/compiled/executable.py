@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from graphir.backends.buckets import LIMIT
 from graphir.backends.capacity import require_planned
 from graphir.backends.communicator import Communicator, Traffic
-from graphir.backends.compiled.assignment import Own
+from graphir.backends.compiled.assignment import TaskBuffer
 from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.donation import Donation
-from graphir.backends.compiled.emission import Array, Kernels
+from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
@@ -69,7 +70,7 @@ class CompiledExecutable(Executable, ABC):
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
         self._donation = Donation(engine, self._donated)
         if limited:
-            require_planned(self)
+            require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
         self._checked = check
         self.proofs: list[Proof] = []
         if check:
@@ -156,12 +157,12 @@ class CompiledExecutable(Executable, ABC):
             list(program.rank.constants.values()),
         )
 
-    def _allocate(self, arena: Array) -> dict[Value | Own, Array]:
+    def _allocate(self, arena: Array) -> dict[Value | TaskBuffer, Array]:
         """A buffer for each of the graph's values: in the arena, but for arguments, results and what is shared."""
         prepared = self.prepared
-        arrays: dict[Value | Own, Array] = {}
+        arrays: dict[Value | TaskBuffer, Array] = {}
         for value, shape in prepared.steps.shapes.items():
-            if value in prepared.overwriting or value in prepared.arena.hosted:
+            if value in prepared.overwriting or value in prepared.arena.in_results:
                 continue
             offset = prepared.arena.offsets.get(value)
             if value in prepared.halves:
@@ -171,11 +172,11 @@ class CompiledExecutable(Executable, ABC):
             else:
                 arrays[value] = self.engine.view(arena, shape, value.dtype, offset)
         for task, assignment in zip(prepared.tasks, prepared.assignments, strict=True):
-            for own in assignment.own:
-                shape = (*((own.threads,) if own.threads else ()), *task.shapes[own.value])
-                arrays[own] = self.engine.view(arena, shape, own.value.dtype, prepared.arena.offsets[own])
+            for buffer in assignment.task_buffers:
+                shape = (*((buffer.threads,) if buffer.threads else ()), *task.shapes[buffer.value])
+                arrays[buffer] = self.engine.view(arena, shape, buffer.value.dtype, prepared.arena.offsets[buffer])
         arrays.update((new, arrays[old]) for new, old in prepared.overwriting.items())
-        arrays.update((value, arrays[result]) for value, result in prepared.arena.hosted.items())
+        arrays.update((value, arrays[result]) for value, result in prepared.arena.in_results.items())
         return arrays
 
     def _places(self, rank: int) -> dict[Node, Place]:
@@ -235,7 +236,7 @@ class CompiledExecutable(Executable, ABC):
         """A run, of which each segment of each rank held here, and each exchange, is carried out as given."""
         given = self._check(arguments)
         self._check_all_indices(given)
-        return self.held.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
+        return self.local.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
 
     def _run_in_turn(
         self,
@@ -313,7 +314,7 @@ class CompiledExecutable(Executable, ABC):
         copies = {}
         for value in wanted:
             blocks = [block.copy() for block in self._split(*by_name[value.name])]
-            copies[value] = self.held.join(value, blocks)
+            copies[value] = self.local.join(value, blocks)
         return copies
 
     def _collect(self, given: Mapping[Value, Any], copies: Mapping[Value, Any]) -> dict[str, tuple[Value, Any]]:

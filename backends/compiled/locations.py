@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphir.backends.compiled.assignment import Assignment, Own
+from graphir.backends.compiled.assignment import Assignment, TaskBuffer
 from graphir.backends.compiled.buffers import Span, addresses
 from graphir.backends.compiled.causal import Half
-from graphir.backends.compiled.emission import Array, Kernels
+from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.task import Task, Tile
 from graphir.errors import PlanError
 from graphir.ir.graph import Node
@@ -35,7 +36,7 @@ class Rank:
 
     engine: Engine
     arena: Array
-    arrays: dict[Value | Own, Array]
+    arrays: dict[Value | TaskBuffer, Array]
     halves: Mapping[Value, Half]
     places: Mapping[Node, Place]
     sizes: Mapping[str, int]
@@ -58,8 +59,8 @@ class Locations:
     ) -> None:
         self.task, self.assignment, self.rank, self.thread, self.given = task, assignment, rank, thread, given
         self.engine = rank.engine
-        self.reads: dict[Value | Own, Span] = {}
-        self.writes: dict[Value | Own, Span] = {}
+        self.reads: dict[Value | TaskBuffer, Span] = {}
+        self.writes: dict[Value | TaskBuffer, Span] = {}
 
     # -- parts ----------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Locations:
             array = found
         return array
 
-    def _region(self, value: Value, buffer: Value | Own, tile: Tile, instead: Array | None = None) -> Array:
+    def _region(self, value: Value, buffer: Value | TaskBuffer, tile: Tile, instead: Array | None = None) -> Array:
         """The tile's part of a buffer that has the dims of `value`."""
         array = self.rank.arrays[buffer] if instead is None else instead
         half = self.rank.halves.get(buffer) if isinstance(buffer, Value) else None
@@ -130,14 +131,14 @@ class Locations:
         """Notes that a part of a value, of the `whole` sum, is written."""
         self._touch(self.writes, value, part, whole)
 
-    def _touch(self, found: dict[Value | Own, Span], value: Value, part: Array, whole: bool) -> None:
+    def _touch(self, found: dict[Value | TaskBuffer, Span], value: Value, part: Array, whole: bool) -> None:
         buffer = self.assignment.buffer(value)
         if value in self.assignment.terms and not whole:
             buffer = self.assignment.terms[value]
         if buffer is not None:
             self._widen(found, buffer, part)
 
-    def _widen(self, found: dict[Value | Own, Span], buffer: Value | Own, part: Array) -> None:
+    def _widen(self, found: dict[Value | TaskBuffer, Span], buffer: Value | TaskBuffer, part: Array) -> None:
         touched, before = addresses(self.engine, part), found.get(buffer)
         if touched is not None:
             low, high = touched

@@ -74,7 +74,7 @@ def _scratch(task: Task, assignment: Assignment, thread: int) -> int:
     position = {value: i for i, node in enumerate(task.nodes) for value in node.outputs}
     changes = [0] * (len(task.nodes) + 2)
     for first, end in assignment.ends().items():
-        if first in task.held or first in assignment.buffers or end < 0:
+        if first in task.in_registers or first in assignment.buffers or end < 0:
             continue
         size = task.bytes(first, tile)
         changes[position[first]] += size

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from graphir.backends.compiled.arena import Arena, plan_arena
-from graphir.backends.compiled.assignment import Assignment, Leave, assign
+from graphir.backends.compiled.assignment import Assignment, Reuse, assign
 from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
-from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling
@@ -71,14 +71,14 @@ class Prepared:
         groups = find_groups(self.tasks, self._outside)
         if kernels is not None:
             for task in self.tasks:
-                task.held = kernels.held(task)
+                task.in_registers = kernels.in_registers(task)
         together = {task: group for group in groups for task in group.tasks}
         for task in self.tasks:
             if task.tiles:
                 continue
             tasks = together[task].tasks if task in together else [task]
             first = max(tasks, key=_work)
-            cut = Cut() if any(each.held for each in tasks) else tiling.cut(first, threads)
+            cut = Cut() if any(each.in_registers for each in tasks) else tiling.cut(first, threads)
             for each in tasks:
                 mine = cut.follow(first.space.loops, each.space.loops)
                 each.tiles, each.split = mine.tiles(each, threads), mine.shared
@@ -98,16 +98,16 @@ class Prepared:
         found = []
         for i, task in enumerate(self.tasks):
             dying = {value: made[value] for value in task.outer.values() if value not in kept and last[value] == i}
-            given_away = {old: new for old, new in updates.items() if last.get(old) == i}
-            leave = Leave(dying, taken, given_away, self.halves.keys())
-            found.append(assign(task, self.steps.sizes, leave, self.engine.rules))
+            donated = {old: new for old, new in updates.items() if last.get(old) == i}
+            reuse = Reuse(dying, taken, donated, self.halves.keys())
+            found.append(assign(task, self.steps.sizes, reuse, self.engine.rules))
         return found
 
     @cached_property
     def overwriting(self) -> dict[Value, Value]:
         """Results that are written over an argument, with that argument."""
         arguments = frozenset(self.graph.arguments)
-        return {new: old for each in self.assignments for new, old in each.takeovers if old in arguments}
+        return {new: old for each in self.assignments for new, old in each.reuses if old in arguments}
 
     @cached_property
     def memory(self) -> MemoryPlan:

@@ -105,16 +105,16 @@ class Tiles:
 class Task:
     """Nodes to carry out together.
 
-    node      the graph's node that they are, or that holds them
-    nodes     the nodes; those that read a value of the graph in a role of its own read a value of its own
-    outer     the graph's value for each value of the nodes that comes from outside or leaves
-    leaving   those of the nodes' values that leave
-    sizes     each factor's size on one rank
-    shared    factors of which each rank has a part of its own
-    causal    (q, k) where nothing is to be computed for k > q
-    tiles     for each thread its tiles, in order; a thread without work has none
-    split     the loop whose range the threads share
-    held      values that have no memory, as kernels that carry out the whole task hold them in pieces
+    node          the graph's node that they are, or that holds them
+    nodes         the nodes; those that read a value of the graph in a role of its own read a value of its own
+    outer         the graph's value for each value of the nodes that comes from outside or leaves
+    leaving       those of the nodes' values that leave
+    sizes         each factor's size on one rank
+    shared        factors of which each rank has a part of its own
+    causal        (q, k) where nothing is to be computed for k > q
+    tiles         for each thread its tiles, in order; a thread without work has none
+    split         the loop whose range the threads share
+    in_registers  values that have no memory: kernels that carry out the whole task have a piece of them at a time
     """
 
     node: Node
@@ -128,7 +128,7 @@ class Task:
     causal: tuple[Factor, Factor] | None = None
     tiles: list[Tiles] = field(default_factory=list)
     split: Factor | None = None
-    held: frozenset[Value] = frozenset()
+    in_registers: frozenset[Value] = frozenset()
 
     @cached_property
     def product(self) -> Node | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,31 +14,19 @@ from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
+from graphir.backends.compiled.sums import Sums, Target
 from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.effects import writes
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import keywords
+from graphir.backends.rows.runs import Run
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.signature import Signature
 from graphir.ir.value import Value
 
-if TYPE_CHECKING:
-    from graphir.backends.rows.runs import Run
-
 Call: TypeAlias = tuple[Function, tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where a result goes: `array`; of a sum that has terms already, a term of it, to be added to `total`."""
-
-    value: Value
-    array: Array
-    total: Array | None = None
-    #: Of a sum, what this is the first term of, if that is more than the tile.
-    rest: Array | None = None
 
 
 class Writer:
@@ -56,10 +43,9 @@ class Writer:
         self._entering = set(task.entering)
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
         self.located = Locations(task, assignment, rank, thread, self._keywords)
+        self._sums = Sums(task, self.engine, self.located, self.recorder)
         self._until = assignment.ends()
         self._signatures: dict[Node, Signature] = {}
-        #: The parts of sums that have their first term.
-        self._begun: set[tuple[Any, ...]] = set()
         self._prepared: dict[tuple[Any, ...], Array] = {}
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
@@ -92,7 +78,8 @@ class Writer:
         """
         self._begin({})
         for value in self.assignment.terms:
-            self._add_up(value, active)
+            self.recorder.node = self.task.producers[value]
+            self._sums.add_up(value, active)
         for value in self.assignment.late:
             self._copy_out(value)
 
@@ -109,7 +96,7 @@ class Writer:
         arrays = {value: self._get(value) for value in run.inputs}
         targets = [target for value in run.outputs if (target := self._target(value)) is not None]
         arrays.update((target.value, target.array) for target in targets)
-        self._clear(targets)
+        self._sums.clear(targets)
         start = self.recorder.now
         for node in run.nodes:
             self._check_ids(node, [arrays.get(value) for value in node.inputs])
@@ -117,7 +104,7 @@ class Writer:
         written = self.rank.kernels.write(self, run, arrays, sizes, self._place, self._keywords)
         if written:
             self.recorder.computed(start, run.nodes, arrays, self._place)
-            self._settle(targets)
+            self._sums.settle(targets, self.tile)
         else:
             self.recorder.forget(start)
         self._free_own()
@@ -128,13 +115,13 @@ class Writer:
         operands = [self._get(value) for value in node.inputs]
         targets = [target for value in node.outputs if (target := self._target(value)) is not None]
         if targets:
-            self._clear(targets)
+            self._sums.clear(targets)
             start, wanted = self.recorder.now, {target.value: target.array for target in targets}
             self._check_ids(node, operands)
             self._emit(node, operands, [wanted.get(value) for value in node.outputs])
             arrays = {**dict(zip(node.inputs, operands, strict=True)), **wanted}
             self.recorder.computed(start, (node,), arrays, self._place)
-            self._settle(targets)
+            self._sums.settle(targets, self.tile)
         self._free_own()
 
     def _check_ids(self, node: Node, operands: Sequence[Array | None]) -> None:
@@ -226,7 +213,7 @@ class Writer:
 
     # -- results --------------------------------------------------------------------------------------
 
-    def _target(self, value: Value) -> _Target | None:
+    def _target(self, value: Value) -> Target | None:
         """Where the tile's part of a result goes; None if nobody wants it."""
         if value not in self.assignment.last:
             return None
@@ -237,64 +224,17 @@ class Writer:
                     self.task.shape(value, self.tile), value.dtype
                 )
             array = self._views[value] = self._views[first]
-            return _Target(value, array)
+            return Target(value, array)
         found = self.located.part(value, self.tile)
         self.located.written(value, found)
         if value not in self.task.space.summed:
             self._views[value] = found
-            return _Target(value, found)
-        if self._part_of_sum(value) in self._begun:
+            return Target(value, found)
+        if self._sums.has_begun(value, self.tile):
             term, place = self.memory.allocate(found.shape, found.dtype)
             self._own.append(place)
-            return _Target(value, term, total=found)
-        return _Target(value, found, rest=self._beyond(value))
-
-    def _clear(self, targets: Iterable[_Target]) -> None:
-        """What is to be done before results are made: a sum that a tile begins with less than all of it begins at 0."""
-        for target in targets:
-            if target.rest is not None:
-                start = self.recorder.now
-                self(self.engine.copy, target.rest, target.rest.dtype.type(0))
-                self.recorder.cleared(start, target.value, target.rest)
-
-    def _settle(self, targets: Iterable[_Target]) -> None:
-        """What is to be done with results that have been made: terms are added to their sums."""
-        for target in targets:
-            value = target.value
-            if target.total is not None:
-                self._combine(value, target.total, target.array, target.total)
-            elif value in self.task.space.summed:
-                self._begun.add(self._part_of_sum(value))
-
-    def _part_of_sum(self, value: Value) -> tuple[Any, ...]:
-        mine = {factor for axis in self.task.space.dims[value] for factor in axis}
-        return value, *(self.tile[loop] for loop in self.task.space.loops if loop in mine)
-
-    def _combine(self, value: Value, one: Array, other: Array, total: Array) -> None:
-        start, reduction = self.recorder.now, self.task.producers[value].operator.reduction
-        self(self.engine.maximum if reduction == "max" else self.engine.add, one, other, total)
-        self.recorder.added(start, value, (one, other), total, reduction)
-
-    def _beyond(self, value: Value) -> Array | None:
-        """Of a sum to which this tile adds without the causal rest, all of it: there it starts at 0."""
-        if self.task.causal is None:
-            return None
-        k = self.task.causal[1]
-        if self.tile[k] == (0, self.task.sizes[k]) or (k,) not in self.task.space.dims[value]:
-            return None
-        whole = self.located.part(value, {**self.tile, k: (0, self.task.sizes[k])})
-        self.located.written(value, whole)
-        return whole
-
-    def _add_up(self, value: Value, active: Sequence[int]) -> None:
-        """The sum of the threads' terms."""
-        self.recorder.node = self.task.producers[value]
-        total = self.located.total(value)
-        self.located.written(value, total, whole=True)
-        first, second, *others = [self.located.terms(value, thread) for thread in active]
-        self._combine(value, first, second, total)
-        for term in others:
-            self._combine(value, total, term, total)
+            return Target(value, term, total=found)
+        return Target(value, found, rest=self._sums.beyond(value, self.tile))
 
     def _copy_out(self, value: Value) -> None:
         """Copies what leaves to where it belongs."""

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphir.backends.compiled.assignment import Assignment
-from graphir.backends.compiled.emission import Array, Calls, Kernels
+from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_attention, inner_values
 from graphir.backends.cupy.engine import CupyEngine
-from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import steps
+from graphir.backends.cupy.module import compiled
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
 from graphir.backends.rows.runs import Run
@@ -103,7 +104,7 @@ class AttentionKernels:
         """The runs of a task, by the position of their first node."""
         return {**self.others.runs(task, assignment), **find_attention(task)}
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """The scores, and what else is between a core's results and operands, of a task that is nothing but a core."""
         work = {node for node in task.nodes if not node.operator.view}
         for run in find_attention(task).values():

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from graphir.backends.compiled.emission import Array
-from graphir.backends.cupy.device import load_cupy
+from graphir.backends.device import load_cupy
 from graphir.errors import DeviceError, MissingDependencyError
 
 #: cublasOperation_t.

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
-from graphir.backends.cupy.device import device_properties, require_device
+from graphir.backends.device import device_properties, require_device
 from graphir.backends.effects import writes
 
 rules = Rules()

@@ -19,15 +19,15 @@ from typing import Any
 
 from graphir.backends.arrays import is_on_device
 from graphir.backends.compiled.buffers import Span, addresses
-from graphir.backends.compiled.emission import Kernels
 from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.program import Program
 from graphir.backends.cupy.attention import AttentionKernels
 from graphir.backends.cupy.capture import Recording
-from graphir.backends.cupy.device import free_memory, spelled
 from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.kernels import CudaKernels
 from graphir.backends.cupy.staging import Staging
+from graphir.backends.device import free_memory, spelled
 from graphir.backends.plan import ExecutionPlan
 from graphir.errors import DeviceError, InputError
 from graphir.ir.graph import Graph
@@ -170,10 +170,10 @@ class CupyExecutable(CompiledExecutable):
                 if arrays[old] is not arrays[value]:
                     self.engine.copy(arrays[old], arrays[value])
             blocks = self._blocks(old)
-            made = self.held.join(value, blocks)
+            made = self.local.join(value, blocks)
             return self._lend(old.name, made) if made is blocks[0] else made
         blocks = self._blocks(value)
-        made = self.held.join(value, blocks)
+        made = self.local.join(value, blocks)
         return made.copy() if any(made is block for block in blocks) else made
 
     @cached_property

@@ -1,91 +1,24 @@
-"""Fused CUDA kernels for the runs of a task: from the arrays of a tile to one launch, or two where rows are summed.
-
-A recorded launch is `kernel(grid, block, arguments)` of a compiled module. Arrays may lie in any way: what lies side by
-side and is aligned is loaded in packs, all else element by element. A sum over rows is left by the blocks as terms in
-scratch memory, and a second kernel adds them up; where a result lacks only some of the rows, all that is to be added
-is written out. Nothing is read on the host: a kernel makes numbers that are known at run time itself.
-"""
+"""Fused CUDA kernels for the runs of a task; how each is launched says `launch`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.task import Task
-from graphir.backends.cupy.form import (
-    REGISTERS,
-    SLAB,
-    Form,
-    Kind,
-    elements_form,
-    kept_by,
-    make_schedule,
-    rows_form,
-    slabs_form,
-)
-from graphir.backends.cupy.source import CannotWriteError, Prologue, Source
-from graphir.backends.cupy.text import TYPES, sum_text
-from graphir.backends.effects import launches
-from graphir.backends.rows import (
-    dictionary,  # noqa: F401  declares the snippets
-    elements,
-    numbers,
-)
-from graphir.backends.rows.expressions import Prepared
-from graphir.backends.rows.geometry import LaidRamp, Loop, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
+from graphir.backends.cupy.launch import Launch
+from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
+from graphir.backends.rows.geometry import lay_ramps, overlap
+from graphir.backends.rows.plan import Keywords, Plans, RunTile
 from graphir.backends.rows.runs import Run, find_runs
-from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
 
 #: Kernels compute in float32, or in float64 where an array is of it, whatever the others are.
 _FLOATS = (frozenset({"float16", "bfloat16", "float32", "float64"}),)
-#: Enough blocks to fill any device; where each leaves terms, fewer, for these are to be added up.
-_BLOCKS, _TERMS = 2048, 512
-_PACK = 16
-#: The host's functions of numbers that are known at run time only, each with its counterpart in `cuda`. By the function
-#: itself: a snippet of a user's own may have one that is called the same.
-_ON_DEVICE: Mapping[Callable[..., None], str] = {
-    each: each.__name__
-    for each in (
-        elements.write_keys,
-        elements.write_rate,
-        elements.write_corrections,
-        elements.write_shrink,
-        numbers.write_constant,
-        numbers.write_linear,
-        numbers.write_cosine,
-    )
-}
-#: So many elements are counted with 32 bits, a grid's step behind the last included.
-NARROW = 1 << 30
-_OPTIONS = ("-std=c++17",)
-
-
-class Module(Protocol):
-    """What of `cupy.RawModule` is used."""
-
-    def get_function(self, name: str) -> Callable[..., None]: ...
-
-
-@dataclass(frozen=True)
-class _Array:
-    """An array of a kernel: its strides, in elements, along the run's axes."""
-
-    array: Array
-    dtype: str
-    strides: Sequence[int]
-    each: bool
-    address: int
 
 
 class CudaKernels:
@@ -99,7 +32,7 @@ class CudaKernels:
         """The runs of a task, by the position of their first node: all that snippets can, however small."""
         return find_runs(task, assignment, 0, _FLOATS, numbers=True)
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 
@@ -127,233 +60,7 @@ class CudaKernels:
         ramps = lay_ramps(run, plan.row, place)
         if ramps is None or overlap(lying, plan.written):
             return False
-        return _Launch(self, call, run, plan, tile, lying, dtypes, ramps).record()
+        return Launch(self.engine, call, run, plan, tile, lying, dtypes, ramps).record()
 
 
-class _Launch:
-    """One run on one tile, on its way to a launch."""
-
-    def __init__(
-        self,
-        kernels: CudaKernels,
-        call: Calls,
-        run: Run,
-        plan: Plan,
-        tile: RunTile,
-        lying: Mapping[int, Part],
-        dtypes: Mapping[int, str],
-        ramps: Sequence[LaidRamp],
-    ) -> None:
-        self.engine, self.call, self.run, self.plan, self.tile, self.ramps = (
-            kernels.engine, call, run, plan, tile, ramps
-        )  # fmt: skip
-        self.dtype = np.dtype(run.dtype)
-        place = {index: i for i, index in enumerate(sorted(lying))}
-        self.arrays = [
-            _Array(part.array, dtypes[index], part.strides, part.each, part.address)
-            for index, part in sorted(lying.items())
-        ]
-        self.slots = {slot: place[index] for slot, index in plan.slots.items()}
-        self.stores = [Store(place[s.array], s.value, s.each, s.adds) for s in plan.stores]
-        #: Sums over some of the rows only: what is summed, with the axes that are, and the array of the sum.
-        self.spread: list[tuple[_Array, list[int], _Array]] = []
-        self.stores = [self._spread(store) if store.adds else store for store in self.stores]
-
-    def _spread(self, store: Store) -> Store:
-        """The store as it is if it lacks all rows; else one of all that is summed, [*summed, *kept, d]."""
-        target, sizes = self.arrays[store.array], self.tile.sizes
-        mine = {axis for axis, step in enumerate(target.strides[:-1]) if step}
-        if not mine:
-            return store
-        order = [axis for axis in range(len(sizes) - 1) if axis not in mine] + sorted(mine)
-        columns = [len(sizes) - 1] if store.each else []
-        strides, step = [0] * len(sizes), 1
-        for axis in reversed([*order, *columns]):
-            strides[axis], step = step, step * sizes[axis]
-        terms = self.call.scratch((step,), self.dtype)
-        whole = _Array(terms, self.run.dtype, strides, store.each, self.engine.address(terms))
-        self.arrays.append(whole)
-        self.spread.append((whole, [*sorted(mine), *columns], target))
-        return Store(len(self.arrays) - 1, store.value, store.each, adds=False)
-
-    # -- recording ------------------------------------------------------------------------------------
-
-    def record(self) -> bool:
-        """Records the launches; False if the kernel cannot be written."""
-        sizes, by_rows = self.tile.sizes, self._needs_rows()
-        used = sorted({*self.slots.values(), *(store.array for store in self.stores if not store.adds)})
-        steps = [*(self.arrays[i].strides for i in used), *(along for _, along in self.ramps)]
-        loops, last = self._loops(steps, by_rows)
-        width = last[0]
-        vector = self._vector(used, loops, last)
-        kinds = [Kind(each.dtype, False) for each in self.arrays]
-        for position, i in enumerate(used):
-            steps_of = [step[position] for _, step in loops]
-            kinds[i] = Kind(kinds[i].dtype, self._packs(self.arrays[i], steps_of, last[1][position], vector))
-        wide = math.prod(sizes) >= NARROW
-        pairs = [self._pairs(ramp.detail, len(used), loops, last, vector) for ramp, _, _ in self.plan.row.masks]
-        if not by_rows:
-            form = elements_form(vector, wide, pairs)
-        else:
-            form = rows_form(width, vector, wide, pairs)
-            schedule = make_schedule(self.stores, self.slots, kinds, form, self.run.dtype)
-            held = len(kept_by(schedule)) + sum(store.adds and store.each for store in self.stores)
-            if held * form.kept > 192:
-                form = rows_form(width, vector, wide, pairs, unrolled=False)
-            if not form.steps and self._has_slabs():
-                form = slabs_form(vector, wide, pairs)
-        prologues = [made for made in map(self._prologue, self.plan.row.prepared) if made is not None]
-        if len(prologues) < len(self.plan.row.prepared):
-            return False
-        key = form, tuple(kinds), tuple(prologues), len(loops), tuple(s.adds for s in self.stores)
-        if key not in self.plan.kernels:
-            source = Source(self.plan.row, self.stores, self.slots, kinds, prologues, len(loops), form, self.run.dtype)
-            try:
-                self.plan.kernels[key] = self._compile(source.text()), source.buffers, source.terms
-            except CannotWriteError:
-                self.plan.kernels[key] = None
-        if self.plan.kernels[key] is None:
-            return False
-        kernel, buffers, terms = self.plan.kernels[key]
-        rows = math.prod(size for size, _ in loops)
-        blocks, *slabs = self._blocks(form, rows, width, bool(terms))
-        kept = [self.call.scratch((blocks * form.teams * width,), _numpy_dtype(kind, self.dtype)) for kind in buffers]
-        left = [self.call.scratch((blocks, width if store.each else 1), self.dtype) for store in terms]
-        arguments = [*(self.arrays[i].array for i in used), *left, *kept, *self._prepared(), *self._numbers()]
-        arguments += [np.int64(size) for size, _ in loops]
-        arguments.append(np.int64(width))
-        for position in range(len(steps)):
-            if position >= len(used):
-                arguments.append(np.int64(self.ramps[position - len(used)][0]))
-            arguments += [np.int64(step[position]) for _, step in loops]
-            arguments.append(np.int64(last[1][position]))
-        written = {store.array for store in self.stores if not store.adds}
-        outputs = [position for position, i in enumerate(used) if i in written]
-        read = [position for position in outputs if used[position] in self.slots.values()]
-        launches(kernel, [*outputs, *range(len(used), len(used) + len(left) + len(kept))], read)
-        self.call(kernel, (blocks, *slabs), (form.block,), tuple(arguments))
-        for store, partial in zip(terms, left, strict=True):
-            target = self.arrays[store.array]
-            self._add_up(partial, blocks, [len(sizes) - 1] if store.each else [], target)
-        for whole, axes, target in self.spread:
-            self._add_up(whole.array, whole.array.size // math.prod(sizes[axis] for axis in axes), axes, target)
-        return True
-
-    def _needs_rows(self) -> bool:
-        """Whether a team has to work on a row together."""
-        if any(store.adds or (not store.each and self.tile.sizes[-1] > 1) for store in self.stores):
-            return True
-        return bool(find_expressions(self.stores, "sum", "max"))
-
-    def _loops(self, steps: Sequence[Sequence[int]], by_rows: bool) -> tuple[list[Loop], Loop]:
-        """The loops over rows, and that over the columns, which rows may be part of where nothing asks for a column."""
-        sizes = self.tile.sizes
-        if by_rows or sizes[-1] == 1 or find_expressions(self.stores, "column", "width", "count", "pick"):
-            return merge_loops(sizes[:-1], [each[:-1] for each in steps]), (sizes[-1], [each[-1] for each in steps])
-        *loops, last = merge_loops(sizes, steps)
-        return loops or [(1, [0] * len(steps))], last
-
-    def _has_slabs(self) -> bool:
-        """Whether columns know nothing of each other, and a thread can hold the terms of a slab's."""
-        alone = all(store.each for store in self.stores) and not find_expressions(self.stores, "sum", "max", "pick")
-        return alone and sum(store.adds for store in self.stores) * SLAB <= REGISTERS
-
-    def _blocks(self, form: Form, rows: int, width: int, terms: bool) -> tuple[int, ...]:
-        """The grid: blocks that share the rows, and, if there are any, slabs of the columns."""
-        if form.slabs:
-            slabs = -(-width // (form.block * form.kept))
-            return min(rows, -(-_BLOCKS // slabs)), slabs
-        if form.team:
-            return (min(-(-rows // form.teams), _TERMS if terms else _BLOCKS),)
-        return (min(-(-rows * (width // form.vector) // form.block), _BLOCKS),)
-
-    # -- packs ----------------------------------------------------------------------------------------
-
-    def _vector(self, used: Sequence[int], loops: Sequence[Loop], last: Loop) -> int:
-        for vector in (4, 2):
-            if last[0] % vector == 0 and any(
-                self._packs(self.arrays[i], [step[p] for _, step in loops], last[1][p], vector)
-                for p, i in enumerate(used)
-            ):
-                return vector
-        return 1
-
-    def _packs(self, array: _Array, steps: Sequence[int], column: int, vector: int) -> bool:
-        """Whether packs of an array are aligned in every row."""
-        if vector == 1 or not array.each or column != 1:
-            return vector == 1 and column == 1
-        aligned = array.address % min(_PACK, vector * array.array.itemsize) == 0
-        return aligned and all(step % vector == 0 for step in steps)
-
-    def _pairs(self, ramp: int, offset: int, loops: Sequence[Loop], last: Loop, vector: int) -> bool:
-        """Whether a mask's packs begin at even elements and lie side by side."""
-        first, steps = self.ramps[ramp][0], [step[offset + ramp] for _, step in loops]
-        return vector > 1 and last[1][offset + ramp] == 1 and not any(number % 2 for number in (first, *steps))
-
-    # -- arguments ------------------------------------------------------------------------------------
-
-    def _prologue(self, prepared: Prepared) -> Prologue | None:
-        """None where only the host has the function."""
-        function = _ON_DEVICE.get(prepared.function)
-        if function is None:
-            return None
-        known = self.tile.keywords[self.run.nodes[prepared.node]]
-        kinds = []
-        for each in prepared.arguments:
-            if not isinstance(each, str):
-                kinds.append(f"{TYPES[self.run.inputs[each.detail].dtype]}*")
-            else:
-                kinds.append("long long" if isinstance(known[each], int) else "double")
-        made, count = ("T", prepared.count) if prepared.dtype == "float" else ("Keys", 1)
-        return Prologue(function, tuple(kinds), made, count)
-
-    def _prepared(self) -> Iterator[Any]:
-        for prepared in self.plan.row.prepared:
-            known = self.tile.keywords[self.run.nodes[prepared.node]]
-            for each in prepared.arguments:
-                if not isinstance(each, str):
-                    yield self.tile.arrays[self.run.inputs[each.detail]]
-                elif isinstance(known[each], int):
-                    # As its lower 64 bits, whatever the integer.
-                    yield np.uint64(known[each] & 0xFFFFFFFFFFFFFFFF).astype(np.int64)
-                else:
-                    yield np.float64(known[each])
-
-    def _numbers(self) -> Iterator[Any]:
-        return (self.dtype.type(number) for number in self.plan.row.numbers)
-
-    # -- compiling ------------------------------------------------------------------------------------
-
-    def _add_up(self, terms: Array, count: int, axes: Sequence[int], target: _Array) -> None:
-        """Records target[*axes] = Σ terms[:, *axes] over `count` rows of terms."""
-        loops = merge_loops([self.tile.sizes[axis] for axis in axes], [[target.strides[axis] for axis in axes]])
-        width = math.prod(size for size, _ in loops)
-        kernel = launches(self._compile(sum_text(self.run.dtype, target.dtype, len(loops))), [1])
-        integers = [count, width, *(size for size, _ in loops), *(step[0] for _, step in loops)]
-        blocks = min(-(-width // 32), _BLOCKS)
-        self.call(kernel, (blocks,), (256,), (terms, target.array, *map(np.int64, integers)))
-
-    def _compile(self, text: str) -> Callable[..., None]:
-        return compiled(self.engine.xp, text)
-
-
-_COMPILED: dict[tuple[Any, str], Callable[..., None]] = {}
-
-
-def compiled(xp: Any, text: str) -> Callable[..., None]:
-    """The kernel `run` of a module with this text, compiled once in a process."""
-    key = xp.RawModule, text
-    if key not in _COMPILED:
-        # CuPy writes it to a file in the locale's encoding, which may lack the signs that comments have.
-        plain = text.encode("ascii", "replace").decode("ascii")
-        module: Module = xp.RawModule(code=plain, options=_OPTIONS)
-        _COMPILED[key] = module.get_function("run")
-    return _COMPILED[key]
-
-
-def _numpy_dtype(kind: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Of a buffer's type in CUDA."""
-    return dtype if kind == "T" else np.dtype({"long long": "int64", "int": "int32", "bool": "bool"}[kind])
-
-
-__all__ = ["CudaKernels", "compiled"]
+__all__ = ["CudaKernels"]

@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Gemm:
     """A product as cuBLAS takes it. `swapped`: Yᵀ is asked for, W is its first factor."""
 
     product: Product
@@ -113,7 +113,7 @@ def merged(axes: Sequence[Axis]) -> list[Axis]:
 # -- from axes to layouts ---------------------------------------------------------------------------------
 
 
-def plan(product: Product) -> Plan | None:
+def as_gemm(product: Product) -> Gemm | None:
     """How cuBLAS takes a product; None where it does not, because neither rows nor columns lie without gaps.
 
     None, too, where elements of Y would be the same memory, or what cuBLAS counts in 32 bits is more.
@@ -130,7 +130,7 @@ def plan(product: Product) -> Plan | None:
             first, second = _lay(m.size, m.x, k.size, k.x), _lay(k.size, k.w, n.size, n.w)
             result = _lay(m.size, m.y, n.size, n.y)
         if first is not None and second is not None and result is not None and result.op == PLAIN:
-            return Plan(product, first, second, result, swapped)
+            return Gemm(product, first, second, result, swapped)
     return None
 
 
@@ -144,32 +144,32 @@ def _lay(height: int, down: int, width: int, across: int) -> Layout | None:
     return None
 
 
-def find_plan(product: Product, kind: Kind) -> Plan | None:
+def find_gemm(product: Product, kind: Kind) -> Gemm | None:
     """How cuBLAS carries out a product of this kind; None where it cannot, or its sums would be rounded in between."""
-    return None if product.over and kind.rounds else plan(product)
+    return None if product.over and kind.rounds else as_gemm(product)
 
 
 # -- carrying out -----------------------------------------------------------------------------------------
 
 
 @writes("Y")
-def carry_out(planned: Plan, kind: Kind, X: Array, W: Array, Y: Array) -> None:
+def carry_out(gemm: Gemm, kind: Kind, X: Array, W: Array, Y: Array) -> None:
     """Enqueues the product on the current stream; Y is overwritten. No axis is empty."""
-    product = planned.product
+    product = gemm.product
     batch = sorted(product.batch, key=lambda axis: axis.size)
     largest = batch.pop() if batch else Axis(1, 0, 0, 0)
     blas, size = handle(), X.itemsize
-    m, n = (product.columns, product.rows) if planned.swapped else (product.rows, product.columns)
+    m, n = (product.columns, product.rows) if gemm.swapped else (product.rows, product.columns)
     shape = Shape(m.size, n.size, product.contracted.size, largest.size)
     x, w, y = address(X), address(W), address(Y)
-    layouts = (planned.second, planned.first) if planned.swapped else (planned.first, planned.second)
+    layouts = (gemm.second, gemm.first) if gemm.swapped else (gemm.first, gemm.second)
     of_x, of_w = Matrix(x, layouts[0].ld, largest.x, layouts[0].op), Matrix(w, layouts[1].ld, largest.w, layouts[1].op)
-    of_y = Matrix(y, planned.result.ld, largest.y)
+    of_y = Matrix(y, gemm.result.ld, largest.y)
     for at in _places(batch):
         for term, over in enumerate(_places(product.over)):
             first = replace(of_x, address=x + (at.x + over.x) * size)
             second = replace(of_w, address=w + (at.w + over.w) * size)
-            if planned.swapped:
+            if gemm.swapped:
                 first, second = second, first
             result = replace(of_y, address=y + at.y * Y.itemsize)
             blas.multiply(kind, shape, first, second, result, add=term > 0)

@@ -14,11 +14,12 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
+from graphir.backends.machine import default_threads
 from graphir.backends.numpy.engine import ENGINE
 from graphir.backends.numpy.profile import Profile
 from graphir.backends.numpy.profiler import Profiler
 from graphir.backends.numpy.results import ResultBuffers
-from graphir.backends.numpy.threads import Team, default_threads
+from graphir.backends.numpy.threads import Team
 from graphir.backends.plan import ExecutionPlan
 from graphir.errors import InputError
 from graphir.ir.graph import Graph
@@ -121,7 +122,7 @@ class NumpyExecutable(CompiledExecutable):
         """The buffers of every rank's results, but for those that overwrite an argument."""
 
         guests: dict[Value, list[Value]] = {}
-        for value, result in self.prepared.arena.hosted.items():
+        for value, result in self.prepared.arena.in_results.items():
             guests.setdefault(result, []).append(value)
 
         def bind(program: Program, value: Value) -> Callable[[Array], None]:
@@ -141,7 +142,7 @@ class NumpyExecutable(CompiledExecutable):
 
     def _hand_out(self, value: Value, given: Any) -> Any:
         blocks = self._blocks(value)
-        made = self.held.join(value, blocks)
+        made = self.local.join(value, blocks)
         # Who hands in the whole of what this process keeps a block of goes on with the block.
         if given is not None and given.shape == made.shape:
             if ENGINE.address(given) != ENGINE.address(made):

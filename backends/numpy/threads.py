@@ -6,7 +6,6 @@ Python threads that work on different rows keep two cores busy from end to end o
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from contextvars import Context, copy_context
@@ -19,17 +18,6 @@ import numpy as np
 from graphir.backends.compiled.writer import Call
 from graphir.backends.forks import renew_in_children
 from graphir.errors import ConfigError, RunError
-from graphir.launch import find_launch
-
-
-def default_threads() -> int:
-    """As many threads as this process has processors; of several ranks on a machine, each has its share."""
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        processors = os.cpu_count() or 1
-    launch = find_launch()
-    return processors if launch is None else launch.share(processors)
 
 
 class Barrier:

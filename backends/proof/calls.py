@@ -66,15 +66,8 @@ class Deeds:
 
 def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], NoReturn]) -> Deeds:
     """What the step's calls do; `fail` where that is not what the step says."""
-    deeds = Deeds()
-    operands = lays.among(step.operands)
-    results = lays.among(step.results)
-    for one, lay in enumerate(results):
-        for other in results[:one]:
-            if lay is not other and lay.touches(other):
-                fail("two of its results lie in the same memory")
-    written: list[Lay] = []
-    shown, made = {lay.key for lay in operands}, set[object]()
+    check = _StepCheck(lays.among(step.operands), lays.among(step.results), fail)
+    check.keep_results_apart()
     for number in range(step.start, step.stop):
         function, arguments = calls[number]
         effects = effects_of(function, arguments)
@@ -85,46 +78,79 @@ def hold(step: Step, calls: Sequence[Call], lays: Lays, fail: Callable[[str], No
             )
         reads, writes = lays.among(effects.reads), lays.among(effects.writes)
         for lay in reads:
-            if effects.spans and _lies_within(lay, [*operands, *results, *written]):
-                continue
-            deeds.reads[lay.key] = lay
-            if (
-                lay.key in shown
-                or lay.key in made
-                or any(each.contains(lay) for each in operands)
-                or covers(written, lay)
-            ):
-                continue
-            if any(each.touches(lay) for each in results):
-                fail(f"{_name(function)} reads a part of its result that no call has written yet")
-            deeds.outside[lay.key] = lay
+            check.read(function, lay, effects.spans)
         for lay in writes:
-            if effects.spans:
-                inside = [each for each in results if (each.low, each.high) == (lay.low, lay.high)]
-                if inside:
-                    written += inside
-                    deeds.writes.update((each.key, each) for each in inside)
-                    continue
-            deeds.writes[lay.key] = lay
-            if lay.key in made:
-                if lay.key in deeds.scratch:
-                    deeds.sources[lay.key] += _told(arguments, reads)
-                continue
-            made.add(lay.key)
-            written.append(lay)
-            if any(each.contains(lay) for each in results):
-                continue
-            if any(each.touches(lay) for each in (*operands, *results)):
-                fail(f"{_name(function)} writes where an operand lies, or beyond its result")
-            deeds.scratch[lay.key], deeds.sources[lay.key] = lay, _told(arguments, reads)
-    for lay in operands:
-        deeds.reads.setdefault(lay.key, lay)
-    for lay in results:
-        if lay.key not in made and not covers(written, lay):
-            fail("its calls do not write all of its result")
+            check.write(function, lay, effects.spans, arguments, reads)
+    check.end()
     if step.stop - step.start > 1:
-        _hold_apart(operands, results, fail)
-    return deeds
+        check.keep_operands_apart()
+    return check.deeds
+
+
+class _StepCheck:
+    """What a step's calls have done so far, beside what they may read, its operands, and have to make, its results."""
+
+    def __init__(self, operands: list[Lay], results: list[Lay], fail: Callable[[str], NoReturn]) -> None:
+        self.deeds = Deeds()
+        self._operands, self._results, self._fail = operands, results, fail
+        self._written: list[Lay] = []
+        self._shown, self._made = {lay.key for lay in operands}, set[object]()
+
+    def keep_results_apart(self) -> None:
+        """No two results lie in the same memory."""
+        for one, lay in enumerate(self._results):
+            for other in self._results[:one]:
+                if lay is not other and lay.touches(other):
+                    self._fail("two of its results lie in the same memory")
+
+    def read(self, function: Any, lay: Lay, spans: bool) -> None:
+        """A call reads an array: of what the step shows or has written, or else of what was there before."""
+        if spans and _lies_within(lay, [*self._operands, *self._results, *self._written]):
+            return
+        self.deeds.reads[lay.key] = lay
+        if lay.key in self._shown or lay.key in self._made:
+            return
+        if any(each.contains(lay) for each in self._operands) or covers(self._written, lay):
+            return
+        if any(each.touches(lay) for each in self._results):
+            self._fail(f"{_name(function)} reads a part of its result that no call has written yet")
+        self.deeds.outside[lay.key] = lay
+
+    def write(self, function: Any, lay: Lay, spans: bool, arguments: Sequence[Any], reads: Sequence[Lay]) -> None:
+        """A call with these arguments, of which it reads some, writes an array: a part of a result, or scratch."""
+        if spans:
+            inside = [each for each in self._results if (each.low, each.high) == (lay.low, lay.high)]
+            if inside:
+                self._written += inside
+                self.deeds.writes.update((each.key, each) for each in inside)
+                return
+        self.deeds.writes[lay.key] = lay
+        if lay.key in self._made:
+            if lay.key in self.deeds.scratch:
+                self.deeds.sources[lay.key] += _told(arguments, reads)
+            return
+        self._made.add(lay.key)
+        self._written.append(lay)
+        if any(each.contains(lay) for each in self._results):
+            return
+        if any(each.touches(lay) for each in (*self._operands, *self._results)):
+            self._fail(f"{_name(function)} writes where an operand lies, or beyond its result")
+        self.deeds.scratch[lay.key], self.deeds.sources[lay.key] = lay, _told(arguments, reads)
+
+    def end(self) -> None:
+        """Every result has been written, whole."""
+        for lay in self._operands:
+            self.deeds.reads.setdefault(lay.key, lay)
+        for lay in self._results:
+            if lay.key not in self._made and not covers(self._written, lay):
+                self._fail("its calls do not write all of its result")
+
+    def keep_operands_apart(self) -> None:
+        """A result may lie where an operand does, element on element, and in no other way."""
+        for result in self._results:
+            for operand in self._operands:
+                if result.form != operand.form and result.touches(operand):
+                    self._fail("a result lies across an operand: what one call writes, the next would read")
 
 
 def _told(arguments: Sequence[Any], reads: Sequence[Lay]) -> list[Lay | None]:
@@ -134,14 +160,6 @@ def _told(arguments: Sequence[Any], reads: Sequence[Lay]) -> list[Lay | None]:
 def _lies_within(lay: Lay, others: Sequence[Lay]) -> bool:
     """Whether it lies between the first and the last byte of one of the others."""
     return any(each.low <= lay.low and lay.high <= each.high for each in others)
-
-
-def _hold_apart(operands: Sequence[Lay], results: Sequence[Lay], fail: Callable[[str], NoReturn]) -> None:
-    """A result may lie where an operand does, element on element, and in no other way."""
-    for result in results:
-        for operand in operands:
-            if result.form != operand.form and result.touches(operand):
-                fail("a result lies across an operand: what one call writes, the next would read")
 
 
 def _name(function: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.contestants import graphs
 from benchmarks.contestants.problem import PaddedProblem, Problem
-from graphir.backends.cupy.device import require_device
+from graphir.backends.device import require_device
 
 
 def rate() -> float:

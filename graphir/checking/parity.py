@@ -57,7 +57,7 @@ def check(
     planned = plan(parallel, sizes)
     communicator = communicator_for(parallel.mesh, ranks, backend=backend)
     if runner is None:
-        executable = planned.executable(communicator=communicator, xp=_array_module(backend))
+        executable = Executable(planned, communicator=communicator, xp=_array_module(backend))
     else:
         executable = runner(planned)
     if executable.communicator.leads:
@@ -84,7 +84,7 @@ def check(
 
 def _array_module(backend: str) -> Any:
     """What the interpreter's kernels run on; None for the usual NumPy."""
-    from graphir.backends.cupy.device import require_device
+    from graphir.backends.device import require_device
 
     return require_device() if backend == "cupy" else None
 

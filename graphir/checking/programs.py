@@ -75,7 +75,7 @@ def compare_program(
         for value in held:
             blocks = _returned(program, value, first.block(value.name))
             if blocks is not None and reference is not None:
-                returned[value.name] = compare(value, blocks, mesh, reference, settled=program.held.is_alone)
+                returned[value.name] = compare(value, blocks, mesh, reference, settled=program.local.is_alone)
         program(*arguments)
         for value in wanted:
             left = collect([each.rank.arrays[outputs[value]] for each in program.programs])
@@ -88,7 +88,7 @@ def compare_program(
 
 def _returned(program: CompiledExecutable, value: Value, array: Any) -> Sequence[Any] | None:
     """Every rank's block of a result as the caller has it; None but in rank 0's process."""
-    if not program.held.is_alone:
+    if not program.local.is_alone:
         return program.communicator.collect([array])
     # Simulated ranks return the whole, with what is pending reduced.
     return split_blocks(array, value.type.layout.settled(), program.mesh)

@@ -155,9 +155,9 @@ def make_reference(
     `samples` says how often it is perturbed; as often as its dtypes need unless given.
     """
     wide = [_floats_as(mapping, "float64") for mapping in arguments]
-    alone = record(plan(on_one_rank(single, "float64"), sizes).executable(), *wide)
+    alone = record(Executable(plan(on_one_rank(single, "float64"), sizes)), *wide)
     planned = plan(on_one_rank(parallel, "float64"), sizes)
-    together = record(planned.executable(), *wide)
+    together = record(Executable(planned), *wide)
     origin = {}
     for value in parallel.values.values():
         name = parallel.origin(value).name

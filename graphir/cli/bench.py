@@ -48,7 +48,7 @@ def bench(as_json: bool) -> int:
 
 def _gpu() -> dict[str, str | None]:
     """The GPU that CuPy finds, or why there is none for it."""
-    from graphir.backends.cupy.device import device_properties
+    from graphir.backends.device import device_properties
     from graphir.errors import DeviceError, MissingDependencyError
 
     try:

@@ -57,7 +57,7 @@ def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
     # Alone, a rank on a GPU needs nobody to meet.
     if ranks == "simulated" or (ranks == "nccl" and launch is None):
         return ranks, True
-    from graphir.backends.communicator.peers import peers
+    from graphir.backends.communicator.meeting import peers
 
     return ranks, peers().rank == 0
 
@@ -70,7 +70,8 @@ def end_ranks(message: str, code: int, cause: BaseException | None = None) -> No
         return  # the launcher's variables are what is wrong, so nobody can be met
     if launch is None:
         return
-    from graphir.backends.communicator.peers import GRACE, peers
+    from graphir.backends.communicator.meeting import peers
+    from graphir.backends.communicator.peers import GRACE
 
     try:
         known = peers()

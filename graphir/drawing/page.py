@@ -164,24 +164,8 @@ def _unfoldable(groups: Mapping[str, Sequence[str]], expand: Sequence[int]) -> l
 
 
 def page(states: Sequence[State], title: str) -> str:
-    """The whole page; its first state is what the reader sees first.
-
-    Layers that are alike are laid out once: of the others the page keeps only which one to show under which name.
-    """
-    known = {each.id for each in states}
-    data: list[dict[str, Any]] = []
-    templates: list[str] = []
-    laid_out: dict[str, State] = {}
-    for index, state in enumerate(states):
-        # The page's panel says what the title and tooltips would.
-        plain_nodes = tuple(replace(node, details=Details()) for node in state.picture.nodes)
-        source = dot(replace(state.picture, nodes=plain_nodes, title=""))
-        first = laid_out.setdefault(_anonymous(source, state.group), state)
-        if first is state:
-            templates.append(_template(index, source))
-            data.append(_data(index, state, known))
-        else:
-            data.append(_like(state, first))
+    """The whole page; its first state is what the reader sees first."""
+    templates, data = _laid_out(states)
     library, program = asset("svg-pan-zoom.min.js"), asset("page.js")
     licence = asset("svg-pan-zoom.LICENSE").replace("-->", "")
     scripts = " ".join(f"'sha256-{_digest(each)}'" for each in (library, program))
@@ -197,7 +181,7 @@ def page(states: Sequence[State], title: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>
-{font_faces("".join(templates) + escape(title))}
+{font_faces(templates + escape(title))}
 {asset("page.css")}</style>
 </head>
 <body>
@@ -209,7 +193,7 @@ def page(states: Sequence[State], title: str) -> str:
 <aside><div id="about" aria-live="polite"></div>
 <footer>Drawn from the graph that runs. Pan and zoom by svg-pan-zoom, whose licence stands in this file.</footer>
 </aside>
-{"".join(templates)}
+{templates}
 <script type="application/json" id="data">{script_json(data)}</script>
 <!-- svg-pan-zoom
 {licence}-->
@@ -218,6 +202,28 @@ def page(states: Sequence[State], title: str) -> str:
 </body>
 </html>
 """
+
+
+def _laid_out(states: Sequence[State]) -> tuple[str, list[dict[str, Any]]]:
+    """The drawings, and what the page's program knows of each state.
+
+    Layers that are alike are laid out once: of the others the page keeps only which one to show under which name.
+    """
+    known = {each.id for each in states}
+    data: list[dict[str, Any]] = []
+    templates: list[str] = []
+    firsts: dict[str, State] = {}
+    for index, state in enumerate(states):
+        # The page's panel says what the title and tooltips would.
+        plain_nodes = tuple(replace(node, details=Details()) for node in state.picture.nodes)
+        source = dot(replace(state.picture, nodes=plain_nodes, title=""))
+        first = firsts.setdefault(_anonymous(source, state.group), state)
+        if first is state:
+            templates.append(_template(index, source))
+            data.append(_data(index, state, known))
+        else:
+            data.append(_like(state, first))
+    return "".join(templates), data
 
 
 def asset(name: str) -> str:

@@ -7,7 +7,7 @@ right in ranks, and every collective is a bar across the ranks that wait for eac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -47,17 +47,10 @@ def side_by_side(picture: Picture, mesh: Mesh) -> Picture:
                 frames[group[0], segment[node.id]].append(id)
         if len(row) > 1 and node.kind != "junction":
             levels.append(tuple(row))
-    edges: dict[tuple[str, str, str, int | None], PictureEdge] = {}
-    for edge in picture.edges:
-        for rank in range(mesh.size):
-            source, target = where[edge.source, rank], where[edge.target, rank]
-            # What is written once, at the first rank, holds for all.
-            label, shape = (edge.label, edge.shape_label) if rank == 0 else ((), ())
-            copy = replace(edge, source=source, target=target, label=label, shape_label=shape)
-            edges.setdefault((source, target, edge.tensor, edge.row), copy)
+    edges = _edges_of_ranks(picture.edges, mesh, where)
     heads = _heads(mesh)
     heading = tuple(head.id for head in heads)
-    entries = {edge.target for edge in edges.values()}
+    entries = {edge.target for edge in edges}
     order = [*pairwise(heading)]
     order += [
         (heading[rank], id) for (rank, part), ids in frames.items() if part == 0 for id in ids if id not in entries
@@ -66,11 +59,26 @@ def side_by_side(picture: Picture, mesh: Mesh) -> Picture:
     return replace(
         picture,
         nodes=(*heads, *nodes),
-        edges=tuple(edges.values()),
+        edges=edges,
         levels=(heading, *levels),
         order=tuple(order),
         clusters=_frames(mesh, frames, [node for node in nodes if node.axes]),
     )
+
+
+def _edges_of_ranks(
+    edges: Iterable[PictureEdge], mesh: Mesh, where: Mapping[tuple[str, int], str]
+) -> tuple[PictureEdge, ...]:
+    """Every edge for every rank, between the nodes `where` its ends are there; the same one once."""
+    copies: dict[tuple[str, str, str, int | None], PictureEdge] = {}
+    for edge in edges:
+        for rank in range(mesh.size):
+            source, target = where[edge.source, rank], where[edge.target, rank]
+            # What is written once, at the first rank, holds for all.
+            label, shape = (edge.label, edge.shape_label) if rank == 0 else ((), ())
+            copy = replace(edge, source=source, target=target, label=label, shape_label=shape)
+            copies.setdefault((source, target, edge.tensor, edge.row), copy)
+    return tuple(copies.values())
 
 
 def _heads(mesh: Mesh) -> list[PictureNode]:

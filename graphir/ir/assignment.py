@@ -7,18 +7,27 @@ What is pending goes through an operator only where the operator is linear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from graphir.errors import TypeCheckError
 from graphir.ir.layout import Layout
 from graphir.ir.signature import Operand, Signature
 
-if TYPE_CHECKING:
-    from graphir.ir.operator import Operator
-
 #: Axes of each factor that is split; factors that are not split may be left out.
 Assignment: TypeAlias = Mapping[str, tuple[str, ...]]
+
+
+class Linearity(Protocol):
+    """What of an operator's declaration decides how layouts go through it; see `Operator`."""
+
+    key: str
+    linear: frozenset[str]
+    jointly_linear: bool
+    reduction: str
+
+    def dependencies(self, signature: Signature, outputs: Iterable[str]) -> frozenset[str]:
+        """The inputs that these outputs depend on."""
 
 
 def write_split(assignment: Assignment, factors: frozenset[str]) -> tuple[str, ...]:
@@ -68,7 +77,7 @@ def read_assignment(rule: Signature, layouts: Sequence[Layout], split: Sequence[
 
 
 def infer_layouts(
-    operator: Operator, rule: Signature, layouts: Sequence[Layout], split: Sequence[str] = ()
+    operator: Linearity, rule: Signature, layouts: Sequence[Layout], split: Sequence[str] = ()
 ) -> tuple[Layout, ...]:
     """The outputs' layouts; TypeCheckError where the inputs' do not fit each other or the operator."""
     if not split and all(layout.is_replicated for layout in layouts):
@@ -100,7 +109,7 @@ def infer_layouts(
 
 
 def _passed_pending(
-    operator: Operator, rule: Signature, layouts: Sequence[Layout], assignment: Assignment
+    operator: Linearity, rule: Signature, layouts: Sequence[Layout], assignment: Assignment
 ) -> dict[str, dict[str, str]]:
     """Per input, what is pending in it and may go on; TypeCheckError if the operator cannot pass it."""
     pending = {o.name: dict(layout.pending) for o, layout in zip(rule.inputs, layouts, strict=True)}
@@ -129,7 +138,7 @@ def _passed_pending(
     return {name: over for name, over in pending.items() if over}
 
 
-def _require_additive(operator: Operator, name: str, over: Mapping[str, str]) -> None:
+def _require_additive(operator: Linearity, name: str, over: Mapping[str, str]) -> None:
     for axis, reduction in over.items():
         if reduction == "max":
             raise TypeCheckError(f"{name} is a pending max over {axis}, which {operator.key} does not keep")

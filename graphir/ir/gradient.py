@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from graphir.ir.assignment import read_assignment, write_split
 from graphir.ir.attributes import Attributes
+from graphir.ir.inference import Inference
 from graphir.ir.signature import Signature, expand
 from graphir.ir.value import Value
 
-if TYPE_CHECKING:
-    from graphir.ir.operator import Inference, Operator
+
+class DOperator(Hashable, Protocol):
+    """What a d-node is made of: an `Operator`, which is declared with its gradient, and so above this."""
+
+    @property
+    def attributes(self) -> Mapping[str, object]:
+        """The attributes that it declares, by name."""
+
+    def normalize(self, attributes: Mapping[str, Any]) -> Attributes:
+        """Attributes in their declared types, defaults filled in."""
+
+    def signatures(self, attributes: Mapping[str, Any]) -> tuple[Signature, ...]:
+        """The alternatives under `attributes`."""
+
+    def dependencies(self, signature: Signature, outputs: Iterable[str]) -> frozenset[str]:
+        """The inputs that these outputs depend on."""
 
 
 class GradientContext(NamedTuple):
     """What a gradient rule is handed: the forward node's operands and results, and what to make."""
 
-    operator: Operator
     inference: Inference
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -34,7 +48,7 @@ class GradientContext(NamedTuple):
         """The gradient of the only differentiable output."""
         return next(each for each in self.gradients if each is not None)
 
-    def d_node(self, d_operator: Operator, **attributes: Any) -> list[Value | None]:
+    def d_node(self, d_operator: DOperator, **attributes: Any) -> list[Value | None]:
         """The gradients of the inputs by one node of `d_operator`, its operands found by their names.
 
         Attributes are `attributes`, then the forward node's of the same name, then the forward node's
@@ -82,7 +96,7 @@ class _Part(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _part(
-    d_operator: Operator,
+    d_operator: DOperator,
     attributes: Attributes,
     forward: Signature,
     arrived: tuple[bool, ...],

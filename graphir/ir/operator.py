@@ -361,7 +361,7 @@ class Operator:
     # -- use ------------------------------------------------------------------------------------------
 
     def __call__(
-        self, *inputs: Value, name: str | None = None, builder: Emitter | None = None, **attributes: Any
+        self, *inputs: Value, name: str | None = None, builder: Emitter[Operator] | None = None, **attributes: Any
     ) -> Value:
         """Adds a node and returns its (first) output; `name` is local to the current scope.
 
@@ -374,7 +374,7 @@ class Operator:
         self,
         *inputs: Value,
         names: Sequence[str | None] | str | None = None,
-        builder: Emitter | None = None,
+        builder: Emitter[Operator] | None = None,
         **attributes: Any,
     ) -> tuple[Value, ...]:
         """As a call, with every output returned, statistics and masks included."""

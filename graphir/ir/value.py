@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from graphir.errors import TypeCheckError
 from graphir.ir.frozen import Frozen, fix
 from graphir.ir.source import user_line
 from graphir.ir.types import Shape, TensorType
 
-if TYPE_CHECKING:
-    from graphir.ir.operator import Operator
+#: What a node is made of. Operators take values, and so are declared above them.
+OperatorT = TypeVar("OperatorT", contravariant=True)
 
 
-class Emitter(Protocol):
-    """What can put a node into a graph under construction: a `Builder`."""
+class Emitter(Protocol[OperatorT]):
+    """What can put a node of an operator into a graph under construction: a `Builder`."""
 
     def emit(
         self,
-        operator: Operator,
+        operator: OperatorT,
         inputs: Sequence[Value],
         attributes: Mapping[str, Any] | None = None,
         names: Sequence[str | None] | str | None = None,
@@ -100,10 +100,10 @@ class Value(Frozen):
 
     name: str
     type: TensorType
-    owner: Emitter
+    owner: Emitter[Any]
     init: str | None
 
-    def __init__(self, name: str, type: TensorType, owner: Emitter, init: str | None = None) -> None:
+    def __init__(self, name: str, type: TensorType, owner: Emitter[Any], init: str | None = None) -> None:
         fix(self, "name", name)
         fix(self, "type", type)
         fix(self, "owner", owner)

@@ -58,7 +58,7 @@ main(sys.argv[4:])
 SHARING = """
 import sys, time
 from graphir.cli.ranks import end_ranks
-from graphir.backends.communicator.peers import peers
+from graphir.backends.communicator.meeting import peers
 from graphir.errors import GraphirError
 try:
     for turn in range(int(sys.argv[1])):

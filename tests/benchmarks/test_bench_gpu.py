@@ -19,7 +19,7 @@ from benchmarks import gpu, step
 from benchmarks.contestants import ON_GPU, cuda_graphs, graphs
 from benchmarks.contestants.problem import PRECISIONS, SIZES, PaddedProblem, Problem
 from benchmarks.contestants.rounds import Rounds
-from graphir.backends.cupy.device import device_properties
+from graphir.backends.device import device_properties
 from graphir.errors import GraphirError
 from tests.cuda import emulator, standin
 from tests.support.paths import ROOT

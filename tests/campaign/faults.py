@@ -16,13 +16,13 @@ from typing import Any
 from unittest.mock import patch
 
 from graphir.backends.compiled import prepared
-from graphir.backends.compiled.assignment import Assignment, Leave, _Assigner, assign
+from graphir.backends.compiled.assignment import Assignment, Reuse, _Assigner, assign
 from graphir.backends.compiled.causal import Group, Half, find_groups
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.sums import Sums
 from graphir.backends.compiled.task import Pieces, Task, Tile
-from graphir.backends.compiled.writer import Writer
 from graphir.backends.numpy.rules import attention, loss
 from graphir.backends.rows import plan
 from graphir.ir import roles, tiling
@@ -185,10 +185,10 @@ def _too_early() -> Iterator[None]:
         outside = {*self._outside, *self.halves, *self.shared}
         hasty = {value: found[-2] for value, found in readers.items() if len(found) > 1 and value not in outside}
 
-        def assigned(task: Task, sizes: Any, leave: Leave, rules: Any) -> Assignment:
-            dying = {value: made for value, made in leave.dying.items() if value not in hasty}
+        def assigned(task: Task, sizes: Any, reuse: Reuse, rules: Any) -> Assignment:
+            dying = {value: made for value, made in reuse.dying.items() if value not in hasty}
             dying |= {value: 0 for value, reader in hasty.items() if reader is task}
-            return assign(task, sizes, replace(leave, dying=dying), rules)
+            return assign(task, sizes, replace(reuse, dying=dying), rules)
 
         with patch.object(prepared, "assign", assigned):
             return find(self)
@@ -225,8 +225,8 @@ def _stale() -> Iterator[None]:
 
 @fault("a sum's rest does not start at 0")
 def _no_zero() -> Iterator[None]:
-    def none(self: Writer, value: Value) -> None:
+    def none(self: Sums, value: Value, tile: Tile) -> None:
         return None
 
-    with patch.object(Writer, "_beyond", none):
+    with patch.object(Sums, "beyond", none):
         yield

@@ -112,7 +112,7 @@ def test_the_tolerance_is_far_below_a_thousandth_and_above_a_rounding():
 def test_the_single_runs_own_error_is_within_the_tolerance_of_each_value():
     """The tolerance bounds the error of float32 as such, not only of the parallel run."""
     _, parallel, sizes, arguments, reference = case(SMALL)
-    alone = record(plan(on_one_rank(parallel), sizes).executable(), arguments)
+    alone = record(Executable(plan(on_one_rank(parallel), sizes)), arguments)
     errors = []
     for name, array in alone.items():
         if array.dtype.kind == "f":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from graphir.backends import plan
+from graphir.backends import Executable, plan
 from graphir.backends.blocks import split_blocks
 from graphir.checking import Rule, Setting, assign, check_dump, infer_sizes, read_dump, read_rules
 from graphir.checking.names import NameMap
@@ -38,7 +38,7 @@ def run():
             if value.type.is_float:
                 ranks[rank][value.name] = np.asarray(block)
 
-    plan(parallel, sizes).executable()(arguments, watch=look)
+    Executable(plan(parallel, sizes))(arguments, watch=look)
     return single, parallel, sizes, ranks
 
 

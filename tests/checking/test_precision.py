@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphir.backends import plan
+from graphir.backends import Executable, plan
 from graphir.checking import Campaign, Setting, check, faults_of, inject, settings
 from graphir.checking.reference import ROUNDOFF, SAFETY, Reference, make_reference, on_one_rank, record
 from graphir.cli import main
@@ -81,7 +81,7 @@ def test_a_cast_is_allowed_one_rounding_however_long_the_sum_that_reads_it(preci
 def test_rounding_of_one_rank_is_within_the_tolerance_of_each_value(precision: str) -> None:
     """The tolerance bounds the error of 16-bit products as such, not only of the parallel run."""
     _, parallel, sizes, arguments, reference = case(precision)
-    alone = record(plan(on_one_rank(parallel), sizes).executable(), arguments)
+    alone = record(Executable(plan(on_one_rank(parallel), sizes)), arguments)
     for value in parallel.values.values():
         if value.type.is_float and value.name in alone:
             error = np.linalg.norm(alone[value.name].astype(np.float64) - reference.exact[value.name])

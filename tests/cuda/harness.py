@@ -128,7 +128,7 @@ class HostExecutable(CompiledExecutable):
             function(*arguments)
 
     def _hand_out(self, value: Value, given: Any) -> Any:
-        return np.array(self.held.join(value, self._blocks(value)))
+        return np.array(self.local.join(value, self._blocks(value)))
 
 
 class Counted(CudaKernels):

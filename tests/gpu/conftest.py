@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graphir.backends.cupy.device import require_device
+from graphir.backends.device import require_device
 from graphir.errors import DeviceError, MissingDependencyError
 
 HERE = Path(__file__).parent

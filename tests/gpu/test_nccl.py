@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graphir.backends.cupy.device import require_device
+from graphir.backends.device import require_device
 from graphir.errors import GraphirError
 from tests.support.conformance import CASES
 from tests.support.free_port import free_port

@@ -1,7 +1,8 @@
 """The layers: imports lead downwards only, and `import graphir` loads nothing that a graph does not need.
 
 Every module belongs to a room; a room imports from itself and from the storeys below its own, at the top of a
-file or late, for types or at run time. Rooms of one storey do not know each other.
+file or late, for types or at run time. Rooms of one storey do not know each other, and no modules import each other
+in a circle.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import subprocess
 import sys
 
+import networkx as nx
 import pytest
 
 from tests.support.paths import ROOT
@@ -64,7 +66,7 @@ def room_of(module):
 
 
 def imports_of(module):
-    """(the module imported from, the line), for every import statement wherever it stands."""
+    """(the module imported from, the line), for every import wherever it stands, by its name in a string, too."""
     file = MODULES[module]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -75,6 +77,39 @@ def imports_of(module):
                 # `from graphir import models` imports the module graphir.models.
                 full = f"{node.module}.{alias.name}"
                 yield (full if full in MODULES else node.module), node.lineno
+        elif isinstance(node, ast.Constant) and is_module(node.value):
+            yield node.value, node.lineno  # for `import_module`
+
+
+def is_module(name):
+    """Whether that is a module's name; a package's may only say where data lies."""
+    return name in MODULES and MODULES[name].stem != "__init__"
+
+
+def packages_above(module):
+    """The packages that a module lies in, whose own files Python runs before it."""
+    parts = module.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
+
+
+def import_graph():
+    """Who imports whom. Who reaches into a package from outside depends on all that its own file imports, too."""
+    graph = nx.DiGraph()
+    for module in MODULES:
+        for imported, line in imports_of(module):
+            entered = packages_above(imported) - packages_above(module) - {module}
+            for each in {imported, *entered} & MODULES.keys() - {module}:
+                graph.add_edge(module, each, at=f"{MODULES[module]}:{line}")
+    return graph
+
+
+def circles(graph):
+    """One circle of each set of modules that all depend on each other: (who imports, who is imported), in order."""
+    return [
+        nx.find_cycle(graph.subgraph(modules))
+        for modules in nx.strongly_connected_components(graph)
+        if len(modules) > 1
+    ]
 
 
 def test_all_modules_are_seen():
@@ -101,6 +136,27 @@ def test_imports_lead_downwards(module):
         assert room == home or STOREY_OF[room] < STOREY_OF[home], (
             f"{MODULES[module]}:{line}: {home} must not import {imported}, which is no room below it"
         )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph()
+    told = ["\n".join(f"  {graph.edges[edge]['at']} imports {edge[1]}" for edge in circle) for circle in circles(graph)]
+    assert not told, "modules import each other in circles:\n" + "\n\n".join(told)
+
+
+def test_imports_of_every_kind_close_a_circle():
+    graph = import_graph()
+    kinds = {
+        "at the top": ("graphir.backends.plan", "graphir.backends.dtypes"),
+        "late": ("graphir.backends.communicator.choice", "graphir.backends.communicator.nccl"),
+        "for types": ("graphir", "graphir.drawing"),
+        "in a string": ("graphir.cli", "graphir.cli.train"),
+        "by way of its package": ("graphir.backends.compiled.assignment", "graphir.backends.communicator"),
+    }
+    for kind, (importer, imported) in kinds.items():
+        assert graph.has_edge(importer, imported), f"{importer} imports {imported} {kind}"
+        assert circles(nx.compose(graph, nx.DiGraph([(imported, importer)])))
+    assert not graph.has_edge("graphir.backends.communicator.agreement", "graphir.backends.communicator")
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in WITHOUT_ARRAYS])

@@ -270,8 +270,8 @@ CASES = _cases()
 
 def main() -> None:
     """Runs every case on every mesh of as many ranks as were started."""
+    from graphir.backends.communicator.meeting import peers
     from graphir.backends.communicator.mpi import MpiCommunicator
-    from graphir.backends.communicator.peers import peers
 
     found: dict[str, str] = {}
     for mesh in MESHES[peers().size]:

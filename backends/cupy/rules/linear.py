@@ -7,7 +7,7 @@ from collections.abc import Callable
 from graphir.backends.compiled.emission import Array
 from graphir.backends.cupy.cublas import find_kind, handle
 from graphir.backends.cupy.engine import rules
-from graphir.backends.cupy.matmul import Product, batched, carry_out, find_plan, summed
+from graphir.backends.cupy.matmul import Product, batched, carry_out, find_gemm, summed
 from graphir.backends.cupy.rules.shared import DeviceCalls
 from graphir.operators.linear import d_matmul, matmul
 
@@ -51,16 +51,16 @@ def _record(call: DeviceCalls, axes: Callable[[Array, Array, Array], Product], X
         return True
     # The handle, too, is made before a stream is captured.
     handle()
-    planned = find_plan(axes(X, W, Y), kind)
-    if planned is not None:
-        call(carry_out, planned, kind, X, W, Y)
+    gemm = find_gemm(axes(X, W, Y), kind)
+    if gemm is not None:
+        call(carry_out, gemm, kind, X, W, Y)
         return True
     # What repeats itself, or has gaps in both directions, is laid out anew.
     copies = [call.scratch(each.shape, each.dtype) for each in (X, W, Y)]
-    planned = find_plan(axes(copies[0], copies[1], copies[2]), kind)
-    assert planned is not None, "a product of contiguous arrays has a plan"
+    gemm = find_gemm(axes(copies[0], copies[1], copies[2]), kind)
+    assert gemm is not None, "a product of contiguous arrays is a GEMM of cuBLAS"
     for copy, operand in zip(copies, (X, W), strict=False):
         call(call.engine.copy, copy, operand)
-    call(carry_out, planned, kind, *copies)
+    call(carry_out, gemm, kind, *copies)
     call(call.engine.copy, Y, copies[2])
     return True

@@ -14,8 +14,8 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Calls, Function
 from graphir.backends.cupy.engine import CupyEngine
-from graphir.backends.cupy.kernels import compiled
 from graphir.backends.cupy.matmul import Axis, merged, steps
+from graphir.backends.cupy.module import compiled
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
 

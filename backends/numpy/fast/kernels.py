@@ -50,7 +50,7 @@ class Kernels:
         """The runs of a task, by the position of their first node."""
         return find_runs(task, assignment, self.least)
 
-    def held(self, task: Task) -> frozenset[Value]:
+    def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 

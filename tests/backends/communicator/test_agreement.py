@@ -125,7 +125,7 @@ def test_what_this_machine_computes_with_is_known() -> None:
 COMPILING = """
 import sys
 import graphir as gi
-from graphir.backends.communicator.peers import peers
+from graphir.backends.communicator.meeting import peers
 from graphir.errors import AgreementError
 
 rank = peers().rank

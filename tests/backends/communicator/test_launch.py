@@ -32,11 +32,11 @@ TORCH = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu0
 #: What every rank of a program does first.
 START = """
 import os, signal, sys, time
-from graphir.backends.communicator.peers import peers
+from graphir.backends.communicator.meeting import peers
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 here = peers()
-here.stand_in(Mesh(dp=2, tp=2))
+here.name_ranks_by(Mesh(dp=2, tp=2))
 rank = here.rank
 here.share(b"", "a start")
 """

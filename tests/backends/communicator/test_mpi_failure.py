@@ -148,7 +148,7 @@ import os
 os.environ["GRAPHIR_TIMEOUT"] = "3"
 from graphir.launch import find_launch
 if find_launch().rank != 1:
-    from graphir.backends.communicator.peers import peers
+    from graphir.backends.communicator.meeting import peers
     peers()
 """
     done = launch(2, "-c", program)

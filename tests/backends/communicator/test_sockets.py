@@ -163,7 +163,7 @@ RANK = """
 import time
 from graphir.backends.communicator import sockets
 sockets._OPTIONS.update(TCP_KEEPIDLE=1, TCP_KEEPCNT=1, TCP_USER_TIMEOUT=2000)
-from graphir.backends.communicator.peers import peers
+from graphir.backends.communicator.meeting import peers
 here = peers()
 here.share(b"", "a start")
 print("met", flush=True)

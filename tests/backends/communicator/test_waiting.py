@@ -28,7 +28,7 @@ def peers() -> Iterator[list[TcpPeers]]:
     """Four ranks that have met."""
     met = Ranks(4)
     for each in met.peers:
-        each.stand_in(Mesh(dp=2, tp=2))
+        each.name_ranks_by(Mesh(dp=2, tp=2))
     yield met.peers
     met.close()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.backends.compiled.assignment import Assignment, Leave, Own, assign
+from graphir.backends.compiled.assignment import Assignment, Reuse, TaskBuffer, assign
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut
 from graphir.backends.numpy.engine import rules
@@ -39,7 +39,7 @@ def assigned(
         made = Cut(widths)
     task.tiles, task.split = made.tiles(task, threads), made.shared
     given = {fused[name]: 0 for name in dying}
-    return task, assign(task, SIZES, Leave(given, frozenset(), {}, frozenset()), rules)
+    return task, assign(task, SIZES, Reuse(given, frozenset(), {}, frozenset()), rules)
 
 
 def inner(task: Task, name: str) -> Value:
@@ -52,10 +52,10 @@ def test_a_result_takes_over_what_nobody_reads_any_more() -> None:
     graph = block.build(gi.scale(gi.scale(X, by=2.0, name="Y"), by=3.0, name="Z"))
     task, made = assigned(graph, "X")
     assert made.first[inner(task, "Z")] is made.first[inner(task, "Y")]
-    assert [(new.name, old.name) for new, old in made.takeovers] == [("Z", "X")]
-    # Without leave to write over X both lie in the result's buffer.
+    assert [(new.name, old.name) for new, old in made.reuses] == [("Z", "X")]
+    # Where X may not be written over, both lie in the result's buffer.
     task, made = assigned(graph)
-    assert not made.takeovers
+    assert not made.reuses
     assert made.buffer(inner(task, "Y")) is task.outer[inner(task, "Z")]
 
 
@@ -83,7 +83,7 @@ def test_what_is_read_in_another_role_is_not_written_over() -> None:
     X = block.input("X", (B, B))
     graph = block.build(gi.add(X, gi.transpose(X), name="Y"))
     _, made = assigned(graph, "X")
-    assert not made.takeovers
+    assert not made.reuses
 
 
 def test_what_is_read_later_as_a_view_is_not_written_over() -> None:
@@ -118,9 +118,9 @@ def test_a_sum_that_leaves_as_a_broadcast_has_a_buffer_of_its_own(threads: int) 
     graph = block.build(gi.broadcast(total, (K,), axes=(0,), name="Z"))
     task, made = assigned(graph, threads=threads, cut={0: 1}, share=0 if threads > 1 else None)
     Y = inner(task, "Y")
-    assert made.buffer(Y) == Own(Y)
+    assert made.buffer(Y) == TaskBuffer(Y)
     assert [value.name for value in made.late] == ["Z"]
-    assert made.terms == ({Y: Own(Y, 2)} if threads > 1 else {})
+    assert made.terms == ({Y: TaskBuffer(Y, 2)} if threads > 1 else {})
 
 
 def test_a_result_is_made_through_the_view_that_it_leaves_as() -> None:

@@ -111,7 +111,7 @@ def test_steps_of_the_transformer(variant: str) -> None:
 class Cut(Counted):
     """As if some of a task were left to others."""
 
-    def held(self, task: Any) -> Any:
+    def in_registers(self, task: Any) -> Any:
         return frozenset()
 
 

@@ -16,11 +16,11 @@ import pytest
 
 import graphir as gi
 from graphir import compiler
-from graphir.backends import plan
+from graphir.backends import Executable, plan
 from graphir.backends.arrays import is_on_device, to_numpy
 from graphir.backends.compiled.writer import run_reference
 from graphir.backends.cupy.capture import Recording, not_captured
-from graphir.backends.cupy.device import device_properties
+from graphir.backends.device import device_properties
 from graphir.errors import ConfigError, DeviceError, InputError, MissingDependencyError, NonFiniteError
 from graphir.passes import LEVELS, autodiff
 from tests.backends.compiled.test_compiled import LARGE, PLANS, SIZES, agree, arguments
@@ -88,8 +88,8 @@ def test_attention_in_several_tiles_of_queries(cupy: Any, level: str) -> None:
     causal = [task for task in run.prepared.tasks if task.causal is not None]
     assert causal
     # What a kernel carries out without its scores is not cut.
-    assert any(task.held for task in causal) == (level not in ("nothing", "masks"))
-    assert all(len(list(task.tiles[0])) == (1 if task.held else 4) for task in causal)
+    assert any(task.in_registers for task in causal) == (level not in ("nothing", "masks"))
+    assert all(len(list(task.tiles[0])) == (1 if task.in_registers else 4) for task in causal)
     for _ in range(2):
         agree(home(run(*given)), wanted, 1e-10)
 
@@ -136,9 +136,9 @@ def test_the_interpreter_runs_on_a_gpu_too(cupy: Any) -> None:
     for case in (SINGLE, PLANS[0]):
         graph = sharded_step_of(case) if case.mesh else step_of(case)
         given = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)
-        made = plan(graph, case.sizes).executable(xp=cupy)(*given)
+        made = Executable(plan(graph, case.sizes), xp=cupy)(*given)
         assert all(is_on_device(made[name]) for name in made)
-        agree(home(made), plan(graph, case.sizes).executable()(*given), 1e-12)
+        agree(home(made), Executable(plan(graph, case.sizes))(*given), 1e-12)
 
 
 # -- captures ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
-from graphir.backends.cupy import kernels
+from graphir.backends.cupy import launch
 from graphir.backends.cupy.form import BLOCK_WIDTH, WARP_WIDTH, rows_form
 from graphir.backends.rows.geometry import overlap
 from graphir.backends.rows.plan import Part
@@ -218,7 +218,7 @@ def test_any_number_of_sums_over_rows(count: int, width: int, where: str) -> Non
 
 def test_what_needs_more_than_32_bits_is_counted_with_64(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same kernels as of the largest arrays, on small ones."""
-    monkeypatch.setattr(kernels, "NARROW", 0)
+    monkeypatch.setattr(launch, "NARROW", 0)
     for make, names in _MADE:
         for width in (33, 768, 9001):
             test_rows_of_any_width_agree_with_float64(make, names, width, where)

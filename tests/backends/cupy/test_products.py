@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from graphir.backends.cupy import cublas
 from graphir.backends.cupy.cublas import Matrix, Shape, find_kind, load_library
-from graphir.backends.cupy.matmul import Product, batched, carry_out, find_plan, plan, summed
+from graphir.backends.cupy.matmul import Product, as_gemm, batched, carry_out, find_gemm, summed
 from graphir.errors import DeviceError
 from tests.cuda.blas import Library
 from tests.cuda.runtime import Stream
@@ -94,10 +94,10 @@ def _multiply(
     """Whether cuBLAS takes it, and then the largest error as a share of the sum of the sizes of the terms."""
     kind = find_kind(X.dtype.name, W.dtype.name, Y.dtype.name, tf32)
     assert kind is not None
-    planned = find_plan(axes(X, W, Y), kind)
-    if planned is None:
+    gemm = find_gemm(axes(X, W, Y), kind)
+    if gemm is None:
         return False, 0
-    carry_out(planned, kind, X, W, Y)
+    carry_out(gemm, kind, X, W, Y)
     first, second, made = (np.asarray(each, np.float64) for each in (X, W, Y))
     pattern = "...mk,...kn->...mn"
     if axes is summed:
@@ -228,13 +228,13 @@ def test_arrays_that_cublas_does_not_take() -> None:
     """What repeats itself, or has gaps within rows and columns, or a result of which elements share memory."""
     X, W = np.ones((4, 5), np.float32), np.ones((5, 6), np.float32)
     repeated = np.broadcast_to(np.float32(1), (4, 5))
-    assert plan(batched(X, W, np.empty((4, 6), np.float32))) is not None
-    assert plan(batched(repeated, W, np.empty((4, 6), np.float32))) is None
-    assert plan(batched(np.ones((4, 10), np.float32)[:, ::2], W, np.empty((4, 6), np.float32))) is None
-    assert plan(batched(X[::-1], W, np.empty((4, 6), np.float32))) is None
+    assert as_gemm(batched(X, W, np.empty((4, 6), np.float32))) is not None
+    assert as_gemm(batched(repeated, W, np.empty((4, 6), np.float32))) is None
+    assert as_gemm(batched(np.ones((4, 10), np.float32)[:, ::2], W, np.empty((4, 6), np.float32))) is None
+    assert as_gemm(batched(X[::-1], W, np.empty((4, 6), np.float32))) is None
     many = np.lib.stride_tricks.as_strided(np.empty((4, 6), np.float32), (3, 4, 6), (0, 24, 4))
-    assert plan(batched(np.ones((3, 4, 5), np.float32), np.ones((3, 5, 6), np.float32), many)) is None
-    assert plan(batched(np.lib.stride_tricks.as_strided(X, (4, 1 << 31), (20, 0)), W, W)) is None
+    assert as_gemm(batched(np.ones((3, 4, 5), np.float32), np.ones((3, 5, 6), np.float32), many)) is None
+    assert as_gemm(batched(np.lib.stride_tricks.as_strided(X, (4, 1 << 31), (20, 0)), W, W)) is None
 
 
 def test_sums_of_narrow_results_are_not_rounded_in_between() -> None:
@@ -242,8 +242,8 @@ def test_sums_of_narrow_results_are_not_rounded_in_between() -> None:
     dW = np.empty((4, 3), np.float16)
     kind = find_kind("float16", "float16", "float16", False)
     assert kind is not None
-    assert find_plan(summed(X, dY, dW), kind) is None
-    assert find_plan(summed(X.copy(), dY, dW), kind) is not None
+    assert find_gemm(summed(X, dY, dW), kind) is None
+    assert find_gemm(summed(X.copy(), dY, dW), kind) is not None
 
 
 def test_what_cublas_refuses_is_told(library: Library) -> None:

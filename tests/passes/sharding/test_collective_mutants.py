@@ -15,6 +15,7 @@ from functools import lru_cache
 import pytest
 
 import graphir as gi
+from graphir.backends import Executable
 from graphir.checking import Report, Setting, check
 from graphir.checking.reference import make_reference
 from graphir.errors import VerifyError
@@ -158,7 +159,7 @@ def checked(setting: Setting, single: Graph, graph: Graph) -> Report:
     """What the parity check says of a graph as it is interpreted, whatever verify does."""
     sizes, arguments = setting.complete_sizes(), setting.arguments(single)
     reference = make_reference(single, graph, sizes, arguments, samples=1)
-    return check(single, graph, sizes, arguments, reference=reference, runner=lambda planned: planned.executable())
+    return check(single, graph, sizes, arguments, reference=reference, runner=Executable)
 
 
 @pytest.mark.parametrize(("plan", "one_in"), CHECKED)

@@ -11,7 +11,7 @@ from graphir.backends.turns import Turn
 from graphir.ir.value import Value
 
 
-class Held:
+class LocalRanks:
     """The ranks that `communicator` serves in this process; `turn` is what runs take that all ranks of it share."""
 
     def __init__(self, communicator: Communicator, turn: Turn) -> None:

@@ -1,4 +1,4 @@
-"""How an array lies, without the array: shape and strides, and whether what a view makes of it is a view indeed."""
+"""An array's layout in memory, without the array: shape and strides, and whether a view of it needs no copy."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ class CopyError(Exception):
 
 
 @dataclass(frozen=True)
-class Lying:
+class StridedLayout:
     """An array's shape and strides, in elements: transposed and reshaped as arrays are, but never copied."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     @classmethod
-    def contiguous(cls, shape: Sequence[int]) -> Lying:
-        """As an array lies whose elements follow each other."""
+    def contiguous(cls, shape: Sequence[int]) -> StridedLayout:
+        """Of an array whose elements follow each other."""
         strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         return cls(tuple(shape), tuple(strides))
 
-    def part(self, shape: Sequence[int]) -> Lying:
+    def part(self, shape: Sequence[int]) -> StridedLayout:
         """A part of that shape."""
-        return Lying(tuple(shape), self.strides)
+        return StridedLayout(tuple(shape), self.strides)
 
-    def transpose(self, order: Sequence[int]) -> Lying:
+    def transpose(self, order: Sequence[int]) -> StridedLayout:
         """The dims in another order."""
-        return Lying(tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order))
+        return StridedLayout(tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order))
 
-    def reshape(self, shape: Sequence[int]) -> Lying:
+    def reshape(self, shape: Sequence[int]) -> StridedLayout:
         """The elements, in their order, as an array of another shape. Errors: CopyError where that would be a copy."""
         if math.prod(self.shape) == 0:
-            return Lying.contiguous(shape)
+            return StridedLayout.contiguous(shape)
         # Dims of one entry lie anywhere.
         dims = [(n, step) for n, step in zip(self.shape, self.strides, strict=True) if n != 1]
         strides: list[int] = []
@@ -56,13 +56,13 @@ class Lying:
                 raise CopyError
             strides.append(step)
             size, step = size // wanted, step * wanted
-        return Lying(tuple(shape), tuple(reversed(strides)))
+        return StridedLayout(tuple(shape), tuple(reversed(strides)))
 
 
-def lies_as(array: Lying, function: Any, *arguments: Any) -> Lying | None:
-    """`function(array, *arguments)`; None where it would be a copy."""
+def view_of(layout: StridedLayout, function: Any, *arguments: Any) -> StridedLayout | None:
+    """The layout of what `function` makes of an array and `arguments`; None where that would be a copy."""
     try:
-        made: Lying = function(array, *arguments)
+        made: StridedLayout = function(layout, *arguments)
     except CopyError:
         return None
     return made

@@ -1,4 +1,4 @@
-"""The witness of a machine's ranks: who is none of them does no harm by coming."""
+"""The watchdog of a machine's ranks: who is none of them does no harm by coming."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from graphir.backends.communicator import witness
-from graphir.backends.communicator.calling import Witnessed
-from graphir.backends.communicator.witness import Witness, prove
+from graphir.backends.communicator import watchdog
+from graphir.backends.communicator.watchdog import Watchdog, prove
+from graphir.backends.communicator.watchdog_client import WatchdogClient
 
 TOKEN = b"0123456789abcdef"
 #: Seconds after which something hangs.
@@ -20,24 +20,24 @@ PATIENCE = 60.0
 
 
 class Scene:
-    """A witness at work, as a thread, and what it tells."""
+    """A watchdog at work, as a thread, and what it tells."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
         self.told: list[str] = []
-        patch.setattr(witness, "tell", self.told.append)
-        self.path = folder / "here" / "witness"
+        patch.setattr(watchdog, "tell", self.told.append)
+        self.path = folder / "here" / "watchdog"
         self.path.parent.mkdir()
         self.held: list[socket.socket] = []
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.path))
         listener.listen(1000)
-        self.witness = Witness(listener, TOKEN, seconds)
+        self.watchdog = Watchdog(listener, TOKEN, seconds)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        self.witness.watch()
-        self.witness.close()
+        self.watchdog.watch()
+        self.watchdog.close()
 
     def connect(self, *words: bytes) -> socket.socket:
         """Somebody comes, and says that."""
@@ -49,16 +49,16 @@ class Scene:
             connection.sendall(each)
         return connection
 
-    def rank(self, number: int) -> Witnessed:
+    def rank(self, number: int) -> WatchdogClient:
         """A rank comes, and is seen. It says of no process that it is its own, so that none is ended."""
-        rank = Witnessed()
-        rank.come(f"{TOKEN.decode()} {self.path}", number)
+        rank = WatchdogClient()
+        rank.connect(f"{TOKEN.decode()} {self.path}", number)
         rank.meet(PATIENCE)
-        assert rank.has_come
+        assert rank.is_connected
         return rank
 
     def end(self) -> None:
-        """Returns when the witness has."""
+        """Returns when the watchdog has."""
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         for each in self.held:
@@ -67,7 +67,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(witness, "GRACE", 0.0)
+    monkeypatch.setattr(watchdog, "GRACE", 0.0)
     made = Scene(tmp_path, monkeypatch)
     yield made
     made.end()
@@ -82,7 +82,7 @@ STRANGERS = {
     "no proof": b"come 1\n",
     "wrong proof": b"come 1 " + prove(b"another", b"1") + b"\n",
     "another's proof": b"come 1 " + prove(TOKEN, b"2") + b"\n",
-    "its own proof": b"come witness " + prove(TOKEN, witness.WITNESS) + b"\n",
+    "its own proof": b"come watchdog " + prove(TOKEN, watchdog.WATCHDOG) + b"\n",
     "no number": come(b"one"),
     "below zero": come(b"-1"),
     "infinite": come(b"Infinity"),
@@ -104,7 +104,7 @@ def test_who_is_no_rank_is_sent_away_and_not_missed(words: bytes, scene: Scene) 
     second = scene.rank(1)
     for each in (first, second):
         each.tell("bye")
-        each.leave()
+        each.close()
     scene.end()
     assert scene.told == []
 
@@ -115,7 +115,7 @@ def test_who_says_nothing_has_to_make_room(scene: Scene) -> None:
     rank = scene.rank(0)
     rank.tell("met")
     rank.tell("bye")
-    rank.leave()
+    rank.close()
     scene.end()
     assert scene.told == []
 
@@ -123,14 +123,14 @@ def test_who_says_nothing_has_to_make_room(scene: Scene) -> None:
 def test_nobody_comes_once_ranks_have_met(scene: Scene) -> None:
     rank = scene.rank(0)
     rank.tell("met")
-    rank.leave()  # without a word
+    rank.close()  # without a word
     scene.end()
     assert not scene.path.parent.exists()
     (told,) = scene.told
     assert told.startswith("error: a rank is gone: its process 0 on ")
 
 
-def test_strangers_do_not_keep_the_witness_from_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_do_not_keep_the_watchdog_from_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy they keep it."""
     scene = Scene(tmp_path, monkeypatch, seconds=0.1)
 
@@ -145,25 +145,25 @@ def test_strangers_do_not_keep_the_witness_from_its_limit(tmp_path: Path, monkey
     for each in strangers:
         each.start()
     scene.end()
-    rank.leave()
+    rank.close()
     for each in strangers:
         each.join(PATIENCE)
     (told,) = scene.told
     assert "has waited 0.1 s for all ranks to begin with MPI" in told
 
 
-def test_a_rank_whose_witness_is_none_goes_on_alone(tmp_path: Path) -> None:
-    rank = Witnessed()
-    rank.come(f"{TOKEN.decode()} {tmp_path / 'nobody'}", 0)
+def test_a_rank_whose_watchdog_is_none_goes_on_alone(tmp_path: Path) -> None:
+    rank = WatchdogClient()
+    rank.connect(f"{TOKEN.decode()} {tmp_path / 'nobody'}", 0)
     rank.meet(PATIENCE)
-    assert not rank.has_come
+    assert not rank.is_connected
     rank.tell("bye")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "impostor"))
         listener.listen(1)
-        rank.come(f"{TOKEN.decode()} {tmp_path / 'impostor'}", 0)
+        rank.connect(f"{TOKEN.decode()} {tmp_path / 'impostor'}", 0)
         connection, _ = listener.accept()
         with connection:
             connection.sendall(prove(TOKEN, b"0") + b"\n")
             rank.meet(PATIENCE)
-    assert not rank.has_come
+    assert not rank.is_connected

@@ -1,7 +1,7 @@
-"""The witness: a process beside the ranks of one machine that tells which of them was killed.
+"""The watchdog: a process beside the ranks of one machine that tells which of them was killed.
 
 A rank that is killed cannot say so, and the launcher kills the others within milliseconds, so they cannot either. The
-witness is no rank: it runs in a session of its own, and every rank of the machine keeps a connection to it, which the
+watchdog is no rank: it runs in a session of its own, and every rank of the machine keeps a connection to it, which the
 system closes when the rank's process ends, however it ends. Of a rank that ends without a farewell it says so on
 stderr; a launcher forwards that until nobody holds stderr any more. Ranks that are still there some seconds later are
 ended, so that nobody waits for ever where a launcher does not care. They are ended, too, if not all of them have come
@@ -16,9 +16,9 @@ It is run as a plain script by a bare interpreter, and imports nothing of graphi
     failed                            it ends by an error, which it tells itself, and is about to end all others
 
 Its socket lies in a folder of the user's own, and is there until ranks have met. The proof is the HMAC of the rank's
-number, by SHA-256 and a token that the witness reads from stdin, and ranks hear of by MPI. Who does not know it is sent
-away, and does no harm by coming. To who does the witness says one line, a proof of its own: from then on it sees how
-that rank ends.
+number, by SHA-256 and a token that the watchdog reads from stdin, and that ranks get by MPI. A process that does not
+know the token is sent away, and does no harm by coming. One that does is answered by one line, the watchdog's own
+proof: from then on the watchdog sees how that rank ends.
 """
 
 import hmac
@@ -35,7 +35,7 @@ from functools import partial
 #: Seconds between the first rank's end and that of all others.
 GRACE = 3.0
 #: Who proves something, where it is no rank.
-WITNESS = b"witness"
+WATCHDOG = b"watchdog"
 #: The longest line, in bytes, and the most connections that have proved nothing.
 _LINE, _STRANGERS = 4096, 64
 #: Seconds until the next attempt when the system can accept no connection.
@@ -83,11 +83,11 @@ class Rank:
 
 
 def prove(token: bytes, who: bytes) -> bytes:
-    """What only the rank of that number, or the witness, says."""
+    """What only the rank of that number, or the watchdog, says."""
     return hmac.digest(token, who, "sha256").hex().encode()
 
 
-class Witness:
+class Watchdog:
     """Watches the ranks of this machine that come to `listener`, and have so many seconds to meet."""
 
     def __init__(self, listener: socket.socket, token: bytes, seconds: float) -> None:
@@ -152,7 +152,7 @@ class Witness:
                 return
             self._came, self._ranks[rank.number] = True, rank
             with suppress(OSError):  # that it has gone will be heard
-                rank.connection.sendall(prove(self._token, WITNESS) + b"\n")
+                rank.connection.sendall(prove(self._token, WATCHDOG) + b"\n")
         if rank.met and not self._met:
             self._met = True
             self._shut()
@@ -201,8 +201,8 @@ def end(ranks: Iterable[Rank]) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    witness = Witness(socket.socket(fileno=int(sys.argv[1])), sys.stdin.buffer.readline().strip(), float(sys.argv[2]))
+    watchdog = Watchdog(socket.socket(fileno=int(sys.argv[1])), sys.stdin.buffer.readline().strip(), float(sys.argv[2]))
     try:
-        witness.watch()
+        watchdog.watch()
     finally:
-        witness.close()
+        watchdog.close()

@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from graphir.backends.compiled.lying import Lying, lies_as
+from graphir.backends.compiled.strided import StridedLayout, view_of
 
 
 def _shape_of(random: Random, elements: int) -> tuple[int, ...]:
@@ -31,7 +31,9 @@ def test_a_reshape_is_a_view_where_it_is_one_of_numpys() -> None:
         array = np.zeros(whole, np.int8)[tuple(slice(0, size) for size in part)].transpose(order)
         shape = _shape_of(random, math.prod(part))
         wanted = array.reshape(shape)
-        made = lies_as(Lying.contiguous(whole).part(part).transpose(order), lambda x, shape=shape: x.reshape(shape))
+        made = view_of(
+            StridedLayout.contiguous(whole).part(part).transpose(order), lambda x, shape=shape: x.reshape(shape)
+        )
         assert (made is not None) == np.may_share_memory(wanted, array)
         if made is None:
             copies += 1
