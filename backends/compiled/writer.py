@@ -140,12 +140,13 @@ class Writer:
     def _check_ids(self, node: Node, operands: Sequence[Array | None]) -> None:
         """Has ids looked at that the program makes itself; those that are arguments have been before it runs."""
         rule, factors, _ = node.inference
-        for operand, value, array in zip(rule.inputs, node.inputs, operands, strict=True):
-            if operand.indexes is None or array is None or not self.engine.checks_ids:
+        for i, (operand, value, array) in enumerate(zip(rule.inputs, node.inputs, operands, strict=True)):
+            if not operand.is_bounded or array is None or not self.engine.checks_ids:
                 continue
             if self.task.outer.get(value) not in self.rank.arguments:
                 exempt = node.operator.exempt and node.attributes[node.operator.exempt]
-                self(check_indices, node, array, factors[operand.indexes].size(self.rank.sizes), exempt)
+                count = None if operand.indexes is None else factors[operand.indexes].size(self.rank.sizes)
+                self(check_indices, node, i, array, count, exempt)
 
     def _emit(self, node: Node, operands: list[Array], outputs: list[Array | None]) -> None:
         operator, attributes, signature = node.operator, self._keywords[node], node.inference.rule

@@ -19,7 +19,7 @@ def add(xp: Xp, *X: Array) -> Array:
         return X[0]
     Y = X[0] + X[1]
     for each in X[2:]:
-        Y += each
+        Y = Y + each
     return Y
 
 
@@ -127,13 +127,9 @@ def _activation_signature(kind: str) -> str:
 
 
 def _tanh_argument(X: Array) -> Array:
-    # √(2/π) (X + 0.044715 X³), in few passes over memory; X is cut to ±SATURATED.
-    u = X * X
-    u *= _CUBIC
-    u += 1
-    u *= X
-    u *= _SQRT_2_OVER_PI
-    return u
+    """√(2/π) (X + 0.044715 X³); X is cut to ±SATURATED."""
+    number = X.dtype.type
+    return (X * X * number(_CUBIC) + number(1)) * X * number(_SQRT_2_OVER_PI)
 
 
 @operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
@@ -146,12 +142,8 @@ def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     if kind == "gelu":
         return _as(X, X * (0.5 * (1 + erf(xp, X * _SQRT_HALF))))
     if kind == "gelu_tanh":
-        Y = xp.tanh(_tanh_argument(_cut(xp, X)))
-        Y += 1
         # In this order: twice the largest number would overflow.
-        Y *= 0.5
-        Y *= X
-        return _as(X, Y)
+        return _as(X, (1 + xp.tanh(_tanh_argument(_cut(xp, X)))) * 0.5 * X)
     if kind == "relu":
         return xp.maximum(X, 0)
     return _as(X, X * _sigmoid(xp, X))
@@ -182,18 +174,8 @@ def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
         # Beyond the cut 1 − t² is 0, and X² may be infinite.
         inner = _cut(xp, X)
         t = xp.tanh(_tanh_argument(inner))
-        slope = inner * inner
-        slope *= 3 * _CUBIC
-        slope += 1
-        slope *= inner
-        slope *= _SQRT_2_OVER_PI
-        slope *= 1 - t
-        slope += 1
-        t += 1
-        slope *= t
-        slope *= 0.5
-        slope *= dY
-        return _as(X, slope)
+        rise = (inner * inner * (3 * _CUBIC) + 1) * inner * _SQRT_2_OVER_PI
+        return _as(X, (rise * (1 - t) + 1) * (1 + t) * 0.5 * dY)
     if kind == "relu":
         return dY * (X > 0)
     sigmoid = _sigmoid(xp, X)

@@ -17,7 +17,7 @@ from graphir.backends.compiled.emission import Array, Calls, Function
 from graphir.backends.effects import Effects, effects_of, judges, writes
 from graphir.backends.numpy.engine import minimum, rules
 from graphir.backends.numpy.rules.shared import made, number
-from graphir.operators.update import adam, adamw, clip_factor, count_step, rescale, sgd
+from graphir.operators.update import adam, adamw, clip_factor, rescale, sgd
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _record_change(
 
 @writes("numbers")
 def _write_corrections(step: Array, lr: Array, beta1: float, beta2: float, epsilon: float, numbers: Array) -> None:
-    t = count_step(step) + 1
+    t = int(step) + 1
     c = (1 - beta2**t) ** 0.5
     numbers[:] = float(lr) * c / (1 - beta1**t), epsilon * c
 
