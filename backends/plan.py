@@ -36,7 +36,7 @@ class Step:
     keywords: Mapping[str, Any]
     #: Where each rank's blocks lie, for a kernel that asks.
     places: Places | None
-    #: Operands whose integers have bounds: (slot, position, how many there are to index in all, or None, who is exempt).
+    #: Operands whose integers have bounds: slot, position, how many there are to index (None: no end), who is exempt.
     indices: tuple[tuple[int, int, int | None, int | None], ...]
     dying: tuple[int, ...]
 

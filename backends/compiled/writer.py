@@ -64,7 +64,9 @@ class Writer:
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
         #: Nodes that one fused kernel computes, by the position of the first.
-        self._runs: Mapping[int, Run] = {} if rank.kernels is None else rank.kernels.runs(task, assignment)
+        self._runs: Mapping[int, Run] = (
+            {} if rank.kernels is None else rank.kernels.runs(task, assignment, self._keywords)
+        )
 
     @property
     def calls(self) -> list[Call]:

@@ -33,15 +33,12 @@ from graphir.backends.cupy.form import (
 from graphir.backends.cupy.source import CannotWriteError, Prologue, Source
 from graphir.backends.cupy.text import TYPES, sum_text
 from graphir.backends.effects import launches
-from graphir.backends.rows import (
-    dictionary,  # noqa: F401  declares the snippets
-    elements,
-    numbers,
-)
-from graphir.backends.rows.expressions import Prepared
+from graphir.backends.rows.draws import write_keys
+from graphir.backends.rows.expressions import Expression, Prepared
 from graphir.backends.rows.geometry import LaidRamp, Loop, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
-from graphir.backends.rows.runs import Run, find_runs
+from graphir.backends.rows.plan import Part, Plan, Plans, RunTile
+from graphir.backends.rows.runs import Keywords, Run, find_runs
+from graphir.backends.rows.scalars import Scalars
 from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -52,20 +49,6 @@ _FLOATS = (frozenset({"float16", "bfloat16", "float32", "float64"}),)
 #: Enough blocks to fill any device; where each leaves terms, fewer, for these are to be added up.
 _BLOCKS, _TERMS = 2048, 512
 _PACK = 16
-#: The host's functions of numbers that are known at run time only, each with its counterpart in `cuda`. By the function
-#: itself: a snippet of a user's own may have one that is called the same.
-_ON_DEVICE: Mapping[Callable[..., None], str] = {
-    each: each.__name__
-    for each in (
-        elements.write_keys,
-        elements.write_rate,
-        elements.write_corrections,
-        elements.write_shrink,
-        numbers.write_constant,
-        numbers.write_linear,
-        numbers.write_cosine,
-    )
-}
 #: So many elements are counted with 32 bits, a grid's step behind the last included.
 NARROW = 1 << 30
 _OPTIONS = ("-std=c++17",)
@@ -95,9 +78,9 @@ class CudaKernels:
         self.engine = engine
         self._plans = Plans(engine.address, packed=False, converts=True)
 
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
-        """The runs of a task, by the position of their first node: all that snippets can, however small."""
-        return find_runs(task, assignment, 0, _FLOATS, numbers=True)
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
+        """The runs of a task, by the position of their first node: all that has a formula, however small."""
+        return find_runs(task, assignment, keywords, 0, _FLOATS, numbers=True)
 
     def held(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
@@ -202,9 +185,7 @@ class _Launch:
                 form = rows_form(width, vector, wide, pairs, unrolled=False)
             if not form.steps and self._has_slabs():
                 form = slabs_form(vector, wide, pairs)
-        prologues = [made for made in map(self._prologue, self.plan.row.prepared) if made is not None]
-        if len(prologues) < len(self.plan.row.prepared):
-            return False
+        prologues = list(map(self._prologue, self.plan.row.prepared))
         key = form, tuple(kinds), tuple(prologues), len(loops), tuple(s.adds for s in self.stores)
         if key not in self.plan.kernels:
             source = Source(self.plan.row, self.stores, self.slots, kinds, prologues, len(loops), form, self.run.dtype)
@@ -292,27 +273,29 @@ class _Launch:
 
     # -- arguments ------------------------------------------------------------------------------------
 
-    def _prologue(self, prepared: Prepared) -> Prologue | None:
-        """None where only the host has the function."""
-        function = _ON_DEVICE.get(prepared.function)
-        if function is None:
-            return None
+    def _prologue(self, prepared: Prepared) -> Prologue:
         known = self.tile.keywords[self.run.nodes[prepared.node]]
         kinds = []
         for each in prepared.arguments:
-            if not isinstance(each, str):
+            if isinstance(each, Expression):
                 kinds.append(f"{TYPES[self.run.inputs[each.detail].dtype]}*")
+            elif isinstance(each, Scalars):
+                kinds += ["double"] * len(each.numbers)
             else:
                 kinds.append("long long" if isinstance(known[each], int) else "double")
-        made, count = ("T", prepared.count) if prepared.dtype == "float" else ("Keys", 1)
-        return Prologue(function, tuple(kinds), made, count)
+        if prepared.function is write_keys:
+            return Prologue(None, tuple(kinds), "Keys", 1)
+        (scalars,) = (each for each in prepared.arguments if isinstance(each, Scalars))
+        return Prologue(scalars, tuple(kinds), "T", prepared.count)
 
     def _prepared(self) -> Iterator[Any]:
         for prepared in self.plan.row.prepared:
             known = self.tile.keywords[self.run.nodes[prepared.node]]
             for each in prepared.arguments:
-                if not isinstance(each, str):
+                if isinstance(each, Expression):
                     yield self.tile.arrays[self.run.inputs[each.detail]]
+                elif isinstance(each, Scalars):
+                    yield from map(np.float64, each.numbers)
                 elif isinstance(known[each], int):
                     # As its lower 64 bits, whatever the integer.
                     yield np.uint64(known[each] & 0xFFFFFFFFFFFFFFFF).astype(np.int64)

@@ -24,7 +24,7 @@ Kinds: `float`, of whichever dtype the operands are; `wide`, float64; `int`; `bo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -57,7 +57,7 @@ REDUCTIONS = frozenset({"sum", "max", "min"})
 #: Kinds from the narrowest to the widest.
 _ORDER = ("bool", "int", "float", "wide")
 
-_FOLD = {
+_FOLD: Mapping[str, Callable[..., Number]] = {
     "add": lambda x, y: x + y,
     "subtract": lambda x, y: x - y,
     "multiply": lambda x, y: x * y,

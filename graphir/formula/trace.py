@@ -20,7 +20,7 @@ from graphir.ir.types import INTEGERS
 _KEY = "key"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Formula:
     """What an operator computes under a rule and given attributes.
 
@@ -80,9 +80,8 @@ def find_formula(operator: Operator, rule: Signature, attributes: Mapping[str, A
 
     `attributes` are its kernel's, dims in numbers. A formula holds whatever the sizes and the floats' dtype.
     """
-    given = {
-        name: value for name, value in attributes.items() if name in operator.attributes and not _is_key(operator, name)
-    }
+    own = operator.attributes.keys() - ({_KEY} if operator.random else set())
+    given = {name: value for name, value in attributes.items() if name in own}
     key = operator, rule, tuple((name, exact(given[name])) for name in sorted(given))
     found = _FOUND.get(key)
     if found is None:
@@ -92,17 +91,10 @@ def find_formula(operator: Operator, rule: Signature, attributes: Mapping[str, A
     return found
 
 
-def _is_key(operator: Operator, name: str) -> bool:
-    return operator.random and name == _KEY
-
-
 def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula | NoFormula:
     terms = Terms()
     named = {each.name: _operand(terms, each) for each in rule.inputs}
-    if operator.variadic:
-        operands = list(named.values())
-    else:
-        operands = [named.get(name) for name in operator.operands]  # type: ignore[misc]
+    operands = list(named.values()) if operator.variadic else [named.get(name) for name in operator.operands]
     keywords: dict[str, Any] = dict(attributes)
     if operator.random:
         keywords[_KEY] = Traced(terms, terms.leaf("attribute", _KEY, (), "int"), ())
@@ -130,7 +122,7 @@ def _operand(terms: Terms, operand: Operand) -> Traced:
 
 
 def _kind(operand: Operand) -> str:
-    if operand.indexes is not None or operand.dtype in ("int", *INTEGERS):
+    if operand.is_integer or operand.dtype in INTEGERS:
         return "int"
     if operand.dtype == "bool":
         return "bool"

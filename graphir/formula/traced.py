@@ -7,14 +7,13 @@ nothing may depend on how large a length or an element is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from graphir.errors import GraphirError
-from graphir.formula.terms import Number, Term, Terms
+from graphir.formula.terms import Term, Terms
 from graphir.ir.types import DTYPES, FLOATS
 
 #: The factors of an axis; None for one of length 1.
@@ -117,7 +116,7 @@ class Extent:
     def __int__(self) -> int:
         raise UntraceableError(f"it makes a Python number of the length {self}")
 
-    __index__ = __bool__ = __int__  # type: ignore[assignment]
+    __index__ = __bool__ = __int__
 
     def __float__(self) -> float:
         return float(int(self))
@@ -288,7 +287,7 @@ class Traced:
         return Traced(self.terms, self.term, [self.axes[i] for i in given or reversed(range(self.ndim))])
 
     @property
-    def T(self) -> Traced:
+    def T(self) -> Traced:  # noqa: N802
         """The axes in reverse order."""
         return self.transpose()
 
@@ -501,14 +500,6 @@ def _taken(factors: Sequence[str], lengths: Sequence[Any], backwards: bool = Fal
     return made
 
 
-def exactly(value: Number) -> float:
-    """A number as a float; UntraceableError for what has none."""
-    try:
-        return float(value)
-    except OverflowError:
-        raise UntraceableError(f"{value} is beyond all floats") from None
-
-
 __all__ = [
     "Axis",
     "Extent",
@@ -516,7 +507,6 @@ __all__ = [
     "Traced",
     "UntraceableError",
     "elementwise",
-    "math",
     "reduced",
     "scalar",
     "together",

@@ -20,6 +20,11 @@ _LEVELS = 1 << 16
 _MOST = 0.99
 
 
+def least_kept(p: float) -> int:
+    """The least draw, of 16 bits, that a mask keeps at the rate p."""
+    return min(round(p * _LEVELS), _LEVELS - 1)
+
+
 def keep_mask(
     xp: Xp,
     starts: Sequence[int],
@@ -39,7 +44,7 @@ def keep_mask(
     own = getattr(xp, "keep_mask", None)
     if own is not None:
         return own(starts, sizes, shape, seed, step, key, p)
-    threshold = xp.uint16(min(round(p * _LEVELS), _LEVELS - 1))
+    threshold = xp.uint16(least_kept(p))
     if tuple(shape) == tuple(sizes):
         # The whole tensor: consecutive elements are the two halves of one hash.
         count = 1

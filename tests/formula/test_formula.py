@@ -54,7 +54,7 @@ def computed(case: Case, formula: Formula) -> dict[str, NDArray[Any]]:
     def keep(term: Term, seed: Any, step: Any, key: Any) -> NDArray[Any]:
         factors, p = term.detail
         shape = tuple(lengths[factor] for factor in factors)
-        mask = keep_mask(np, (0,) * len(shape), shape, shape, seed.reshape(()), step.reshape(()), int(key), p)
+        mask = keep_mask(np, (0,) * len(shape), shape, shape, seed.reshape(()), step.reshape(()), key.item(), p)
         return _spread(mask, factors, order, lengths)
 
     made = evaluate(
