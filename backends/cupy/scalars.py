@@ -53,6 +53,6 @@ def scalar_lines(scalars: Scalars, given: Sequence[str], into: str, number: int)
         else:
             text = _TEXT[term.operation].format(*(names[each] for each in term.operands))
         names[term] = f"s{number}_{i}"
-        yield f"const {_TYPES[term.kind]} s{number}_{i} = {_TYPES[term.kind]}({text});"
+        yield f"const {_TYPES[term.kind]} s{number}_{i} = ({_TYPES[term.kind]})({text});"
     for i, root in enumerate(scalars.roots):
         yield f"{into}[{i}] = T({names[root]});"

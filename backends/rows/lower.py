@@ -8,14 +8,15 @@ an index, of where blocks begin, and of numbers, so that what is known of a row'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from graphir.backends.rows.draws import draw_mask
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.idioms import with_idioms
 from graphir.backends.rows.scalars import Scalars, can_be_scalars, write_scalars
+from graphir.formula.places import Sum, sum_of
 from graphir.formula.terms import COMPARISONS, REDUCTIONS, Term, walk
 from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
@@ -84,33 +85,11 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
     return {name: lowering.result(term, outputs[name]) for name, term in results.items()}
 
 
-@dataclass
-class _Sum:
-    """An integer: a constant, multiples of what follows from a place (by operation and factor), and other integers."""
-
-    constant: int = 0
-    places: dict[tuple[str, str], int] = field(default_factory=dict)
-    others: list[tuple[int, Expression]] = field(default_factory=list)
-
-    def plus(self, other: _Sum, sign: int = 1) -> _Sum:
-        places = dict(self.places)
-        for key, count in other.places.items():
-            places[key] = places.get(key, 0) + sign * count
-        others = [*self.others, *((sign * count, each) for count, each in other.others)]
-        kept = {key: count for key, count in places.items() if count}
-        return _Sum(self.constant + sign * other.constant, kept, others)
-
-    def times(self, number: int) -> _Sum:
-        places = {key: number * count for key, count in self.places.items()}
-        return _Sum(number * self.constant, places, [(number * count, each) for count, each in self.others])
-
-
 class _Lowering:
     def __init__(self, row: Row, cut: Cut, operands: Mapping[str, Expression]) -> None:
         self.row, self.cut, self.operands = row, cut, operands
         self._known: dict[Term, Expression] = {}
-        self._sums: dict[Term, _Sum] = {}
-        self._ramps: dict[tuple[tuple[tuple[str, str], int], ...], Expression] = {}
+        self._ramps: dict[Hashable, Expression] = {}
 
     # -- numbers of a run -----------------------------------------------------------------------------
 
@@ -248,73 +227,42 @@ class _Lowering:
 
     def _compared_integers(self, term: Term) -> Expression:
         """What follows from a place goes to one side, so that the other is a column, or one integer of the row."""
-        left, right = (self._sum(each) for each in term.operands)
-        difference = left.plus(right, -1)
+        difference = sum_of(term.operands[0]).plus(sum_of(term.operands[1]), -1)
         sign = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<="}[term.operation]
-        column = ("index", self.cut.columns[0]) if len(self.cut.columns) == 1 else None
-        kept = _Sum()
-        if column in difference.places and column is not None:
-            kept.places[column] = difference.places[column]
-        elif difference.others:
-            kept.others = difference.others[:1]
-        rest = difference.plus(kept, -1).times(-1)
-        if any(count < 0 for count in kept.places.values()) or any(count < 0 for count, _ in kept.others):
-            kept, rest = kept.times(-1), rest.times(-1)
-            return self.row.compare(self._made_of(rest), sign, self._made_of(kept))
+        column = ("index", self.cut.columns[0]) if len(self.cut.columns) == 1 else ("index", "")
+        places, others = dict(difference.places), difference.others
+        if column in places:
+            kept = Sum(places={column: places.pop(column)})
+        else:
+            kept, others = Sum(others=others[:1]), others[1:]
+        rest = Sum(difference.constant, places, others).times(-1)
+        if any(count < 0 for count in (*kept.places.values(), *(count for count, _ in kept.others))):
+            return self.row.compare(self._made_of(rest.times(-1)), sign, self._made_of(kept.times(-1)))
         return self.row.compare(self._made_of(kept), sign, self._made_of(rest))
 
     def _integer(self, term: Term) -> Expression:
-        return self._made_of(self._sum(term))
+        return self._made_of(sum_of(term))
 
-    def _sum(self, term: Term) -> _Sum:
-        found = self._sums.get(term)
-        if found is None:
-            found = self._sums[term] = self._sum_of(term)
-        return found
-
-    def _sum_of(self, term: Term) -> _Sum:
+    def _other(self, term: Term) -> Expression:
+        """An integer that is no sum."""
+        row = self.row
         match term.operation:
-            case "number":
-                return _Sum(int(term.detail))
-            case "index":
-                return _Sum(places={("index", term.detail): 1})
-            case "start":
-                return _Sum(places={("start", term.detail): 1})
-            case "total":
-                if len(term.detail) == 1:
-                    return _Sum(places={("total", term.detail[0]): 1})
-            case "extent":
-                if set(term.detail) == set(self.cut.columns):
-                    return _Sum(others=[(1, self.row.count)])
-            case "add":
-                return self._sum(term.operands[0]).plus(self._sum(term.operands[1]))
-            case "subtract":
-                return self._sum(term.operands[0]).plus(self._sum(term.operands[1]), -1)
-            case "negative":
-                return self._sum(term.operands[0]).times(-1)
-            case "multiply":
-                return self._scaled(term)
             case "operand":
-                return _Sum(others=[(1, self.operands[term.detail])])
+                return self.operands[term.detail]
+            case "extent" if set(term.detail) == set(self.cut.columns):
+                return row.count
             case "where":
-                made = [self._integer(each) for each in term.operands[1:]]
-                return _Sum(others=[(1, self.row.choose(self._of(term.operands[0]), *made))])
+                one, other = (self._integer(each) for each in term.operands[1:])
+                return row.choose(self._of(term.operands[0]), one, other)
             case "convert" if term.operands[0].kind == "bool":
-                one, none = self.row.leaf("integer", 1), self.row.leaf("integer", 0)
-                return _Sum(others=[(1, self.row.choose(self._of(term.operands[0]), one, none))])
+                return row.choose(self._of(term.operands[0]), row.leaf("integer", 1), row.leaf("integer", 0))
+            case "multiply":
+                for X, Y in (term.operands, reversed(term.operands)):
+                    if Y.kind == "bool":
+                        return row.choose(self._of(Y), self._integer(X), row.leaf("integer", 0))
         raise NoRowError(f"kernels have no {term.operation} of integers")
 
-    def _scaled(self, term: Term) -> _Sum:
-        one, other = term.operands
-        for X, Y in ((one, other), (other, one)):
-            if Y.operation == "number":
-                return self._sum(X).times(int(Y.detail))
-            if Y.kind == "bool":
-                none = self.row.leaf("integer", 0)
-                return _Sum(others=[(1, self.row.choose(self._of(Y), self._integer(X), none))])
-        raise NoRowError("kernels have no product of integers")
-
-    def _made_of(self, given: _Sum) -> Expression:
+    def _made_of(self, given: Sum) -> Expression:
         row, places = self.row, dict(given.places)
         made: Expression | None = None
         for factor in self.cut.columns:
@@ -322,45 +270,38 @@ class _Lowering:
                 if len(self.cut.columns) > 1 or places.pop(("index", factor)) != 1:
                     raise NoRowError("it computes with the column's number")
                 made = row.column
-        for count, each in given.others:
+        for count, term in given.others:
+            each = self._other(term)
             if count == 1 and made is None:
                 made = each
             elif abs(count) == 1:
-                made = row.minus(
-                    row.leaf("integer", 0) if made is None else made, each if count < 0 else self._minus(each)
-                )
+                left = row.leaf("integer", 0) if made is None else made
+                made = row.minus(left, each if count < 0 else self._minus(each))
             else:
                 raise NoRowError("kernels have no product of integers")
+        rest = Sum(given.constant, places)
         if not places:
             if made is None:
                 return row.leaf("integer", given.constant)
             return made if not given.constant else row.minus(made, row.leaf("integer", -given.constant))
-        if made is None:
-            return self._ramp(places, given.constant)
-        return row.minus(made, self._ramp({key: -count for key, count in places.items()}, -given.constant))
+        return self._ramp(rest) if made is None else row.minus(made, self._ramp(rest.times(-1)))
 
     def _minus(self, X: Expression) -> Expression:
         return self.row.minus(self.row.leaf("integer", 0), X)
 
-    def _ramp(self, places: Mapping[tuple[str, str], int], constant: int) -> Expression:
-        key = (*sorted(places.items()), (("", ""), constant))
+    def _ramp(self, given: Sum) -> Expression:
+        key = given.constant, tuple(sorted(given.places.items()))
         found = self._ramps.get(key)
         if found is None:
-            found = self._ramps[key] = self.row.ramp(_place(dict(places), constant))
+            found = self._ramps[key] = self.row.ramp(_place(given))
         return found
 
 
-def _place(places: Mapping[tuple[str, str], int], constant: int) -> Callable[[Place], tuple[int, Mapping[str, int]]]:
+def _place(given: Sum) -> Callable[[Place], tuple[int, Mapping[str, int]]]:
     """An integer that follows from where a row lies: its first, and by how much it grows with each factor."""
 
     def ramp(at: Place) -> tuple[int, Mapping[str, int]]:
-        first = constant
-        for (operation, factor), count in places.items():
-            if operation == "start":
-                first += count * at.start(factor)
-            elif operation == "total":
-                first += count * at.sizes[factor]
-        return first, {factor: count for (operation, factor), count in places.items() if operation == "index"}
+        return given.at(lambda key: at.start(key[1]) if key[0] == "start" else at.sizes[key[1]]), given.steps
 
     return ramp
 

@@ -9,40 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import graphir as gi
 from graphir.formula.evaluate import evaluate
 from graphir.formula.terms import Term
-from graphir.formula.trace import Formula, NoFormula, find_formula
+from graphir.formula.trace import Formula, NoFormula
 from graphir.ir.operator import Operator
 from graphir.operators.dropout import keep_mask
 from graphir.operators.special import erf
 from graphir.testing import Case, cases
-
-DRAWN = [each for each in gi.operators() if each.examples and not each.view]
-#: What no formula says: products of matrices, rows looked up in a table, a choice, text.
-PRIMITIVE = {"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer"}
+from tests.support.formulas import DRAWN, FORMULATED, PRIMITIVE, attributes_of, formula_of
 
 
 def _key(operator: Operator) -> str:
     return operator.key
-
-
-def _attributes(case: Case) -> dict[str, Any]:
-    return {
-        name: value.size(case.sizes) if isinstance(value, gi.Dim) else _numbers(value, case.sizes)
-        for name, value in case.node.attributes.items()
-        if name not in ("only", "split")
-    }
-
-
-def _numbers(value: Any, sizes: Mapping[str, int]) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    return tuple(each.size(sizes) if isinstance(each, gi.Dim) else each for each in value)
-
-
-def formula_of(case: Case) -> Formula | NoFormula:
-    return find_formula(case.operator, case.rule, _attributes(case))
 
 
 def computed(case: Case, formula: Formula) -> dict[str, NDArray[Any]]:
@@ -59,7 +37,7 @@ def computed(case: Case, formula: Formula) -> dict[str, NDArray[Any]]:
 
     made = evaluate(
         np, list(formula.results.values()), order, lengths, operands,
-        dtype="float64", attributes=_attributes(case),
+        dtype="float64", attributes=attributes_of(case),
         primitives={"keep": keep, "erf": lambda term, X: erf(np, X)},
     )  # fmt: skip
     results = {}
@@ -86,7 +64,7 @@ def _gathered(array: Any, factors: Any, order: list[str], lengths: Mapping[str, 
     return moved.reshape([int(np.prod([lengths[f] for f in axis.factors], dtype=int)) for axis in axes])
 
 
-@pytest.mark.parametrize("operator", [each for each in DRAWN if each.key not in PRIMITIVE], ids=_key)
+@pytest.mark.parametrize("operator", FORMULATED, ids=_key)
 def test_a_formula_is_what_the_kernel_computes(operator: Operator) -> None:
     for case in cases(operator, "float64", count=4):
         formula = formula_of(case)

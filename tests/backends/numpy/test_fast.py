@@ -35,15 +35,14 @@ from graphir.operators.normalization import layer_norm
 from graphir.operators.special import MASKED, _hash_32, erf
 from graphir.passes import autodiff
 from graphir.testing import cases
+from tests.support.formulas import FORMULATED
 from tests.support.random_graphs import Program, programs
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
 #: What computes single numbers has no row, ids are not floats, and a cast has two dtypes: they are left to the rules.
 LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast", "size", "positions"}
-#: What no formula says: products of matrices, rows looked up in a table, a choice, text.
-PRIMITIVE = {"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer"}
-FUSED = [each for each in gi.operators() if each.examples and not each.view and each.key not in LEFT | PRIMITIVE]
+FUSED = [each for each in FORMULATED if each.key not in LEFT]
 
 
 @pytest.fixture(scope="module", autouse=True)
