@@ -157,7 +157,8 @@ class Writer:
         extra: dict[str, Any] = {k: v for k, v in attributes.items() if k not in ("shape", "only")}
         if "at" in operator.keywords:
             extra["at"] = self._place(node)
-        rule = self.engine.rules.find(operator)
+        rules = self.engine.rules
+        rule = rules.find(operator)
         if rule is not None:
             named: dict[str, Any] = {}
             if operator.variadic:
@@ -168,6 +169,9 @@ class Writer:
             named.update({o.name: results.get(o.name) for o in full} if len(full) >= len(results) else results)
             if rule.emit(self, **named, **extra) is not False:
                 return
+        general = rules.by_formula(node, attributes)
+        if general is not None and general.emit(self, given, results, self._place(node), attributes):
+            return
         for name in ("shape", "only"):
             if name in attributes:
                 extra[name] = attributes[name]

@@ -12,7 +12,7 @@ import numpy as np
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.shared import number
+from graphir.backends.numpy.shared import number
 from graphir.ir.operator import Place
 from graphir.operators.embedding import d_lookup, lookup
 

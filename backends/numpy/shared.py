@@ -13,7 +13,7 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, Function, rows
 from graphir.backends.effects import writes
-from graphir.backends.numpy.engine import maximum
+from graphir.backends.numpy.calls import maximum
 from graphir.operators.special import masked_score
 
 

@@ -1,7 +1,8 @@
-"""Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, GL and their d-operators.
+"""Activations and their slopes: GL, dGL, and both in one.
 
-h is ½ (1 + t) of a hyperbolic tangent t: Φ(X) with t = tanh u(X) for gelu in either form, σ(X) with t = tanh ½X. It
-never overflows, and tanh has a vector loop.
+By their formula gelu's erf is a quotient of polynomials, and each power of X a pass. Here h is ½ (1 + t) of a
+hyperbolic tangent t: Φ(X) with t = tanh u(X) for gelu in either form, σ(X) with t = tanh ½X. It never overflows, and
+tanh has a vector loop.
 """
 
 from __future__ import annotations
@@ -12,84 +13,10 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
-from graphir.backends.numpy.engine import maximum, minimum, rules
-from graphir.backends.numpy.rules.shared import full_row, number, polynomial, workspace
-from graphir.operators.collectives import identity
-from graphir.operators.elementwise import (
-    SATURATED,
-    activation,
-    activation_with_slope,
-    add,
-    d_activation,
-    d_add,
-    d_exponential,
-    d_multiply,
-    exponential,
-    multiply,
-    scale,
-    zeros,
-)
-
-# -- arithmetic -------------------------------------------------------------------------------------------
-
-
-@rules.emits(add, inplace={"Y": "X0 X1"})
-def _add(call: Calls, X: tuple[Array, ...], Y: Array) -> None:
-    if len(X) == 1:
-        call(np.copyto, Y, X[0])
-        return
-    call(np.add, X[0], X[1], Y)
-    for each in X[2:]:
-        call(np.add, Y, each, Y)
-
-
-@rules.emits(d_add)
-def _d_add(call: Calls, dY: Array, *, count: int, **gradients: Array | None) -> None:
-    for dX in gradients.values():
-        if dX is not None:
-            call(np.copyto, dX, dY)
-
-
-@rules.emits(multiply, inplace={"Y": "X W"})
-def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
-    call(np.multiply, X, W, Y)
-
-
-@rules.emits(d_multiply, inplace={"dX": "W dY", "dW": "X"})
-def _d_multiply(call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None) -> None:
-    # dW first: dX may lie where dY does.
-    if dW is not None:
-        call(np.multiply, X, dY, dW)
-    if dX is not None:
-        call(np.multiply, W, dY, dX)
-
-
-@rules.emits(scale, inplace={"Y": "X"})
-def _scale(call: Calls, X: Array, Y: Array, *, by: float) -> None:
-    call(np.multiply, X, number(by, X), Y)
-
-
-@rules.emits(exponential, inplace={"Y": "X"})
-def _exponential(call: Calls, X: Array, Y: Array) -> None:
-    call(np.exp, X, Y)
-
-
-@rules.emits(d_exponential, inplace={"dX": "Y dY"})
-def _d_exponential(call: Calls, Y: Array, dY: Array, dX: Array) -> None:
-    call(np.multiply, Y, dY, dX)
-
-
-@rules.emits(zeros, inplace={"Y": "X"})
-def _zeros(call: Calls, X: Array, Y: Array) -> None:
-    call(np.copyto, Y, number(0, Y))
-
-
-@rules.emits(identity, inplace={"Y": "X"})
-def _identity(call: Calls, X: Array, Y: Array) -> None:
-    call(np.copyto, Y, X)
-
-
-# -- GL: activations --------------------------------------------------------------------------------------
+from graphir.backends.numpy.calls import maximum, minimum
+from graphir.backends.numpy.engine import rules
+from graphir.backends.numpy.shared import full_row, number, polynomial, workspace
+from graphir.operators.elementwise import SATURATED, activation, activation_with_slope, d_activation
 
 _CUBIC = 0.044715
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
