@@ -190,8 +190,10 @@ class Writer:
         return found
 
     def _place(self, node: Node) -> Place:
-        """Where the tile's part of a node lies in the global tensors."""
-        place = self.rank.places[node]
+        """Where the tile's part of a node lies in the global tensors, as far as its kernel asks."""
+        place = self.rank.places.get(node)
+        if place is None:
+            return Place(node.inference.rule, {}, {})
         names = self.task.space.factors[node]
         starts = {name: place.start(name) + self.tile.get(names[name], (0, 0))[0] for name in names}
         return Place(place.rule, starts, place.sizes)

@@ -231,7 +231,8 @@ class _Tile:
         for root, names in self.roots.items():
             made = self._value(root)
             for name in names:
-                if made is not self.arrays.results[name]:
+                # An operand that lies there already is copied onto itself: who proves a program wants to see it made.
+                if made is not self.arrays.results[name] or root.operation == "operand":
                     self.call(np.copyto, self.arrays.results[name], made)
 
     def _rescue(self) -> None:
@@ -456,8 +457,8 @@ class _Tile:
         factors, p = term.detail
         seed, step = (self.arrays.given[each.detail] for each in term.operands[:2])
         positions = [self.arrays.order.index(factor) for factor in factors]
-        mask = target.transpose([*positions, *(i for i in range(target.ndim) if i not in positions)])
-        mask = mask.reshape([self.arrays.lengths[factor] for factor in factors])
+        others = [i for i in range(target.ndim) if i not in positions]
+        mask = target.transpose([*positions, *others])[(..., *(0 for _ in others))]
         record_mask(self.call, mask, seed, step, self.attributes["key"], p, self.arrays.block(factors))
 
 

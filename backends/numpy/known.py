@@ -46,7 +46,7 @@ class Known:
             self.order,
             tuple((factor, self.lengths[factor]) for factor in factors if factor in self.lengths),
             tuple((factor, self.place.start(factor)) for factor in starts),
-            tuple((factor, self.place.sizes[factor]) for factor in factors),
+            tuple((factor, self.place.sizes[factor]) for factor in factors if factor in self.place.sizes),
             self.dtype.name,
         )
 
