@@ -374,7 +374,7 @@ class _Tile:
             self.call(calls.erf, self._value(term.operands[0]), target)
         elif operation == "convert" and term.kind == "bool":
             X = self._value(term.operands[0])
-            self.call(np.not_equal, X, number(0, X), target)
+            self.call(np.not_equal, X, number(0, X.dtype), target)
         else:
             assert operation in ("convert", "round"), f"NumPy has no {operation}"
             self.call(np.copyto, target, self._value(term.operands[0]))
@@ -430,7 +430,7 @@ class _Tile:
     def _cut(self, X: Term, condition: Term, hidden: float, target: Array) -> None:
         """X where a condition holds, and the masked score elsewhere: the smaller of X and a bound."""
         array, holds = self._value(X), self._value(condition)
-        table = self.call.constant(np.array, (number(hidden, target).item(), math.inf), target.dtype)
+        table = self.call.constant(np.array, (number(hidden, target.dtype).item(), math.inf), target.dtype)
         bound = self.call.scratch(holds.shape, target.dtype)
         self.call(np.take, table, holds.view(np.uint8), None, bound, "clip")
         self.call(minimum, array, bound, target)

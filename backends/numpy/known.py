@@ -14,7 +14,11 @@ from graphir.formula.places import Sum, sum_of
 from graphir.formula.terms import COMPARISONS, Term, walk
 from graphir.ir.operator import Place
 
-_KINDS = {"wide": "float64", "int": "int64", "bool": "bool"}
+_KINDS: Mapping[str, np.dtype[Any]] = {
+    "wide": np.dtype("float64"),
+    "int": np.dtype("int64"),
+    "bool": np.dtype("bool"),
+}
 
 
 class Region(NamedTuple):
@@ -35,7 +39,7 @@ class Known:
     def array(self, term: Term) -> Array:
         """The array of a term, with an axis for each factor."""
         if term.operation == "number":
-            return np.array(term.detail, self.dtype if term.kind == "float" else _KINDS[term.kind])
+            return number(term.detail, self.dtype if term.kind == "float" else _KINDS[term.kind])
         leaves = [each for each in walk([term]) if not each.operands]
         used = {each for leaf in leaves for each in (leaf.detail if isinstance(leaf.detail, tuple) else (leaf.detail,))}
         factors = [factor for factor in self.order if factor in used]
@@ -56,7 +60,7 @@ class Known:
         if compared is None:
             holds = self.array(condition)
             part = holds[..., region.start : region.stop] if holds.shape[-1] > 1 else holds
-            return np.where(part, number(seen, np.empty(0, dtype)), number(hidden, np.empty(0, dtype)))
+            return np.where(part, number(seen, dtype), number(hidden, dtype))
         difference, sign = compared
         column = self.order[-1]
         first = difference.steps.get(column, 0) * region.start

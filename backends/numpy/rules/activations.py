@@ -38,7 +38,7 @@ def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
     elif kind == "silu":
         # X σ(X) = h t + h with h = X / 2.
         h = call.scratch(X.shape, X.dtype)
-        call(np.multiply, X, number(0.5, X), h)
+        call(np.multiply, X, number(0.5, X.dtype), h)
         call(np.tanh, h, Y)
         call(np.multiply, Y, h, Y)
         call(np.add, Y, h, Y)
@@ -68,8 +68,8 @@ def _normal_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
 
 def _cubic_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
     """Records t = tanh(√(2/π) (X + 0.044715 X³)), with X² in `square`; t may be the same buffer."""
-    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t), t)
-    call(np.add, t, number(_SQRT_2_OVER_PI, t), t)
+    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t.dtype), t)
+    call(np.add, t, number(_SQRT_2_OVER_PI, t.dtype), t)
     call(np.multiply, t, X, t)
     call(np.tanh, t, t)
 
@@ -88,10 +88,10 @@ def _gelu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = h + X φ with the density φ = exp(−½ X²) / √(2π).
     square, density = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, square)
-    call(np.multiply, square, number(-0.5, X), density)
+    call(np.multiply, square, number(-0.5, X.dtype), density)
     call(np.exp, density, density)
     call(np.multiply, density, X, density)
-    call(np.multiply, density, number(_DENSITY, X), density)
+    call(np.multiply, density, number(_DENSITY, X.dtype), density)
     h = call.scratch(X.shape, X.dtype)
     _normal_tanh(call, X, square, h)
     _halve(call, h)
@@ -106,39 +106,39 @@ def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> Array:
     call(np.square, X, slope)
     call(minimum, slope, full_row(call, SATURATED**2, slope), slope)
     _cubic_tanh(call, X, slope, t)
-    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X), slope)
-    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X), slope)
-    call(np.subtract, number(1, X), t, rest)
+    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.subtract, number(1, X.dtype), t, rest)
     call(np.multiply, slope, rest, slope)
-    call(np.add, t, number(1, X), t)
+    call(np.add, t, number(1, X.dtype), t)
     call(np.multiply, slope, t, slope)
     call(np.multiply, slope, X, slope)
-    call(np.multiply, t, number(0.5, X), t)
+    call(np.multiply, t, number(0.5, X.dtype), t)
     call(np.add, slope, t, slope)
     return t
 
 
 def _halve(call: Calls, t: Array) -> None:
     """Records h = ½ (1 + t) in place, in this order: twice the largest number would overflow where it meets X."""
-    call(np.add, t, number(1, t), t)
-    call(np.multiply, t, number(0.5, t), t)
+    call(np.add, t, number(1, t.dtype), t)
+    call(np.multiply, t, number(0.5, t.dtype), t)
 
 
 def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
     positive = call.scratch(X.shape, bool)
-    call(np.greater, X, number(0, X), positive)
+    call(np.greater, X, number(0, X.dtype), positive)
     call(np.copyto, slope, positive)
 
 
 def _silu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = h (1 + X (1 − h)).
     h = call.scratch(X.shape, X.dtype)
-    call(np.multiply, X, number(0.5, X), h)
+    call(np.multiply, X, number(0.5, X.dtype), h)
     call(np.tanh, h, h)
     _halve(call, h)
-    call(np.subtract, number(1, X), h, slope)
+    call(np.subtract, number(1, X.dtype), h, slope)
     call(np.multiply, slope, X, slope)
-    call(np.add, slope, number(1, X), slope)
+    call(np.add, slope, number(1, X.dtype), slope)
     call(np.multiply, slope, h, slope)
     return h
 

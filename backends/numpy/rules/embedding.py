@@ -44,7 +44,7 @@ def _take_inside(E: Array, T: Array, first: int, inside: Array, X: Array) -> Non
 def _d_lookup(call: Calls, T: Array, dX: Array, dE: Array, *, v: int, at: Place) -> None:
     count, width = T.size, dE.shape[1]
     sorted_rows, sums = call.scratch((count, width), dX.dtype), call.scratch((count, width), dX.dtype)
-    call(np.copyto, dE, number(0, dE))
+    call(np.copyto, dE, number(0, dE.dtype))
     call(_add_rows, T, dX, at.start("v"), sorted_rows, sums, dE)
 
 

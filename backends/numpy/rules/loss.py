@@ -13,7 +13,6 @@ import numpy as np
 from graphir.backends.compiled.emission import Array, Calls, rows
 from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.shared import row_column
 from graphir.ir.operator import Place
 from graphir.operators.loss import d_cross_entropy
 from graphir.operators.special import is_masked
@@ -30,10 +29,10 @@ def _d_cross_entropy(
     columns = call.scratch(lse.shape, np.int64)
     # Of the logits first, which P may be written over.
     call(_write_labels, Z, Y, dL, ignore, at.start("v"), columns, ones, weights)
-    call(np.subtract, Z, row_column(lse), dZ)
+    call(np.subtract, Z, lse[..., None], dZ)
     call(np.exp, dZ, dZ)
     call(_subtract_labels, gradients, columns, ones)
-    call(np.multiply, dZ, row_column(weights), dZ)
+    call(np.multiply, dZ, weights[..., None], dZ)
     return None
 
 
