@@ -458,7 +458,8 @@ class _Tile:
         seed, step = (self.arrays.given[each.detail] for each in term.operands[:2])
         positions = [self.arrays.order.index(factor) for factor in factors]
         others = [i for i in range(target.ndim) if i not in positions]
-        mask = target.transpose([*positions, *others])[(..., *(0 for _ in others))]
+        index: tuple[Any, ...] = (*(slice(None) for _ in positions), *(0 for _ in others), ...)
+        mask = target.transpose([*positions, *others])[index]
         record_mask(self.call, mask, seed, step, self.attributes["key"], p, self.arrays.block(factors))
 
 

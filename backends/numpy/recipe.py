@@ -69,8 +69,11 @@ class Recipe:
         return term in self.results.values() and term.kind == "wide" and can_be_scalars(term)
 
     def steps(self, wanted: Iterable[str]) -> tuple[Term, ...]:
-        """What has to be computed for the outputs `wanted`, in order; draws first, for they may not be possible."""
-        return _steps(self, tuple(wanted))
+        """What has to be computed for the outputs `wanted`, in order.
+
+        Numbers of rows before what has all factors, which may lie in an operand's memory.
+        """
+        return _steps(self, tuple(sorted(wanted, key=lambda name: len(self.results[name].factors))))
 
     @cached_property
     def inplace(self) -> Mapping[str, tuple[str, ...]]:
@@ -126,8 +129,7 @@ def _steps(recipe: Recipe, wanted: tuple[str, ...]) -> tuple[Term, ...]:
             visit(each)
         found[term] = None
 
-    draws = [term for term in walk(roots) if term.operation == "keep"]
-    for root in (*draws, *roots):
+    for root in roots:
         visit(root)
     return tuple(found)
 
