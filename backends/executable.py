@@ -139,8 +139,8 @@ class Executable:
 
     def _compute(self, step: Step, slots: list[Any], rank: int) -> None:
         """One kernel call on one rank's blocks."""
-        for slot, count, exempt in step.indices:
-            check_indices(step.node, slots[slot], count, exempt)
+        for slot, position, count, exempt in step.indices:
+            check_indices(step.node, position, slots[slot], count, exempt)
         results = self.apply(step, [None if slot is None else slots[slot] for slot in step.operands], rank)
         if step not in self._seen:
             self._check_results(step, results)

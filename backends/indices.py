@@ -1,4 +1,4 @@
-"""Ids out of range: they would read or write past a buffer, and are refused where they come in, or are made."""
+"""Integers out of range, ids above all: they would read or write past a buffer, and are refused where they come in."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from graphir.ir.graph import Node
 
 
 @writes()
-def check_indices(node: Node, indices: Any, count: int, exempt: int | None) -> None:
-    """InputError if `indices`, an operand of `node`, are not all from 0 to `count` − 1, but for `exempt` ones."""
+def check_indices(node: Node, position: int, indices: Any, count: int | None, exempt: int | None) -> None:
+    """InputError if `indices`, the operand of `node` at `position`, are not all from 0 to `count` − 1, but for `exempt`
+    ones; without a `count`, if one is negative."""
     if indices.size == 0:
         return
+    if count is None:
+        count = 1 << 62
     if is_on_device(indices):
         found = (indices < 0) | (indices >= count)
         # One question, and only what is wrong is brought home.
@@ -32,11 +35,14 @@ def check_indices(node: Node, indices: Any, count: int, exempt: int | None) -> N
     if not len(places):
         return
     rule, factors, _ = node.inference
-    operand = next(o for o in rule.inputs if o.indexes is not None)
-    value = node.inputs[rule.inputs.index(operand)]
-    place = tuple(int(i) for i in places[0])
+    operand, value, place = rule.inputs[position], node.inputs[position], tuple(int(i) for i in places[0])
+    if operand.indexes is None:
+        where = list(place) or ""
+        raise InputError(
+            f"{value.name}{where} = {int(indices[place])}, and {node.name} = {node.operator.key}(…) counts from 0"
+        )
     also = f", or {exempt} to be ignored" if exempt is not None else ""
     raise InputError(
         f"{value.name}{list(place)} = {int(indices[place])} is out of range: {node.name} = "
-        f"{node.operator.key}(…) needs ids from 0 to {count - 1} ({factors[operand.indexes or '']} = {count}){also}"
+        f"{node.operator.key}(…) needs ids from 0 to {count - 1} ({factors[operand.indexes]} = {count}){also}"
     )

@@ -32,8 +32,8 @@ class Step:
     keywords: Mapping[str, Any]
     #: Where each rank's blocks lie, for a kernel that asks.
     places: Places | None
-    #: Operands that hold indices: (slot, how many there are to index in all, the value that is exempt).
-    indices: tuple[tuple[int, int, int | None], ...]
+    #: Operands whose integers have bounds: slot, position, how many there are to index (None: no end), who is exempt.
+    indices: tuple[tuple[int, int, int | None, int | None], ...]
     dying: tuple[int, ...]
 
 
@@ -122,13 +122,20 @@ def _step(
         operands = tuple(slots[by_name[name]] if name in by_name else None for name in operator.operands)
     bound = {factor: dim.size(sizes) for factor, dim in factors.items()}
     exempt = None if operator.exempt is None else node.attributes[operator.exempt]
-    indices = tuple((slots[by_name[o.name]], bound[o.indexes], exempt) for o in rule.inputs if o.indexes is not None)
+    indices = tuple(
+        (slots[value], i, None if o.indexes is None else bound[o.indexes], exempt)
+        for i, (o, value) in enumerate(zip(rule.inputs, node.inputs, strict=True))
+        if o.is_bounded
+    )
+    given = keywords(node, shapes, sizes)
+    if operator.requires is not None:
+        operator.requires(bound, given)
     return Step(
         node,
         operands,
         _positions(operator, node),
         tuple(slots[value] for value in node.outputs),
-        keywords(node, shapes, sizes),
+        given,
         Places(node, mesh, bound) if "at" in operator.keywords else None,
         indices,
         tuple(slots[value] for value in dead),

@@ -205,11 +205,12 @@ class _Assigner:
             return node.inputs if node.operator.collective in IN_PLACE else ()
         rule = self.rules.find(node.operator)
         if rule is None:
+            rule = self.rules.by_formula(node, keywords(node, self.task.shapes, self.sizes))
+        if rule is None:
             # A reference kernel has finished before its result is copied.
             return node.inputs
-        allowed = rule.inplace.get(output, ())
-        operands = zip((o.name for o in node.inference.rule.inputs), node.inputs, strict=True)
-        return [value for name, value in operands if name in allowed]
+        named = dict(zip((o.name for o in node.inference.rule.inputs), node.inputs, strict=True))
+        return [named[name] for name in rule.inplace.get(output, ()) if name in named]
 
     def _age(self, operand: Value, target: Value | None) -> float:
         # The oldest is the best to reuse: a result's buffer then holds what would have occupied the arena longest.

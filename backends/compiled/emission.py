@@ -22,6 +22,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from graphir.formula.trace import Formula, find_formula
+from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 
 Array: TypeAlias = NDArray[Any]
@@ -53,16 +55,24 @@ class Calls(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """An operator's rule. `inplace`: the operands over which an output may be written, element by element."""
+    """What is recorded for an operator.
+
+    emit      an operator's own: takes operands, outputs and attributes by name; of a formula, the first two as mappings
+              by the names of the node's rule, where the tile's part lies, and the node's attributes
+    inplace   the operands over which an output may be written, element by element
+    formula   what the rule was made of; None of one that is an operator's own
+    """
 
     emit: Callable[..., Any]
     inplace: Mapping[str, tuple[str, ...]]
+    formula: Formula | None = None
 
 
 class Rules:
-    """One engine's rules, by operator."""
+    """One engine's rules: those that operators have of their own, and, for all that have a formula, `general`."""
 
-    def __init__(self) -> None:
+    def __init__(self, general: Callable[[Formula], Rule] | None = None) -> None:
+        self.general = general
         #: By the operator itself: a notebook may declare another one of the same key.
         self._rules: dict[Operator, Rule] = {}
 
@@ -82,8 +92,15 @@ class Rules:
         return declare
 
     def find(self, operator: Operator) -> Rule | None:
-        """The rule of `operator`; None if there is only its reference kernel."""
+        """The rule that `operator` has of its own, if any."""
         return self._rules.get(operator)
+
+    def by_formula(self, node: Node, attributes: Mapping[str, Any]) -> Rule | None:
+        """The rule that follows from a node's formula; None if it has none. `attributes` have dims in numbers."""
+        if self.general is None:
+            return None
+        formula = find_formula(node.operator, node.inference.rule, attributes)
+        return self.general(formula) if isinstance(formula, Formula) else None
 
 
 def flat(array: Array) -> Array | None:

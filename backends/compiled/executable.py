@@ -283,16 +283,16 @@ class CompiledExecutable(Executable, ABC):
 
     def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
         """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
-        for step, slot, count, exempt in self._indexed:
-            check_indices(step.node, given[slot], count, exempt)
+        for node, position, value, count, exempt in self._indexed:
+            check_indices(node, position, given[value], count, exempt)
 
     @cached_property
-    def _indexed(self) -> list[tuple[Step, Value, int, int | None]]:
+    def _indexed(self) -> list[tuple[Node, int, Value, int | None, int | None]]:
         arguments = {self.plan.slots[value]: value for value in self.graph.arguments}
         return [
-            (step, arguments[slot], count, exempt)
+            (step.node, position, arguments[slot], count, exempt)
             for step in self.plan.steps
-            for slot, count, exempt in step.indices
+            for slot, position, count, exempt in step.indices
             if slot in arguments
         ]
 

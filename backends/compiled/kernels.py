@@ -17,8 +17,8 @@ from graphir.ir.value import Value
 class Kernels(Protocol):
     """What writes a run of nodes as one call."""
 
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
-        """The runs of a task, by the position of their first node."""
+    def runs(self, task: Task, assignment: Assignment, keywords: Mapping[Node, Mapping[str, Any]]) -> Mapping[int, Run]:
+        """The runs of a task, by the position of their first node; `keywords` as of `write`."""
 
     def in_registers(self, task: Task) -> frozenset[Value]:
         """What these kernels hold in registers, a piece at a time, where they carry out all of a task.

@@ -50,7 +50,9 @@ class Writer:
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
         #: Nodes that one fused kernel computes, by the position of the first.
-        self._runs: Mapping[int, Run] = {} if rank.kernels is None else rank.kernels.runs(task, assignment)
+        self._runs: Mapping[int, Run] = (
+            {} if rank.kernels is None else rank.kernels.runs(task, assignment, self._keywords)
+        )
 
     @property
     def calls(self) -> list[Call]:
@@ -127,12 +129,13 @@ class Writer:
     def _check_ids(self, node: Node, operands: Sequence[Array | None]) -> None:
         """Has ids looked at that the program makes itself; those that are arguments have been before it runs."""
         rule, factors, _ = node.inference
-        for operand, value, array in zip(rule.inputs, node.inputs, operands, strict=True):
-            if operand.indexes is None or array is None or not self.engine.checks_ids:
+        for i, (operand, value, array) in enumerate(zip(rule.inputs, node.inputs, operands, strict=True)):
+            if not operand.is_bounded or array is None or not self.engine.checks_ids:
                 continue
             if self.task.outer.get(value) not in self.rank.arguments:
                 exempt = node.operator.exempt and node.attributes[node.operator.exempt]
-                self(check_indices, node, array, factors[operand.indexes].size(self.rank.sizes), exempt)
+                count = None if operand.indexes is None else factors[operand.indexes].size(self.rank.sizes)
+                self(check_indices, node, i, array, count, exempt)
 
     def _emit(self, node: Node, operands: list[Array], outputs: list[Array | None]) -> None:
         operator, attributes, signature = node.operator, self._keywords[node], node.inference.rule
@@ -141,7 +144,8 @@ class Writer:
         extra: dict[str, Any] = {k: v for k, v in attributes.items() if k not in ("shape", "only")}
         if "at" in operator.keywords:
             extra["at"] = self._place(node)
-        rule = self.engine.rules.find(operator)
+        rules = self.engine.rules
+        rule = rules.find(operator)
         if rule is not None:
             named: dict[str, Any] = {}
             if operator.variadic:
@@ -152,6 +156,9 @@ class Writer:
             named.update({o.name: results.get(o.name) for o in full} if len(full) >= len(results) else results)
             if rule.emit(self, **named, **extra) is not False:
                 return
+        general = rules.by_formula(node, attributes)
+        if general is not None and general.emit(self, given, results, self._place(node), attributes):
+            return
         for name in ("shape", "only"):
             if name in attributes:
                 extra[name] = attributes[name]
@@ -170,8 +177,10 @@ class Writer:
         return found
 
     def _place(self, node: Node) -> Place:
-        """Where the tile's part of a node lies in the global tensors."""
-        place = self.rank.places[node]
+        """Where the tile's part of a node lies in the global tensors, as far as its kernel asks."""
+        place = self.rank.places.get(node)
+        if place is None:
+            return Place(node.inference.rule, {}, {})
         names = self.task.space.factors[node]
         starts = {name: place.start(name) + self.tile.get(names[name], (0, 0))[0] for name in names}
         return Place(place.rule, starts, place.sizes)

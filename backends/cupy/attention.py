@@ -31,6 +31,7 @@ from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
+from graphir.operators.dropout import least_kept
 
 #: The widest head: what a thread keeps of a result must fit into its registers.
 _WIDEST = 128
@@ -38,8 +39,6 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 #: Shared memory that a device has for a block that asks for it, at least: any, and one whose tensor cores multiply what
 #: is narrow; and what a block has unasked.
 _SHARED, _SHARED_IF_NARROW, _UNASKED = 64 << 10, 96 << 10, 48 << 10
-#: A draw of dropout has so many values.
-_LEVELS = 1 << 16
 
 
 class Tiles(NamedTuple):
@@ -100,9 +99,9 @@ class AttentionKernels:
     def __init__(self, engine: CupyEngine, others: Kernels) -> None:
         self.engine, self.others = engine, others
 
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Mapping[Node, Mapping[str, Any]]) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
-        return {**self.others.runs(task, assignment), **find_attention(task)}
+        return {**self.others.runs(task, assignment, keywords), **find_attention(task)}
 
     def in_registers(self, task: Task) -> frozenset[Value]:
         """The scores, and what else is between a core's results and operands, of a task that is nothing but a core."""
@@ -274,7 +273,7 @@ class _Writing:
         seed, step, key, threshold = unread, unread, 0, 0
         if dropped is not None:
             seed, step = self.given[dropped.inputs[1]], self.given[dropped.inputs[2]]
-            key, threshold = self.keywords[dropped]["key"], min(round(self._rate * _LEVELS), _LEVELS - 1)
+            key, threshold = self.keywords[dropped]["key"], least_kept(self._rate)
         places = (*map(np.int64, (*strides, self._ahead)), seed, step, np.uint64(key % (1 << 64)), np.uint32(threshold))
         return (keep, *places, *map(np.int64, self._elements))
 

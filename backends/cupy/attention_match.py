@@ -116,7 +116,7 @@ class _Match:
         if any(roles[name].dtype != dtype for name in ROWS if name in roles):
             raise _MismatchError
         return AttentionRun(
-            self.task, tuple(self.taken), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped
+            self.task, tuple(self.taken), (), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped
         )
 
     def _leaving(self, rows: Node) -> dict[str, Value]:

@@ -9,10 +9,9 @@ from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.launch import Launch
-from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
 from graphir.backends.rows.geometry import lay_ramps, overlap
-from graphir.backends.rows.plan import Keywords, Plans, RunTile
-from graphir.backends.rows.runs import Run, find_runs
+from graphir.backends.rows.plan import Plans, RunTile
+from graphir.backends.rows.runs import Keywords, Run, find_runs
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
@@ -28,9 +27,9 @@ class CudaKernels:
         self.engine = engine
         self._plans = Plans(engine.address, packed=False, converts=True)
 
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
-        """The runs of a task, by the position of their first node: all that snippets can, however small."""
-        return find_runs(task, assignment, 0, _FLOATS, numbers=True)
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
+        """The runs of a task, by the position of their first node: all that has a formula, however small."""
+        return find_runs(task, assignment, keywords, 0, _FLOATS, numbers=True)
 
     def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""

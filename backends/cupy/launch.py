@@ -33,11 +33,12 @@ from graphir.backends.cupy.row_body import CannotWriteError, KernelSpec
 from graphir.backends.cupy.source import Prologue, source_of
 from graphir.backends.cupy.text import TYPES, sum_text
 from graphir.backends.effects import launches
-from graphir.backends.rows import elements, numbers
-from graphir.backends.rows.expressions import Prepared
+from graphir.backends.rows.draws import write_keys
+from graphir.backends.rows.expressions import Expression, Prepared
 from graphir.backends.rows.geometry import LaidRamp, Loop, merge_loops
 from graphir.backends.rows.plan import Part, Plan, RunTile
 from graphir.backends.rows.runs import Run
+from graphir.backends.rows.scalars import Scalars
 from graphir.backends.rows.schedule import Store, find_expressions
 
 #: Enough blocks to fill any device; where each leaves terms, fewer, for these are to be added up.
@@ -45,20 +46,6 @@ _BLOCKS, _TERMS = 2048, 512
 _PACK = 16
 #: Elements of a row, and of terms, that a thread may keep in registers before it goes over the row again instead.
 _REGISTERS_OF_A_ROW = 192
-#: The host's functions of numbers that are known at run time only, each with its counterpart in `cuda`. By the function
-#: itself: a snippet of a user's own may have one that is called the same.
-_ON_DEVICE: Mapping[Callable[..., None], str] = {
-    each: each.__name__
-    for each in (
-        elements.write_keys,
-        elements.write_rate,
-        elements.write_corrections,
-        elements.write_shrink,
-        numbers.write_constant,
-        numbers.write_linear,
-        numbers.write_cosine,
-    )
-}
 #: So many elements are counted with 32 bits, a grid's step behind the last included.
 NARROW = 1 << 30
 
@@ -221,9 +208,7 @@ class Launch:
 
     def _kernel(self, nest: _Nest, form: Form) -> _Written | None:
         """The kernel, compiled once for all launches of the plan that are alike; None if it cannot be written."""
-        prologues = [made for made in map(self._prologue, self.plan.row.prepared) if made is not None]
-        if len(prologues) < len(self.plan.row.prepared):
-            return None
+        prologues = list(map(self._prologue, self.plan.row.prepared))
         loops = len(nest.loops)
         key = form, tuple(nest.kinds), tuple(prologues), loops, tuple(store.adds for store in self.stores)
         if key not in self.plan.kernels:
@@ -296,27 +281,29 @@ class Launch:
 
     # -- arguments ------------------------------------------------------------------------------------
 
-    def _prologue(self, prepared: Prepared) -> Prologue | None:
-        """None where only the host has the function."""
-        function = _ON_DEVICE.get(prepared.function)
-        if function is None:
-            return None
+    def _prologue(self, prepared: Prepared) -> Prologue:
         known = self.tile.keywords[self.run.nodes[prepared.node]]
         kinds = []
         for each in prepared.arguments:
-            if not isinstance(each, str):
+            if isinstance(each, Expression):
                 kinds.append(f"{TYPES[self.run.inputs[each.detail].dtype]}*")
+            elif isinstance(each, Scalars):
+                kinds += ["double"] * len(each.numbers)
             else:
                 kinds.append("long long" if isinstance(known[each], int) else "double")
-        made, count = ("T", prepared.count) if prepared.dtype == "float" else ("Keys", 1)
-        return Prologue(function, tuple(kinds), made, count)
+        if prepared.function is write_keys:
+            return Prologue(None, tuple(kinds), "Keys", 1)
+        (scalars,) = (each for each in prepared.arguments if isinstance(each, Scalars))
+        return Prologue(scalars, tuple(kinds), "T", prepared.count)
 
     def _prepared(self) -> Iterator[Any]:
         for prepared in self.plan.row.prepared:
             known = self.tile.keywords[self.run.nodes[prepared.node]]
             for each in prepared.arguments:
-                if not isinstance(each, str):
+                if isinstance(each, Expression):
                     yield self.tile.arrays[self.run.inputs[each.detail]]
+                elif isinstance(each, Scalars):
+                    yield from map(np.float64, each.numbers)
                 elif isinstance(known[each], int):
                     # As its lower 64 bits, whatever the integer.
                     yield np.uint64(known[each] & 0xFFFFFFFFFFFFFFFF).astype(np.int64)

@@ -24,17 +24,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphir.backends.cupy.row_body import KernelSpec, RowBody
+from graphir.backends.cupy.scalars import scalar_lines
 from graphir.backends.cupy.text import TYPES, indented, module_text
+from graphir.backends.rows.scalars import Scalars
 
 
 @dataclass(frozen=True)
 class Prologue:
-    """How prepared numbers come about: the device's function, the types of its arguments, the type of the numbers.
+    """How prepared numbers come about: the types of what they are made of, and their own.
 
-    A type that ends in `*` is that of a scalar operand, by its address.
+    scalars    what is computed, of its numbers and its operands; None of the two keys of a mask's draws
+    arguments  a type that ends in `*` is that of a scalar operand, by its address
     """
 
-    function: str
+    scalars: Scalars | None
     arguments: tuple[str, ...]
     numbers: str
     count: int
@@ -127,7 +130,10 @@ class _Source:
                 given = [
                     f"number(*o{i}_{j})" if kind.endswith("*") else f"f{i}_{j}" for j, kind in enumerate(each.arguments)
                 ]
-                yield f"    {each.function}({', '.join([*given, f'shared{i}'])});"
+                if each.scalars is None:
+                    yield f"    write_keys({', '.join([*given, f'shared{i}'])});"
+                else:
+                    yield from (f"    {line}" for line in scalar_lines(each.scalars, given, f"shared{i}", i))
             yield "}"
             yield "__syncthreads();"
         for i, each in enumerate(self.prologues):

@@ -29,6 +29,18 @@ _TEXT = {
     "divide": "{} / {}",
     "minus": "(long long)({}) - (long long)({})",
     "and": "{} && {}",
+    "or": "{} || {}",
+    "not": "!{}",
+    "real": "T({})",
+    "same": "{} == {}",
+    "other": "{} != {}",
+    "power": "pow({}, {})",
+    "remainder": "{0} - floor({0} / {1}) * {1}",
+    "absolute": "fabs({})",
+    "tanh": "tanh({})",
+    "sin": "sin({})",
+    "cos": "cos({})",
+    "erf": "erf({})",
     "exp": "exp({})",
     "log": "log({})",
     "sqrt": "sqrt({})",
@@ -37,15 +49,14 @@ _TEXT = {
     "maximum": "{0} < {1} ? {1} : {0}",
     "minimum": "{0} > {1} ? {1} : {0}",
     "choose": "{0} ? {1} : {2}",
-    "positive": "{} > T(0)",
     "at most": "{} <= {}",
     "less": "{} < {}",
     "zero": "{} == T(0)",
     "finite": "bool(isfinite({}))",
 }
-_CONDITIONS = ("and", "compare", "positive", "at most", "less", "zero", "finite", "keep")
+_CONDITIONS = ("and", "or", "not", "same", "other", "compare", "at most", "less", "zero", "finite", "keep")
 _INTEGERS = ("integer", "minus", "ramp", "column", "count")
-_INCLUDED = ("conversions", "packs", "reductions", "hash", "functions", "prepared", "partials")
+_INCLUDED = ("conversions", "packs", "reductions", "hash", "functions", "partials")
 
 
 @cache

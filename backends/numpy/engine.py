@@ -10,26 +10,15 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Function, Rules
 from graphir.backends.compiled.tiles import Tiling
-from graphir.backends.effects import writes
+from graphir.backends.numpy.calls import maximum
+from graphir.backends.numpy.formulas import rule_of
 from graphir.errors import SizeError
 
-rules = Rules()
+rules = Rules(general=rule_of)
 
 # Most values of a tile take over another's memory, so that about a quarter is at work at a time; smaller tiles lose
 # more to calls than they gain by the cache.
 _TILING = Tiling(bytes=1 << 22, small=1 << 16, causal=(64, 128))
-
-
-@writes("out")
-def minimum(X: Array, Y: Array, out: Array) -> None:
-    """As np.minimum, which alone among ufuncs, with np.maximum, is to be given its output by name."""
-    np.minimum(X, Y, out=out)
-
-
-@writes("out")
-def maximum(X: Array, Y: Array, out: Array) -> None:
-    """As np.maximum; see `minimum`."""
-    np.maximum(X, Y, out=out)
 
 
 class NumpyEngine:

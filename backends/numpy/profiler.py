@@ -24,7 +24,7 @@ from graphir.backends.compiled.emission import Function
 from graphir.backends.compiled.program import Program, Segment
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call
-from graphir.backends.numpy.engine import maximum
+from graphir.backends.numpy.calls import maximum
 from graphir.backends.numpy.profile import (
     ATTENTION,
     ATTENTION_PRODUCT,

@@ -18,9 +18,9 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from graphir.backends.rows.scalars import Scalars
 from graphir.ir.attributes import exact
 from graphir.ir.operator import Place
-from graphir.operators.special import MASKED
 
 #: Where a row lies: the number of its first element, and by how much that grows with each of the named dims.
 Ramp: TypeAlias = Callable[[Place], tuple[int, Mapping[str, int]]]
@@ -68,12 +68,12 @@ class Expression:
 class Prepared:
     """Numbers that are known at run time only, written once a run: `function(*arguments, array)`.
 
-    Arguments are scalar operands, or names of attributes of the node `node`.
+    Arguments are scalar operands, names of attributes of the node `node`, or what is to be computed of them.
     """
 
     function: Callable[..., None]
     node: int
-    arguments: tuple[Expression | str, ...]
+    arguments: tuple[Expression | str | Scalars, ...]
     dtype: str
     count: int
 
@@ -90,7 +90,7 @@ class Row:
         self.prepared: list[Prepared] = []
         #: For each mask its ramp, its keys among the prepared numbers, and the least draw that is kept.
         self.masks: list[tuple[Expression, int, int]] = []
-        #: The number of the node whose snippet is being asked.
+        #: The number of the node whose formula is being lowered.
         self.node = 0
 
     # -- leaves ---------------------------------------------------------------------------------------
@@ -127,12 +127,9 @@ class Row:
         return self.leaf("ramp", len(self.ramps) - 1)
 
     def prepare(
-        self, function: Callable[..., None], count: int, *arguments: Expression | str, dtype: str = "float"
+        self, function: Callable[..., None], count: int, *arguments: Expression | str | Scalars, dtype: str = "float"
     ) -> tuple[Expression, ...]:
-        """`count` numbers that `function(*arguments, array)` writes once a run; see `Prepared`.
-
-        Only here may an attribute be spoken of that the snippet is not given.
-        """
+        """`count` numbers that `function(*arguments, array)` writes once a run; see `Prepared`."""
         self.prepared.append(Prepared(function, self.node, arguments, dtype, count))
         return tuple(self.leaf("prepared", (len(self.prepared) - 1, i)) for i in range(count))
 
@@ -210,24 +207,6 @@ class Row:
     def number_of(self, condition: Expression) -> Expression:
         """1 where the condition holds, 0 elsewhere."""
         return self.choose(condition, 1.0, 0.0)
-
-    # -- masked scores --------------------------------------------------------------------------------
-
-    def is_masked(self, Z: Expression) -> Expression:
-        """Whether a score is that of a key of probability 0."""
-        return self.at_most(Z, MASKED)
-
-    def is_seen(self, Z: Expression) -> Expression:
-        """Whether a score is not masked, nor NaN."""
-        return self.less(MASKED, Z)
-
-    def shift(self, top: Expression) -> Expression:
-        """What the row's scores are taken relative to: their maximum `top`, or 0 where all are masked."""
-        return self.choose(self.is_masked(top), 0.0, top)
-
-    def divisor(self, s: Expression) -> Expression:
-        """What the row's powers are divided by: their sum s, or 1 where it is 0, as all of them are."""
-        return self.choose(self.is_zero(s), 1.0, s)
 
     # -- of the whole row -----------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a run computes of the arrays of a tile: which are the same memory, which have elements in the columns.
 
-A *part* is a tile's part of a value, with its strides along the run's axes. A *plan* is what the snippets of the run's
-nodes answer for parts that lie as these do: a `Row` of expressions, and the stores. Runs of equal structure share it.
+A *part* is a tile's part of a value, with its strides along the run's axes. A *plan* is what the formulas of the run's
+nodes are for parts that lie as these do: a `Row` of expressions, and the stores. Runs of equal structure share it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from graphir.backends.compiled.emission import Array
 from graphir.backends.rows.expressions import Expression, Row
-from graphir.backends.rows.runs import Run, strides
+from graphir.backends.rows.lower import lower
+from graphir.backends.rows.runs import Keywords, Run, strides
 from graphir.backends.rows.schedule import Store, find_expressions
-from graphir.backends.rows.snippets import Snippet, find_snippet
-from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
 
 Key: TypeAlias = tuple[Any, ...]
-#: The attributes of each node, with dims in numbers.
-Keywords: TypeAlias = Mapping[Node, Mapping[str, Any]]
 
 
 @dataclass
@@ -111,9 +108,9 @@ class Plans:
         if parts is None:
             return None
         at = same_memory(parts)
-        key = structure(run, parts, at, tile.keywords)
+        key = structure(run, parts, at)
         if key not in self._plans:
-            self._plans[key] = make_plan(run, parts, at, tile.keywords, self._converts)
+            self._plans[key] = make_plan(run, parts, at, self._converts)
         plan = self._plans[key]
         if plan is None:
             return None
@@ -153,28 +150,21 @@ def same_memory(parts: Mapping[Value, Part]) -> dict[Value, int]:
     return {value: order.setdefault(part.identity, len(order)) for value, part in parts.items()}
 
 
-def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], keywords: Keywords) -> Key:
-    """Equal for runs that compute the same, of whatever values, on arrays that lie alike.
-
-    Of a node's attributes it has all that the node's snippet is given.
-    """
+def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int]) -> Key:
+    """Equal for runs that compute the same, of whatever values, on arrays that lie alike."""
     numbers = {value: i for i, value in enumerate(run.inputs)}
     nodes = []
-    for node in run.nodes:
-        given = _snippet_of(node).given(keywords[node])
-        attributes = tuple((name, exact(given[name])) for name in sorted(given))
+    for node, formula in zip(run.nodes, run.formulas, strict=True):
         operands = tuple(numbers[value] for value in node.inputs)
         results = tuple(numbers.setdefault(value, len(numbers)) for value in node.outputs)
-        nodes.append((node.operator, node.inference.rule, attributes, operands, results))
+        nodes.append((formula, operands, results))
     values = tuple((run.task.space.dims[value], value.dtype) for value in numbers)
     outputs = tuple(numbers[value] for value in run.outputs)
     return tuple(nodes), values, run.axes, outputs, run.dtype, tuple(at.values()), tuple(p.each for p in parts.values())
 
 
-def make_plan(
-    run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], keywords: Keywords, converts: bool
-) -> Plan | None:
-    """Asks the snippets of a run's nodes; None where one has no answer, or an array would have to be converted.
+def make_plan(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], converts: bool) -> Plan | None:
+    """Lowers the formulas of a run's nodes; None where an array would have to be converted.
 
     `converts`: whether the kernel converts what it loads and stores.
     """
@@ -184,16 +174,11 @@ def make_plan(
     for i, value in enumerate(run.inputs):
         columns = run.axes[-1] in dims[value]
         known[value] = row.leaf("load" if parts[value].each or not columns else "repeat", i, each=columns)
-    for row.node, node in enumerate(run.nodes):
-        made = _ask(row, node, [known[value] for value in node.inputs], keywords[node])
-        if made is None:
-            return None
-        for operand, value in zip(node.inference.rule.outputs, node.outputs, strict=True):
-            if operand.name not in made:
-                return None
-            found = made[operand.name]
-            # Over what of the row an output lacks, it is the sum; over rows the kernel adds up.
-            known[value] = row.sum(found) if found.each and run.axes[-1] not in dims[value] else found
+    for row.node, (node, (formula, cut)) in enumerate(zip(run.nodes, run.formulas, strict=True)):
+        rule = formula.rule
+        operands = {each.name: known[value] for each, value in zip(rule.inputs, node.inputs, strict=True)}
+        made = lower(row, formula, cut, operands)
+        known.update((value, made[each.name]) for each, value in zip(rule.outputs, node.outputs, strict=True))
     if not converts and any(value.dtype not in (run.dtype, "bool") for value in run.outputs):
         return None
     rows = set(run.axes[:-1])
@@ -207,23 +192,3 @@ def make_plan(
             return None
         slots[load.detail] = at[value]
     return Plan(row, stores, slots)
-
-
-def _ask(
-    row: Row, node: Node, operands: Sequence[Expression], keywords: Mapping[str, Any]
-) -> Mapping[str, Expression] | None:
-    operator = node.operator
-    given = dict(zip((o.name for o in node.inference.rule.inputs), operands, strict=True))
-    if operator.variadic:
-        name = operator.signatures(node.attributes)[0].inputs[0].name
-        named: dict[str, Any] = {name: tuple(operands)}
-    else:
-        named = {name: given.get(name) for name in operator.operands}
-    found = _snippet_of(node)
-    return found.answer(row, **named, **found.given(keywords))
-
-
-def _snippet_of(node: Node) -> Snippet:
-    found = find_snippet(node.operator)
-    assert found is not None, "a run consists of nodes that have snippets"
-    return found

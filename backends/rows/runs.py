@@ -10,35 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.task import Task
-from graphir.backends.rows.snippets import find_snippet
+from graphir.backends.rows.lower import Cut, columns_of, rewritten, why_not
+from graphir.formula.terms import walk
+from graphir.formula.trace import Formula, NoFormula, find_formula
 from graphir.ir.graph import Node
-from graphir.ir.operator import Operator
 from graphir.ir.roles import Factor
 from graphir.ir.value import Value
-from graphir.operators.elementwise import add, d_add, exponential, multiply, scale
-from graphir.operators.loss import count_valid
-from graphir.operators.shape import sum_op
-from graphir.operators.update import rescale, square_sum
 
+#: The attributes of each node, with dims in numbers.
+Keywords: TypeAlias = Mapping[Node, Mapping[str, Any]]
 #: A dim: the factors that it is made of.
 Axis: TypeAlias = tuple[Factor, ...]
 
 #: The dtypes of floats that one kernel may have, for machines whose kernels compute in the dtype of all their floats.
 ALIKE = (frozenset({"float32"}), frozenset({"float64"}))
-#: What NumPy or BLAS does in one pass as fast as any kernel.
-_ONE_PASS: frozenset[Operator] = frozenset(
-    (add, count_valid, d_add, exponential, multiply, rescale, scale, square_sum, sum_op)
-)
 
 
 @dataclass(frozen=True)
 class Run:
     """Nodes to compute together. `axes` are the dims of the rows and, last, of the columns.
 
+    formulas   what the nodes compute, with how their factors lie
     inputs     what they read that others have made
     outputs    what they make that others read
     dtype      what it is computed in: float64 where a float of it is, else float32
@@ -47,6 +43,7 @@ class Run:
 
     task: Task
     nodes: tuple[Node, ...]
+    formulas: tuple[tuple[Formula, Cut], ...]
     axes: tuple[Axis, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -55,30 +52,57 @@ class Run:
 
 
 def find_runs(
-    task: Task, assignment: Assignment, least: int, floats: Sequence[frozenset[str]] = ALIKE, numbers: bool = False
+    task: Task,
+    assignment: Assignment,
+    keywords: Keywords,
+    least: int,
+    floats: Sequence[frozenset[str]] = ALIKE,
+    numbers: bool = False,
 ) -> dict[int, Run]:
     """A task's runs of at least `least` elements, by the position of their first node.
 
     `floats` are the sets of dtypes that one kernel may have; with `numbers`, nodes on scalars are taken, too, as a row
     of one column.
     """
+    formulas = {node: find_formula(node.operator, node.inference.rule, keywords[node]) for node in task.nodes}
     runs: dict[int, Run] = {}
     position = 0
     while position < len(task.nodes):
-        nodes, axes, stop = _longest(task, position, floats, numbers)
-        if nodes and _is_worth_it(task, nodes, axes, least):
-            runs[position] = _make(task, assignment, nodes, axes, stop)
+        nodes, axes, stop = _longest(task, formulas, position, floats, numbers)
+        if nodes and _is_worth_it(task, [formulas[node] for node in nodes], axes, least):
+            found = [(node, formulas[node]) for node in nodes]
+            cuts = [(made, _cut(task, node, axes)) for node, made in found if isinstance(made, Formula)]
+            runs[position] = _make(task, assignment, nodes, cuts, axes, stop)
         position = max(stop, position + 1)
     return runs
 
 
-def _is_worth_it(task: Task, nodes: Sequence[Node], axes: Sequence[Axis], least: int) -> bool:
+def _is_worth_it(task: Task, formulas: Sequence[Formula | NoFormula], axes: Sequence[Axis], least: int) -> bool:
     size = math.prod(task.sizes[factor] for axis in axes for factor in axis)
-    return size >= least and (least == 0 or len(nodes) > 1 or nodes[0].operator not in _ONE_PASS)
+    return size >= least and (least == 0 or len(formulas) > 1 or not _is_one_pass(formulas[0]))
+
+
+def _is_one_pass(formula: Formula | NoFormula) -> bool:
+    """Whether NumPy or BLAS does it in one pass, as fast as any kernel: one operation, and perhaps a sum."""
+    assert isinstance(formula, Formula)
+    inside = [term for term in walk(rewritten(formula).values()) if term.operands and term.factors]
+    return sum(term.operation not in ("sum", "convert") for term in inside) <= 1
+
+
+def _cut(task: Task, node: Node, axes: Sequence[Axis]) -> Cut:
+    """How a node's factors lie in a run of these axes."""
+    names = task.space.factors[node]
+    columns = tuple(letter for factor in axes[-1] for letter, name in names.items() if name == factor)
+    rows = {factor for axis in axes[:-1] for factor in axis}
+    return Cut(columns, frozenset(letter for letter, name in names.items() if name in rows))
 
 
 def _longest(
-    task: Task, position: int, floats: Sequence[frozenset[str]], numbers: bool
+    task: Task,
+    formulas: Mapping[Node, Formula | NoFormula],
+    position: int,
+    floats: Sequence[frozenset[str]],
+    numbers: bool,
 ) -> tuple[list[Node], tuple[Axis, ...], int]:
     """The longest run that begins at `position`, which is no view's; its axes, and the position behind it."""
     taken: list[Node] = []
@@ -90,7 +114,7 @@ def _longest(
             if not taken:
                 break
             continue
-        found = _common_axes(task, [*taken, node], floats, numbers)
+        found = _common_axes(task, formulas, [*taken, node], floats, numbers)
         if not found:
             break
         taken.append(node)
@@ -99,7 +123,11 @@ def _longest(
 
 
 def _common_axes(
-    task: Task, nodes: Sequence[Node], floats: Sequence[frozenset[str]], numbers: bool
+    task: Task,
+    formulas: Mapping[Node, Formula | NoFormula],
+    nodes: Sequence[Node],
+    floats: Sequence[frozenset[str]],
+    numbers: bool,
 ) -> tuple[Axis, ...]:
     """The axes of the widest value, if `nodes` can be a run; else none."""
     dims = task.space.dims
@@ -117,11 +145,11 @@ def _common_axes(
     for node in nodes:
         names, rule = task.space.factors[node], node.inference.rule
         mine = {axis for value in (*node.inputs, *node.outputs) for axis in dims[value]}
-        snippet = find_snippet(node.operator)
-        if snippet is None or not rows <= mine:
+        formula = formulas[node]
+        if isinstance(formula, NoFormula) or not rows <= mine:
             return ()
-        whole = {(names[factor],) for factor in rule.whole_factors | snippet.columns}
-        if not whole <= {axes[-1]}:
+        whole = {(names[factor],) for factor in rule.whole_factors | columns_of(formula)}
+        if not whole <= {axes[-1]} or why_not(formula, _cut(task, node, axes)):
             return ()
         if any(not made.get(value, root[value] not in made) for value in node.inputs):
             return ()
@@ -129,13 +157,20 @@ def _common_axes(
     return axes
 
 
-def _make(task: Task, assignment: Assignment, nodes: Sequence[Node], axes: tuple[Axis, ...], stop: int) -> Run:
+def _make(
+    task: Task,
+    assignment: Assignment,
+    nodes: Sequence[Node],
+    formulas: Sequence[tuple[Formula, Cut]],
+    axes: tuple[Axis, ...],
+    stop: int,
+) -> Run:
     made = [value for node in nodes for value in node.outputs]
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
     outputs = [value for value in made if assignment.last.get(value, -1) >= stop]
     found = _floats((*inputs, *made)) | {value.dtype for value in outputs}
     dtype = "float64" if "float64" in found else "float32"
-    return Run(task, tuple(nodes), axes, tuple(inputs), tuple(outputs), dtype, stop)
+    return Run(task, tuple(nodes), tuple(formulas), axes, tuple(inputs), tuple(outputs), dtype, stop)
 
 
 def _floats(values: Iterable[Value]) -> set[str]:

@@ -15,7 +15,7 @@ from graphir.backends.rows.expressions import Expression
 
 #: What is computed twice rather than kept in a buffer: so many operations, of which these count for more.
 _LITTLE = 4
-_COSTS = {"exp": 12, "sigmoid": 14, "normal": 20, "divide": 4, "log": 12, "sqrt": 4}
+_COSTS = {"exp": 12, "sigmoid": 14, "normal": 20, "divide": 4, "log": 12, "sqrt": 4, "tanh": 14, "erf": 20, "power": 20}
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Operator:
         relayout: Relayout | None = None,
         collective: str | None = None,
         exempt: str | None = None,
+        requires: Callable[[Mapping[str, int], Mapping[str, Any]], None] | None = None,
         no_gradient: str | None = None,
         flops: int = 0,
         examples: Sequence[Mapping[str, Any]] = ({},),
@@ -147,6 +148,8 @@ class Operator:
         self.collective = collective
         #: The attribute that holds an integer which is no index, where operands index a factor: an ignored label.
         self.exempt = exempt
+        #: Raises a DimError where the sizes of the factors do not go with the attributes.
+        self.requires = requires
         #: Output that is the new content of an input: an update returns new state, and may overwrite the old.
         self.updates = dict(updates or {})
         self.no_gradient = no_gradient
@@ -350,7 +353,7 @@ class Operator:
             return str(attributes[operand.dtype])
         if operand.dtype == "same":
             return types[0].dtype
-        if operand.dtype == "int" or operand.indexes:
+        if operand.is_integer:
             return "int64"
         if operand.dtype in ("bool", "text"):
             return operand.dtype

@@ -13,10 +13,10 @@ Notation. An operand is a name and its axes in brackets. An axis is a *factor*, 
     (h d)    one dim that is the product of two factors, the left one major
 
 After the brackets stands the dtype: nothing for the operator's float (one for all operands that say
-nothing), `float` for any float, `int` for any integer, `in v` for an integer that indexes factor v,
-`bool`, `text`, `any` for all but text (and `same`, of a result: the first operand's), or the name of the
-attribute that holds the dtype. `X...[*b]` stands for one or more operands X0, X1, … of that type. Several
-signatures are alternatives; the first whose ranks fit is used.
+nothing), `float` for any float, `int` for any integer, `natural` for one that is not negative, `in v` for
+one that indexes factor v, `bool`, `text`, `any` for all but text (and `same`, of a result: the first
+operand's), or the name of the attribute that holds the dtype. `X...[*b]` stands for one or more operands X0,
+X1, … of that type. Several signatures are alternatives; the first whose ranks fit is used.
 
 A factor that only outputs have (BC's new dims, the rows of an embedding's gradient) gets its dim from an
 attribute of the same name.
@@ -35,7 +35,7 @@ from graphir.ir.dims import Dim, product, shape_text
 from graphir.ir.types import FLOATS, INTEGERS, TensorType
 
 #: What may stand behind an operand's brackets, beside `in v` and the name of an attribute.
-DTYPE_WORDS = frozenset({"", "float", "int", "bool", "text", "any", "same"})
+DTYPE_WORDS = frozenset({"", "float", "int", "natural", "bool", "text", "any", "same"})
 
 _OPERAND = re.compile(
     r"\s*(?P<name>[A-Za-z_][\w.]*?)(?P<variadic>\.\.\.)?\[(?P<axes>[^\]]*)\]\s*(?P<dtype>(in\s+\w+|\w+)?)\s*\Z"
@@ -70,6 +70,16 @@ class Operand:
     def indexes(self) -> str | None:
         """The factor that this operand's integers index, if they do."""
         return self.dtype[3:] if self.dtype.startswith("in ") else None
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its elements are integers."""
+        return self.is_bounded or self.dtype == "int"
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether not any integer will do: it indexes a factor, or is not negative."""
+        return self.dtype == "natural" or self.indexes is not None
 
     @cached_property
     def factors(self) -> tuple[str, ...]:
@@ -310,7 +320,7 @@ def check_dtypes(rule: Signature, types: Sequence[TensorType]) -> str:
                 if shared and shared != dtype:
                     raise TypeCheckError(f"{holder} is {shared} but {name} is {dtype}; cast one of them")
                 shared, holder = dtype, name
-        elif operand.dtype == "int" or operand.indexes:
+        elif operand.is_integer:
             if dtype not in INTEGERS:
                 what = f"indexes {operand.indexes}, so it" if operand.indexes else ""
                 raise TypeCheckError(" ".join(f"{name} {what} must be an integer, not {dtype}".split()))

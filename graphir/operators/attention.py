@@ -102,9 +102,7 @@ def d_scale_mask(
     """dA = dZ / √width where a query may see a key, 0 where not; none flows into the mask."""
     dA = dZ * dZ.dtype.type(1 / math.sqrt(width))
     allowed = _allowed(xp, keep, causal, mask, shape, at)
-    if allowed is not None:
-        dA *= allowed
-    return dA
+    return dA if allowed is None else dA * allowed
 
 
 # -- S: softmax -------------------------------------------------------------------------------------------
@@ -122,11 +120,9 @@ def softmax(xp: Xp, Z: Array) -> Array:
 def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     """P, and each row's maximum and Σ exp(Z − max Z) over its keys."""
     top = Z.max(axis=-1)
-    P = Z - shift(xp, top)[..., None]
-    xp.exp(P, out=P)
-    s = P.sum(axis=-1)
-    P /= divisor(s)[..., None]
-    return P, top, s
+    powers = xp.exp(Z - shift(xp, top)[..., None])
+    s = powers.sum(axis=-1)
+    return powers / divisor(s)[..., None], top, s
 
 
 @operator(
@@ -152,7 +148,4 @@ softmax.with_statistics = softmax_rows
 @softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
     """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim; 0 where P is, as at masked scores."""
-    along = einsum(xp, "...k,...k->...", P, dP)
-    dZ = dP - along[..., None]
-    dZ *= P
-    return dZ
+    return (dP - einsum(xp, "...k,...k->...", P, dP)[..., None]) * P

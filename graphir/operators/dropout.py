@@ -20,23 +20,41 @@ _LEVELS = 1 << 16
 _MOST = 0.99
 
 
+def least_kept(p: float) -> int:
+    """The least draw, of 16 bits, that a mask keeps at the rate p."""
+    return min(round(p * _LEVELS), _LEVELS - 1)
+
+
 def keep_mask(
-    xp: Xp, starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int], seed: int, step: int, key: int, p: float
+    xp: Xp,
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    shape: Sequence[int],
+    seed: Array,
+    step: Array,
+    key: int,
+    p: float,
 ) -> Array:
-    """The mask m of a block, bool: True with probability 1 − p. The block of `shape` lies at `starts` in `sizes`."""
+    """The mask m of a block, bool: True with probability 1 − p. The block of `shape` lies at `starts` in `sizes`.
+
+    An array module may bring a `keep_mask` of its own, which takes the same.
+    """
     if p == 0:
         return xp.broadcast_to(xp.asarray(True), tuple(shape))
-    threshold = xp.uint16(min(round(p * _LEVELS), _LEVELS - 1))
+    own = getattr(xp, "keep_mask", None)
+    if own is not None:
+        return own(starts, sizes, shape, seed, step, key, p)
+    threshold = xp.uint16(least_kept(p))
     if tuple(shape) == tuple(sizes):
         # The whole tensor: consecutive elements are the two halves of one hash.
         count = 1
         for size in shape:
             count *= size
         pairs = xp.arange((count + 1) // 2, dtype=xp.int64)
-        halves = random_bits(xp, pairs, seed, step, key).view(xp.uint16)
+        halves = random_bits(xp, pairs, int(seed), int(step), key).view(xp.uint16)
         return (halves[:count] >= threshold).reshape(tuple(shape))
     index = global_indices(xp, starts, sizes, shape)
-    bits = random_bits(xp, index >> 1, seed, step, key)
+    bits = random_bits(xp, index >> 1, int(seed), int(step), key)
     bits >>= ((index & 1) << 4).astype(xp.uint32)
     return bits.astype(xp.uint16) >= threshold
 
@@ -71,7 +89,7 @@ def dropout(xp: Xp, X: Array, seed: Array, step: Array, *, p: float, key: int, a
     after step, draws new masks, and a run repeated draws the same.
     """
     starts, sizes = at.region("X")
-    m = keep_mask(xp, starts, sizes, X.shape, int(seed), int(step), key, p)
+    m = keep_mask(xp, starts, sizes, X.shape, seed, step, key, p)
     return _apply(X, m, p), m
 
 
@@ -97,9 +115,7 @@ def d_dropout(xp: Xp, m: Array, dY: Array, *, p: float) -> Array:
 def _apply(X: Array, m: Array, p: float) -> Array:
     if p == 0:
         return X
-    Y = X * X.dtype.type(1 / (1 - p))
-    Y *= m
-    return Y
+    return X * X.dtype.type(1 / (1 - p)) * m
 
 
 def _mask_signature(p: float, dims: tuple[object, ...]) -> str:
@@ -130,7 +146,7 @@ def dropout_mask(
 ) -> Array:
     """m of the DO with this key, computed again: what the backward pass uses when masks are not stored."""
     starts, sizes = at.region("m")
-    return keep_mask(xp, starts, sizes, shape, int(seed), int(step), key, p)
+    return keep_mask(xp, starts, sizes, shape, seed, step, key, p)
 
 
 @dropout.recomputation("m")

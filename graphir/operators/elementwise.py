@@ -19,7 +19,7 @@ def add(xp: Xp, *X: Array) -> Array:
         return X[0]
     Y = X[0] + X[1]
     for each in X[2:]:
-        Y += each
+        Y = Y + each
     return Y
 
 
@@ -126,14 +126,29 @@ def _activation_signature(kind: str) -> str:
     return "X[*b] -> Y[*b]"
 
 
-def _tanh_argument(X: Array) -> Array:
-    # √(2/π) (X + 0.044715 X³), in few passes over memory; X is cut to ±SATURATED.
-    u = X * X
-    u *= _CUBIC
-    u += 1
-    u *= X
-    u *= _SQRT_2_OVER_PI
-    return u
+def _gate(xp: Xp, X: Array, kind: str) -> Array:
+    """What X is multiplied by: Φ(X), or σ(w) = ½ (1 + tanh ½w), which never overflows, as exp(−w) does."""
+    if kind == "gelu":
+        return 0.5 * (1 + erf(xp, X * _SQRT_HALF))
+    if kind == "gelu_tanh":
+        X = _cut(xp, X)
+        return 0.5 * (1 + xp.tanh((X * X * _CUBIC + 1) * X * _SQRT_2_OVER_PI))
+    return 0.5 * (1 + xp.tanh(0.5 * X))
+
+
+def _slope(xp: Xp, X: Array, kind: str) -> Array:
+    """g′(X)."""
+    gate = _gate(xp, X, kind)
+    if kind == "gelu":
+        # Φ′ is the density.
+        return gate + X * xp.exp(-0.5 * X * X) * (1 / math.sqrt(2 * math.pi))
+    # (X σ(w))′ = σ(w) + σ(w) (1 − σ(w)) X w′; of gelu_tanh w′ = 2 √(2/π) (1 + 3 · 0.044715 X²), and beyond the cut,
+    # where X² may be infinite, 1 − σ(w) or σ(w) is 0.
+    rise = gate * (1 - gate)
+    if kind == "gelu_tanh":
+        X = _cut(xp, X)
+        rise = rise * ((X * X * (3 * _CUBIC) + 1) * (2 * _SQRT_2_OVER_PI))
+    return gate + rise * X
 
 
 @operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
@@ -143,18 +158,7 @@ def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
 
     Of any finite X it is finite, and so is g′; −∞ times a gate of 0 is NaN, as in PyTorch.
     """
-    if kind == "gelu":
-        return _as(X, X * (0.5 * (1 + erf(xp, X * _SQRT_HALF))))
-    if kind == "gelu_tanh":
-        Y = xp.tanh(_tanh_argument(_cut(xp, X)))
-        Y += 1
-        # In this order: twice the largest number would overflow.
-        Y *= 0.5
-        Y *= X
-        return _as(X, Y)
-    if kind == "relu":
-        return xp.maximum(X, 0)
-    return _as(X, X * _sigmoid(xp, X))
+    return xp.maximum(X, 0) if kind == "relu" else _as(X, X * _gate(xp, X, kind))
 
 
 def _as(X: Array, Y: Array) -> Array:
@@ -174,30 +178,7 @@ def _d_activation_signature(kind: str) -> str:
 @activation.backward("dGL", _d_activation_signature, elementwise=True, flops=16, examples=({"kind": "gelu"},))
 def d_activation(xp: Xp, X: Array, dY: Array, *, kind: str = "gelu") -> Array:
     """dX = dY ⊙ g′(X)."""
-    if kind == "gelu":
-        density = xp.exp(-0.5 * X * X) * (1 / math.sqrt(2 * math.pi))
-        return _as(X, dY * (0.5 * (1 + erf(xp, X * _SQRT_HALF)) + X * density))
-    if kind == "gelu_tanh":
-        # With t = tanh u: g′ = ½ (1 + t) + ½ X (1 − t²) u′, u′ = √(2/π) (1 + 3 · 0.044715 X²).
-        # Beyond the cut 1 − t² is 0, and X² may be infinite.
-        inner = _cut(xp, X)
-        t = xp.tanh(_tanh_argument(inner))
-        slope = inner * inner
-        slope *= 3 * _CUBIC
-        slope += 1
-        slope *= inner
-        slope *= _SQRT_2_OVER_PI
-        slope *= 1 - t
-        slope += 1
-        t += 1
-        slope *= t
-        slope *= 0.5
-        slope *= dY
-        return _as(X, slope)
-    if kind == "relu":
-        return dY * (X > 0)
-    sigmoid = _sigmoid(xp, X)
-    return _as(X, dY * (sigmoid * (1 + X * (1 - sigmoid))))
+    return dY * (X > 0) if kind == "relu" else _as(X, dY * _slope(xp, X, kind))
 
 
 def _sloped_signature(kind: str) -> str:
@@ -209,8 +190,3 @@ def _sloped_signature(kind: str) -> str:
 def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Array, Array]:
     """Y = g(X) and slope = g′(X), which have the costly part in common."""
     return activation.kernel(xp, X, kind=kind), d_activation.kernel(xp, X, xp.ones_like(X), kind=kind)
-
-
-def _sigmoid(xp: Xp, X: Array) -> Array:
-    # tanh never overflows, exp(−X) does.
-    return 0.5 * (1 + xp.tanh(0.5 * X))

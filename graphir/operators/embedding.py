@@ -34,9 +34,7 @@ def lookup(xp: Xp, E: Array, T: Array, *, at: Place) -> Array:
     rows, inside = _local_rows(T, E.shape[0], at)
     # A copy even of a single row, which E[rows] would be a view of.
     X = E.take(rows, axis=0)
-    if inside is not None:
-        X *= inside[..., None]
-    return X
+    return X if inside is None else X * inside[..., None]
 
 
 @lookup.backward(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from graphir.errors import InputError
+from graphir.errors import DimError
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
 from graphir.ir.types import require_rank
@@ -57,17 +58,8 @@ def losses(xp: Xp, lse: Array, picked: Array, counts: Array) -> Array:
 @cross_entropy.backward("dCE", "Z[*b v], lse[*b], Y[*b] in v, dL[*b] -> dZ[*b v]", exempt="ignore", flops=4)
 def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """dZ = (P − onehot(Y)) dL with P = exp(Z − lse); 0 where Y is `ignore`, and where Z is masked, at a label too."""
-    # Rows side by side: a transposed Z gives a transposed difference, whose reshape below would be a copy.
-    dZ = xp.ascontiguousarray(Z - lse[..., None])
-    xp.exp(dZ, out=dZ)
-    valid = ignore != Y
-    rows = dZ.reshape(-1, dZ.shape[-1])
-    columns = Y.reshape(-1) - at.start("v")
-    here = xp.nonzero(valid.reshape(-1) & (columns >= 0) & (columns < rows.shape[1]))[0]
-    labels = here, columns[here]
-    rows[labels] -= ~is_masked(Z.reshape(rows.shape)[labels])
-    dZ *= (dL * valid)[..., None]
-    return dZ
+    label = xp.arange(Z.shape[-1]) == (Y - at.start("v"))[..., None]
+    return (xp.exp(Z - lse[..., None]) - (label & ~is_masked(Z))) * (dL * (ignore != Y))[..., None]
 
 
 # -- CE on probabilities: what CE becomes when it is taken apart, as A 1.5 draws it ------------------------
@@ -190,16 +182,25 @@ def token_ids(xp: Xp, T: Array, *, v: Size, ignore: int = IGNORE) -> Array:
     return T.astype("int64")
 
 
-@operator("PAD", "Z[*b v] -> Y[*b v]", flops=1, elementwise=True, examples=({"valid": as_dim(2)},))
+def _require_room(sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> None:
+    tokens, rows = attributes["valid"], sizes["v"]
+    if tokens > rows:
+        raise DimError(f"a vocabulary of {tokens} tokens does not fit into {rows} rows; V_pad must be at least V")
+
+
+@operator(
+    "PAD",
+    "Z[*b v] -> Y[*b v]",
+    flops=1,
+    elementwise=True,
+    requires=_require_room,
+    examples=({"valid": as_dim(2)},),
+)
 def mask_padding(xp: Xp, Z: Array, *, valid: Size, at: Place) -> Array:
     """Y [B, S, V_pad] = Z where the column is a token, −1e30 where it only pads the vocabulary (v ≥ `valid`).
 
     That is a masked logit: a word of probability 0.
     """
-    if valid > at.sizes["v"]:
-        raise InputError(
-            f"a vocabulary of {valid} tokens does not fit into {at.sizes['v']} rows; V_pad must be at least V"
-        )
     return xp.where(_is_token(xp, Z, valid, at), Z, masked_score(Z.dtype))
 
 

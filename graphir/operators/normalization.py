@@ -18,13 +18,10 @@ def layer_norm(xp: Xp, X: Array, gamma: Array, beta: Array, *, epsilon: float = 
     The statistics μ [*b] (`mean`) and r [*b] (`rstd`) are results too, cached for dLN.
     """
     mean = X.mean(axis=-1)
-    H = X - mean[..., None]
-    variance = einsum(xp, "...d,...d->...", H, H) / X.shape[-1]
+    N = X - mean[..., None]
+    variance = einsum(xp, "...d,...d->...", N, N) / X.shape[-1]
     rstd = 1 / xp.sqrt(variance + X.dtype.type(epsilon))
-    H *= rstd[..., None]
-    H *= gamma
-    H += beta
-    return H, mean, rstd
+    return N * rstd[..., None] * gamma + beta, mean, rstd
 
 
 @layer_norm.backward(
@@ -52,16 +49,11 @@ def d_layer_norm(
         assert X is not None
         assert mean is not None
         assert rstd is not None
-        normal = X - mean[..., None]
-        normal *= rstd[..., None]
+        normal = (X - mean[..., None]) * rstd[..., None]
         if "dgamma" in only:
-            dgamma = einsum(xp, "nd,nd->d", dH.reshape(-1, dH.shape[-1]), normal.reshape(-1, dH.shape[-1]))
+            dgamma = (dH * normal).sum(axis=leading)
         if "dX" in only:
             g = dH * gamma
             along = einsum(xp, "...d,...d->...", g, normal) / X.shape[-1]
-            g -= g.mean(axis=-1)[..., None]
-            normal *= along[..., None]
-            g -= normal
-            g *= rstd[..., None]
-            dX = g
+            dX = (g - g.mean(axis=-1)[..., None] - normal * along[..., None]) * rstd[..., None]
     return dX, dgamma, dbeta

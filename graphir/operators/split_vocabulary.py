@@ -63,9 +63,7 @@ def negative_log_likelihood(
 @operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", ignores_masked="Z", no_gradient=_NO_GRADIENT, flops=3)
 def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
     """P = exp(Z − top) / s; 0 where Z is masked, and in a row where all of it is."""
-    P = xp.exp(Z - shift(xp, top)[..., None])
-    P /= divisor(s)[..., None]
-    return P
+    return xp.exp(Z - shift(xp, top)[..., None]) / divisor(s)[..., None]
 
 
 @operator("row_dot", "P[*b v], dP[*b v] -> c[*b]", symbol="Σ⊙", no_gradient=_NO_GRADIENT, flops=2)
@@ -77,9 +75,7 @@ def row_dot(xp: Xp, P: Array, dP: Array) -> Array:
 @operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", vanishes="P", no_gradient=_NO_GRADIENT, flops=2)
 def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
     """dZ = P ⊙ (dP − c)."""
-    dZ = dP - c[..., None]
-    dZ *= P
-    return dZ
+    return (dP - c[..., None]) * P
 
 
 softmax.from_statistics = normalize

@@ -9,18 +9,10 @@ from __future__ import annotations
 
 import math
 
-from graphir.errors import InputError, TypeCheckError
+from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Xp, operator
 
 _NO_GRADIENT = "an optimizer's update is not differentiated"
-
-
-def count_step(step: Array) -> int:
-    """The step's number, from 0 on; InputError for one below."""
-    number = int(step)
-    if number < 0:
-        raise InputError(f"step = {number}; steps are counted from 0")
-    return number
 
 
 def _with_ok(operands: str, results: str) -> tuple[str, str]:
@@ -60,10 +52,9 @@ def sgd(
     weight_decay: float = 0.0,
 ) -> tuple[Array, ...]:
     """W_new, u_new: g = dW + weight_decay · W;  u ← momentum · u + g;  W ← W − lr · u (B 3.5 where both are 0)."""
-    u_new = u * u.dtype.type(momentum)
-    u_new += dW
+    u_new = u * u.dtype.type(momentum) + dW
     if weight_decay:
-        u_new += W * W.dtype.type(weight_decay)
+        u_new = u_new + W * W.dtype.type(weight_decay)
     return _unless(xp, ok, (W - u_new * lr.astype(W.dtype), u_new), (W, u))
 
 
@@ -72,7 +63,7 @@ def _adam_signature(beta1: float, beta2: float, epsilon: float) -> tuple[str, st
         raise TypeCheckError(
             f"beta1={beta1}, beta2={beta2}, epsilon={epsilon}: need 0 ≤ beta1 < 1, 0 ≤ beta2 < 1, epsilon ≥ 0"
         )
-    return _with_ok("W[*b], dW[*b], m[*b], v[*b], step[] int, lr[] float", "W_new[*b], m_new[*b], v_new[*b]")
+    return _with_ok("W[*b], dW[*b], m[*b], v[*b], step[] natural, lr[] float", "W_new[*b], m_new[*b], v_new[*b]")
 
 
 _ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
@@ -81,20 +72,16 @@ _ADAM_UPDATES = {"W_new": "W", "m_new": "m", "v_new": "v"}
 def _moments(
     xp: Xp, dW: Array, m: Array, v: Array, step: Array, lr: Array, beta1: float, beta2: float, epsilon: float
 ) -> tuple[Array, Array, Array]:
-    """The change of W by Adam, and the new moments."""
-    kind, t = dW.dtype.type, count_step(step) + 1
-    m_new = m * kind(beta1)
-    m_new += dW * kind(1 - beta1)
-    # An array even of rank 0, where products are bare numbers that nothing can be written into.
-    square = xp.asarray(dW * dW)
-    square *= kind(1 - beta2)
-    v_new = v * kind(beta2)
-    v_new += square
-    change = xp.sqrt(v_new, out=square)
-    change /= kind((1 - beta2**t) ** 0.5)
-    change += kind(epsilon)
-    xp.divide(m_new, change, out=change)
-    change *= kind(float(lr) / (1 - beta1**t))
+    """The change of W by Adam, and the new moments.
+
+    lr m̂ / (√v̂ + ε) = η m / (√v + ε c) with c = √(1 − β₂ᵗ), η = lr c / (1 − β₁ᵗ): one pass less over memory.
+    """
+    kind, t = dW.dtype.type, step.astype("float64") + 1
+    m_new = m * kind(beta1) + dW * kind(1 - beta1)
+    v_new = v * kind(beta2) + dW * dW * kind(1 - beta2)
+    c = xp.sqrt(1 - beta2**t)
+    eta, floor = lr.astype("float64") * c / (1 - beta1**t), epsilon * c
+    change = m_new / (xp.sqrt(v_new) + floor.astype(dW.dtype)) * eta.astype(dW.dtype)
     return change, m_new, v_new
 
 
@@ -123,7 +110,7 @@ def adam(
     """m ← β₁ m + (1 − β₁) dW;  v ← β₂ v + (1 − β₂) dW²;
     W ← W − lr m̂ / (√v̂ + ε), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), t = step + 1 (Kingma and Ba, 2015)."""
     change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
-    return _unless(xp, ok, (xp.subtract(W, change, out=change), m_new, v_new), (W, m, v))
+    return _unless(xp, ok, (W - change, m_new, v_new), (W, m, v))
 
 
 @operator(
@@ -151,9 +138,8 @@ def adamw(
 ) -> tuple[Array, ...]:
     """As Adam, with W decayed by lr · weight_decay · W beside it (Loshchilov and Hutter, 2019)."""
     change, m_new, v_new = _moments(xp, dW, m, v, step, lr, beta1, beta2, epsilon)
-    W_new = W * W.dtype.type(1 - float(lr) * weight_decay)
-    W_new -= change
-    return _unless(xp, ok, (W_new, m_new, v_new), (W, m, v))
+    shrink = (1 - lr.astype("float64") * weight_decay).astype(W.dtype)
+    return _unless(xp, ok, (W * shrink - change, m_new, v_new), (W, m, v))
 
 
 # -- clipping by the global norm --------------------------------------------------------------------------
@@ -162,8 +148,7 @@ def adamw(
 @operator("square_sum", "X[*b] -> n[]", symbol="Σ²", no_gradient=_NO_GRADIENT, flops=2)
 def square_sum(xp: Xp, X: Array) -> Array:
     """n = Σ X², over all elements."""
-    flat = X.reshape(-1)
-    return xp.asarray(flat @ flat, dtype=X.dtype)
+    return (X * X).sum()
 
 
 @operator(
@@ -203,7 +188,7 @@ def _schedule_signature(kind: str, peak: float, warmup: int, total: int, floor: 
         )
     if kind != "constant" and total <= warmup:
         raise TypeCheckError(f"total={total} must exceed warmup={warmup} for a {kind} schedule")
-    return "step[] int -> lr[] dtype"
+    return "step[] natural -> lr[] dtype"
 
 
 @operator(
@@ -226,13 +211,13 @@ def schedule(
 ) -> Array:
     """lr: a linear rise to `peak` over `warmup` steps, then constant, or a linear or cosine fall to `floor`
     at step `total`, and `floor` beyond."""
-    t = count_step(step)
-    if t < warmup:
-        rate = peak * (t + 1) / warmup
-    elif kind == "constant":
-        rate = peak
+    t = step.astype("float64")
+    if kind == "constant":
+        rate = xp.full_like(t, peak)
     else:
-        done = min(1.0, (t - warmup) / (total - warmup))
-        share = 1 - done if kind == "linear" else 0.5 * (1 + float(xp.cos(xp.pi * done)))
+        done = xp.minimum((t - warmup) / (total - warmup), 1.0)
+        share = 1 - done if kind == "linear" else 0.5 * (1 + xp.cos(xp.pi * done))
         rate = floor + (peak - floor) * share
+    if warmup:
+        rate = xp.where(t < warmup, peak * (t + 1) / warmup, rate)
     return xp.asarray(rate, dtype=dtype)

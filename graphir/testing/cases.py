@@ -177,7 +177,7 @@ def _size_attributes(node: gi.Node) -> list[gi.Dim]:
 
 
 def _is_integer(operand: Operand) -> bool:
-    return operand.dtype == "int" or operand.indexes is not None
+    return operand.is_integer
 
 
 def _draw_array(

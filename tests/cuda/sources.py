@@ -10,13 +10,12 @@ import numpy as np
 import graphir as gi
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.cupy.kernels import CudaKernels
-from graphir.backends.rows.snippets import find_snippet
 from graphir.ir.graph import Graph
-from graphir.ir.operator import Operator
 from graphir.passes import Optimizer, autodiff, mixed_precision, optimize
 from graphir.testing import cases
 from tests.cuda.harness import HostArray, HostEngine, HostExecutable
 from tests.cuda.rule_sources import rule_sources
+from tests.support.formulas import FUSED
 
 _SIZES = {"B": 2, "S": 512, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257}
 _ODD = {"B": 2, "S": 31, "D": 33, "N_H": 3, "D_ff": 65, "V": 97}
@@ -74,11 +73,6 @@ def step(precision: str = "float32", **options: Any) -> Graph:
     return optimize(autodiff(model), Optimizer("adamw", learning_rate=1e-3, clip=1.0))
 
 
-def snipped() -> list[Operator]:
-    """The operators that have a snippet."""
-    return [each for each in gi.operators() if find_snippet(each) is not None and each.examples]
-
-
 def _generated() -> Iterator[tuple[str, str]]:
     graphs = {
         "step float32": (step(), _SIZES),
@@ -89,7 +83,7 @@ def _generated() -> Iterator[tuple[str, str]]:
         "step float64": (step(dtype="float64"), _ODD),
     }
     # Every operator by itself; float16, whose kernels differ in how they load and store, is in the steps.
-    for operator in snipped():
+    for operator in FUSED:
         for i, case in enumerate(cases(operator, "bfloat16", count=1)):
             graphs[f"{operator.key} bfloat16, case {i}"] = case.graph, dict(case.sizes)
     for name, (graph, sizes) in graphs.items():

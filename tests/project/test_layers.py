@@ -29,6 +29,7 @@ STOREYS = (
     ),
     ("graphir.launch",),
     ("graphir.ir", "graphir.tokenizer"),
+    ("graphir.formula",),
     ("graphir.operators",),
     ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
     ("graphir.compiler",),

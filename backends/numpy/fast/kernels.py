@@ -19,10 +19,10 @@ from graphir.backends.compiled.task import Task
 from graphir.backends.effects import declare
 from graphir.backends.numpy.fast.build import build, require_numba
 from graphir.backends.numpy.fast.source import Source
-from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
+from graphir.backends.rows.expressions import Expression
 from graphir.backends.rows.geometry import last_of, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Keywords, Part, Plan, Plans, RunTile
-from graphir.backends.rows.runs import Run, find_runs
+from graphir.backends.rows.plan import Part, Plan, Plans, RunTile
+from graphir.backends.rows.runs import Keywords, Run, find_runs
 from graphir.backends.rows.schedule import Store
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -46,9 +46,9 @@ class Kernels:
         self.least = LEAST if least is None else least
         self._plans = Plans(_address, packed=True, converts=False)
 
-    def runs(self, task: Task, assignment: Assignment) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
         """The runs of a task, by the position of their first node."""
-        return find_runs(task, assignment, self.least)
+        return find_runs(task, assignment, keywords, self.least)
 
     def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
@@ -89,7 +89,7 @@ def _record(
     prepared = []
     for each in plan.row.prepared:
         known = tile.keywords[run.nodes[each.node]]
-        given = [known[a] if isinstance(a, str) else tile.arrays[run.inputs[a.detail]] for a in each.arguments]
+        given = [_argument(run, tile, known, a) for a in each.arguments]
         kind = dtype if each.dtype == "float" else each.dtype
         prepared.append(call.prepared((each.count,), kind, each.function, *given))
     flat = {index: _flat(lying[index]) for index in sorted(lying)}
@@ -103,6 +103,13 @@ def _record(
             target = lying[store.array].array
             call(np.copyto, target, target.dtype.type(0))
     call(function, geometry, np.array(plan.row.numbers, dtype), *flat.values(), *prepared, *rows)
+
+
+def _argument(run: Run, tile: RunTile, known: Mapping[str, Any], given: Any) -> Any:
+    """What a function that prepares numbers is handed: an attribute, a scalar operand, or what it is to compute."""
+    if isinstance(given, str):
+        return known[given]
+    return tile.arrays[run.inputs[given.detail]] if isinstance(given, Expression) else given
 
 
 # -- compiling ------------------------------------------------------------------------------------------

@@ -1,32 +1,9 @@
-"""The rules of the dictionary's operators, a file a family, as `graphir.operators` has them.
+"""The rules of operators that NumPy computes faster, or only, in a form of their own, a file a family.
 
-Importing this package declares all of them. What has none runs its reference kernel.
+Importing this package declares all of them. What has none is recorded by its formula; what has no formula either runs
+its reference kernel.
 """
 
-from graphir.backends.numpy.rules import (
-    attention,
-    dropout,
-    elementwise,
-    embedding,
-    linear,
-    loss,
-    normalization,
-    precision,
-    reduction,
-    split_vocabulary,
-    update,
-)
+from graphir.backends.numpy.rules import activations, embedding, linear, loss
 
-__all__ = [
-    "attention",
-    "dropout",
-    "elementwise",
-    "embedding",
-    "linear",
-    "loss",
-    "normalization",
-    "precision",
-    "reduction",
-    "split_vocabulary",
-    "update",
-]
+__all__ = ["activations", "embedding", "linear", "loss"]

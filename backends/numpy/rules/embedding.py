@@ -12,7 +12,7 @@ import numpy as np
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.effects import writes
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.shared import number
+from graphir.backends.numpy.shared import number
 from graphir.ir.operator import Place
 from graphir.operators.embedding import d_lookup, lookup
 
@@ -44,7 +44,7 @@ def _take_inside(E: Array, T: Array, first: int, inside: Array, X: Array) -> Non
 def _d_lookup(call: Calls, T: Array, dX: Array, dE: Array, *, v: int, at: Place) -> None:
     count, width = T.size, dE.shape[1]
     sorted_rows, sums = call.scratch((count, width), dX.dtype), call.scratch((count, width), dX.dtype)
-    call(np.copyto, dE, number(0, dE))
+    call(np.copyto, dE, number(0, dE.dtype))
     call(_add_rows, T, dX, at.start("v"), sorted_rows, sums, dE)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls, rows
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.precision import summable, widened
+from graphir.backends.numpy.precision import summable, widened
 from graphir.operators.linear import d_matmul, matmul
 
 

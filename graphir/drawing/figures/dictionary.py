@@ -87,7 +87,7 @@ def _apply(each: Operator, block: Builder) -> tuple[list[Value], tuple[Value, ..
 def _dtype(operand: Operand, block: Builder) -> str:
     if operand.dtype in ("bool", "text"):
         return operand.dtype
-    return "int64" if operand.dtype == "int" or operand.indexes else block.dtype
+    return "int64" if operand.is_integer else block.dtype
 
 
 def _has_gradient(each: Operator, operand: Value) -> bool:

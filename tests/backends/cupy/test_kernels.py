@@ -29,7 +29,7 @@ from graphir.passes import Optimizer, autodiff, optimize
 from graphir.testing import cases
 from tests.cuda import emulator
 from tests.cuda.harness import compile_with_kernels, launched, to_numpy, where
-from tests.cuda.sources import snipped
+from tests.support.formulas import FUSED
 from tests.support.random_graphs import Program, programs
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
@@ -75,12 +75,14 @@ def _check(graph: Graph, sizes: Mapping[str, int], arrays: Any, where: str, dtyp
     return executable
 
 
-# -- each snippet -----------------------------------------------------------------------------------------
+# -- each operator ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("operator", snipped(), ids=lambda operator: operator.key)
-def test_a_snippet_computes_what_the_kernel_of_its_operator_does(operator: Operator, dtype: str, where: str) -> None:
+@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
+def test_a_fused_kernel_computes_what_the_kernel_of_its_operator_does(
+    operator: Operator, dtype: str, where: str
+) -> None:
     for case in cases(operator, dtype, count=1):
         executable = _check(case.graph, case.sizes, case.arrays, where, dtype)
         assert executable.kernels.written
@@ -89,7 +91,7 @@ def test_a_snippet_computes_what_the_kernel_of_its_operator_does(operator: Opera
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("operator", snipped(), ids=lambda operator: operator.key)
+@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
 def test_of_16_bits_only_the_results_are_rounded(operator: Operator, dtype: str, where: str) -> None:
     pairs = zip(cases(operator, dtype, count=1), cases(operator, "float64", count=1), strict=True)
     for narrow, wide in pairs:

@@ -22,25 +22,27 @@ from graphir.backends.compiled.engine import Tiling
 from graphir.backends.numpy.engine import NumpyEngine
 from graphir.backends.numpy.fast import build, kernels
 from graphir.backends.numpy.fast.source import Source
-from graphir.backends.rows import dictionary  # noqa: F401  declares the snippets
 from graphir.backends.rows.expressions import Row
+from graphir.backends.rows.lower import Cut, lower
 from graphir.backends.rows.schedule import Store
-from graphir.backends.rows.snippets import find_snippet
 from graphir.errors import ConfigError, InputError, MissingDependencyError
+from graphir.formula.trace import Formula, find_formula
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
+from graphir.ir.signature import expand
 from graphir.operators.dropout import keep_mask
 from graphir.operators.normalization import layer_norm
 from graphir.operators.special import MASKED, _hash_32, erf
 from graphir.passes import autodiff
 from graphir.testing import cases
+from tests.support.formulas import FORMULATED
 from tests.support.random_graphs import Program, programs
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
 #: What computes single numbers has no row, ids are not floats, and a cast has two dtypes: they are left to the rules.
-LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast"}
-SNIPPED = [each for each in gi.operators() if find_snippet(each) is not None and each.examples and each.key not in LEFT]
+LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast", "size", "positions"}
+FUSED = [each for each in FORMULATED if each.key not in LEFT]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,8 +124,8 @@ def _check(graph: Graph, sizes: Any, arrays: Any, dtype: str = "float64", **opti
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("operator", SNIPPED, ids=lambda operator: operator.key)
-def test_a_snippet_computes_what_the_kernel_of_its_operator_does(
+@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
+def test_a_fused_kernel_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, interpreted: Counted
 ) -> None:
     for case in cases(operator, dtype, count=1):
@@ -203,8 +205,8 @@ def test_what_is_prepared_once_is_so_for_a_kernel_and_for_rules_of_other_tiles(
 @numba
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("operator", SNIPPED, ids=lambda operator: operator.key)
-def test_a_compiled_snippet_computes_what_the_kernel_of_its_operator_does(
+@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
+def test_a_compiled_kernel_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, counted: Counted
 ) -> None:
     for case in cases(operator, dtype, count=1):
@@ -320,10 +322,12 @@ def _source(store_over: bool) -> Source:
     """LN of X + R, the sum stored, over the memory of X if asked."""
     row = Row()
     X, R = row.leaf("load", 0, each=True), row.leaf("load", 1, each=True)
-    found = find_snippet(layer_norm)
-    assert found is not None
-    made = found.answer(row, X + R, row.leaf("load", 2, each=True), row.leaf("load", 3, each=True), epsilon=1e-5)
-    assert made is not None
+    (rule,) = layer_norm.signatures({})
+    formula = find_formula(layer_norm, expand(rule, (2, 1, 1)), {"epsilon": 1e-5})
+    assert isinstance(formula, Formula)
+    gamma, beta = row.leaf("load", 2, each=True), row.leaf("load", 3, each=True)
+    operands = {"X": X + R, "gamma": gamma, "beta": beta}
+    made = lower(row, formula, Cut(("d",), frozenset({"b.0"})), operands)
     stores = [Store(4, made["H"], True, False), Store(0 if store_over else 5, X * R, True, False)]
     return Source(row, stores, {0: 0, 1: 1, 2: 2, 3: 3}, loops=1)
 

@@ -15,12 +15,10 @@ import pytest
 import graphir as gi
 from graphir.backends.compiled.emission import Rules
 from graphir.backends.numpy.engine import rules
-from graphir.backends.rows import snippets
-from graphir.backends.rows.expressions import Row
-from graphir.backends.rows.snippets import snippet
-from graphir.errors import OperatorError
+from graphir.formula.trace import find_formula
 from graphir.ir import operator as language
 from graphir.ir.attributes import Attributes
+from graphir.ir.signature import expand
 from graphir.passes import share
 from tests.cuda.harness import compile_with_kernels, to_numpy, where
 
@@ -35,25 +33,20 @@ def own_registries() -> Iterator[None]:
     """What a test declares is gone after it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
-        patch.setattr(snippets, "_SNIPPETS", dict(snippets._SNIPPETS))
         patch.setattr(rules, "_rules", dict(rules._rules))
         yield
 
 
 def _times(attribute: str, kind: str = "float") -> gi.Operator:
-    """An operator of a user's own: Y = X times its attribute, called as is said, with a snippet that bakes it in."""
+    """An operator of a user's own: Y = X times its attribute, called as is said."""
     names: dict[str, Any] = {"gi": gi}
     lines = (
         f"def kernel(xp, X, *, {attribute}: {kind}):",
         '    """Y = c X."""',
         f"    return X * X.dtype.type({attribute})",
-        f"def of_a_row(row, X, *, {attribute}):",
-        f'    return {{"Y": X * {attribute}}}',
     )
     exec("\n".join(lines), names)
-    made = gi.operator("times", "X[*b] -> Y[*b]", elementwise=True, no_gradient="a test asks for none")(names["kernel"])
-    snippet(made)(names["of_a_row"])
-    return made
+    return gi.operator("times", "X[*b] -> Y[*b]", elementwise=True, no_gradient="a test asks for none")(names["kernel"])
 
 
 def _two_runs(times: gi.Operator, attribute: str, one: Any, other: Any) -> gi.Graph:
@@ -97,63 +90,21 @@ def test_numbas_kernels_keep_such_attributes_apart(
     assert np.allclose(found["Z"], 3 * arrays["X_Z"] @ arrays["W"], rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_handed_over_at_run_time_is_not_given_to_the_snippet(where: str) -> None:
-    """Two nodes of different keys share one kernel, and each has its own number."""
-
-    @gi.operator("plus", "X[*b], c[] -> Y[*b]", elementwise=True, no_gradient="a test asks for none")
-    def plus(xp: gi.Xp, X: gi.Array, c: gi.Array, *, key: int) -> gi.Array:
-        """Y = key X + c."""
-        return X * X.dtype.type(key) + c
-
-    given: list[dict[str, Any]] = []
-
-    @snippet(plus, at_run_time="key")
-    def _plus(row: Row, X: Any, c: Any, **attributes: Any) -> Any:
-        given.append(attributes)
-        return None
-
+def test_masks_of_all_keys_are_one_formula(where: str) -> None:
+    """Two nodes of different keys share one kernel, and each has its own draws."""
     B, D = gi.dims("B D")
-    block, made = gi.Builder("two"), []
-    for name, key in (("Y", 2), ("Z", 3)):
-        X, c, W = (block.input(f"{each}_{name}", shape) for each, shape in (("X", (B, D)), ("c", ()), ("W", (D, D))))
-        made.append(gi.matmul(plus(X, c, key=key), W, name=name))
-    arrays = _arrays()
-    for name in ("Y", "Z"):
-        arrays |= {f"c_{name}": np.float32(1), f"W_{name}": np.eye(8, dtype=np.float32)}
-    del arrays["W"]
-    found = compile_with_kernels(block.build(*made), SIZES, where)(arrays)
-    assert given == [{}]
-    for name, key in (("Y", 2), ("Z", 3)):
-        assert np.allclose(to_numpy(found[name]), key * arrays[f"X_{name}"] + 1, atol=1e-5)
-
-
-def test_an_attribute_that_no_operator_has_cannot_be_handed_over() -> None:
-    with pytest.raises(OperatorError, match="a snippet of times is not to be given seed, which is no attribute of it"):
-        snippet(_times("by"), at_run_time="seed")
-
-
-def test_a_function_of_a_users_own_is_not_taken_for_the_devices_of_the_same_name(where: str) -> None:
-    """`write_rate` on the device copies the learning rate; here it doubles it."""
-
-    @gi.operator("rated", "X[*b], lr[] -> Y[*b]", elementwise=True, no_gradient="a test asks for none")
-    def rated(xp: gi.Xp, X: gi.Array, lr: gi.Array) -> gi.Array:
-        """Y = 2 lr X."""
-        return X * (2 * lr)
-
-    def write_rate(lr: Any, numbers: Any) -> None:
-        numbers[0] = 2 * lr
-
-    @snippet(rated)
-    def _rated(row: Row, X: Any, lr: Any) -> Any:
-        (rate,) = row.prepare(write_rate, 1, lr)
-        return {"Y": X * rate}
-
-    B, D = gi.dims("B D")
-    block = gi.Builder("rated")
-    graph = block.build(rated(block.input("X", (B, D)), block.input("lr", ()), name="Y"))
-    X = _arrays()["X_Y"]
-    found = compile_with_kernels(graph, SIZES, where)({"X": X, "lr": np.float32(0.25)})
-    assert np.array_equal(to_numpy(found["Y"]), X / 2)
+    block = gi.Builder("two")
+    seed, step = (block.input(name, dtype="int64") for name in ("seed", "step"))
+    X = block.input("X", (B, D))
+    graph = block.build(*(gi.dropout(X, seed, step, p=0.5, key=key, name=f"Y{key}") for key in (1, 2)))
+    one, other = (find_formula(node.operator, node.inference.rule, node.attributes) for node in graph.nodes)
+    assert one is other
+    arrays = {"X": np.ones((5, 8), np.float32), "seed": 3, "step": 0}
+    expected = gi.compile(graph, SIZES, backend="reference")(arrays)
+    found = compile_with_kernels(graph, SIZES, where)(arrays)
+    assert not np.array_equal(expected["Y1"], expected["Y2"])
+    for name, array in expected.items():
+        assert np.array_equal(to_numpy(found[name]), array), name
 
 
 def test_two_rules_whose_constants_look_alike_each_have_their_own() -> None:
@@ -208,7 +159,7 @@ def test_a_kernel_tells_the_two_zeros_apart(where: str) -> None:
     assert np.signbit(to_numpy(found["Z"])).all()
 
 
-def test_an_operator_that_is_declared_again_has_neither_rule_nor_snippet_of_the_old() -> None:
+def test_an_operator_that_is_declared_again_has_neither_rule_nor_formula_of_the_old() -> None:
     """A notebook's cell that is run twice declares a key again; what was said of the first is not said of the other."""
     first, own = _times("by"), Rules()
     own.emits(first)(lambda call, X, Y, *, by: None)
@@ -219,6 +170,11 @@ def test_an_operator_that_is_declared_again_has_neither_rule_nor_snippet_of_the_
 
     kernel.__module__, kernel.__qualname__ = first.kernel.__module__, first.kernel.__qualname__
     again = gi.operator("times", "X[*b] -> Y[*b]", elementwise=True, no_gradient="a test asks for none")(kernel)
-    for find in (own.find, snippets.find_snippet):
-        assert find(first) is not None
-        assert find(again) is None
+    assert own.find(first) is not None
+    assert own.find(again) is None
+    found = []
+    for each in (first, again):
+        rule = expand(each.signatures({})[0], (1,))
+        assert rule is not None
+        found.append(find_formula(each, rule, {"by": 2.0}))
+    assert found[0] is not found[1]

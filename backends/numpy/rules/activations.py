@@ -1,7 +1,8 @@
-"""Rules of elementwise arithmetic and activations: +, ⊙, scaling, exp, GL and their d-operators.
+"""Activations and their slopes: GL, dGL, and both in one.
 
-h is ½ (1 + t) of a hyperbolic tangent t: Φ(X) with t = tanh u(X) for gelu in either form, σ(X) with t = tanh ½X. It
-never overflows, and tanh has a vector loop.
+By their formula gelu's erf is a quotient of polynomials, and each power of X a pass. Here h is ½ (1 + t) of a
+hyperbolic tangent t: Φ(X) with t = tanh u(X) for gelu in either form, σ(X) with t = tanh ½X. It never overflows, and
+tanh has a vector loop.
 """
 
 from __future__ import annotations
@@ -12,84 +13,10 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
-from graphir.backends.numpy.engine import maximum, minimum, rules
-from graphir.backends.numpy.rules.shared import full_row, number, polynomial, workspace
-from graphir.operators.collectives import identity
-from graphir.operators.elementwise import (
-    SATURATED,
-    activation,
-    activation_with_slope,
-    add,
-    d_activation,
-    d_add,
-    d_exponential,
-    d_multiply,
-    exponential,
-    multiply,
-    scale,
-    zeros,
-)
-
-# -- arithmetic -------------------------------------------------------------------------------------------
-
-
-@rules.emits(add, inplace={"Y": "X0 X1"})
-def _add(call: Calls, X: tuple[Array, ...], Y: Array) -> None:
-    if len(X) == 1:
-        call(np.copyto, Y, X[0])
-        return
-    call(np.add, X[0], X[1], Y)
-    for each in X[2:]:
-        call(np.add, Y, each, Y)
-
-
-@rules.emits(d_add)
-def _d_add(call: Calls, dY: Array, *, count: int, **gradients: Array | None) -> None:
-    for dX in gradients.values():
-        if dX is not None:
-            call(np.copyto, dX, dY)
-
-
-@rules.emits(multiply, inplace={"Y": "X W"})
-def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
-    call(np.multiply, X, W, Y)
-
-
-@rules.emits(d_multiply, inplace={"dX": "W dY", "dW": "X"})
-def _d_multiply(call: Calls, X: Array | None, W: Array | None, dY: Array, dX: Array | None, dW: Array | None) -> None:
-    # dW first: dX may lie where dY does.
-    if dW is not None:
-        call(np.multiply, X, dY, dW)
-    if dX is not None:
-        call(np.multiply, W, dY, dX)
-
-
-@rules.emits(scale, inplace={"Y": "X"})
-def _scale(call: Calls, X: Array, Y: Array, *, by: float) -> None:
-    call(np.multiply, X, number(by, X), Y)
-
-
-@rules.emits(exponential, inplace={"Y": "X"})
-def _exponential(call: Calls, X: Array, Y: Array) -> None:
-    call(np.exp, X, Y)
-
-
-@rules.emits(d_exponential, inplace={"dX": "Y dY"})
-def _d_exponential(call: Calls, Y: Array, dY: Array, dX: Array) -> None:
-    call(np.multiply, Y, dY, dX)
-
-
-@rules.emits(zeros, inplace={"Y": "X"})
-def _zeros(call: Calls, X: Array, Y: Array) -> None:
-    call(np.copyto, Y, number(0, Y))
-
-
-@rules.emits(identity, inplace={"Y": "X"})
-def _identity(call: Calls, X: Array, Y: Array) -> None:
-    call(np.copyto, Y, X)
-
-
-# -- GL: activations --------------------------------------------------------------------------------------
+from graphir.backends.numpy.calls import maximum, minimum
+from graphir.backends.numpy.engine import rules
+from graphir.backends.numpy.shared import full_row, number, polynomial, workspace
+from graphir.operators.elementwise import SATURATED, activation, activation_with_slope, d_activation
 
 _CUBIC = 0.044715
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -111,7 +38,7 @@ def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> Any:
     elif kind == "silu":
         # X σ(X) = h t + h with h = X / 2.
         h = call.scratch(X.shape, X.dtype)
-        call(np.multiply, X, number(0.5, X), h)
+        call(np.multiply, X, number(0.5, X.dtype), h)
         call(np.tanh, h, Y)
         call(np.multiply, Y, h, Y)
         call(np.add, Y, h, Y)
@@ -141,8 +68,8 @@ def _normal_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
 
 def _cubic_tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
     """Records t = tanh(√(2/π) (X + 0.044715 X³)), with X² in `square`; t may be the same buffer."""
-    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t), t)
-    call(np.add, t, number(_SQRT_2_OVER_PI, t), t)
+    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t.dtype), t)
+    call(np.add, t, number(_SQRT_2_OVER_PI, t.dtype), t)
     call(np.multiply, t, X, t)
     call(np.tanh, t, t)
 
@@ -161,10 +88,10 @@ def _gelu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = h + X φ with the density φ = exp(−½ X²) / √(2π).
     square, density = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, square)
-    call(np.multiply, square, number(-0.5, X), density)
+    call(np.multiply, square, number(-0.5, X.dtype), density)
     call(np.exp, density, density)
     call(np.multiply, density, X, density)
-    call(np.multiply, density, number(_DENSITY, X), density)
+    call(np.multiply, density, number(_DENSITY, X.dtype), density)
     h = call.scratch(X.shape, X.dtype)
     _normal_tanh(call, X, square, h)
     _halve(call, h)
@@ -179,39 +106,39 @@ def _gelu_tanh_slope(call: Calls, X: Array, slope: Array) -> Array:
     call(np.square, X, slope)
     call(minimum, slope, full_row(call, SATURATED**2, slope), slope)
     _cubic_tanh(call, X, slope, t)
-    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X), slope)
-    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X), slope)
-    call(np.subtract, number(1, X), t, rest)
+    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.subtract, number(1, X.dtype), t, rest)
     call(np.multiply, slope, rest, slope)
-    call(np.add, t, number(1, X), t)
+    call(np.add, t, number(1, X.dtype), t)
     call(np.multiply, slope, t, slope)
     call(np.multiply, slope, X, slope)
-    call(np.multiply, t, number(0.5, X), t)
+    call(np.multiply, t, number(0.5, X.dtype), t)
     call(np.add, slope, t, slope)
     return t
 
 
 def _halve(call: Calls, t: Array) -> None:
     """Records h = ½ (1 + t) in place, in this order: twice the largest number would overflow where it meets X."""
-    call(np.add, t, number(1, t), t)
-    call(np.multiply, t, number(0.5, t), t)
+    call(np.add, t, number(1, t.dtype), t)
+    call(np.multiply, t, number(0.5, t.dtype), t)
 
 
 def _relu_slope(call: Calls, X: Array, slope: Array) -> None:
     positive = call.scratch(X.shape, bool)
-    call(np.greater, X, number(0, X), positive)
+    call(np.greater, X, number(0, X.dtype), positive)
     call(np.copyto, slope, positive)
 
 
 def _silu_slope(call: Calls, X: Array, slope: Array) -> Array:
     # g′ = h (1 + X (1 − h)).
     h = call.scratch(X.shape, X.dtype)
-    call(np.multiply, X, number(0.5, X), h)
+    call(np.multiply, X, number(0.5, X.dtype), h)
     call(np.tanh, h, h)
     _halve(call, h)
-    call(np.subtract, number(1, X), h, slope)
+    call(np.subtract, number(1, X.dtype), h, slope)
     call(np.multiply, slope, X, slope)
-    call(np.add, slope, number(1, X), slope)
+    call(np.add, slope, number(1, X.dtype), slope)
     call(np.multiply, slope, h, slope)
     return h
 

@@ -1,4 +1,4 @@
-"""Rules of narrow floats: cast, and products of 16-bit operands, which BLAS has in float32 and float64 alone.
+"""Products of 16-bit operands, which BLAS has in float32 and float64 alone.
 
 A 16-bit operand is copied into float32 first, tile by tile, and what is added up in float32 rounded on its way out:
 slow, but each rounding is where the graph has it.
@@ -9,13 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
-from graphir.backends.numpy.engine import rules
-from graphir.operators.cast import cast
-
-
-@rules.emits(cast)
-def _cast(call: Calls, X: Array, Y: Array, *, to: str) -> None:
-    call(np.copyto, Y, X)
 
 
 def widened(call: Calls, X: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Rules of dropout: DO, dDO and the mask alone, by the hash of `graphir.operators.special`.
+"""Masks of dropout in NumPy calls, by the hash of `graphir.operators.special`.
 
 A pair of neighbouring elements has one counter c, its number in the global tensor, and one hash h(c); its halves are
 the two draws. The hash begins with c ^ k₀ and M(x) = x ^ (x >> 17). M is linear over bits, so M(c ^ k₀) is
@@ -9,94 +9,48 @@ M(i) is a table made once, and two operators in three of the first round are sav
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.effects import writes
-from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules.shared import number, workspace
-from graphir.ir.operator import Place
-from graphir.operators.dropout import d_dropout, dropout, dropout_mask
+from graphir.operators.dropout import least_kept
 from graphir.operators.special import stream_keys
 
-#: How many values a draw has.
-_LEVELS = 1 << 16
 #: The longest table of M(i): 32 KiB, so that it stays in a core's first cache.
 _LONGEST = 1 << 13
 #: Below this, a table is a loop too short to be worth its call.
 _SHORTEST = 1 << 5
 
 
-@rules.emits(dropout, inplace={"Y": "X"})
-def _dropout(
+def can_record_mask(starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether the pairs of a block are no more than what 32 bits count."""
+    return _runs(starts, sizes, shape) is not None
+
+
+def record_mask(
     call: Calls,
-    X: Array,
+    m: Array,
     seed: Array,
     step: Array,
-    Y: Array | None,
-    m: Array | None,
-    *,
-    p: float,
     key: int,
-    at: Place,
-) -> Any:
-    keep = call.scratch(X.shape, bool) if m is None else m
-    if not _record_mask(call, keep, seed, step, p, key, at.region("X")):
-        return False
-    if Y is not None:
-        _apply(call, X, keep, Y, p)
-    return None
-
-
-@rules.emits(d_dropout, inplace={"dX": "dY"})
-def _d_dropout(call: Calls, m: Array, dY: Array, dX: Array, *, p: float) -> None:
-    _apply(call, dY, m, dX, p)
-
-
-@rules.emits(dropout_mask)
-def _dropout_mask(
-    call: Calls, seed: Array, step: Array, m: Array, *, p: float, key: int, dims: Sequence[int], at: Place
-) -> Any:
-    return _record_mask(call, m, seed, step, p, key, at.region("m"))
-
-
-def _apply(call: Calls, X: Array, m: Array, Y: Array, p: float) -> None:
-    """Records Y = m ⊙ X / (1 − p)."""
-    if p == 0:
-        call(np.copyto, Y, X)
-        return
-    factor = workspace(call, Y, X)
-    call(np.copyto, factor, m)
-    call(np.multiply, factor, number(1 / (1 - p), X), factor)
-    call(np.multiply, X, factor, Y)
-
-
-# -- the mask ---------------------------------------------------------------------------------------------
-
-
-def _record_mask(
-    call: Calls, m: Array, seed: Array, step: Array, p: float, key: int, region: tuple[Sequence[int], Sequence[int]]
-) -> bool:
-    """Records the mask of a block into m; False if there is none, or its pairs are beyond what 32 bits count."""
-    if p == 0:
-        call(np.copyto, m, True)
-        return True
-    runs = _runs(*region, m.shape)
-    if runs is None:
-        return False
+    p: float,
+    block: tuple[Sequence[int], Sequence[int], Sequence[int]],
+) -> None:
+    """Records into m the mask of a block at the rate p; see `can_record_mask` for `block`."""
+    runs = _runs(*block)
+    assert runs is not None
     keys = call.prepared((2,), np.uint32, _write_keys, seed, step, key)
     bits = call.scratch((len(runs.starts), runs.pairs), np.uint32)
     _record_hash(call, runs, keys, bits)
-    draws, threshold = bits.view(np.uint16), np.array(min(round(p * _LEVELS), _LEVELS - 1), np.uint16)
+    draws, threshold = bits.view(np.uint16), np.array(least_kept(p), np.uint16)
     if runs.odd is None:
         call(np.greater_equal, draws[:, : runs.length].reshape(m.shape), threshold, m)
     else:
         above = call.scratch(draws.shape, bool)
         call(np.greater_equal, draws, threshold, above)
         call(_cut_runs, above, runs.odd, runs.length, m)
-    return True
 
 
 @writes("m")

@@ -1,0 +1,47 @@
+"""Functions of elements that NumPy has no call for, as calls into memory that is there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphir.backends.compiled.emission import Array
+from graphir.backends.effects import writes
+from graphir.operators import special
+
+
+@writes("out")
+def minimum(X: Array, Y: Array, out: Array) -> None:
+    """As np.minimum, which alone among ufuncs, with np.maximum, is to be given its output by name."""
+    np.minimum(X, Y, out=out)
+
+
+@writes("out")
+def maximum(X: Array, Y: Array, out: Array) -> None:
+    """As np.maximum; see `minimum`."""
+    np.maximum(X, Y, out=out)
+
+
+@writes("out")
+def choose(condition: Array, X: Array, Y: Array, out: Array) -> None:
+    """X where the condition holds, Y elsewhere."""
+    np.copyto(out, Y)
+    np.copyto(out, X, where=condition)
+
+
+@writes("out")
+def take_along(X: Array, places: Array, axis: int, out: Array) -> None:
+    """Of each row of X along `axis` the element of which `places` has the number."""
+    np.copyto(out, np.take_along_axis(X, places, axis))
+
+
+@writes("out")
+def erf(X: Array, out: Array) -> None:
+    """The error function."""
+    np.copyto(out, special.erf(np, X))
+
+
+@writes("out")
+def sum_products(X: Array, Y: Array, axes: tuple[int, ...], out: Array) -> None:
+    """Σ X ⊙ Y over axes, which the result keeps with length 1."""
+    order = list(range(X.ndim))
+    np.einsum(X, order, Y, order, [i for i in order if i not in axes], out=out.reshape(out.shape).squeeze(axes))

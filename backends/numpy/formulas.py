@@ -1,0 +1,492 @@
+"""What is recorded for an operator that has a formula: its steps as NumPy calls, on one tile.
+
+Arrays are seen with an axis for each factor of the formula, of length 1 where there is none, so that NumPy widens them.
+What a result lies in is written as soon as nobody needs what is there; until then, as where a result lies in an operand
+that is read later, steps lie in scratch memory. So a result is right wherever it may lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from graphir.backends.compiled.emission import Array, Calls, Rule
+from graphir.backends.numpy import calls
+from graphir.backends.numpy.calls import maximum, minimum
+from graphir.backends.numpy.guarded import guarded
+from graphir.backends.numpy.known import Known, region_of
+from graphir.backends.numpy.masks import can_record_mask, record_mask
+from graphir.backends.numpy.recipe import UFUNCS, Recipe, is_masked_number, parts_of, recipe_of
+from graphir.backends.numpy.shared import full_row, number
+from graphir.backends.numpy.sums import record_sum
+from graphir.backends.rows.scalars import write_scalars
+from graphir.formula.terms import Term
+from graphir.formula.trace import Formula
+from graphir.ir.operator import Place
+from graphir.ir.signature import Operand, Signature
+
+_LAST = 1 << 30
+
+
+@lru_cache(maxsize=4096)
+def rule_of(formula: Formula) -> Rule:
+    """The rule of an operator that has this formula and no rule of its own."""
+    recipe = recipe_of(formula)
+
+    def record(
+        call: Calls,
+        operands: Mapping[str, Array],
+        results: Mapping[str, Array | None],
+        place: Place,
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        return _record(recipe, call, operands, results, place, attributes)
+
+    return Rule(record, recipe.inplace, formula)
+
+
+def _record(
+    recipe: Recipe,
+    call: Calls,
+    operands: Mapping[str, Array],
+    results: Mapping[str, Array | None],
+    place: Place,
+    attributes: Mapping[str, Any],
+) -> bool:
+    """Records the steps; False, and nothing, where the reference kernel has to do it."""
+    wanted = {name: array for name, array in results.items() if array is not None}
+    if any(array.size == 0 or array.dtype == object for array in (*operands.values(), *wanted.values())):
+        return False
+    arrays = _Arrays.of(recipe.formula.rule, operands, wanted, place)
+    if arrays is None:
+        return False
+    if recipe.guard is not None and any(
+        np.may_share_memory(array, operand) and other != recipe.old[name].detail
+        for name, array in wanted.items()
+        for other, operand in operands.items()
+    ):
+        recipe = recipe_of(recipe.formula, guarded=False)
+    steps = recipe.steps(wanted)
+    if not all(_can_be_done(step, arrays) for step in steps):
+        return False
+    if recipe.guard is not None:
+        pairs = [(array, operands[recipe.old[name].detail]) for name, array in wanted.items()]
+        call = guarded(call, operands[recipe.guard.detail], pairs)
+    _Tile(recipe, steps, call, arrays, attributes).record()
+    return True
+
+
+def _can_be_done(step: Term, arrays: _Arrays) -> bool:
+    if step.operation == "sum" and step.kind == "float":
+        return arrays.dtype.itemsize >= 4  # what has 16 bits is no place to add up in
+    return step.operation != "keep" or can_record_mask(*arrays.block(step.detail[0]))
+
+
+class _Arrays:
+    """The arrays of a tile, each with an axis for every factor, and what is known of where they lie."""
+
+    def __init__(self, rule: Signature, lengths: Mapping[str, int], place: Place) -> None:
+        self.order, self.lengths, self.place = rule.factors, lengths, place
+        self.operands: dict[str, Array] = {}
+        self.results: dict[str, Array] = {}
+        #: As they were given.
+        self.given: Mapping[str, Array] = {}
+        self.dtype: np.dtype[Any] = np.dtype("float64")
+
+    @classmethod
+    def of(
+        cls, rule: Signature, operands: Mapping[str, Array], results: Mapping[str, Array], place: Place
+    ) -> _Arrays | None:
+        """None where an axis of several factors lies in no way in which each factor is an axis."""
+        lengths = _lengths(rule, {**operands, **results})
+        if lengths is None:
+            return None
+        made = cls(rule, lengths, place)
+        made.given = operands
+        for each in rule.inputs:
+            spread = made._spread(operands[each.name], each)
+            if spread is None:
+                return None
+            made.operands[each.name] = _unrepeated(spread)
+        for each in rule.outputs:
+            if each.name in results:
+                spread = made._spread(results[each.name], each)
+                if spread is None:
+                    return None
+                made.results[each.name] = spread
+        floats = [operands[each.name] for each in rule.inputs if each.dtype == ""]
+        floats += [array for array in results.values() if array.dtype.kind not in "bi"]
+        if floats:
+            made.dtype = floats[0].dtype
+        return made
+
+    def _spread(self, array: Array, operand: Operand) -> Array | None:
+        factors = operand.factors
+        if len(factors) != len(operand.axes):
+            split = array.reshape([self.lengths[factor] for factor in factors])
+            if not np.may_share_memory(split, array):
+                return None
+            array = split
+        positions = [self.order.index(factor) for factor in factors]
+        if positions != sorted(positions):
+            array = array.transpose(sorted(range(len(positions)), key=positions.__getitem__))
+        if len(factors) == len(self.order):
+            return array
+        mine = set(factors)
+        return array[tuple(slice(None) if factor in mine else None for factor in self.order)]
+
+    def shape(self, term: Term) -> tuple[int, ...]:
+        """The shape of a term's array."""
+        return tuple(self.lengths[factor] if factor in term.factors else 1 for factor in self.order)
+
+    def dtype_of(self, term: Term) -> np.dtype[Any]:
+        """The dtype of a term's array."""
+        if term.operation == "round":
+            dtype: np.dtype[Any] = np.dtype(term.detail)
+            return dtype
+        return self.dtype if term.kind == "float" else _KINDS[term.kind]
+
+    def axes(self, factors: Sequence[str]) -> tuple[int, ...]:
+        """The axes of factors, in order."""
+        return tuple(i for i, factor in enumerate(self.order) if factor in factors)
+
+    def block(self, factors: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+        """Of a tensor over `factors` where the block begins, the tensor's shape, and the block's."""
+        starts = [self.place.start(factor) for factor in factors]
+        return starts, [self.place.sizes[factor] for factor in factors], [self.lengths[factor] for factor in factors]
+
+
+_KINDS: Mapping[str, np.dtype[Any]] = {
+    "wide": np.dtype("float64"),
+    "int": np.dtype("int64"),
+    "bool": np.dtype("bool"),
+}
+
+
+def _lengths(rule: Signature, arrays: Mapping[str, Array]) -> dict[str, int] | None:
+    """How long the tile is along each factor; None where that does not follow."""
+    found: dict[str, int] = {}
+    several = []
+    for each in (*rule.inputs, *rule.outputs):
+        if each.name not in arrays:
+            continue
+        for axis, length in zip(each.axes, arrays[each.name].shape, strict=True):
+            if len(axis.factors) == 1:
+                found[axis.factors[0]] = length
+            else:
+                several.append((axis.factors, length))
+    for factors, length in several:
+        for factor in factors:
+            if factor.isdigit():
+                found[factor] = int(factor)
+        unknown = [factor for factor in factors if factor not in found]
+        if len(unknown) > 1:
+            return None
+        if unknown:
+            found[unknown[0]] = length // math.prod(found[factor] for factor in factors if factor != unknown[0])
+    return found
+
+
+def _unrepeated(array: Array) -> Array:
+    """`array` with one entry along axes on which it only repeats itself."""
+    if 0 not in array.strides:
+        return array
+    repeats = [stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)]
+    return array[tuple(slice(0, 1) if repeat else slice(None) for repeat in repeats)] if any(repeats) else array
+
+
+class _Tile:
+    """Records the steps of one tile, each into memory that is free by then."""
+
+    def __init__(
+        self, recipe: Recipe, steps: Sequence[Term], call: Calls, arrays: _Arrays, attributes: Mapping[str, Any]
+    ) -> None:
+        self.recipe, self.steps, self.call, self.arrays, self.attributes = recipe, steps, call, arrays, attributes
+        self.known = Known(call, arrays.order, arrays.lengths, arrays.place, arrays.dtype)
+        self.roots: dict[Term, list[str]] = {}
+        for name in arrays.results:
+            self.roots.setdefault(recipe.results[name], []).append(name)
+        #: The array of each term that has one.
+        self._made: dict[Term, Array] = {}
+        #: Terms that lie in scratch memory, or, until it is needed for what belongs there, in a result's.
+        self._lent: dict[Term, Array] = {}
+        self._free: list[Array] = []
+        self._last = self._last_reads()
+        #: What each result's memory holds, and the operands that lie in it, with whether they are the very same array.
+        self._holds: dict[str, Term] = {}
+        self._shared = {name: list(self._sharing(array)) for name, array in arrays.results.items()}
+
+    def record(self) -> None:
+        """Records every step, and copies what does not lie where it belongs."""
+        self._prepare()
+        for position, term in enumerate(self.steps):
+            target = self._target(term, position)
+            self._made[term] = self._compute(term, target)
+            self._let_go(term, position)
+        self._rescue()
+        for root, names in self.roots.items():
+            made = self._value(root)
+            for name in names:
+                # An operand that lies there already is copied onto itself: who proves a program wants to see it made.
+                if made is not self.arrays.results[name] or root.operation == "operand":
+                    self.call(np.copyto, self.arrays.results[name], made)
+
+    def _rescue(self) -> None:
+        """Copies operands that are results, and lie where another result is to be written."""
+        for root, names in self.roots.items():
+            others = [shared for name, shared in self._shared.items() if name not in names]
+            if root.operation == "operand" and any(root.detail == each for shared in others for each, _ in shared):
+                array = self._value(root)
+                self._made[root] = self.call.scratch(array.shape, array.dtype)
+                self.call(np.copyto, self._made[root], array)
+
+    def _prepare(self) -> None:
+        """What is computed once a run."""
+        terms = self.recipe.scalar_terms
+        if any(term in self._last for term in terms):
+            scalars = self.recipe.scalars
+            given = [self.arrays.given[name] for name in scalars.operands]
+            numbers = self.call.prepared((len(terms),), self.arrays.dtype, write_scalars, scalars, *given)
+            self._made.update((term, numbers[i, ...]) for i, term in enumerate(terms))
+
+    # -- who is read until when, and where what is made may lie ----------------------------------------
+
+    def _last_reads(self) -> dict[Term, int]:
+        last: dict[Term, int] = dict.fromkeys(self.roots, _LAST)
+        for position, term in reversed(list(enumerate(self.steps))):
+            until = last.get(term, position) if _is_view(term) else position
+            for each in parts_of(term):
+                last[each] = max(last.get(each, -1), until)
+        return last
+
+    def _sharing(self, result: Array) -> Iterator[tuple[str, bool]]:
+        for name, operand in self.arrays.operands.items():
+            if np.may_share_memory(result, operand):
+                yield name, _is_same(result, operand)
+
+    def _target(self, term: Term, position: int) -> Array | None:
+        """Where a step's array is to lie."""
+        if _is_view(term):
+            return None
+        shape, dtype, simple = self.arrays.shape(term), self.arrays.dtype_of(term), _is_simple(term, self.recipe)
+        for name in (*self.roots.get(term, ()), *(self.arrays.results if term not in self.roots else ())):
+            result = self.arrays.results[name]
+            if result.shape == shape and result.dtype == dtype and self._is_free(name, position, simple):
+                mine = name in self.roots.get(term, ())
+                reused = None if mine else self._reused(term, position, shape, dtype, simple)
+                if reused is not None:
+                    return reused
+                self._holds[name] = term
+                if not mine:
+                    self._lent[term] = result
+                return result
+        reused = self._reused(term, position, shape, dtype, simple)
+        if reused is not None:
+            return reused
+        for i, buffer in enumerate(self._free):
+            if buffer.shape == shape and buffer.dtype == dtype:
+                self._lent[term] = self._free.pop(i)
+                return buffer
+        self._lent[term] = made = self.call.scratch(shape, dtype)
+        return made
+
+    def _reused(
+        self, term: Term, position: int, shape: tuple[int, ...], dtype: np.dtype[Any], simple: bool
+    ) -> Array | None:
+        """The memory of an operand of a step that nobody else reads."""
+        if not simple:
+            return None
+        for each in parts_of(term):
+            buffer = self._lent.get(each)
+            if buffer is None or self._last[each] > position or buffer.shape != shape or buffer.dtype != dtype:
+                continue
+            # What is a result is not to lie in another one's memory.
+            if term in self.roots and any(held is each for held in self._holds.values()):
+                continue
+            del self._lent[each]
+            self._lent[term] = buffer
+            for name, held in self._holds.items():
+                if held is each:
+                    self._holds[name] = term
+            return buffer
+        return None
+
+    def _is_free(self, name: str, position: int, simple: bool) -> bool:
+        """Whether a result's memory may be written by the step at `position`, element by element if it is `simple`."""
+        held = self._holds.get(name)
+        if held is not None:
+            if held is self.recipe.results[name] and held not in self._lent:
+                return False
+            if self._last[held] > position or (self._last[held] == position and not simple):
+                return False
+        for operand, same in self._shared[name]:
+            until = self._operand_last(operand)
+            if until > position or (until == position and not (simple and same)):
+                return False
+        return True
+
+    def _operand_last(self, name: str) -> int:
+        for term, until in self._last.items():
+            if term.operation == "operand" and term.detail == name:
+                return until
+        return -1
+
+    def _let_go(self, term: Term, position: int) -> None:
+        for each in parts_of(term):
+            if self._last[each] == position and each in self._lent:
+                buffer = self._lent.pop(each)
+                if not any(buffer is result for result in self.arrays.results.values()):
+                    self._free.append(buffer)
+
+    # -- values ---------------------------------------------------------------------------------------
+
+    def _value(self, term: Term) -> Array:
+        found = self._made.get(term)
+        if found is None:
+            found = self.arrays.operands[term.detail] if term.operation == "operand" else self.known.array(term)
+            self._made[term] = found
+        return found
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def _compute(self, term: Term, target: Array | None) -> Array:
+        operation = term.operation
+        if target is None:
+            return self._viewed(term)
+        if operation in UFUNCS:
+            self._apply(term, target)
+        elif operation == "where":
+            self._choose(term, target)
+        elif operation == "sum":
+            record_sum(self.call, self.arrays, term, [self._value(each) for each in parts_of(term)], target)
+        elif operation in ("max", "min"):
+            self._extreme(term, target)
+        elif operation == "at":
+            axis = self.arrays.order.index(term.detail)
+            self.call(calls.take_along, self._value(term.operands[0]), self._value(term.operands[1]), axis, target)
+        elif operation == "keep":
+            self._draw(term, target)
+        elif operation == "erf":
+            self.call(calls.erf, self._value(term.operands[0]), target)
+        elif operation == "convert" and term.kind == "bool":
+            X = self._value(term.operands[0])
+            self.call(np.not_equal, X, number(0, X.dtype), target)
+        else:
+            assert operation in ("convert", "round"), f"NumPy has no {operation}"
+            self.call(np.copyto, target, self._value(term.operands[0]))
+        return target
+
+    def _viewed(self, term: Term) -> Array:
+        """One place along a factor."""
+        X, where = term.operands
+        array, axis = self._value(X), self.arrays.order.index(term.detail)
+        place = where.detail % self.arrays.lengths[term.detail]
+        return array[tuple(slice(place, place + 1) if i == axis else slice(None) for i in range(array.ndim))]
+
+    def _apply(self, term: Term, target: Array) -> None:
+        known = self.recipe.known
+        if term.operation == "multiply":
+            for X, condition in (term.operands, term.operands[::-1]):
+                if condition.kind == "bool" and condition in known and condition.factors:
+                    self._mask(X, condition, target, np.multiply, 1.0, 0.0)
+                    return
+        given = [self._value(each) for each in term.operands]
+        if term.operation in ("maximum", "minimum"):
+            # Several times slower with a single number.
+            given = [full_row(self.call, each.detail, target) if _is_number(each) else array
+                     for each, array in zip(term.operands, given, strict=True)]  # fmt: skip
+            self.call(maximum if term.operation == "maximum" else minimum, *given, target)
+            return
+        self.call(_UFUNCS[term.operation], *given, target)
+
+    def _choose(self, term: Term, target: Array) -> None:
+        condition, X, Y = term.operands
+        if is_masked_number(Y):
+            if condition in self.recipe.known:
+                self._mask(X, condition, target, minimum, math.inf, Y.detail)
+            else:
+                self._cut(X, condition, Y.detail, target)
+            return
+        if condition in self.recipe.known and len(condition.factors) == 1 and set(condition.factors) <= _DIGITS:
+            self._interleave(term, target)
+            return
+        self.call(calls.choose, *map(self._value, term.operands), target)
+
+    def _mask(self, X: Term, condition: Term, target: Array, function: Any, seen: float, hidden: float) -> None:
+        """X, and where a condition of the place does not hold everywhere, `function` of it and `seen` or `hidden`."""
+        array = self._value(X)
+        if array is not target:
+            self.call(np.copyto, target, array)
+        region = region_of(condition, self.arrays.order, self.arrays.lengths, self.arrays.place)
+        if region.start < region.stop:
+            table = self.known.table(condition, region, seen, hidden, target.dtype)
+            part = target[..., region.start : region.stop]
+            self.call(function, part, table, part)
+
+    def _cut(self, X: Term, condition: Term, hidden: float, target: Array) -> None:
+        """X where a condition holds, and the masked score elsewhere: the smaller of X and a bound."""
+        array, holds = self._value(X), self._value(condition)
+        table = self.call.constant(np.array, (number(hidden, target.dtype).item(), math.inf), target.dtype)
+        bound = self.call.scratch(holds.shape, target.dtype)
+        self.call(np.take, table, holds.view(np.uint8), None, bound, "clip")
+        self.call(minimum, array, bound, target)
+
+    def _interleave(self, term: Term, target: Array) -> None:
+        """One of two along a factor of few places, which is known for each of them."""
+        condition, *either = term.operands
+        (factor,) = condition.factors
+        axis = self.arrays.order.index(factor)
+        holds = self.known.array(condition).reshape(-1)
+        for place in range(self.arrays.lengths[factor]):
+            index = tuple(slice(place, place + 1) if i == axis else slice(None) for i in range(target.ndim))
+            array = self._value(either[0] if holds[place] else either[1])
+            self.call(np.copyto, target[index], array[index] if array.shape[axis] > 1 else array)
+
+    def _extreme(self, term: Term, target: Array) -> None:
+        (X,) = term.operands
+        array, axes = np.broadcast_to(self._value(X), self.arrays.shape(X)), self.arrays.axes(term.detail)
+        reduce = np.maximum.reduce if term.operation == "max" else np.minimum.reduce
+        kept = (*(slice(None) if i not in axes else 0 for i in range(array.ndim)), ...)
+        self.call(reduce, array, axes if len(axes) > 1 else axes[0], None, target[kept])
+
+    def _draw(self, term: Term, target: Array) -> None:
+        factors, p = term.detail
+        seed, step = (self.arrays.given[each.detail] for each in term.operands[:2])
+        positions = [self.arrays.order.index(factor) for factor in factors]
+        others = [i for i in range(target.ndim) if i not in positions]
+        index: tuple[Any, ...] = (*(slice(None) for _ in positions), *(0 for _ in others), ...)
+        mask = target.transpose([*positions, *others])[index]
+        record_mask(self.call, mask, seed, step, self.attributes["key"], p, self.arrays.block(factors))
+
+
+_UFUNCS = {name: getattr(np, name) for name in UFUNCS}
+_DIGITS = frozenset("23456789")
+
+
+def _is_number(term: Term) -> bool:
+    return term.operation == "number"
+
+
+def _is_view(term: Term) -> bool:
+    """Whether a step is a part of its operand's memory."""
+    return term.operation == "at" and term.operands[1].operation == "number"
+
+
+def _is_simple(term: Term, recipe: Recipe) -> bool:
+    """Whether a step reads each element of its operands before it writes the same one."""
+    if term.operation == "where":
+        return is_masked_number(term.operands[2])
+    return term.operation in UFUNCS
+
+
+def _is_same(one: Array, other: Array) -> bool:
+    return (
+        one.shape == other.shape
+        and one.strides == other.strides
+        and one.dtype == other.dtype
+        and one.__array_interface__["data"][0] == other.__array_interface__["data"][0]
+    )

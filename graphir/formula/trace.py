@@ -1,0 +1,159 @@
+"""From an operator to its formula: its kernel is called once, on arrays that record what is done to them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from graphir.formula.module import TracingModule
+from graphir.formula.terms import Term, Terms, walk
+from graphir.formula.traced import Extent, Traced, UntraceableError
+from graphir.ir.attributes import exact
+from graphir.ir.operator import Operator
+from graphir.ir.signature import Operand, Signature
+from graphir.ir.types import INTEGERS
+
+#: Attributes of random operators that make no other formula: each node has a key of its own.
+_KEY = "key"
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """What an operator computes under a rule and given attributes.
+
+    terms     where further terms of the formula can be made
+    results   by the names of the rule's outputs
+    """
+
+    terms: Terms
+    rule: Signature
+    results: Mapping[str, Term]
+
+    @cached_property
+    def all_terms(self) -> tuple[Term, ...]:
+        """Every term, operands first."""
+        return tuple(walk(self.results.values()))
+
+
+@dataclass(frozen=True)
+class NoFormula:
+    """Why an operator has none: what its kernel does, and on which line."""
+
+    reason: str
+    line: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.line})" if self.line else self.reason
+
+
+class _Starts:
+    """Where blocks lie, in symbols: what a kernel asks of `at`."""
+
+    def __init__(self, terms: Terms, rule: Signature) -> None:
+        self._terms, self._rule = terms, rule
+        self.rule = rule
+
+    @property
+    def sizes(self) -> Mapping[str, Extent]:
+        """The whole tensors' lengths."""
+        return {factor: Extent(self._terms, (factor,), total=True) for factor in self._rule.factors}
+
+    def start(self, factor: str) -> Traced:
+        """The first index of the block along `factor`, in the whole tensor."""
+        return Traced(self._terms, self._terms.leaf("start", factor, (), "int"), ())
+
+    def region(self, operand: str) -> tuple[tuple[Traced, ...], tuple[Extent, ...]]:
+        """An operand's first indices and the whole tensor's shape."""
+        found = next(each for each in (*self._rule.inputs, *self._rule.outputs) if each.name == operand)
+        starts = tuple(self.start(factor) for factor in found.factors)
+        return starts, tuple(Extent(self._terms, (factor,), total=True) for factor in found.factors)
+
+
+_FOUND: dict[Any, Formula | NoFormula] = {}
+
+
+def find_formula(operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula | NoFormula:
+    """The formula of `operator` under `rule`, a signature with ranks known, or why it has none.
+
+    `attributes` are its kernel's, dims in numbers. A formula holds whatever the sizes and the floats' dtype.
+    """
+    own = operator.attributes.keys() - ({_KEY} if operator.random else set())
+    given = {name: value for name, value in attributes.items() if name in own}
+    key = operator, rule, tuple((name, exact(given[name])) for name in sorted(given))
+    found = _FOUND.get(key)
+    if found is None:
+        if len(_FOUND) > 4096:
+            _FOUND.clear()
+        found = _FOUND[key] = _trace(operator, rule, given)
+    return found
+
+
+def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula | NoFormula:
+    terms = Terms()
+    named = {each.name: _operand(terms, each) for each in rule.inputs}
+    operands = list(named.values()) if operator.variadic else [named.get(name) for name in operator.operands]
+    keywords: dict[str, Any] = dict(attributes)
+    if operator.random:
+        keywords[_KEY] = Traced(terms, terms.leaf("attribute", _KEY, (), "int"), ())
+    first = rule.outputs[0]
+    if "shape" in operator.keywords:
+        keywords["shape"] = tuple(Extent(terms, axis.factors) for axis in first.axes)
+    if "at" in operator.keywords:
+        keywords["at"] = _Starts(terms, rule)
+    if "only" in operator.keywords:
+        keywords["only"] = tuple(each.name for each in rule.outputs)
+    try:
+        made = operator.kernel(TracingModule(terms), *operands, **keywords)
+        results = made if isinstance(made, tuple) else (made,)
+        return Formula(terms, rule, _named(operator, rule, attributes, results))
+    except UntraceableError as error:
+        return NoFormula(str(error), _line(error))
+    except Exception as error:  # whatever a kernel does to what is no array of numbers
+        return NoFormula(f"it fails on symbols: {type(error).__name__}: {error}", _line(error))
+
+
+def _operand(terms: Terms, operand: Operand) -> Traced:
+    kind = _kind(operand)
+    axes = [axis.factors for axis in operand.axes]
+    return Traced(terms, terms.leaf("operand", operand.name, operand.factors, kind), axes)
+
+
+def _kind(operand: Operand) -> str:
+    if operand.is_integer or operand.dtype in INTEGERS:
+        return "int"
+    if operand.dtype == "bool":
+        return "bool"
+    # A number beside the arrays, a learning rate, in a dtype of its own.
+    return "wide" if operand.dtype == "float" and not operand.axes else "float"
+
+
+def _named(
+    operator: Operator, rule: Signature, attributes: Mapping[str, Any], results: tuple[Any, ...]
+) -> dict[str, Term]:
+    """The results that the rule keeps, by name, each held to the axes that its signature says."""
+    names = [each.name for each in rule.outputs]
+    if len(results) != len(names):
+        names = [each.name for each in operator.signatures({**attributes, "only": None})[0].outputs]
+    found = dict(zip(names, results, strict=True))
+    made = {}
+    for each in rule.outputs:
+        result = found[each.name]
+        if not isinstance(result, Traced):
+            raise UntraceableError(f"its result {each.name} is no array that follows from its operands")
+        axes = tuple(axis.factors for axis in each.axes)
+        if tuple(axis or () for axis in result.axes) != axes:
+            shape = " ".join("1" if axis is None else "·".join(axis) for axis in result.axes)
+            raise UntraceableError(f"its result {each.name} has the shape [{shape}], where its signature says {each}")
+        made[each.name] = result.term
+    return made
+
+
+def _line(error: BaseException) -> str:
+    """Where in a kernel it was: the last line that is none of this package's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "/formula/" not in frame.filename.replace("\\", "/"):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""

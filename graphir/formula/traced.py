@@ -1,0 +1,513 @@
+"""Arrays that record what is done to them: what a kernel is handed in place of numbers.
+
+A traced array is a term with an order of axes: each is a tuple of factors, the first the slowest, or None where its
+length is 1. It does what NumPy's arrays do, as far as that makes an array of what is there: lengths are symbols, so
+nothing may depend on how large a length or an element is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from graphir.errors import GraphirError
+from graphir.formula.terms import Term, Terms
+from graphir.ir.types import DTYPES, FLOATS
+
+#: The factors of an axis; None for one of length 1.
+Axis: TypeAlias = tuple[str, ...] | None
+
+
+class UntraceableError(GraphirError):
+    """Why a kernel has no formula: what it did that no formula says."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kernel sees as a dtype: of a float it can only tell that it is none of the narrow ones."""
+
+    name: str
+
+    @property
+    def itemsize(self) -> int:
+        """As of an array that is not narrow."""
+        return DTYPES[self.name]
+
+    @staticmethod
+    def type(value: Any) -> Any:
+        """A number of this dtype: `X.dtype.type(2)`."""
+        if isinstance(value, (Traced, Extent)):
+            raise UntraceableError("it makes a single number of an array")
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return other.name == self.name if isinstance(other, Kind) else other == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+#: Of each kind of term the dtype that a kernel sees.
+KINDS = {"float": Kind("float32"), "wide": Kind("float64"), "int": Kind("int64"), "bool": Kind("bool")}
+
+
+class Extent:
+    """A length: of an axis, or several multiplied up. Its factors may be none, for a length of 1."""
+
+    def __init__(self, terms: Terms, factors: tuple[str, ...], total: bool = False) -> None:
+        self.terms, self.factors, self.total = terms, factors, total
+
+    @property
+    def term(self) -> Term:
+        """The length as a number of the formula."""
+        return self.terms.leaf("total" if self.total else "extent", self.factors, (), "int")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Extent):
+            if (self.factors, self.total) == (other.factors, other.total):
+                return True
+            raise UntraceableError(f"it asks whether two lengths, {self} and {other}, are the same")
+        raise UntraceableError(f"it asks whether {self} is {other}")
+
+    def __hash__(self) -> int:
+        return hash((self.factors, self.total))
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Extent) and not self.total and not other.total:
+            return Extent(self.terms, (*self.factors, *other.factors))
+        if other == 1 and isinstance(other, int):
+            return self
+        return scalar(self.terms, self) * other
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        """A length without one of its factors, which is a given number."""
+        if isinstance(other, int) and str(other) in self.factors and not self.total:
+            left = list(self.factors)
+            left.remove(str(other))
+            return Extent(self.terms, tuple(left))
+        return scalar(self.terms, self) // other
+
+    def __add__(self, other: Any) -> Any:
+        return scalar(self.terms, self) + other
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return scalar(self.terms, self) - other
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - scalar(self.terms, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return scalar(self.terms, self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / scalar(self.terms, self)
+
+    def __lt__(self, other: Any) -> Any:
+        raise UntraceableError(f"what it does depends on how long {self} is")
+
+    __gt__ = __le__ = __ge__ = __lt__
+
+    def __int__(self) -> int:
+        raise UntraceableError(f"it makes a Python number of the length {self}")
+
+    __index__ = __bool__ = __int__
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+    def __str__(self) -> str:
+        return "·".join(self.factors) or "1"
+
+
+class Traced:
+    """A term as an array."""
+
+    #: NumPy's own arrays and numbers leave operations with it to it.
+    __array_ufunc__ = None
+
+    def __init__(self, terms: Terms, term: Term, axes: Sequence[Axis]) -> None:
+        self.terms, self.term, self.axes = terms, term, tuple(axes)
+
+    # -- what it is -----------------------------------------------------------------------------------
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.axes)
+
+    @property
+    def dtype(self) -> Kind:
+        """The dtype, as far as it is known."""
+        return KINDS[self.term.kind]
+
+    @cached_property
+    def shape(self) -> tuple[Any, ...]:
+        """The lengths: symbols, and 1."""
+        return tuple(1 if axis is None else Extent(self.terms, axis) for axis in self.axes)
+
+    @property
+    def size(self) -> Extent:
+        """How many elements there are."""
+        return Extent(self.terms, tuple(factor for axis in self.axes if axis is not None for factor in axis))
+
+    # -- arithmetic -----------------------------------------------------------------------------------
+
+    def _with(self, operation: str, other: Any, swapped: bool = False) -> Traced:
+        operands = (other, self) if swapped else (self, other)
+        return elementwise(self.terms, operation, *operands)
+
+    def __add__(self, other: Any) -> Traced:
+        return self._with("add", other)
+
+    def __radd__(self, other: Any) -> Traced:
+        return self._with("add", other, True)
+
+    def __sub__(self, other: Any) -> Traced:
+        return self._with("subtract", other)
+
+    def __rsub__(self, other: Any) -> Traced:
+        return self._with("subtract", other, True)
+
+    def __mul__(self, other: Any) -> Traced:
+        return self._with("multiply", other)
+
+    def __rmul__(self, other: Any) -> Traced:
+        return self._with("multiply", other, True)
+
+    def __truediv__(self, other: Any) -> Traced:
+        return self._with("divide", other)
+
+    def __rtruediv__(self, other: Any) -> Traced:
+        return self._with("divide", other, True)
+
+    def __pow__(self, other: Any) -> Traced:
+        return self._with("power", other)
+
+    def __rpow__(self, other: Any) -> Traced:
+        return self._with("power", other, True)
+
+    def __mod__(self, other: Any) -> Traced:
+        return self._with("remainder", other)
+
+    def __neg__(self) -> Traced:
+        return elementwise(self.terms, "negative", self)
+
+    def __abs__(self) -> Traced:
+        return elementwise(self.terms, "absolute", self)
+
+    def __lt__(self, other: Any) -> Traced:
+        return self._with("less", other)
+
+    def __le__(self, other: Any) -> Traced:
+        return self._with("less_equal", other)
+
+    def __gt__(self, other: Any) -> Traced:
+        return self._with("less", other, True)
+
+    def __ge__(self, other: Any) -> Traced:
+        return self._with("less_equal", other, True)
+
+    def __eq__(self, other: object) -> Traced:  # type: ignore[override]
+        return self._with("equal", other)
+
+    def __ne__(self, other: object) -> Traced:  # type: ignore[override]
+        return self._with("not_equal", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Any) -> Traced:
+        return self._with("logical_and", other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> Traced:
+        return self._with("logical_or", other)
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Traced:
+        return elementwise(self.terms, "logical_not", self)
+
+    def __matmul__(self, other: Any) -> Traced:
+        raise UntraceableError("it multiplies matrices, which is for an operator of its own")
+
+    # -- other kinds of numbers -----------------------------------------------------------------------
+
+    def astype(self, dtype: Any, copy: bool = True) -> Traced:
+        """The same numbers as another dtype holds them: of `X.dtype` itself, or of a name."""
+        if isinstance(dtype, Kind):
+            name = next(name for name, kind in KINDS.items() if kind == dtype)
+            return self._like(self.terms.convert(self.term, name))
+        name = str(dtype)
+        if name not in DTYPES:
+            raise UntraceableError(f"it makes numbers of the dtype {name}")
+        if name in FLOATS and self.term.kind == "float":
+            return self._like(self.terms.convert(self.term, "float", name))
+        kind = "wide" if name == "float64" else "float" if name in FLOATS else "bool" if name == "bool" else "int"
+        return self._like(self.terms.convert(self.term, kind))
+
+    def copy(self) -> Traced:
+        """Itself: nothing is written in place."""
+        return self
+
+    def _like(self, term: Term) -> Traced:
+        return Traced(self.terms, term, self.axes)
+
+    # -- reductions -----------------------------------------------------------------------------------
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Traced:
+        """Σ over one axis, several or all."""
+        return reduced("sum", self, axis, keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Traced:
+        """The largest."""
+        return reduced("max", self, axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Traced:
+        """The least."""
+        return reduced("min", self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Traced:
+        """Σ over the number of terms."""
+        gone = [self.axes[i] for i in _positions(axis, self.ndim)]
+        count = Extent(self.terms, tuple(factor for each in gone if each is not None for factor in each))
+        return self.sum(axis, keepdims) / count
+
+    # -- how it lies ----------------------------------------------------------------------------------
+
+    def transpose(self, *order: Any) -> Traced:
+        """The axes in another order."""
+        given = order[0] if len(order) == 1 and isinstance(order[0], (tuple, list)) else order
+        return Traced(self.terms, self.term, [self.axes[i] for i in given or reversed(range(self.ndim))])
+
+    @property
+    def T(self) -> Traced:  # noqa: N802
+        """The axes in reverse order."""
+        return self.transpose()
+
+    def swapaxes(self, one: int, other: int) -> Traced:
+        """Two axes exchanged."""
+        axes = list(self.axes)
+        axes[one], axes[other] = axes[other], axes[one]
+        return Traced(self.terms, self.term, axes)
+
+    def reshape(self, *shape: Any) -> Traced:
+        """Axes split and merged between factors."""
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return Traced(self.terms, self.term, _split(self, list(wanted)))
+
+    def __getitem__(self, index: Any) -> Traced:
+        return _indexed(self, index if isinstance(index, tuple) else (index,))
+
+    # -- what no formula does -------------------------------------------------------------------------
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise UntraceableError("it writes into an array in place")
+
+    def __bool__(self) -> bool:
+        raise UntraceableError("what it does depends on a number that is known at run time only")
+
+    def __int__(self) -> int:
+        raise UntraceableError("it makes a Python number of an array's element")
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+    def __iter__(self) -> Any:
+        raise UntraceableError("it goes through an array's elements one by one")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UntraceableError(f"it asks for an array's {name}")
+
+
+# -- making arrays ------------------------------------------------------------------------------------------
+
+
+def scalar(terms: Terms, value: Any) -> Traced:
+    """A number, a length or an array as an array."""
+    if isinstance(value, Traced):
+        return value
+    if isinstance(value, Extent):
+        return Traced(terms, value.term, ())
+    if isinstance(value, (bool, int, float)):
+        return Traced(terms, terms.number(value), ())
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return Traced(terms, terms.number(value.item()), ())
+    raise UntraceableError(f"it computes with a {type(value).__name__}")
+
+
+def elementwise(terms: Terms, operation: str, *operands: Any) -> Traced:
+    """An operation on arrays and numbers, widened to one shape."""
+    given = [scalar(terms, each) for each in operands]
+    axes = together([each.axes for each in given])
+    kinds = [each.term.kind for each, operand in zip(given, operands, strict=True) if not _is_weak(operand)]
+    made = [
+        _as_kind(terms, each.term, kinds) if _is_weak(operand) else each.term
+        for each, operand in zip(given, operands, strict=True)
+    ]
+    return Traced(terms, terms.apply(operation, *made), axes)
+
+
+def _is_weak(operand: Any) -> bool:
+    """Whether an operand takes the kind of whatever it meets, as Python's numbers and lengths do."""
+    return isinstance(operand, (bool, int, float, Extent))
+
+
+def _as_kind(terms: Terms, term: Term, kinds: Sequence[str]) -> Term:
+    """A weak number in the kind of the arrays that it meets."""
+    others = [kind for kind in kinds if kind != "bool"]
+    if not others:
+        return term
+    kind = "wide" if "wide" in others else "float" if "float" in others else "int"
+    if kind == "int" and term.kind == "float":
+        return terms.convert(term, "wide")
+    return terms.convert(term, kind)
+
+
+def together(shapes: Sequence[Sequence[Axis]]) -> tuple[Axis, ...]:
+    """The axes of what arrays of these axes make together."""
+    rank = max(map(len, shapes))
+    made: list[Axis] = []
+    for i in range(-rank, 0):
+        found = {axes[i] for axes in shapes if len(axes) >= -i} - {None}
+        if len(found) > 1:
+            raise UntraceableError(f"it puts {' and '.join(sorted(map(str, found)))} side by side")
+        made.append(found.pop() if found else None)
+    return tuple(made)
+
+
+def reduced(operation: str, X: Traced, axis: Any, keepdims: bool) -> Traced:
+    """A sum, maximum or minimum over one axis, several or all."""
+    gone = _positions(axis, X.ndim)
+    over = [factor for i in gone for factor in X.axes[i] or ()]
+    axes = [None if i in gone else each for i, each in enumerate(X.axes) if keepdims or i not in gone]
+    term = X.term
+    absent = [factor for factor in over if factor not in term.factors]
+    made = X.terms.reduce(operation, term, [factor for factor in over if factor in term.factors])
+    if absent and operation == "sum":
+        # What is the same everywhere is added up by multiplying it.
+        return Traced(X.terms, made, axes) * Extent(X.terms, tuple(absent))
+    return Traced(X.terms, made, axes)
+
+
+def _positions(axis: Any, ndim: int) -> list[int]:
+    given = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    return [i % ndim for i in given]
+
+
+# -- indices and shapes -------------------------------------------------------------------------------------
+
+
+def _indexed(X: Traced, index: tuple[Any, ...]) -> Traced:
+    given = list(index)
+    fixed = sum(each is not None and each is not Ellipsis for each in given)
+    dots = next((i for i, each in enumerate(given) if each is Ellipsis), None)
+    rest = [slice(None)] * (X.ndim - fixed)
+    given = [*given, *rest] if dots is None else [*given[:dots], *rest, *given[dots + 1 :]]
+    term, axes, position = X.term, list[Axis](), 0
+    for each in given:
+        if each is None:
+            axes.append(None)
+            continue
+        axis = X.axes[position]
+        position += 1
+        if isinstance(each, slice):
+            term, kept = _sliced(X.terms, term, axis, each)
+            axes.append(kept)
+        elif isinstance(each, int) and not isinstance(each, bool):
+            term = _fixed(X.terms, term, axis, each)
+        else:
+            raise UntraceableError(f"it indexes an array by {each if isinstance(each, Extent) else 'an array'}")
+    return Traced(X.terms, term, axes)
+
+
+def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
+    if axis is None and index in (0, -1):
+        return term
+    if axis is not None and len(axis) == 1:
+        where: Term = terms.number(index, "int")
+        if index < 0 and not axis[0].isdigit():
+            where = terms.apply("add", Extent(terms, axis).term, where)
+        elif index < 0:
+            where = terms.number(index + int(axis[0]), "int")
+        return terms.at(term, axis[0], where)
+    raise UntraceableError(f"it takes the element {index} of an axis")
+
+
+def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axis]:
+    """Of an axis (2 c) a half, of (c 2) every other element; or all of it."""
+    if cut == slice(None):
+        return term, axis
+    if axis is not None and len(axis) > 1:
+        first, *inner = axis
+        *outer, last = axis
+        if last.isdigit() and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
+            return terms.at(term, last, terms.number(cut.start or 0, "int")), tuple(outer)
+        if first == "2" and cut.step in (None, 1):
+            half = Extent(terms, tuple(inner))
+            for i, (start, stop) in enumerate(((None, half), (half, None))):
+                if _same(cut.start, start) and _same(cut.stop, stop):
+                    return terms.at(term, first, terms.number(i, "int")), tuple(inner)
+    raise UntraceableError("it takes a part of an axis that its signature does not name: write the axis as (2 c)")
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Extent) and isinstance(other, Extent):
+        return one.factors == other.factors
+    return one is None and other is None
+
+
+def _split(X: Traced, wanted: list[Any]) -> list[Axis]:
+    """The axes of X as ones of these lengths."""
+    factors = [factor for axis in X.axes if axis is not None for factor in axis]
+    open_at = next((i for i, each in enumerate(wanted) if isinstance(each, int) and each == -1), None)
+    before = _taken(factors, wanted[:open_at])
+    if open_at is None:
+        if sum(len(axis or ()) for axis in before) < len(factors):
+            raise UntraceableError("it reshapes an array into one with fewer elements")
+        return before
+    left = factors[sum(len(axis or ()) for axis in before) :]
+    behind = _taken(list(reversed(left)), list(reversed(wanted[open_at + 1 :])), backwards=True)
+    middle = left[: len(left) - sum(len(axis or ()) for axis in behind)]
+    return [*before, tuple(middle) or None, *reversed(behind)]
+
+
+def _taken(factors: Sequence[str], lengths: Sequence[Any], backwards: bool = False) -> list[Axis]:
+    """The axes of `factors` that have these lengths, from the first on."""
+    rest, made = list(factors), list[Axis]()
+    for length in lengths:
+        if isinstance(length, int) and length == 1:
+            made.append(None)
+            continue
+        names = (str(length),) if isinstance(length, int) else length.factors if isinstance(length, Extent) else None
+        if names is None:
+            raise UntraceableError("it reshapes an array to a length that is computed")
+        order = tuple(reversed(names)) if backwards else names
+        if tuple(rest[: len(order)]) != order:
+            raise UntraceableError(f"it reshapes an array where a length of {length} cuts through {', '.join(rest)}")
+        del rest[: len(order)]
+        made.append(tuple(names) or None)
+    return made
+
+
+__all__ = [
+    "Axis",
+    "Extent",
+    "Kind",
+    "Traced",
+    "UntraceableError",
+    "elementwise",
+    "reduced",
+    "scalar",
+    "together",
+]
