@@ -44,7 +44,7 @@ STOREY_OF = {room: level for level, rooms in enumerate(STOREYS) for room in room
 
 #: Kernels receive their array module as `xp`: only what runs graphs, and what is above, may import one.
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "numba", "torch", "jax"}
-WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:4] for room in rooms), "graphir.models", "graphir.text", "graphir.cost")
+WITHOUT_ARRAYS = (*(room for rooms in STOREYS[:5] for room in rooms), "graphir.models", "graphir.text", "graphir.cost")
 WITHOUT_ARRAYS += ("graphir.passes", "graphir.compiler", "graphir")
 
 
