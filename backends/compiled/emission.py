@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from graphir.formula.trace import Formula, find_formula
+from graphir.formula.trace import Formula, formula_of
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 
@@ -99,7 +99,7 @@ class Rules:
         """The rule that follows from a node's formula; None if it has none. `attributes` have dims in numbers."""
         if self.general is None:
             return None
-        formula = find_formula(node.operator, node.inference.rule, attributes)
+        formula = formula_of(node, attributes)
         return self.general(formula) if isinstance(formula, Formula) else None
 
 

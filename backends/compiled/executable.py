@@ -23,6 +23,7 @@ from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.report import Report, report_of
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.indices import check_indices
@@ -84,6 +85,10 @@ class CompiledExecutable(Executable, ABC):
     def memory(self) -> MemoryPlan:
         """What one rank needs, as planned."""
         return self.prepared.memory
+
+    def report(self) -> Report:
+        """Which nodes run their kernels as written, why, and what that costs; it prints well."""
+        return report_of(self.programs, self.prepared.tasks)
 
     def working_bytes(self, alone: bool = False) -> int:
         """What the ranks held here take beside the caller's arrays, as planned; if `alone`, what a single one takes.

@@ -102,6 +102,7 @@ class Profile:
     plain        seconds of a step that is not profiled
     profiled     seconds of one that is, every look at the clock included
     look         seconds that a look at the clock takes, which are left out of the rows
+    fallbacks    a sentence for each node whose kernel is called as it was written: which, and why
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +111,7 @@ class Profile:
     plain: float
     profiled: float
     look: float
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def step(self) -> float:
@@ -153,7 +155,8 @@ class Profile:
     def from_dict(cls, data: Mapping[str, Any]) -> Profile:
         """The profile that `as_dict` made data of, JSON's lists included."""
         rows = tuple(Row(**{**row, "seconds": tuple(row["seconds"])}) for row in data["rows"])
-        return cls(**{**{each.name: data[each.name] for each in fields(cls)}, "rows": rows})
+        given = {each.name: data[each.name] for each in fields(cls)}
+        return cls(**{**given, "rows": rows, "fallbacks": tuple(given["fallbacks"])})
 
 
 def grouped(rows: Iterable[Row], label: Callable[[Row], T]) -> dict[T, list[Row]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from graphir.backends.compiled.emission import Function
 from graphir.backends.compiled.program import Program, Segment
+from graphir.backends.compiled.report import report_of
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call
 from graphir.backends.numpy.calls import maximum
@@ -99,6 +100,7 @@ class Profiler:
             statistics.median(as_they_are),
             statistics.median(profiled),
             self._look,
+            tuple(map(str, report_of(self.programs, self.tasks).fallbacks)),
         )
 
     def run_segment(self, rank: int, index: int) -> None:

@@ -16,7 +16,7 @@ from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.task import Task
 from graphir.backends.rows.lower import Cut, columns_of, rewritten, why_not
 from graphir.formula.terms import walk
-from graphir.formula.trace import Formula, NoFormula, find_formula
+from graphir.formula.trace import Formula, NoFormula, formula_of
 from graphir.ir.graph import Node
 from graphir.ir.roles import Factor
 from graphir.ir.value import Value
@@ -64,7 +64,7 @@ def find_runs(
     `floats` are the sets of dtypes that one kernel may have; with `numbers`, nodes on scalars are taken, too, as a row
     of one column.
     """
-    formulas = {node: find_formula(node.operator, node.inference.rule, keywords[node]) for node in task.nodes}
+    formulas = {node: formula_of(node, keywords[node]) for node in task.nodes}
     runs: dict[int, Run] = {}
     position = 0
     while position < len(task.nodes):

@@ -177,7 +177,7 @@ def _print(found: Profile, config: TrainConfig, sizes: dict[str, int], what: str
 
         table.add_row(f"{len(rest)} more", *_cells(total(rest, found.threads), found), style="dim")
     console.print(table)
-    for line in _totals(found, sizes):
+    for line in (*_totals(found, sizes), *found.fallbacks):
         console.print(line, markup=False, soft_wrap=True)
 
 

@@ -66,9 +66,10 @@ _FOLD: Mapping[str, Callable[..., Number]] = {
 
 
 class Terms:
-    """Makes terms. Equal ones are one, so that what two results have in common is one term."""
+    """Makes terms, whose floats are of `dtype`. Equal ones are one: what two results have in common is one term."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = dtype
         self._made: dict[tuple[Any, ...], Term] = {}
 
     def leaf(self, operation: str, detail: Any, factors: Iterable[str], kind: str) -> Term:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from graphir.formula.module import TracingModule
 from graphir.formula.terms import Term, Terms, walk
 from graphir.formula.traced import Extent, Traced, UntraceableError
 from graphir.ir.attributes import exact
+from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 from graphir.ir.types import INTEGERS
@@ -72,27 +73,35 @@ class _Starts:
         return starts, tuple(Extent(self._terms, (factor,), total=True) for factor in found.factors)
 
 
-_FOUND: dict[Any, Formula | NoFormula] = {}
+def formula_of(node: Node, attributes: Mapping[str, Any]) -> Formula | NoFormula:
+    """The formula of a node, or why it has none; `attributes` are its kernel's, dims in numbers."""
+    floats = [value.dtype for value in (*node.inputs, *node.outputs) if value.type.is_float]
+    return find_formula(node.operator, node.inference.rule, attributes, floats[0] if floats else "float32")
 
 
-def find_formula(operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula | NoFormula:
-    """The formula of `operator` under `rule`, a signature with ranks known, or why it has none.
+def find_formula(
+    operator: Operator, rule: Signature, attributes: Mapping[str, Any], dtype: str = "float32"
+) -> Formula | NoFormula:
+    """The formula of `operator` under `rule`, a signature with ranks known, on floats of `dtype`, or why it has none.
 
-    `attributes` are its kernel's, dims in numbers. A formula holds whatever the sizes and the floats' dtype.
+    `attributes` are its kernel's, dims in numbers. A formula holds whatever the sizes. The kernel is called once for
+    it: what it reads beside operands and attributes, a global variable say, is read once, too.
     """
     own = operator.attributes.keys() - ({_KEY} if operator.random else set())
     given = {name: value for name, value in attributes.items() if name in own}
-    key = operator, rule, tuple((name, exact(given[name])) for name in sorted(given))
-    found = _FOUND.get(key)
-    if found is None:
-        if len(_FOUND) > 4096:
-            _FOUND.clear()
-        found = _FOUND[key] = _trace(operator, rule, given)
-    return found
+    items = tuple((name, given[name]) for name in sorted(given))
+    return _remembered(operator, rule, dtype, items, exact(tuple(value for _, value in items)))
 
 
-def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula | NoFormula:
-    terms = Terms()
+@lru_cache(maxsize=4096)
+def _remembered(
+    operator: Operator, rule: Signature, dtype: str, attributes: tuple[tuple[str, Any], ...], exactly: Hashable
+) -> Formula | NoFormula:
+    return _trace(operator, rule, dict(attributes), dtype)
+
+
+def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any], dtype: str) -> Formula | NoFormula:
+    terms = Terms(dtype)
     named = {each.name: _operand(terms, each) for each in rule.inputs}
     operands = list(named.values()) if operator.variadic else [named.get(name) for name in operator.operands]
     keywords: dict[str, Any] = dict(attributes)

@@ -26,13 +26,13 @@ class UntraceableError(GraphirError):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kernel sees as a dtype: of a float it can only tell that it is none of the narrow ones."""
+    """What a kernel sees as a dtype."""
 
     name: str
 
     @property
     def itemsize(self) -> int:
-        """As of an array that is not narrow."""
+        """Bytes an element."""
         return DTYPES[self.name]
 
     @staticmethod
@@ -49,8 +49,8 @@ class Kind:
         return hash(self.name)
 
 
-#: Of each kind of term the dtype that a kernel sees.
-KINDS = {"float": Kind("float32"), "wide": Kind("float64"), "int": Kind("int64"), "bool": Kind("bool")}
+#: Of each kind of term the dtype that a kernel sees; of floats it is that of the operands.
+_KINDS = {"wide": Kind("float64"), "int": Kind("int64"), "bool": Kind("bool")}
 
 
 class Extent:
@@ -143,8 +143,8 @@ class Traced:
 
     @property
     def dtype(self) -> Kind:
-        """The dtype, as far as it is known."""
-        return KINDS[self.term.kind]
+        """The dtype."""
+        return Kind(self.terms.dtype) if self.term.kind == "float" else _KINDS[self.term.kind]
 
     @cached_property
     def shape(self) -> tuple[Any, ...]:
@@ -242,8 +242,8 @@ class Traced:
     def astype(self, dtype: Any, copy: bool = True) -> Traced:
         """The same numbers as another dtype holds them: of `X.dtype` itself, or of a name."""
         if isinstance(dtype, Kind):
-            name = next(name for name, kind in KINDS.items() if kind == dtype)
-            return self._like(self.terms.convert(self.term, name))
+            found = next((name for name, kind in _KINDS.items() if kind is dtype), "float")
+            return self._like(self.terms.convert(self.term, found))
         name = str(dtype)
         if name not in DTYPES:
             raise UntraceableError(f"it makes numbers of the dtype {name}")
@@ -309,6 +309,12 @@ class Traced:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise UntraceableError("it writes into an array in place")
+
+    def _in_place(self, other: Any) -> Traced:
+        # Another name of the same array would have to change with it.
+        raise UntraceableError("it changes an array in place; say Y = Y + X for Y += X")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imod__ = __iand__ = __ior__ = __imatmul__ = _in_place
 
     def __bool__(self) -> bool:
         raise UntraceableError("what it does depends on a number that is known at run time only")

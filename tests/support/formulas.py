@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import graphir as gi
-from graphir.formula.trace import Formula, NoFormula, find_formula
+from graphir.formula.trace import Formula, NoFormula
+from graphir.formula.trace import formula_of as formula_of_node
 from graphir.testing import Case
 
 #: What no formula says: products of matrices, rows looked up in a table, a choice, text.
@@ -30,4 +31,4 @@ def _number(value: Any, case: Case) -> Any:
 
 def formula_of(case: Case) -> Formula | NoFormula:
     """The formula of a case's operator, or why it has none."""
-    return find_formula(case.operator, case.rule, attributes_of(case))
+    return formula_of_node(case.node, attributes_of(case))

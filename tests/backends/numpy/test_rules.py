@@ -91,6 +91,7 @@ class Tile:
     operator: Operator
     rule: Signature
     sizes: dict[str, int]
+    dtype: str
     operands: dict[str, Any]
     keywords: dict[str, Any]
     expected: dict[str, Array]
@@ -123,7 +124,7 @@ def _run(operator: Operator, outputs: Mapping[str, Array | None], **given: Any) 
 def _run_formula(tile: Tile, operands: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> bool:
     """Whether what the operator's formula is can be done; the results are in `outputs` then."""
     attributes = {name: value for name, value in tile.keywords.items() if name in tile.operator.attributes}
-    formula, recorder = find_formula(tile.operator, tile.rule, attributes), Recorder()
+    formula, recorder = find_formula(tile.operator, tile.rule, attributes, tile.dtype), Recorder()
     if not isinstance(formula, Formula):
         return False
     place = tile.keywords.get("at") or Place(tile.rule, {}, tile.sizes)
@@ -142,6 +143,8 @@ def _tile(case: Case, cut: Mapping[str, tuple[int, int]] | None = None) -> Tile:
     def part(operand: Any) -> tuple[slice, ...]:
         return tuple(slice(*cut[axis.factors[0]]) if axis.factors[0] in cut else slice(None) for axis in operand.axes)
 
+    floats = [value.dtype for value in (*case.node.inputs, *case.node.outputs) if value.type.is_float]
+    dtype = floats[0] if floats else "float32"
     operands = {o.name: np.ascontiguousarray(case.arrays[o.name][part(o)]) for o in rule.inputs if o.axes}
     operands |= {o.name: case.arrays[o.name] for o in rule.inputs if not o.axes}
     keywords = dict(step.keywords)
@@ -155,7 +158,7 @@ def _tile(case: Case, cut: Mapping[str, tuple[int, int]] | None = None) -> Tile:
     made = operator.kernel(np, *(operands.get(name) for name in names), **keywords)
     made = made if isinstance(made, tuple) else (made,)
     expected = {o.name: np.asarray(made[at]) for o, at in zip(rule.outputs, step.results, strict=True)}
-    return Tile(operator, rule, sizes, operands, keywords, expected)
+    return Tile(operator, rule, sizes, dtype, operands, keywords, expected)
 
 
 def _larger(case: Case, seed: int) -> Case:
@@ -419,7 +422,7 @@ def _draw(m: Array, starts: Sequence[int], sizes: Sequence[int]) -> bool:
     (signature,) = dropout_mask.signatures({"p": 0.3, "dims": tuple(m.shape)})
     rule = expand(signature, ()) or signature
     at = Place(rule, dict(zip(names, starts, strict=True)), dict(zip(names, sizes, strict=True)))
-    tile = Tile(dropout_mask, rule, dict(at.sizes), {}, {"p": 0.3, "key": 11, "dims": m.shape, "at": at}, {})
+    tile = Tile(dropout_mask, rule, dict(at.sizes), "float32", {}, {"p": 0.3, "key": 11, "dims": m.shape, "at": at}, {})
     return _run_formula(tile, {"seed": np.array(5), "step": np.array(3)}, {"m": m})
 
 
