@@ -221,6 +221,8 @@ class RowBody:
             return self._loaded(held)
         if value.operation == "column":
             return "k"
+        if value.operation == "gather":
+            return self._gathered(value, self._element(value.operands[1]))
         if value.operation == "keep":
             return self._drawn(value.detail)
         return apply(value, [self._element(each) for each in value.operands])
@@ -281,7 +283,14 @@ class RowBody:
                 return f"h{value.detail[0]}_{value.detail[1]}"
             case "pick":
                 return self._picked(value.operands[0], self._of_row(value.operands[1]), value.level)
+            case "gather":
+                return self._gathered(value, self._of_row(value.operands[1]))
         return apply(value, [self._of_row(each) for each in value.operands])
+
+    def _gathered(self, value: Expression, column: str) -> str:
+        """The text of an operand's element in another column."""
+        array = self.array_of[value.operands[0].detail]
+        return self._converted(self.kinds[array].dtype, f"a{array}[p{array} + ({column}) * x{array}]")
 
     def _picked(self, value: Expression, column: str, level: int) -> str:
         """The text of `value` in one column, computed for itself alone from what it is made of."""
@@ -296,6 +305,8 @@ class RowBody:
             return self._of_row(value)
         if value.operation == "column":
             return f"({column})"
+        if value.operation == "gather":
+            return self._gathered(value, self._picked(value.operands[1], column, level))
         if value.operation == "keep":
             ramp, keys, least = self.row.masks[value.detail]
             return f"(draw(h{keys}_0, q{ramp.detail} + {column} * u{ramp.detail}) >= {least})"

@@ -28,6 +28,10 @@ _TEXT = {
     "multiply": "{} * {}",
     "divide": "{} / {}",
     "minus": "(long long)({}) - (long long)({})",
+    "plus": "{} + {}",
+    "times": "{} * {}",
+    "quotient": "{} / {}",
+    "rest": "{} % {}",
     "and": "{} && {}",
     "or": "{} || {}",
     "not": "!{}",
@@ -55,7 +59,7 @@ _TEXT = {
     "finite": "bool(isfinite({}))",
 }
 _CONDITIONS = ("and", "or", "not", "same", "other", "compare", "at most", "less", "zero", "finite", "keep")
-_INTEGERS = ("integer", "minus", "ramp", "column", "count")
+_INTEGERS = ("integer", "minus", "plus", "times", "quotient", "rest", "ramp", "column", "count")
 _INCLUDED = ("conversions", "packs", "reductions", "hash", "functions", "partials")
 
 
@@ -77,6 +81,8 @@ def type_of(value: Expression, dtype_of: Callable[[Expression], str]) -> str:
         return TYPES[dtype] if dtype in ("bool", "int32", "int64") else "T"
     if value.operation == "choose":
         return type_of(value.operands[1], dtype_of)
+    if value.operation == "gather":
+        return type_of(value.operands[0], dtype_of)
     if value.operation in _CONDITIONS:
         return "bool"
     return "long long" if value.operation in _INTEGERS else "T"

@@ -93,10 +93,17 @@ class Recipe:
         for root in self.results.values():
             if root.operation == "operand":
                 last[root.detail] = len(steps)
+        elsewhere = {
+            each.detail
+            for term in steps
+            if term.operation == "at"
+            for each in parts_of(term)
+            if each.operation == "operand"
+        }
         found = {}
         for name, root in self.results.items():
             made = steps.get(root, len(steps))
-            mine = [each for each, until in last.items() if until <= made]
+            mine = [each for each, until in last.items() if until <= made and each not in elsewhere]
             found[name] = tuple(sorted(mine, key=last.__getitem__))
         return found
 

@@ -218,6 +218,10 @@ class Row:
         """The largest X of the row."""
         return self._make("max", (X,), None, False, X.level + 1)
 
+    def gather(self, X: Expression, column: Expression) -> Expression:
+        """An operand's element in another column than the one at hand."""
+        return self._make("gather", (X, column), None, column.each, max(X.level, column.level))
+
     def pick(self, X: Expression, column: Expression) -> Expression:
         """X in one column, an integer of the row."""
         return self._make("pick", (X, column), None, False, max(X.level, column.level))

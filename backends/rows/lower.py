@@ -8,6 +8,7 @@ an index, of where blocks begin, and of numbers, so that what is known of a row'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from graphir.formula.places import Sum, sum_of
 from graphir.formula.terms import COMPARISONS, REDUCTIONS, Term, walk
 from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
+from graphir.ir.signature import Signature
 
 
 class NoRowError(Exception):
@@ -49,7 +51,7 @@ def columns_of(formula: Formula) -> frozenset[str]:
     for term in walk(roots):
         if term.operation in REDUCTIONS and term not in last:
             found.update(term.detail)
-        elif term.operation == "at":
+        elif term.operation == "at" and not term.detail.isdigit():
             found.add(term.detail)
         elif term.operation == "extent":
             found.update(term.detail)
@@ -78,7 +80,7 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
     `operands` are those of the formula's operands. A result that lacks rows is the sum over them of its expression.
     """
-    lowering = _Lowering(row, cut, operands)
+    lowering = _Lowering(row, formula.rule, cut, operands)
     results = rewritten(formula)
     lowering.prepare(list(results.values()))
     outputs = {each.name: frozenset(each.factors) for each in formula.rule.outputs}
@@ -86,9 +88,12 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
 
 class _Lowering:
-    def __init__(self, row: Row, cut: Cut, operands: Mapping[str, Expression]) -> None:
+    def __init__(self, row: Row, rule: Signature, cut: Cut, operands: Mapping[str, Expression]) -> None:
         self.row, self.cut, self.operands = row, cut, operands
-        self._known: dict[Term, Expression] = {}
+        self._axes = {each.name: [axis.factors for axis in each.axes] for each in rule.inputs}
+        self._known: dict[Hashable, Expression] = {}
+        #: Factors along which one place is meant, each with its number.
+        self._places: dict[str, Expression] = {}
         self._ramps: dict[Hashable, Expression] = {}
 
     # -- numbers of a run -----------------------------------------------------------------------------
@@ -105,7 +110,7 @@ class _Lowering:
             program = Scalars(tuple(scalars.values()))
             given = [self.operands[name] for name in program.operands]
             made = self.row.prepare(write_scalars, len(scalars), program, *given)
-            self._known.update(zip(scalars, made, strict=True))
+            self._known.update(((term, ()), number) for term, number in zip(scalars, made, strict=True))
 
     # -- results --------------------------------------------------------------------------------------
 
@@ -115,8 +120,8 @@ class _Lowering:
             return self._of(term)
         if term.operation != "sum" or not gone <= set(term.detail):
             raise NoRowError(f"it is no sum over {', '.join(sorted(gone))} of what is computed row by row")
-        body = self._of(term.operands[0])
         over = set(term.detail) - gone
+        body = self._of(term.operands[0])
         if not over:
             return body
         return self._over_columns("sum", term.operands[0], over, body)
@@ -139,9 +144,10 @@ class _Lowering:
 
     def _of(self, term: Term) -> Expression:
         """The expression of a term, a condition or a number; integers are made of their sums."""
-        found = self._known.get(term)
+        key = term, tuple((factor, each) for factor, each in self._places.items() if factor in term.factors)
+        found = self._known.get(key)
         if found is None:
-            found = self._known[term] = self._integer(term) if term.kind == "int" else self._made(term)
+            found = self._known[key] = self._integer(term) if term.kind == "int" else self._made(term)
         return found
 
     def _number(self, term: Term) -> Expression:
@@ -156,7 +162,7 @@ class _Lowering:
         row, given = self.row, term.operands
         match term.operation:
             case "operand":
-                return self.operands[term.detail]
+                return self._loaded(term)
             case "number":
                 if term.kind == "bool":
                     return row.compare(row.leaf("integer", int(not term.detail)), "==", 0)
@@ -205,14 +211,73 @@ class _Lowering:
         return self.row.apply(operation, *given)
 
     def _picked(self, term: Term) -> Expression:
-        X, where = term.operands
-        if (term.detail,) != self.cut.columns:
-            raise NoRowError(f"it picks along {term.detail}, which are not the columns")
+        """One place along a factor: of a row's elements one, or what lies in other columns."""
+        (X, where), factor = term.operands, term.detail
         column = self._of(where)
-        if column.each:
-            raise NoRowError("it reads other columns than its own")
-        inside = self._of(X)
-        return self.row.pick(inside, column) if inside.each else inside
+        if (factor,) == self.cut.columns and not column.each:
+            inside = self._of(X)
+            return self.row.pick(inside, column) if inside.each else inside
+        saved, self._places = self._places, {**self._places, factor: column}
+        made = self._of(X)
+        self._places = saved
+        return made
+
+    # -- columns --------------------------------------------------------------------------------------
+
+    def _loaded(self, term: Term) -> Expression:
+        """An operand's element: in the column at hand, or, where it has other columns, in that which lies there."""
+        leaf, columns = self.operands[term.detail], self.cut.columns
+        mine = [axis for axis in self._axes[term.detail] if set(axis) & {*columns, *self._places}]
+        if not mine or (mine == [columns] and not set(columns) & self._places.keys()):
+            if term.factors - self.cut.rows - set(columns):
+                raise NoRowError(f"{term.detail} has more than rows and columns")
+            return leaf
+        if len(mine) > 1 or not set(mine[0]) <= {*columns, *self._places}:
+            raise NoRowError(f"it reads {term.detail} along {', '.join(map(str, mine))}")
+        place = self.row.leaf("integer", 0)
+        for factor in mine[0]:
+            place = self._plus(self._times(place, self._length(factor)), self._index(factor))
+        return self.row.gather(leaf, place)
+
+    def _index(self, factor: str) -> Expression:
+        """The index along a factor of the columns, or the place that is meant."""
+        if factor in self._places:
+            return self._places[factor]
+        columns = self.cut.columns
+        if factor not in columns:
+            raise NoRowError(f"it asks for the index along {factor}, which is no part of the columns")
+        made = self.row.column
+        if len(columns) == 1:
+            return made
+        at = columns.index(factor)
+        inner = self.row.leaf("integer", 1)
+        for each in columns[at + 1 :]:
+            inner = self._times(inner, self._length(each))
+        made = made if at == len(columns) - 1 else self.row.apply("quotient", made, inner)
+        return made if at == 0 else self.row.apply("rest", made, self._length(factor))
+
+    def _length(self, factor: str) -> Expression:
+        """How long the columns are along a factor."""
+        if factor.isdigit():
+            return self.row.leaf("integer", int(factor))
+        others = [each for each in self.cut.columns if each != factor]
+        if factor not in self.cut.columns or not all(map(str.isdigit, others)):
+            raise NoRowError(f"it asks how long {factor} is")
+        if not others:
+            return self.row.count
+        return self.row.apply("quotient", self.row.count, self.row.leaf("integer", math.prod(map(int, others))))
+
+    def _times(self, X: Expression, Y: Expression) -> Expression:
+        if (X.operation, X.detail) == ("integer", 0) or (Y.operation, Y.detail) == ("integer", 1):
+            return X
+        if (X.operation, X.detail) == ("integer", 1):
+            return Y
+        return self.row.apply("times", X, Y)
+
+    def _plus(self, X: Expression, Y: Expression) -> Expression:
+        return Y if (X.operation, X.detail) == ("integer", 0) else self.row.apply("plus", X, Y)
+
+    # -- conditions -----------------------------------------------------------------------------------
 
     def _compared(self, term: Term) -> Expression:
         X, Y = term.operands
@@ -229,7 +294,8 @@ class _Lowering:
         """What follows from a place goes to one side, so that the other is a column, or one integer of the row."""
         difference = sum_of(term.operands[0]).plus(sum_of(term.operands[1]), -1)
         sign = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<="}[term.operation]
-        column = ("index", self.cut.columns[0]) if len(self.cut.columns) == 1 else ("index", "")
+        columns = [("index", factor) for factor in (*self.cut.columns, *self._places)]
+        column = next((each for each in columns if each in difference.places), ("", ""))
         places, others = dict(difference.places), difference.others
         if column in places:
             kept = Sum(places={column: places.pop(column)})
@@ -248,7 +314,7 @@ class _Lowering:
         row = self.row
         match term.operation:
             case "operand":
-                return self.operands[term.detail]
+                return self._loaded(term)
             case "extent" if set(term.detail) == set(self.cut.columns):
                 return row.count
             case "where":
@@ -265,11 +331,11 @@ class _Lowering:
     def _made_of(self, given: Sum) -> Expression:
         row, places = self.row, dict(given.places)
         made: Expression | None = None
-        for factor in self.cut.columns:
+        for factor in (*self.cut.columns, *self._places):
             if ("index", factor) in places:
-                if len(self.cut.columns) > 1 or places.pop(("index", factor)) != 1:
+                if made is not None or places.pop(("index", factor)) != 1:
                     raise NoRowError("it computes with the column's number")
-                made = row.column
+                made = self._index(factor)
         for count, term in given.others:
             each = self._other(term)
             if count == 1 and made is None:

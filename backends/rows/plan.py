@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from graphir.backends.compiled.emission import Array
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.lower import lower
-from graphir.backends.rows.runs import Keywords, Run, strides
+from graphir.backends.rows.runs import Keywords, Run, other_columns, strides
 from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -136,7 +136,13 @@ def find_parts(
         along = strides(run, value, [stride // size for stride in array.strides])
         # Along a dim of one entry, any stride is as good as another.
         along = tuple(step if many > 1 else 0 for step, many in zip(along, sizes, strict=True))
-        has_columns = run.axes[-1] in run.task.space.dims[value]
+        dims = run.task.space.dims[value]
+        if other_columns(dims, run.axes) is not None:
+            if packed and along[-1] != 1:
+                return None
+            parts[value] = Part(array, address(array), along, False)
+            continue
+        has_columns = run.axes[-1] in dims
         each = has_columns and (along[-1] == 1 or sizes[-1] == 1 or (along[-1] != 0 and not packed))
         if not each and (along[-1] != 0 or (has_columns and value in run.outputs)):
             return None
@@ -173,6 +179,10 @@ def make_plan(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], co
     known: dict[Value, Expression] = {}
     for i, value in enumerate(run.inputs):
         columns = run.axes[-1] in dims[value]
+        if other_columns(dims[value], run.axes) is not None:
+            # Read in other columns than the one at hand, whichever it is.
+            known[value] = row.leaf("load", i, each=True)
+            continue
         known[value] = row.leaf("load" if parts[value].each or not columns else "repeat", i, each=columns)
     for row.node, (node, (formula, cut)) in enumerate(zip(run.nodes, run.formulas, strict=True)):
         rule = formula.rule
@@ -185,6 +195,9 @@ def make_plan(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], co
     stores = [Store(at[v], known[v], parts[v].each, not rows <= set(dims[v])) for v in run.outputs]
     if not converts and find_expressions(stores, "round"):
         return None
+    gathered = {at[run.inputs[each.operands[0].detail]] for each in find_expressions(stores, "gather")}
+    if gathered & {store.array for store in stores}:
+        return None  # what other columns need would be written over
     slots = {}
     for load in find_expressions(stores, "load", "repeat"):
         value = run.inputs[load.detail]

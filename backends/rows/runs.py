@@ -71,7 +71,7 @@ def find_runs(
         nodes, axes, stop = _longest(task, formulas, position, floats, numbers)
         if nodes and _is_worth_it(task, [formulas[node] for node in nodes], axes, least):
             found = [(node, formulas[node]) for node in nodes]
-            cuts = [(made, _cut(task, node, axes)) for node, made in found if isinstance(made, Formula)]
+            cuts = [(made, cut_of(task, node, axes)) for node, made in found if isinstance(made, Formula)]
             runs[position] = _make(task, assignment, nodes, cuts, axes, stop)
         position = max(stop, position + 1)
     return runs
@@ -89,7 +89,7 @@ def _is_one_pass(formula: Formula | NoFormula) -> bool:
     return sum(term.operation not in ("sum", "convert") for term in inside) <= 1
 
 
-def _cut(task: Task, node: Node, axes: Sequence[Axis]) -> Cut:
+def cut_of(task: Task, node: Node, axes: Sequence[Axis]) -> Cut:
     """How a node's factors lie in a run of these axes."""
     names = task.space.factors[node]
     columns = tuple(letter for factor in axes[-1] for letter, name in names.items() if name == factor)
@@ -129,32 +129,57 @@ def _common_axes(
     floats: Sequence[frozenset[str]],
     numbers: bool,
 ) -> tuple[Axis, ...]:
-    """The axes of the widest value, if `nodes` can be a run; else none."""
+    """The axes of the widest result, or else of the widest value, if `nodes` can be a run of these; else none."""
     dims = task.space.dims
-    touched = {value: dims[value] for node in nodes for value in (*node.inputs, *node.outputs)}
-    axes = max(touched.values(), key=len)
-    if numbers and not axes:
-        axes = ((),)
-    if not axes or len(set(axes)) < len(axes) or not any(_floats(touched) <= family for family in floats):
-        return ()
-    if not all(axis in axes for each in touched.values() for axis in each):
-        return ()
-    rows = set(axes[:-1])
-    root = task.root
+    made = [dims[value] for node in nodes for value in node.outputs]
+    touched = [*made, *(dims[value] for node in nodes for value in node.inputs)]
+    for found in dict.fromkeys((max(made, key=len), max(touched, key=len))):
+        axes = found or (((),) if numbers else ())
+        if axes and _can_run(task, formulas, nodes, axes, floats):
+            return axes
+    return ()
+
+
+def _can_run(
+    task: Task,
+    formulas: Mapping[Node, Formula | NoFormula],
+    nodes: Sequence[Node],
+    axes: tuple[Axis, ...],
+    floats: Sequence[frozenset[str]],
+) -> bool:
+    dims, root, rows = task.space.dims, task.root, set(axes[:-1])
+    values = {value: None for node in nodes for value in (*node.inputs, *node.outputs)}
+    if len(set(axes)) < len(axes) or not any(_floats(values) <= family for family in floats):
+        return False
     made: dict[Value, bool] = {}
     for node in nodes:
-        names, rule = task.space.factors[node], node.inference.rule
+        names, rule, formula = task.space.factors[node], node.inference.rule, formulas[node]
         mine = {axis for value in (*node.inputs, *node.outputs) for axis in dims[value]}
-        formula = formulas[node]
         if isinstance(formula, NoFormula) or not rows <= mine:
-            return ()
-        whole = {(names[factor],) for factor in rule.whole_factors | columns_of(formula)}
-        if not whole <= {axes[-1]} or why_not(formula, _cut(task, node, axes)):
-            return ()
+            return False
+        if not {names[factor] for factor in rule.whole_factors | columns_of(formula)} <= set(axes[-1]):
+            return False
+        if why_not(formula, cut_of(task, node, axes)):
+            return False
+        for value in node.inputs:
+            others = [axis for axis in dims[value] if axis not in axes]
+            if others and (root[value] in made or others != [other_columns(dims[value], axes)]):
+                return False
+        if any(axis not in axes for value in node.outputs for axis in dims[value]):
+            return False
         if any(not made.get(value, root[value] not in made) for value in node.inputs):
-            return ()
+            return False
         made.update((value, rows <= set(dims[value])) for value in node.outputs)
-    return axes
+    return True
+
+
+def other_columns(dims: Sequence[Axis], axes: Sequence[Axis]) -> Axis | None:
+    """Of a value that has other columns than a run its own: a part of the run's, or those and more."""
+    mine = set(axes[-1])
+    for axis in dims:
+        if axis not in axes and mine and (set(axis) < mine or set(axis) > mine):
+            return axis
+    return None
 
 
 def _make(
@@ -180,5 +205,8 @@ def _floats(values: Iterable[Value]) -> set[str]:
 
 def strides(run: Run, value: Value, given: Sequence[int]) -> tuple[int, ...]:
     """Of an array's strides those along the run's axes; 0 along what the value does not have."""
-    mine: Mapping[Axis, int] = dict(zip(run.task.space.dims[value], given, strict=True))
-    return tuple(mine.get(axis, 0) for axis in run.axes)
+    dims = run.task.space.dims[value]
+    mine: Mapping[Axis, int] = dict(zip(dims, given, strict=True))
+    columns = other_columns(dims, run.axes)
+    last = run.axes[-1] if columns is None else columns
+    return tuple(mine.get(axis, 0) for axis in (*run.axes[:-1], last))

@@ -83,6 +83,8 @@ class Schedule:
         self._needed[value, level] = None
         if value.operation == "pick":
             self._need(value.operands[0], value.level)
+        elif value.operation == "gather":
+            self._need(value.operands[1], level)
         elif not value.each:
             for each in value.operands:
                 self._need(each, each.level)

@@ -32,7 +32,9 @@ def _graph(seed: int, dtype: str) -> tuple[gi.Graph, dict[str, int], dict[str, A
     """The operator between two of the dictionary's, so that there is something to fuse it with."""
     B, S, D = gi.dims("B S D")
     block = gi.Builder("drawn", dtype=dtype)
-    X, Y, w, r = (block.input(name, dims) for name, dims in (("X", (B, S, D)), ("Y", (B, S, D)), ("w", (D,)), ("r", (B, S))))
+    X, Y, w, r = (
+        block.input(name, dims) for name, dims in (("X", (B, S, D)), ("Y", (B, S, D)), ("w", (D,)), ("r", (B, S)))
+    )
     P, Q, s = draw_operator(seed).all(gi.scale(X, by=0.5), gi.add(X, Y), w, r)
     graph = block.build(gi.multiply(P, Q, name="Z"), gi.scale(P, by=2.0, name="P2"), gi.scale(s, by=3.0, name="s3"))
     rng = np.random.default_rng(seed)

@@ -63,23 +63,27 @@ def _step(rng: random.Random) -> Step:
         X, Y = at(wide, one), at(wide, other)
         operation = [
             lambda: X.mean(axis=-1), lambda: X.max(axis=-1), lambda: (X * Y).mean(axis=-1), lambda: X.min(axis=-1),
-            lambda: xp.tanh(X.sum(axis=-1)), lambda: (X > number).sum(axis=-1).astype(X.dtype) * 0.1,
+            lambda: xp.tanh(X.sum(axis=-1)), lambda: (number < X).sum(axis=-1).astype(X.dtype) * 0.1,
             lambda: xp.sqrt((X * X).mean(axis=-1) + 1),
         ]  # fmt: skip
         rows.append(operation[int(third * len(operation))]())
 
     def widened(xp: Any, wide: list[Any], rows: list[Any]) -> None:
         X, r = at(wide, one), at(rows, other)[..., None]
-        operation = [lambda: X + r, lambda: X * r, lambda: X / (r * r + 1), lambda: xp.where(X > r, X, r)]
+        operation = [lambda: X + r, lambda: X * r, lambda: X / (r * r + 1), lambda: xp.where(r < X, X, r)]
         wide.append(xp.tanh(operation[int(third * 4)]()))
 
     def chosen(xp: Any, wide: list[Any], rows: list[Any]) -> None:
         X, Y = at(wide, one), at(wide, other)
         column = xp.arange(X.shape[-1])
         operation = [
-            lambda: xp.where(X > Y, X, number), lambda: X * (X < number), lambda: xp.where(column < 3, X, Y), lambda: xp.where((X > 0) & (Y > number), X, Y),
-            lambda: xp.where(~(X <= Y), number, Y), lambda: X * (column >= 2),
-        ]  # fmt: skip
+            lambda: xp.where(X > Y, X, number),
+            lambda: X * (number > X),
+            lambda: xp.where(column < 3, X, Y),
+            lambda: xp.where((X > 0) & (number < Y), X, Y),
+            lambda: xp.where(~(X <= Y), number, Y),
+            lambda: X * (column >= 2),
+        ]
         wide.append(operation[int(third * len(operation))]())
 
     return rng.choice([binary, binary, unary, unary, reduced, widened, chosen])

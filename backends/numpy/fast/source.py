@@ -29,6 +29,10 @@ _TEXT = {
     "multiply": "{} * {}",
     "divide": "{} / {}",
     "minus": "{} - {}",
+    "plus": "{} + {}",
+    "times": "{} * {}",
+    "quotient": "{} // {}",
+    "rest": "{} % {}",
     "and": "{} & {}",
     "or": "{} | {}",
     "not": "not {}",
@@ -180,6 +184,9 @@ class Source:
             return f"a{held}[p{held} + {k}]"
         if value.operation == "column":
             return f"I({k})"
+        if value.operation == "gather":
+            array = self.array_of[value.operands[0].detail]
+            return f"a{array}[p{array} + N({self._element(value.operands[1])})]"
         if value.operation == "keep":
             least = self.row.masks[value.detail][2]
             return f"b{value.detail}[m{value.detail} + {k}] >= np.uint16({least})"
@@ -215,6 +222,9 @@ class Source:
                 return f"h{value.detail[0]}_{value.detail[1]}"
             case "pick":
                 return self._picked(*value.operands)
+            case "gather":
+                array = self.array_of[value.operands[0].detail]
+                return f"a{array}[p{array} + N({self._of_row(value.operands[1])})]"
         return _apply(value, [self._of_row(each) for each in value.operands])
 
     def _picked(self, value: Expression, column: Expression) -> str:
