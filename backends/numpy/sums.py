@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.numpy import calls
 from graphir.backends.numpy.shared import ones, row_dots
+from graphir.backends.numpy.tile_arrays import TileArrays
 from graphir.formula.terms import Term
 
 
-class Spread(Protocol):
-    """Arrays with an axis for every factor."""
-
-    order: tuple[str, ...]
-    lengths: Mapping[str, int]
-
-    def axes(self, factors: Sequence[str]) -> tuple[int, ...]: ...
-
-
-def record_sum(call: Calls, arrays: Any, term: Term, parts: Sequence[Array], out: Array) -> None:
+def record_sum(call: Calls, arrays: TileArrays, term: Term, parts: Sequence[Array], out: Array) -> None:
     """Records the sum of the product of `parts`, one or two arrays, over the factors of `term`."""
     body = term.operands[0].factors
     over, kept = arrays.axes(term.detail), arrays.axes(term.factors)

@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from graphir.formula.terms import Terms
+from graphir.formula.shapes import Axis
+from graphir.formula.terms import Terms, UntraceableError
 from graphir.formula.traced import (
-    Axis,
     Extent,
-    Kind,
     Traced,
-    UntraceableError,
     elementwise,
     reduced,
     scalar,
@@ -237,6 +235,3 @@ def _axis(length: Any) -> Axis:
     if isinstance(length, int):
         return None if length == 1 else (str(length),)
     raise UntraceableError("it makes an array of a length that is computed")
-
-
-__all__ = ["Kind", "TracingModule"]

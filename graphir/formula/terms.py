@@ -28,9 +28,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from graphir.errors import GraphirError
 from graphir.ir.attributes import exact
 
 Number: TypeAlias = float | int | bool
+
+
+class UntraceableError(GraphirError):
+    """Why a kernel has no formula: what it did that no formula says."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

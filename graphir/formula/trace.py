@@ -9,8 +9,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from graphir.formula.module import TracingModule
-from graphir.formula.terms import Term, Terms, walk
-from graphir.formula.traced import Extent, Traced, UntraceableError
+from graphir.formula.terms import Term, Terms, UntraceableError, walk
+from graphir.formula.traced import Extent, Traced
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator

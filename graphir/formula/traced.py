@@ -10,18 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
-from graphir.errors import GraphirError
-from graphir.formula.terms import Term, Terms
+from graphir.formula.shapes import Axis, indexed, reshaped
+from graphir.formula.terms import Term, Terms, UntraceableError
 from graphir.ir.types import DTYPES, FLOATS
-
-#: The factors of an axis; None for one of length 1.
-Axis: TypeAlias = tuple[str, ...] | None
-
-
-class UntraceableError(GraphirError):
-    """Why a kernel has no formula: what it did that no formula says."""
 
 
 @dataclass(frozen=True)
@@ -300,10 +293,11 @@ class Traced:
     def reshape(self, *shape: Any) -> Traced:
         """Axes split and merged between factors."""
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return Traced(self.terms, self.term, _split(self, list(wanted)))
+        return Traced(self.terms, self.term, reshaped(self.axes, list(wanted)))
 
     def __getitem__(self, index: Any) -> Traced:
-        return _indexed(self, index if isinstance(index, tuple) else (index,))
+        given = index if isinstance(index, tuple) else (index,)
+        return Traced(self.terms, *indexed(self.terms, self.term, self.axes, given))
 
     # -- what no formula does -------------------------------------------------------------------------
 
@@ -409,111 +403,3 @@ def reduced(operation: str, X: Traced, axis: Any, keepdims: bool) -> Traced:
 def _positions(axis: Any, ndim: int) -> list[int]:
     given = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
     return [i % ndim for i in given]
-
-
-# -- indices and shapes -------------------------------------------------------------------------------------
-
-
-def _indexed(X: Traced, index: tuple[Any, ...]) -> Traced:
-    given = list(index)
-    fixed = sum(each is not None and each is not Ellipsis for each in given)
-    dots = next((i for i, each in enumerate(given) if each is Ellipsis), None)
-    rest = [slice(None)] * (X.ndim - fixed)
-    given = [*given, *rest] if dots is None else [*given[:dots], *rest, *given[dots + 1 :]]
-    term, axes, position = X.term, list[Axis](), 0
-    for each in given:
-        if each is None:
-            axes.append(None)
-            continue
-        axis = X.axes[position]
-        position += 1
-        if isinstance(each, slice):
-            term, kept = _sliced(X.terms, term, axis, each)
-            axes.append(kept)
-        elif isinstance(each, int) and not isinstance(each, bool):
-            term = _fixed(X.terms, term, axis, each)
-        else:
-            raise UntraceableError(f"it indexes an array by {each if isinstance(each, Extent) else 'an array'}")
-    return Traced(X.terms, term, axes)
-
-
-def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
-    if axis is None and index in (0, -1):
-        return term
-    if axis is not None and len(axis) == 1:
-        where: Term = terms.number(index, "int")
-        if index < 0 and not axis[0].isdigit():
-            where = terms.apply("add", Extent(terms, axis).term, where)
-        elif index < 0:
-            where = terms.number(index + int(axis[0]), "int")
-        return terms.at(term, axis[0], where)
-    raise UntraceableError(f"it takes the element {index} of an axis")
-
-
-def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axis]:
-    """Of an axis (2 c) a half, of (c 2) every other element; or all of it."""
-    if cut == slice(None):
-        return term, axis
-    if axis is not None and len(axis) > 1:
-        first, *inner = axis
-        *outer, last = axis
-        if last.isdigit() and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
-            return terms.at(term, last, terms.number(cut.start or 0, "int")), tuple(outer)
-        if first == "2" and cut.step in (None, 1):
-            half = Extent(terms, tuple(inner))
-            for i, (start, stop) in enumerate(((None, half), (half, None))):
-                if _same(cut.start, start) and _same(cut.stop, stop):
-                    return terms.at(term, first, terms.number(i, "int")), tuple(inner)
-    raise UntraceableError("it takes a part of an axis that its signature does not name: write the axis as (2 c)")
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Extent) and isinstance(other, Extent):
-        return one.factors == other.factors
-    return one is None and other is None
-
-
-def _split(X: Traced, wanted: list[Any]) -> list[Axis]:
-    """The axes of X as ones of these lengths."""
-    factors = [factor for axis in X.axes if axis is not None for factor in axis]
-    open_at = next((i for i, each in enumerate(wanted) if isinstance(each, int) and each == -1), None)
-    before = _taken(factors, wanted[:open_at])
-    if open_at is None:
-        if sum(len(axis or ()) for axis in before) < len(factors):
-            raise UntraceableError("it reshapes an array into one with fewer elements")
-        return before
-    left = factors[sum(len(axis or ()) for axis in before) :]
-    behind = _taken(list(reversed(left)), list(reversed(wanted[open_at + 1 :])), backwards=True)
-    middle = left[: len(left) - sum(len(axis or ()) for axis in behind)]
-    return [*before, tuple(middle) or None, *reversed(behind)]
-
-
-def _taken(factors: Sequence[str], lengths: Sequence[Any], backwards: bool = False) -> list[Axis]:
-    """The axes of `factors` that have these lengths, from the first on."""
-    rest, made = list(factors), list[Axis]()
-    for length in lengths:
-        if isinstance(length, int) and length == 1:
-            made.append(None)
-            continue
-        names = (str(length),) if isinstance(length, int) else length.factors if isinstance(length, Extent) else None
-        if names is None:
-            raise UntraceableError("it reshapes an array to a length that is computed")
-        order = tuple(reversed(names)) if backwards else names
-        if tuple(rest[: len(order)]) != order:
-            raise UntraceableError(f"it reshapes an array where a length of {length} cuts through {', '.join(rest)}")
-        del rest[: len(order)]
-        made.append(tuple(names) or None)
-    return made
-
-
-__all__ = [
-    "Axis",
-    "Extent",
-    "Kind",
-    "Traced",
-    "UntraceableError",
-    "elementwise",
-    "reduced",
-    "scalar",
-    "together",
-]
