@@ -11,7 +11,7 @@ if __name__ == "passes":
 
 from graphir.passes.autodiff import autodiff
 from graphir.passes.fuse import fuse, unfuse
-from graphir.passes.lower import lower, separate_products
+from graphir.passes.lower import lower
 from graphir.passes.mixed_precision import PRECISIONS, RESULTS, mixed_precision
 from graphir.passes.optimising import OPTIMISING, optimised, optimising
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
@@ -20,6 +20,7 @@ from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
 from graphir.passes.recompute import LEVELS, recompute, recompute_masks
 from graphir.passes.rounding import round_products
+from graphir.passes.separate_products import separate_products
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
 from graphir.passes.share import share
 from graphir.passes.simplify import simplify

@@ -22,10 +22,10 @@ from graphir.errors import ConfigError
 from graphir.ir.collector import without_collector
 from graphir.ir.graph import Graph
 from graphir.passes.fuse import fuse
-from graphir.passes.lower import separate_products
 from graphir.passes.overlap import overlap
 from graphir.passes.recompute import recompute
 from graphir.passes.rounding import round_products
+from graphir.passes.separate_products import separate_products
 from graphir.passes.share import share
 from graphir.passes.simplify import simplify
 from graphir.passes.slopes import keep_slopes

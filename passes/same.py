@@ -9,6 +9,7 @@ from graphir.ir.builder import Builder
 from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
+from graphir.passes.patterns import operands, results
 
 #: Operator, operands and attributes.
 _Key: TypeAlias = tuple[object, ...]
@@ -29,9 +30,9 @@ class Same:
         for node in graph.nodes:
             firsts = known.setdefault(self._key(node, node.inputs), node.outputs)
             self._first.update(zip(node.outputs, firsts, strict=True))
-            for operand, value in zip(node.inference.rule.outputs, node.outputs, strict=True):
+            for name, value in results(node).items():
                 self._all.setdefault(self._first[value], []).append(value)
-                alone = node.operator.recomputations.get(operand.name)
+                alone = node.operator.recomputations.get(name)
                 if alone is not None:
                     known.setdefault(self._key_alone(node, value, alone), (self._first[value],))
 
@@ -43,17 +44,16 @@ class Same:
         """All that are the same as `value`, which a node makes, in order."""
         return self._all[self._first[value]]
 
-    def _key(self, node: Node, operands: Sequence[Value]) -> _Key:
-        return node.operator, tuple([self._first[value] for value in operands]), node.attributes
+    def _key(self, node: Node, read: Sequence[Value]) -> _Key:
+        return node.operator, tuple([self._first[value] for value in read]), node.attributes
 
     def _key_alone(self, node: Node, value: Value, alone: Recomputation) -> _Key:
         """The key of what makes `value` again without the rest of `node`."""
         scratch = Builder("alone", mesh=self.graph.mesh)
         types = {each: each.type for each in node.inputs}
         given = {each: scratch.input(f"/{each.name}", of.shape, of.dtype, of.layout) for each, of in types.items()}
-        pairs = zip(node.inference.rule.inputs, node.inputs, strict=True)
-        operands = {operand.name: given[each] for operand, each in pairs}
-        made = alone(operands, node.attributes, value, f"/{value.name}")
+        read = {name: given[each] for name, each in operands(node).items()}
+        made = alone(read, node.attributes, value, f"/{value.name}")
         (maker,) = (each for each in scratch.nodes if made in each.outputs)
         own = {each: value for value, each in given.items()}
         return self._key(maker, [own[each] for each in maker.inputs])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
 from graphir.ir.tiling import leading_rows, most_rows
 from graphir.ir.value import Value
 from graphir.passes.fuse.precedence import Precedence
 from graphir.passes.fuse.units import Flow, Unit, in_order, is_forward
+from graphir.passes.patterns import collective, product, reading, view
 
 #: Nodes of a chain, views left out. Models have half as many; with each node that joins, rows are looked for among all
 #: that are there.
 _LONGEST = 64
+_may_chain = reading & ~(product | collective | view)
 
 
 def find_chains(flow: Flow, streams: Sequence[Unit]) -> list[Unit]:
@@ -135,8 +136,3 @@ class _Chains:
         """What the node reads that has rows; a vector or a scalar makes no neighbours."""
         roots = map(self.flow.root, node.inputs)
         return [value for value in roots if len(value.shape) > 1]
-
-
-def _may_chain(node: Node) -> bool:
-    operator = node.operator
-    return not contracted(node) and operator.relayout is None and not operator.view and bool(node.inputs)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graphir.ir.attributes import Attributes
-from graphir.ir.builder import Builder
 from graphir.ir.graph import Graph, Meta, Node
 from graphir.ir.operator import Operator
 from graphir.ir.value import Value
+from graphir.passes.rewrite import Rewriter
 
 
 def unfuse(graph: Graph) -> Graph:
@@ -89,20 +89,19 @@ class _Unfolding:
             self.names[number] = value.name
 
     def _build(self) -> Graph:
-        graph, builder = self.graph, Builder(self.graph.name, mesh=self.graph.mesh)
-        values = dict(enumerate(builder.copy_arguments(graph).values()))
-        taken = {*self.names.values(), *graph.aliases}
+        rewriter = Rewriter(self.graph)
+        values = dict(enumerate(rewriter.new.values()))
+        taken = {*self.names.values(), *self.graph.aliases}
         for each in self.placed:
             outputs = [
                 (self.names.get(number) or _free(value.name, taken), value.type)
                 for number, value in zip(each.numbers, each.outputs, strict=True)
             ]
             operands = [values[number] for number in each.operands]
-            made = builder.declare(each.operator, operands, each.attributes, outputs, each.meta)
+            made = rewriter.builder.declare(each.operator, operands, each.attributes, outputs, each.meta)
             values.update(zip(each.numbers, made.outputs, strict=True))
-        copies = {value: values[number] for value, number in self.numbers.items()}
-        builder.copy_aliases(graph, copies)
-        return builder.build(*(copies[value] for value in graph.outputs))
+        rewriter.new.update((value, values[number]) for value, number in self.numbers.items())
+        return rewriter.build()
 
 
 def _free(name: str, taken: set[str]) -> str:
