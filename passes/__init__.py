@@ -2,7 +2,7 @@
 
 `mixed_precision` casts what products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `prune` drops what
 no output needs, `share` computes once what is computed twice, `keep_statistics` has a softmax's numbers kept,
-`recompute_masks` replaces stored dropout masks by computed ones, `round_products` stores in 16 bits what is read in 16
+`recompute` makes again what the backward pass would hold, `round_products` stores in 16 bits what is read in 16
 bits, `lower` takes d-nodes apart, `shard` rewrites the graph for the ranks of a mesh.
 """
 
@@ -18,7 +18,7 @@ from graphir.passes.optimizer import Optimizer, Schedule, optimize
 from graphir.passes.overlap import overlap
 from graphir.passes.pipeline import Pass, run_passes
 from graphir.passes.prune import prune
-from graphir.passes.recompute import LEVELS, recompute, recompute_masks
+from graphir.passes.recompute import LEVELS, recompute
 from graphir.passes.rounding import round_products
 from graphir.passes.separate_products import separate_products
 from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
@@ -51,7 +51,6 @@ __all__ = [
     "overlap",
     "prune",
     "recompute",
-    "recompute_masks",
     "round_products",
     "run_passes",
     "separate_products",

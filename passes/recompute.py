@@ -51,11 +51,6 @@ def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph
     return _Recompute(graph, _holds(flow, late, level, biases), late).run()
 
 
-def recompute_masks(graph: Graph) -> Graph:
-    """`recompute` at the level masks: nothing is stored that a counter gives again."""
-    return recompute(graph, "masks")
-
-
 def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
     streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}

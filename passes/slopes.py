@@ -13,7 +13,7 @@ from graphir.passes.rewrite import Rewriter
 def keep_slopes(graph: Graph) -> Graph:
     """The graph with activations that make their slope as well, and their d-nodes as products with it.
 
-        A = GL(Z)                              A, A.slope = GL+slope(Z)
+        A = GL(Z)                              A, A.slope = GLs(Z)
         dZ = dGL(Z, dA)                        dZ = mul(A.slope, dA)
 
     GELU and its derivative share a tanh, which is most of what they cost; what is kept for the backward pass is as

@@ -30,7 +30,7 @@ from graphir.passes import (
     mixed_precision,
     optimize,
     prune,
-    recompute_masks,
+    recompute,
     shard,
 )
 
@@ -93,7 +93,7 @@ class Setting:
         step = autodiff(model, loss="L", **scaling)
         if self.optimizer != "none":
             step = optimize(step, Optimizer(self.optimizer, clip=1.0))
-        return recompute_masks(prune(step))
+        return recompute(prune(step))
 
     def parallel(self, single: Graph) -> Graph:
         """`single` sharded as the plan says, and verified.
