@@ -26,7 +26,7 @@ from graphir.ir.collector import without_collector
 from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.value import Value
-from graphir.passes.fuse.streams import find_streams
+from graphir.passes.fuse.back_to_back import find_back_to_back
 from graphir.passes.fuse.units import Flow
 from graphir.passes.patterns import cast, collective, product, view, widening
 from graphir.passes.rewrite import Rewriter
@@ -53,7 +53,7 @@ def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph
 
 def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
-    streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
+    between_products = {node for unit in find_back_to_back(flow) for node in unit.inner if node.meta.phase == FORWARD}
     #: The residual stream adds up several branches.
     stream = {node for node in flow.nodes if node.meta.phase == FORWARD and len(_branches(node, flow)) > 1}
     inside = _leading_to(stream, flow.graph)
@@ -66,9 +66,9 @@ def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[
             if summed is not None and ((biases and holds(summed)) or widening(summed)):
                 return False
         if level in ("selective", "full"):
-            is_product = product(node) and node not in streamed
+            is_product = product(node) and node not in between_products
             return node in stream or node not in inside or (level == "selective" and is_product)
-        if level == "attention" and node in streamed:
+        if level == "attention" and node in between_products:
             return False
         if widening(node):
             return False

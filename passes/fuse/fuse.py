@@ -10,9 +10,9 @@ from graphir.ir.collector import without_collector
 from graphir.ir.fused import fused
 from graphir.ir.graph import Graph, Meta, Node
 from graphir.ir.value import Value
+from graphir.passes.fuse.back_to_back import find_back_to_back
 from graphir.passes.fuse.chains import find_chains
 from graphir.passes.fuse.stored import Stored
-from graphir.passes.fuse.streams import find_streams
 from graphir.passes.fuse.unfuse import unfuse
 from graphir.passes.fuse.units import Flow, Unit
 from graphir.passes.patterns import collective
@@ -21,14 +21,14 @@ from graphir.passes.rewrite import Rewriter
 
 @without_collector
 def fuse(graph: Graph) -> Graph:
-    """The graph with streams, chains and views fused; values that leave a fused node keep their names.
+    """The graph with back-to-back products, chains and views fused; values that leave a fused node keep their names.
 
     A node with several products, dMatmul, fuses better taken apart: see `separate_products`. Nodes that are fused
     already are unfolded first.
     """
     plain = unfuse(graph)
     flow = Flow(plain)
-    return _Rebuild(flow).join(find_chains(flow, find_streams(flow)))
+    return _Rebuild(flow).join(find_chains(flow, find_back_to_back(flow)))
 
 
 class _Rebuild(Rewriter):

@@ -32,7 +32,7 @@ class Unit:
 
     @property
     def inner(self) -> list[Node]:
-        """The nodes that make values of the anchor's dims, in whatever order: of a stream, what is never stored."""
+        """The nodes that make values of the anchor's dims, in whatever order: what products keep between them."""
         if self.anchor is None:
             return []
         dims = Counter(self.anchor.shape)

@@ -30,9 +30,9 @@ from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.purpose import Purpose, Reading
 from graphir.ir.value import Value
 from graphir.passes.patterns import narrowing, operands, results
-from graphir.passes.sharding.claims import Claimed, Placement, Situation, place, spread
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
+from graphir.passes.sharding.propagation import Claimed, Placement, Situation, place, spread
 from graphir.passes.sharding.reshard import Hop, route
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.operators.dropout import dropout_mask, keep_mask
-from graphir.passes import autodiff, prune, recompute
+from graphir.passes import autodiff, dce, recompute
 
 N = 1 << 18
 Mask = NDArray[np.bool_]
@@ -216,7 +216,7 @@ def test_each_node_has_a_key_of_its_own_and_keeps_it_through_passes() -> None:
     model = gi.models.transformer(2)
     keys = {node.name: node.attributes["key"] for node in model.nodes if node.operator is gi.dropout}
     assert len(set(keys.values())) == len(keys) == 9
-    for graph in (autodiff(model), prune(model), recompute(autodiff(model))):
+    for graph in (autodiff(model), dce(model), recompute(autodiff(model))):
         drawn = {n.name: n.attributes["key"] for n in graph.nodes if n.operator is gi.dropout}
         assert {name: key for name, key in drawn.items() if name in keys} == keys
         assert all(key == keys[name.removesuffix(".again")] for name, key in drawn.items())

@@ -12,19 +12,19 @@ from graphir import passes
 from graphir.passes import (
     Optimizer,
     autodiff,
+    cse,
+    dce,
     fuse,
     keep_slopes,
-    keep_statistics,
+    keep_softmax_statistics,
     lower,
     mixed_precision,
     optimize,
     overlap,
-    prune,
     recompute,
     round_products,
     separate_products,
     shard,
-    share,
     simplify,
     unfuse,
 )
@@ -184,7 +184,7 @@ def test_shard() -> None:
     )
 
 
-def test_prune() -> None:
+def test_dce() -> None:
     """What no output needs is left out; arguments stay."""
     check_rewrite(
         """
@@ -202,7 +202,7 @@ def test_prune() -> None:
         outputs
           Y
         """,
-        prune,
+        dce,
         """
         graph branches float32
 
@@ -401,7 +401,7 @@ def test_separate_products() -> None:
     )
 
 
-def test_share() -> None:
+def test_cse() -> None:
     """What is computed twice is computed once."""
     check_rewrite(
         """
@@ -418,7 +418,7 @@ def test_share() -> None:
         outputs
           Y
         """,
-        share,
+        cse,
         """
         graph twice float32
 
@@ -460,7 +460,7 @@ def test_keep_statistics() -> None:
           dW
           dZ
         """,
-        keep_statistics,
+        keep_softmax_statistics,
         """
         graph attention float32
 
@@ -741,7 +741,7 @@ def test_rename() -> None:
 
 
 def test_no_pass_lacks_an_example() -> None:
-    several = {"optimised", "run_passes"}
+    several = {"run_pipeline", "run_passes"}
     found = {name for name in passes.__all__ if inspect.isfunction(getattr(passes, name))} - several
     makes_graphs = {name for name in found if inspect.signature(getattr(passes, name)).return_annotation == "Graph"}
     assert len(makes_graphs) > 15

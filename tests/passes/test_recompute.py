@@ -9,7 +9,7 @@ import graphir as gi
 from graphir.cost import count_flops, peak_memory
 from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD
-from graphir.passes import LEVELS, autodiff, prune, recompute, simplify
+from graphir.passes import LEVELS, autodiff, dce, recompute, simplify
 from tests.support.sharding_cases import Case, sharded_step_of
 
 B, D = gi.dims("B D")
@@ -111,7 +111,7 @@ def test_every_level_computes_the_same_gradients(dropout: float) -> None:
 
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_biases_are_added_again_to_what_is_held_in_their_place(level: str) -> None:
-    joint = prune(small_step())
+    joint = dce(small_step())
     plain, graph = recompute(joint, level), gi.verify(recompute(joint, level, biases=True))
     made = {node.name for node in graph.nodes} - {node.name for node in plain.nodes}
     # Z_up is GELU's operand, and the logits are CE's; the later levels make Z_up again anyway.
@@ -191,7 +191,7 @@ def test_levels_hold_what_they_say(level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_nothing_is_made_again_for_nothing(level: str) -> None:
     graph = recompute(small_step(), level)
-    assert [node.name for node in again(prune(graph))] == [node.name for node in again(graph)]
+    assert [node.name for node in again(dce(graph))] == [node.name for node in again(graph)]
 
 
 def test_collectives_are_not_repeated() -> None:

@@ -30,15 +30,15 @@ from graphir.operators.cast import cast_to
 from graphir.operators.split_vocabulary import row_dot
 from graphir.passes.patterns import Pattern, cast, operands, product, readers, results, view
 from graphir.passes.rewrite import Rewriter
-from graphir.passes.same import Same
+from graphir.passes.value_numbering import ValueNumbering
 
 
 @without_collector
-def keep_statistics(graph: Graph) -> Graph:
+def keep_softmax_statistics(graph: Graph) -> Graph:
     """The graph with softmax's gradient given its rows' inner products, and statistics kept for what is made again.
 
     It comes after `recompute`. Where O is made again of the very P that the gradient reads, the gradient gets a P of
-    its own, for c, and so O, has to be there before; `share` would undo that, so it comes before. Of 16-bit scores no
+    its own, for c, and so O, has to be there before; `cse` would undo that, so it comes before. Of 16-bit scores no
     sums are kept, which would be rounded to 16 bits; those, and all that is not as above, stay as they are.
     """
     plan = _Plan(graph)
@@ -86,13 +86,13 @@ class _Plan:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.same = graph, Same(graph)
+        self.graph, self.numbering = graph, ValueNumbering(graph)
         self._index = {node: position for position, node in enumerate(graph.nodes)}
         #: Who reads a value or one that is the same.
         self._readers: dict[Value, dict[Node, None]] = {}
         for node in graph.nodes:
             for value in node.inputs:
-                self._readers.setdefault(self.same.first(value), {})[node] = None
+                self._readers.setdefault(self.numbering.leader(value), {})[node] = None
         self.dots: dict[Node, _Dot] = {}
         self.own: set[Node] = set()
         self.keeps: dict[Node, Node] = {}
@@ -112,7 +112,7 @@ class _Plan:
             found = self._other_side(found.result, found.gradient)
         if found is None or not (_is_settled(P, dP) and _is_settled(found.result, found.gradient)):
             return None
-        for each in self.same.all(found.result):
+        for each in self.numbering.congruent(found.result):
             held = self._held(each, self._index[found.d_node])
             if held is not None:
                 return _Dot(self.graph.producers[each], *held, found.gradient, found.d_node)
@@ -131,12 +131,12 @@ class _Plan:
 
     def _readers_of(self, X: Value) -> Iterator[tuple[Node, Value]]:
         """The nodes that read X or a cast of it, or what is the same, with what they read."""
-        frontier = [self.same.first(X)]
+        frontier = [self.numbering.leader(X)]
         while frontier:
             each = frontier.pop()
             for node in self._readers.get(each, ()):
                 if cast(node):
-                    frontier.append(self.same.first(node.outputs[0]))
+                    frontier.append(self.numbering.leader(node.outputs[0]))
                 else:
                     yield node, each
 
@@ -149,7 +149,7 @@ class _Plan:
             return None
         operand, upstream = of[made], {f"d{result.name}": result for result in rule.outputs}
         values = operands(node) | results(node)
-        if operand.name not in node.operator.linear or self.same.first(values[operand.name]) is not X:
+        if operand.name not in node.operator.linear or self.numbering.leader(values[operand.name]) is not X:
             return None
         needed = d_node.operator.dependencies(d_rule, (made,))
         read = {name: value for name, value in operands(d_node).items() if name in needed}
@@ -158,7 +158,7 @@ class _Plan:
             return None
         dY, result = read.pop(arrived[0]), upstream[arrived[0]]
         rows, result_rows = ([axis.factors for axis in each.axes[:-1]] for each in (operand, result))
-        same = all(self.same.first(values[name]) is self.same.first(value) for name, value in read.items())
+        same = all(self.numbering.leader(values[name]) is self.numbering.leader(value) for name, value in read.items())
         return _Sides(node, d_node, values[result.name], dY) if same and rows == result_rows else None
 
     def _held(self, value: Value, before: int) -> tuple[Value, tuple[Node, ...]] | None:
@@ -187,7 +187,7 @@ class _Plan:
             self.own |= scores
             self.keeps[maker] = maker
             return
-        first = self.graph.producers[self.same.first(maker.outputs[0])]
+        first = self.graph.producers[self.numbering.leader(maker.outputs[0])]
         if first is not maker:
             self.keeps[maker] = first
 

@@ -9,7 +9,7 @@ from graphir.ir.graph import Graph
 from graphir.passes.rewrite import Rewriter
 
 
-def prune(graph: Graph, outputs: Sequence[str] | None = None) -> Graph:
+def dce(graph: Graph, outputs: Sequence[str] | None = None) -> Graph:
     """The graph with only the nodes that its outputs (or those named) need. Arguments stay.
 
         A = exp(X)

@@ -1,4 +1,4 @@
-"""Which values of a graph are the same, computed twice: what recomputation makes again is what it was."""
+"""Value numbering: which values of a graph are the same, computed twice, as what recomputation makes again is."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from graphir.passes.patterns import operands, results
 _Key: TypeAlias = tuple[object, ...]
 
 
-class Same:
+class ValueNumbering:
     """Values by what they are computed from, whatever they are called and whichever phase makes them.
 
-    The same means: operator, operands and attributes, and with them the key of a random node. A mask that is made again
-    without the rest of its node is the same, too.
+    Congruent are those of the same operator, congruent operands and attributes, and with them the key of a random node;
+    so is a mask that is made again without the rest of its node. The first of them is their leader.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._first: dict[Value, Value] = {value: value for value in graph.arguments}
-        self._all: dict[Value, list[Value]] = {}
+        self._leaders: dict[Value, Value] = {value: value for value in graph.arguments}
+        self._classes: dict[Value, list[Value]] = {}
         known: dict[_Key, tuple[Value, ...]] = {}
         for node in graph.nodes:
-            firsts = known.setdefault(self._key(node, node.inputs), node.outputs)
-            self._first.update(zip(node.outputs, firsts, strict=True))
+            leaders = known.setdefault(self._key(node, node.inputs), node.outputs)
+            self._leaders.update(zip(node.outputs, leaders, strict=True))
             for name, value in results(node).items():
-                self._all.setdefault(self._first[value], []).append(value)
+                self._classes.setdefault(self._leaders[value], []).append(value)
                 alone = node.operator.recomputations.get(name)
                 if alone is not None:
-                    known.setdefault(self._key_alone(node, value, alone), (self._first[value],))
+                    known.setdefault(self._key_alone(node, value, alone), (self._leaders[value],))
 
-    def first(self, value: Value) -> Value:
-        """The first that is the same as `value`: one for all of them."""
-        return self._first[value]
+    def leader(self, value: Value) -> Value:
+        """The first that is congruent to `value`: one for all of them."""
+        return self._leaders[value]
 
-    def all(self, value: Value) -> Sequence[Value]:
-        """All that are the same as `value`, which a node makes, in order."""
-        return self._all[self._first[value]]
+    def congruent(self, value: Value) -> Sequence[Value]:
+        """All that are congruent to `value`, which a node makes, in order."""
+        return self._classes[self._leaders[value]]
 
     def _key(self, node: Node, read: Sequence[Value]) -> _Key:
-        return node.operator, tuple([self._first[value] for value in read]), node.attributes
+        return node.operator, tuple([self._leaders[value] for value in read]), node.attributes
 
     def _key_alone(self, node: Node, value: Value, alone: Recomputation) -> _Key:
         """The key of what makes `value` again without the rest of `node`."""

@@ -9,7 +9,7 @@ from graphir.ir.value import Value
 from graphir.passes.rewrite import Rewriter
 
 
-def share(graph: Graph) -> Graph:
+def cse(graph: Graph) -> Graph:
     """The graph with nodes that compute the same from the same made one; the first of them stays.
 
         P = S(X)                               P = S(X)

@@ -1,8 +1,8 @@
-"""Streams: what lies between two batched contractions, attention's core, made and used up tile by tile.
+"""Back-to-back products: two batched ones with what lies between, attention's core, made and used up tile by tile.
 
 Q • Kᵀ makes [B, N_H, S, S] out of [B, N_H, S, D_h]; scale, mask, softmax and dropout keep that shape; • V takes it
-back. A contraction that makes such a value, one that takes it back and all between are one stream. Backward is
-another: dA_out • Vᵀ makes the shape, and dQ, dK, dV are what takes it back.
+back. A product that makes such a value, one that takes it back and all between are one unit. Backward is another:
+dA_out • Vᵀ makes the shape, and dQ, dK, dV are what takes it back.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from graphir.passes.fuse.units import Flow, Unit
 from graphir.passes.patterns import Pattern, collective, product, single
 
 
-def find_streams(flow: Flow) -> list[Unit]:
-    """The streams of a graph, each of one phase; none shares a node with another."""
-    #: For each node of a stream, the stream's first contraction.
+def find_back_to_back(flow: Flow) -> list[Unit]:
+    """The back-to-back products of a graph, each of one phase; none shares a node with another."""
+    #: For each node that is found, the product that its unit begins with.
     first: dict[Node, Node] = {}
     found: dict[Node, set[Node]] = {}
     for node in filter(_batched, flow.nodes):
@@ -55,7 +55,7 @@ class _Search:
         self.frontier = [first.outputs[0]]
 
     def run(self) -> set[Node]:
-        """The stream's nodes; none if nothing takes the value back."""
+        """The unit's nodes; none if nothing takes the value back."""
         taken_back = False
         seen = set[Value]()
         while self.frontier:
