@@ -1,4 +1,4 @@
-"""Common subexpression elimination."""
+"""Common subexpression elimination: local value numbering, as the whole graph is one basic block."""
 
 from __future__ import annotations
 

@@ -43,6 +43,11 @@ RESULTS = ("wide", "narrow")
 def mixed_precision(graph: Graph, dtype: str, results: str = "wide") -> Graph:
     """The forward graph with its matrix products on operands of `dtype`; with "float32", the graph as it is.
 
+        Y = matmul(X, W)                       X.bfloat16 = cast(X) {to="bfloat16"}
+                                               W.bfloat16 = cast(W) {to="bfloat16"}
+                                               Y = matmul(X.bfloat16, W.bfloat16) {dtype="float32"}
+
+    After Micikevicius et al., 2018.
     A value's cast, and with `results="narrow"` what is cast to a value, is called `X.bfloat16`; a view, or such a
     result, that only products read keeps its name, and is narrow itself. Parameters and outputs keep their types.
     Errors: ConfigError for another dtype or other results, and for a graph that is differentiated or sharded already:

@@ -3,6 +3,7 @@
 A gradient's AR or RS stands, as sharding puts it, where its result is first read: in the update, after the whole
 backward pass. Nothing else that it needs is made there. Moved up to where its operand is made, it can be under way
 through the rest of the backward pass; how many travel together, and when they are waited for, the backend plans.
+So does PyTorch's DistributedDataParallel (Li et al., 2020).
 """
 
 from __future__ import annotations

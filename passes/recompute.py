@@ -1,4 +1,4 @@
-"""Recomputation in place of storage: what the backward pass reads is made again from less.
+"""Recomputation (rematerialization) in place of storage: what the backward pass reads is made again from less.
 
 A level says what forward values may be held for the backward pass; everything else that it reads is computed
 again, in the backward phase, right before it is needed.
@@ -37,6 +37,10 @@ LEVELS = ("nothing", "masks", "attention", "selective", "full")
 @without_collector
 def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph:
     """The graph with what `level` does not hold for the backward pass computed again there, as `X.again`.
+
+        Y, Y.m = DO(X, seed, step)             Y, Y.m = DO(X, seed, step)
+        dX = dDO(Y.m, dY)                      Y.m.again = mask(seed, step)
+                                               dX = dDO(Y.m.again, dY)
 
     With `biases`, a bias is added to what is held once more there: as much is held, and one value less is written,
     which pays where arithmetic costs less than memory's traffic.

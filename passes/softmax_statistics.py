@@ -1,4 +1,4 @@
-"""Keeping statistics: the gradient of a softmax, and its result made again, without sums over its rows.
+"""Keeping a softmax's statistics: the gradient of a softmax, and its result made again, without sums over its rows.
 
     P = S(Z)                 P, top, s = S(Z)                   each row's maximum and Σ exp(Z − top) are kept
     P.again = S(Z.again)     P.again = exp(Z.again − top) / s
@@ -11,7 +11,7 @@ again, and one pass over them is enough; with P = S(Z) and dS it would take two,
 
 L is read off declarations: casts, and nodes with their d-nodes, which read the same beside, of operators that are
 linear in an operand and make rows of rows; the last is a product, which shortens them. Results are the same to
-rounding; where what is had of O is narrower than P, to its.
+rounding; where what is had of O is narrower than P, to its. In attention c is the D of FlashAttention (Dao et al., 2022).
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ from graphir.passes.value_numbering import ValueNumbering
 @without_collector
 def keep_softmax_statistics(graph: Graph) -> Graph:
     """The graph with softmax's gradient given its rows' inner products, and statistics kept for what is made again.
+
+        O = matmul(P, V)                       O = matmul(P, V)
+        dP = dMatmul(V, dO) {only=("dX",)}     dP = dMatmul(V, dO) {only=("dX",)}
+                                               dZ.dot = row_dot(O, dO)
+        dZ = dS(P, dP)                         dZ = center(P, dP, dZ.dot)
 
     It comes after `recompute`. Where O is made again of the very P that the gradient reads, the gradient gets a P of
     its own, for c, and so O, has to be there before; `cse` would undo that, so it comes before. Of 16-bit scores no

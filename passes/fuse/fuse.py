@@ -23,6 +23,12 @@ from graphir.passes.rewrite import Rewriter
 def fuse(graph: Graph) -> Graph:
     """The graph with back-to-back products, chains and views fused; values that leave a fused node keep their names.
 
+        Z = matmul(Q, K.T)                     O = fused(Q, K.T, V) {anchor="Z", rows=2}
+        P = S(Z)                                 Z = matmul(Q, K.T)
+        O = matmul(P, V)                         P = S(Z)
+                                                 O = matmul(P, V)
+
+    That scores are used up tile by tile, and never stored, is due to FlashAttention (Dao et al., 2022).
     A node with several products, dMatmul, fuses better taken apart: see `separate_products`. Nodes that are fused
     already are unfolded first.
     """

@@ -14,6 +14,10 @@ from graphir.passes.rewrite import Rewriter
 def unfuse(graph: Graph) -> Graph:
     """The graph with every fused node replaced by the graph it holds, and by those that are held in there.
 
+        A = fused(X) {anchor="X", rows=2}      H = exp(X)
+          H = exp(X)                           A = GL(H)
+          A = GL(H)
+
     Views that several fused nodes hold for themselves come back once. What fused nodes hold has names of its own, which
     may be those of other values outside: the graph's own values keep theirs, the others make room.
     """

@@ -40,6 +40,11 @@ from graphir.passes.sharding.reshard import Hop, route
 def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None) -> Graph:
     """`graph` rewritten for the ranks of `mesh`, as `plan` (or the ready-made plan of that name) says.
 
+        X  [B, D]                              X     [B|dp, D]
+        Y  [B, F]  = matmul(X, W)              Y     [B|dp, F]           = matmul(X, W)
+        L  []      = sum(Y)                    L     [] pending sum(dp)  = sum(Y)
+                                               L.AR  []                  = AR(L) {axes=("dp",)}
+
     Names, shapes and outputs stay what they are; types get layouts, and AR, AG, RS, A2A and slices are inserted,
     each with its reason in `meta.why`. Nodes that no output needs are dropped. With `sizes`, `?|dp` entries pick
     a dim that divides.

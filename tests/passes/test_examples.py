@@ -435,7 +435,7 @@ def test_cse() -> None:
     )
 
 
-def test_keep_statistics() -> None:
+def test_keep_softmax_statistics() -> None:
     """Σ P ⊙ dP of each row is had of O and dO, which are shorter."""
     check_rewrite(
         """
