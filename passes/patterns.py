@@ -59,7 +59,7 @@ collective = Pattern(lambda node: node.operator.relayout is not None)
 reduction = collective & Pattern(lambda node: node.inputs[0].type.layout.pending != node.outputs[0].type.layout.pending)
 #: It sums over products of two operands, as a matrix product does.
 product = Pattern(contracted)
-#: It reads narrow operands and may return wide results, or the other way round.
+#: An attribute says in which dtype it returns what it adds up, whatever it reads.
 accumulating = Pattern(lambda node: node.operator.accumulates is not None)
 #: It can make one of its results without the others.
 separable = Pattern(lambda node: node.operator.is_separable)

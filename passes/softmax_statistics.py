@@ -11,7 +11,8 @@ again, and one pass over them is enough; with P = S(Z) and dS it would take two,
 
 L is read off declarations: casts, and nodes with their d-nodes, which read the same beside, of operators that are
 linear in an operand and make rows of rows; the last is a product, which shortens them. Results are the same to
-rounding; where what is had of O is narrower than P, to its. In attention c is the D of FlashAttention (Dao et al., 2022).
+rounding; where what is had of O is narrower than P, to its.
+In attention c is the D of FlashAttention (Dao et al., 2022).
 """
 
 from __future__ import annotations
