@@ -80,13 +80,14 @@ class _Narrowing(Rewriter):
         self.narrow: dict[Value, Value] = {}
 
     def visit(self, node: Node) -> Sequence[Value] | None:
-        if _PRODUCT(node):
-            return [self._product(node)]
         if not self.narrows(node):
             return None
+        return [self._product(node) if _PRODUCT(node) else self._view(node)]
+
+    def _view(self, node: Node) -> Value:
         (made,) = self.replace(node, node.operator, self._narrow_operands(node), node.attributes)
         self.narrow[node.outputs[0]] = made
-        return [made]
+        return made
 
     def _product(self, node: Node) -> Value:
         assert node.operator.accumulates is not None
