@@ -30,7 +30,7 @@ import graphir as gi
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.numpy.engine import ENGINE
 from graphir.ir.graph import Graph
-from graphir.passes import autodiff, optimised, optimize, shard
+from graphir.passes import autodiff, optimize, run_pipeline, shard
 
 #: The sizes that the plan is for: those of the medium benchmark.
 SIZES = {"B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192}
@@ -48,7 +48,7 @@ STAGES: Mapping[str, Callable[[Any], Any]] = {
     "optimize": optimize,
     "shard": partial(shard, mesh=gi.Mesh(dp=2, tp=2), plan="data+megatron"),
     "verify": gi.verify,
-    "passes": optimised,
+    "passes": run_pipeline,
     "plan": plan,
 }
 #: Sums of stages that should stay below a limit: the stages, and milliseconds by layers.

@@ -38,7 +38,7 @@ from benchmarks.contestants.problem import PRECISIONS, SIZES, WORK, Problem
 from benchmarks.step import chosen, environment, measure, quartiles, run_problems
 from graphir.backends.device import device_properties
 from graphir.errors import DeviceError, MissingDependencyError
-from graphir.passes import prune
+from graphir.passes import dce
 
 #: Whom the table measures each contestant by, beside the floor.
 RIVALS = ("eager+sdpa", "torch.compile")
@@ -53,7 +53,7 @@ class _Shapes(Products):
 
 def flops(problem: Problem) -> int:
     """Of the step's matrix products, of attention's the causal half, by blocks as small as hardly to exceed it."""
-    graph = prune(Problem(problem.size, problem.what, problem.dropout).graph())
+    graph = dce(Problem(problem.size, problem.what, problem.dropout).graph())
     return _Shapes(graph, problem.sizes, 1, block=16, tile=1 << 30).flops
 
 

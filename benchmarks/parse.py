@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import graphir as gi
-from graphir.passes import autodiff, optimised, optimize, prune, shard
+from graphir.passes import autodiff, dce, optimize, run_pipeline, shard
 
 #: The most that a ratio may be: half-way, by factors, between what is linear and what is quadratic.
 LIMIT = 2.83
@@ -71,7 +71,7 @@ def held(nodes: int) -> str:
 def model(nodes: int) -> str:
     """A training step over six ranks, fused, of as many layers as make about so many nodes."""
     step = optimize(autodiff(gi.models.transformer(layers=max(nodes // 250, 1))))
-    return gi.to_text(optimised(prune(shard(step, gi.Mesh(dp=2, tp=3), "data+megatron"))))
+    return gi.to_text(run_pipeline(dce(shard(step, gi.Mesh(dp=2, tp=3), "data+megatron"))))
 
 
 def refused(nodes: int) -> str:

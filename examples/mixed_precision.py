@@ -3,7 +3,7 @@
 import numpy as np
 
 import graphir as gi
-from graphir.passes import Optimizer, autodiff, mixed_precision, optimize, prune, shard
+from graphir.passes import Optimizer, autodiff, dce, mixed_precision, optimize, shard
 
 SIZES = {"B": 8, "D_in": 4, "D_1": 16, "D_out": 2}
 
@@ -16,7 +16,7 @@ def main() -> None:
     # The backward pass starts from a loss scale that follows the gradients.
     joint = autodiff(forward, loss_scale=2.0**15, dynamic=True)
     step = optimize(joint, Optimizer(learning_rate=0.02, clip=1.0, growth_interval=20))
-    sharded = shard(prune(step), gi.Mesh(dp=2), "zero3", SIZES)
+    sharded = shard(dce(step), gi.Mesh(dp=2), "zero3", SIZES)
     gathered = [node.inputs[0] for node in sharded.nodes if node.operator.key == "AG"]
     print("ZeRO-3 gathers", ", ".join(f"{value.name} {value.type}" for value in gathered), "\n")
 

@@ -73,7 +73,7 @@ def compile(
                next run takes as they are: there is room for the state of one training
     share_replicas  whether what simulated ranks would all compute alike is computed by one of them for all: faster,
                in more memory, and blind to a replica that goes astray
-    without    optimising passes to leave out: `passes.OPTIMISING`; of these keep_statistics is done on a GPU only
+    without    optimising passes to leave out: `passes.PIPELINE`; of these keep_softmax_statistics is done on a GPU only
     algorithm  how the simulated ranks of a sharded graph reduce and gather: ring, direct or naive
     ranks      "simulated": this process runs all ranks of the graph's mesh; "mpi", or "nccl" of the cupy backend: it is
                one of as many processes, by mpiexec or torchrun, and runs its own rank, under NCCL on its own GPU; see
@@ -100,7 +100,7 @@ def compile(
     from graphir.backends.buckets import LIMIT
     from graphir.backends.capacity import require_room
     from graphir.backends.communicator import communicator_for
-    from graphir.passes import LEVELS, prune, unfuse
+    from graphir.passes import LEVELS, dce, unfuse
     from graphir.passes import recompute as recompute_pass
 
     if backend not in BACKENDS:
@@ -145,7 +145,7 @@ def compile(
             "bucket": bucket,
         }
         _agree(communicator, graph, complete, options, threads)
-    pruned = prune(graph, fetch)
+    pruned = dce(graph, fetch)
     known = {name: complete[name] for name in dim_names([pruned.dims]) if name in complete}
     if backend == "reference":
         if check or tiling is not None:
@@ -162,11 +162,11 @@ def compile(
         require_room(reference, len(communicator.ranks), stored=False)
 
     def compiled(level: str) -> CompiledExecutable:
-        from graphir.passes import optimised
+        from graphir.passes import run_pipeline
 
         return make(
             reference,
-            optimised(pruned, level, without, on_gpu=backend in _GPU),
+            run_pipeline(pruned, level, without, on_gpu=backend in _GPU),
             donate=donate,
             share_replicas=share_replicas,
             algorithm=algorithm,

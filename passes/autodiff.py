@@ -53,6 +53,12 @@ def autodiff(
 ) -> Graph:
     """The graph with the gradient of `loss` (default: its one scalar output) added to its outputs.
 
+        Y = matmul(X, W)                       Y = matmul(X, W)
+        L = sum(Y)                             L = sum(Y)
+                                               dL = one()
+                                               dY = BC(dL)
+                                               dW = dMatmul(X, dY) {only=("dW",)}
+
     `wrt` names parameters or inputs; all parameters if it is None. The gradient of `a/b/X` is `a/b/dX`, of the
     same type, or wider than 16 bits where it was added up so. Nothing is added that no such gradient needs.
     With `loss_scale`, gradients are those of the loss times that number; with `dynamic`, of a state that starts

@@ -24,14 +24,15 @@ what they did; with narrow results, half as much of activations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphir.errors import ConfigError
-from graphir.ir.analysis import contracted
-from graphir.ir.builder import Builder
-from graphir.ir.collector import without_collector
 from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.types import DTYPES, FLOATS
 from graphir.ir.value import Value
-from graphir.operators.cast import cast
+from graphir.operators.cast import cast, cast_to
+from graphir.passes.patterns import Pattern, accumulating, leading_to, product, readers, view
+from graphir.passes.rewrite import Rewriter
 
 #: What products may read; the first leaves a graph as it is.
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -39,10 +40,14 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 RESULTS = ("wide", "narrow")
 
 
-@without_collector
 def mixed_precision(graph: Graph, dtype: str, results: str = "wide") -> Graph:
     """The forward graph with its matrix products on operands of `dtype`; with "float32", the graph as it is.
 
+        Y = matmul(X, W)                       X.bfloat16 = cast(X) {to="bfloat16"}
+                                               W.bfloat16 = cast(W) {to="bfloat16"}
+                                               Y = matmul(X.bfloat16, W.bfloat16) {dtype="float32"}
+
+    After Micikevicius et al., 2018.
     A value's cast, and with `results="narrow"` what is cast to a value, is called `X.bfloat16`; a view, or such a
     result, that only products read keeps its name, and is narrow itself. Parameters and outputs keep their types.
     Errors: ConfigError for another dtype or other results, and for a graph that is differentiated or sharded already:
@@ -59,28 +64,32 @@ def mixed_precision(graph: Graph, dtype: str, results: str = "wide") -> Graph:
     return graph if dtype == "float32" else _Narrowing(graph, dtype, results == "narrow").run()
 
 
-class _Narrowing:
+_WIDE_READER = Pattern(lambda node: any(map(_is_wide, node.inputs)))
+#: It sums over products, can do so wide, and reads anything that is wide.
+_PRODUCT = accumulating & _WIDE_READER & product
+
+
+class _Narrowing(Rewriter):
     def __init__(self, graph: Graph, dtype: str, results: bool) -> None:
-        self.graph, self.dtype, self.results = graph, dtype, results
-        self.views = _narrow_views(graph)
-        self.builder = Builder(graph.name, graph.nodes[0].outputs[0].dtype if graph.nodes else dtype)
-        self.copies = self.builder.copy_arguments(graph)
+        super().__init__(graph)
+        self.dtype, self.results = dtype, results
+        #: Products, and the views of wide values that only they read.
+        self.narrows = leading_to(graph, _PRODUCT, view & _WIDE_READER)
+        self.outputs = frozenset(graph.outputs)
         #: The narrow form of each value that has one.
         self.narrow: dict[Value, Value] = {}
 
-    def run(self) -> Graph:
-        for node in self.graph.nodes:
-            if _is_product(node):
-                self._emit_product(node)
-            elif node in self.views:
-                self._emit_view(node)
-            else:
-                self.builder.copy_node(node, self.copies)
-        self.builder.copy_aliases(self.graph, self.copies)
-        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+    def visit(self, node: Node) -> Sequence[Value] | None:
+        if not self.narrows(node):
+            return None
+        return [self._product(node) if _PRODUCT(node) else self._view(node)]
 
-    def _emit_product(self, node: Node) -> None:
-        operands = [self._narrowed(value, node) if _is_wide(value) else self.copies[value] for value in node.inputs]
+    def _view(self, node: Node) -> Value:
+        (made,) = self.replace(node, node.operator, self._narrow_operands(node), node.attributes)
+        self.narrow[node.outputs[0]] = made
+        return made
+
+    def _product(self, node: Node) -> Value:
         assert node.operator.accumulates is not None
         (value,) = node.outputs
         dtype = self.dtype if self.results else value.dtype
@@ -88,52 +97,30 @@ class _Narrowing:
         is_read_wide = dtype != value.dtype and self._is_read_wide(value)
         if is_read_wide:
             name = self.builder.free_name(f"{value.name}.{dtype}")
-        (made,) = self.builder.emit(node.operator, operands, attributes, [f"/{name}"], node.meta)
-        self.copies[value] = made
+        (made,) = self.replace(node, node.operator, self._narrow_operands(node), attributes, names=[name])
         if dtype != value.dtype:
             self.narrow[value] = made
         if is_read_wide:
-            why = f"{node.name} = {node.operator.key}(…) returns {dtype}"
-            with self.builder.context(scope=value.scope, phase=FORWARD, at=node.meta.at, why=why):
-                self.copies[value] = cast(made, to=value.dtype, name=f"/{value.name}")
+            with self.beside(node, f"{node.name} = {node.operator.key}(…) returns {dtype}", scope=value.scope):
+                return cast(made, to=value.dtype, name=f"/{value.name}")
+        return made
 
     def _is_read_wide(self, value: Value) -> bool:
         """Whether somebody reads it as it was: who is no product, nor a view for products."""
-        readers = [reader for reader, _ in self.graph.uses[value]]
-        return value in self.graph.outputs or not all(_is_product(each) or each in self.views for each in readers)
+        return value in self.outputs or not all(map(self.narrows, readers(self.graph, value)))
 
-    def _emit_view(self, node: Node) -> None:
-        (view,) = node.outputs
-        operand = self._narrowed(node.inputs[0], node)
-        (made,) = self.builder.emit(node.operator, [operand], node.attributes, [f"/{view.name}"], node.meta)
-        self.copies[view] = self.narrow[view] = made
+    def _narrow_operands(self, node: Node) -> list[Value]:
+        return [self._narrowed(value, node) if _is_wide(value) else self.new[value] for value in node.inputs]
 
     def _narrowed(self, value: Value, reader: Node) -> Value:
         """The narrow form of `value`, cast where `reader` is the first to want it."""
         found = self.narrow.get(value)
         if found is None:
             why = f"{reader.name} = {reader.operator.key}(…) reads {self.dtype}"
-            with self.builder.context(scope=value.scope, phase=FORWARD, at=reader.meta.at, why=why):
-                name = self.builder.free_name(f"{value.name}.{self.dtype}")
-                found = self.narrow[value] = cast(self.copies[value], to=self.dtype, name=f"/{name}")
+            with self.beside(reader, why, scope=value.scope):
+                found = self.narrow[value] = cast_to(self.new[value], self.dtype)
         return found
-
-
-def _is_product(node: Node) -> bool:
-    """Whether it sums over products, can do so wide, and reads anything that is wide."""
-    return node.operator.accumulates is not None and bool(contracted(node)) and any(map(_is_wide, node.inputs))
 
 
 def _is_wide(value: Value) -> bool:
     return value.dtype in FLOATS and DTYPES[value.dtype] > 2
-
-
-def _narrow_views(graph: Graph) -> set[Node]:
-    """The views that nobody reads wide: all who read them are products, or views of this kind."""
-    outputs, found = frozenset(graph.outputs), set[Node]()
-    for node in reversed(graph.nodes):
-        readers = [reader for reader, _ in graph.uses[node.outputs[0]]]
-        narrow = all(reader in found or _is_product(reader) for reader in readers)
-        if node.operator.view and readers and narrow and _is_wide(node.inputs[0]) and outputs.isdisjoint(node.outputs):
-            found.add(node)
-    return found

@@ -101,6 +101,10 @@ def optimize(
 ) -> Graph:
     """The graph with clipping, schedule and an update of each parameter added (of `parameters`, if given).
 
+        dW = dMatmul(X, dY)                    dW = dMatmul(X, dY)
+                                               lr = schedule(step)
+                                               W.new, W.u.new = SGD(W, dW, W.u, lr)
+
     State `W.m`, `W.v` (Adam) or `W.u` (SGD) of the parameter's type starts at zero; the new values are
     `W.new`, `W.m.new`, …, and `Graph.updates` pairs them with the old. The step is the graph's input `step`,
     added if it is not there yet. The scalars `lr` and, with clipping, `norm` are outputs, too.

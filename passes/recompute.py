@@ -1,4 +1,4 @@
-"""Recomputation in place of storage: what the backward pass reads is made again from less.
+"""Recomputation (rematerialization) in place of storage: what the backward pass reads is made again from less.
 
 A level says what forward values may be held for the backward pass; everything else that it reads is computed
 again, in the backward phase, right before it is needed.
@@ -17,22 +17,19 @@ nothing to make again at the last two levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Callable, Sequence, Set
 from functools import cache
 
 from graphir.errors import ConfigError
-from graphir.ir.analysis import contracted, needed_nodes
-from graphir.ir.builder import Builder
+from graphir.ir.analysis import needed_nodes
 from graphir.ir.collector import without_collector
 from graphir.ir.gradient import Recomputation
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
-from graphir.ir.purpose import Purpose
-from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
-from graphir.passes.fuse.streams import find_streams
+from graphir.passes.fuse.back_to_back import find_back_to_back
 from graphir.passes.fuse.units import Flow
+from graphir.passes.patterns import cast, collective, product, view, widening
+from graphir.passes.rewrite import Rewriter
 
 LEVELS = ("nothing", "masks", "attention", "selective", "full")
 
@@ -40,6 +37,10 @@ LEVELS = ("nothing", "masks", "attention", "selective", "full")
 @without_collector
 def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph:
     """The graph with what `level` does not hold for the backward pass computed again there, as `X.again`.
+
+        Y, Y.m = DO(X, seed, step)             Y, Y.m = DO(X, seed, step)
+        dX = dDO(Y.m, dY)                      Y.m.again = mask(seed, step)
+                                               dX = dDO(Y.m.again, dY)
 
     With `biases`, a bias is added to what is held once more there: as much is held, and one value less is written,
     which pays where arithmetic costs less than memory's traffic.
@@ -54,14 +55,9 @@ def recompute(graph: Graph, level: str = "masks", biases: bool = False) -> Graph
     return _Recompute(graph, _holds(flow, late, level, biases), late).run()
 
 
-def recompute_masks(graph: Graph) -> Graph:
-    """`recompute` at the level masks: nothing is stored that a counter gives again."""
-    return recompute(graph, "masks")
-
-
 def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[Node], bool]:
     """Whether the results of a forward node are held for the backward pass; `late` is what that reads."""
-    streamed = {node for unit in find_streams(flow) for node in unit.inner if node.meta.phase == FORWARD}
+    between_products = {node for unit in find_back_to_back(flow) for node in unit.inner if node.meta.phase == FORWARD}
     #: The residual stream adds up several branches.
     stream = {node for node in flow.nodes if node.meta.phase == FORWARD and len(_branches(node, flow)) > 1}
     inside = _leading_to(stream, flow.graph)
@@ -71,16 +67,16 @@ def _holds(flow: Flow, late: Set[Value], level: str, biases: bool) -> Callable[[
         branches = _branches(node, flow)
         if len(branches) == 1 < len(node.inputs):
             summed = flow.graph.producers.get(flow.root(branches[0]))
-            if summed is not None and ((biases and holds(summed)) or _widens(summed)):
+            if summed is not None and ((biases and holds(summed)) or widening(summed)):
                 return False
         if level in ("selective", "full"):
-            is_product = bool(contracted(node)) and node not in streamed
+            is_product = product(node) and node not in between_products
             return node in stream or node not in inside or (level == "selective" and is_product)
-        if level == "attention" and node in streamed:
+        if level == "attention" and node in between_products:
             return False
-        if _widens(node):
+        if widening(node):
             return False
-        if node.operator.retypes:
+        if cast(node):
             source = flow.root(node.inputs[0])
             maker = flow.graph.producers.get(source)
             is_made_again = maker is not None and maker.meta.phase == FORWARD and not holds(maker)
@@ -98,47 +94,34 @@ def _branches(node: Node, flow: Flow) -> list[Value]:
     return [value for value in node.inputs if node.operator.jointly_linear and len(flow.root(value).shape) == rank]
 
 
-def _widens(node: Node) -> bool:
-    """Whether it casts to more bits, so that its operand is less to hold."""
-    return node.operator.retypes and DTYPES[node.inputs[0].dtype] < DTYPES[node.outputs[0].dtype]
-
-
 def _leading_to(targets: Set[Node], graph: Graph) -> set[Node]:
     """The nodes that `targets` are computed from, and they themselves."""
     return set(needed_nodes(graph, [value for node in targets for value in node.outputs]))
 
 
-class _Recompute:
+class _Recompute(Rewriter):
     def __init__(self, graph: Graph, holds: Callable[[Node], bool], late: Set[Value]) -> None:
+        super().__init__(graph)
+        self.holds = holds
         #: What the backward pass reads, itself or a view of it.
         self.late = late
-        self.graph, self.holds = graph, holds
-        self.builder = Builder(graph.name, mesh=graph.mesh)
-        self.copies = self.builder.copy_arguments(graph)
         self.again: dict[Value, Value] = {}
         self.position = {value: i for i, value in enumerate(graph.values.values())}
 
-    def run(self) -> Graph:
-        for node in self.graph.nodes:
-            if node.meta.phase != BACKWARD:
-                self.builder.copy_node(node, self.copies)
-                continue
-            operands = [self._held_or_again(value) for value in node.inputs]
-            outputs = [(value.name, value.type) for value in node.outputs]
-            meta = node.meta
-            purpose = Purpose.read(meta.why)
-            if purpose is not None and operands[0].name != node.inputs[0].name:
-                meta = replace(meta, why=str(purpose.moving(operands[0].name)))
-            copy = self.builder.declare(node.operator, operands, node.attributes, outputs, meta)
-            self.copies.update(zip(node.outputs, copy.outputs, strict=True))
-        self.builder.copy_aliases(self.graph, self.copies)
-        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+    def visit(self, node: Node) -> Sequence[Value] | None:
+        if node.meta.phase != BACKWARD:
+            return None
+        return self.copy(node, [self._held_or_again(value) for value in node.inputs])
 
     def _held_or_again(self, value: Value) -> Value:
         """What the backward pass reads for `value`."""
         for each in self._not_held(value):
             self._make_again(each)
-        return self.again.get(value, self.copies[value])
+        return self._current(value)
+
+    def _current(self, value: Value) -> Value:
+        """What there is of `value` in the backward pass so far."""
+        return self.again.get(value, self.new[value])
 
     def _not_held(self, value: Value) -> list[Value]:
         """What may have to be made again to have `value`, in the order of making: as far as what is held."""
@@ -150,7 +133,7 @@ class _Recompute:
             if node is None or node.meta.phase != FORWARD or each in self.again or each in found:
                 continue
             found[each] = None
-            if self._recomputation(each) is None and (node.operator.view or not self._is_held(node)):
+            if self._recomputation(each) is None and (view(node) or not self._is_held(node)):
                 frontier.extend(node.inputs)
         return sorted(found, key=self.position.__getitem__)
 
@@ -158,16 +141,25 @@ class _Recompute:
         """Makes `value` again if it is not held, of operands that have been made again where they are not."""
         node, recomputation = self.graph.producers[value], self._recomputation(value)
         if recomputation is not None:
-            self._make_alone(value, recomputation)
+            with self.beside(
+                node, f"recomputed, so that {value.name} need not be stored", phase=BACKWARD, of=node.name
+            ):
+                self.again[value] = recomputation(self.named_operands(node), node.attributes, value, self._name(value))
         elif value not in self.again and not self._is_held(node):
-            self._copy(node, [self.again.get(each, self.copies[each]) for each in node.inputs])
+            operands, names = list(map(self._current, node.inputs)), list(map(self._name, node.outputs))
+            with self.beside(node, "recomputed, so that it need not be stored", phase=BACKWARD, of=node.name):
+                made = self.builder.emit(node.operator, operands, node.attributes, names)
+            self.again.update(zip(node.outputs, made, strict=True))
+
+    def _name(self, value: Value) -> str:
+        return f"/{self.builder.free_name(f'{value.name}.again')}"
 
     def _is_held(self, node: Node) -> bool:
         """Whether a forward node's results are there: held, views of what is, or received, for ranks meet once."""
-        if node.operator.view:
+        if view(node):
             return node.inputs[0] not in self.again
         is_number = not any(value.shape for value in node.outputs)
-        return self.holds(node) or node.operator.relayout is not None or is_number
+        return self.holds(node) or collective(node) or is_number
 
     def _recomputation(self, value: Value) -> Recomputation | None:
         """How to make `value` without the rest of its node, the mask of dropout; None if the rest is needed, too."""
@@ -175,21 +167,3 @@ class _Recompute:
         output = node.inference.rule.outputs[node.outputs.index(value)].name
         needed = [each for each in node.outputs if each in self.late]
         return node.operator.recomputations.get(output) if needed == [value] or self._is_held(node) else None
-
-    def _make_alone(self, value: Value, recomputation: Recomputation) -> None:
-        node = self.graph.producers[value]
-        pairs = zip(node.inference.rule.inputs, node.inputs, strict=True)
-        operands = {operand.name: self.copies[each] for operand, each in pairs}
-        with self._context(node, f"recomputed, so that {value.name} need not be stored"):
-            name = self.builder.free_name(f"{value.name}.again")
-            self.again[value] = recomputation(operands, node.attributes, value, f"/{name}")
-
-    def _copy(self, node: Node, operands: list[Value]) -> None:
-        names = [f"/{self.builder.free_name(f'{value.name}.again')}" for value in node.outputs]
-        with self._context(node, "recomputed, so that it need not be stored"):
-            made = self.builder.emit(node.operator, operands, node.attributes, names)
-        self.again.update(zip(node.outputs, made, strict=True))
-
-    def _context(self, node: Node, why: str) -> AbstractContextManager[None]:
-        meta = node.meta
-        return self.builder.context(scope=meta.scope, phase=BACKWARD, of=node.name, at=meta.at, why=why)

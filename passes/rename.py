@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from graphir.ir.builder import Builder
-from graphir.ir.graph import Graph
+from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value, gradient_name
+from graphir.passes.patterns import cast
+from graphir.passes.rewrite import Rewriter
 
 
 def rename(graph: Graph, names: Mapping[str, str]) -> Graph:
     """The graph with each value that a node makes called `names[its name]`, where that is given.
 
+        dW.bfloat16 = matmul(X.T, dY)          dW = matmul(X.T, dY)
+
     An alias that is now the value's own name is none any more.
     """
-    if not names:
-        return graph
-    builder = Builder(graph.name, mesh=graph.mesh)
-    copies = builder.copy_arguments(graph)
-    for node in graph.nodes:
-        outputs = [(names.get(value.name, value.name), value.type) for value in node.outputs]
-        of = None if node.meta.of is None else names.get(node.meta.of, node.meta.of)
-        operands = [copies[value] for value in node.inputs]
-        made = builder.declare(node.operator, operands, node.attributes, outputs, replace(node.meta, of=of))
-        copies.update(zip(node.outputs, made.outputs, strict=True))
-    for name, value in graph.aliases.items():
-        if name != copies[value].name:
-            builder.alias(f"/{name}", copies[value])
-    return builder.build(*(copies[value] for value in graph.outputs))
+    return _Rename(graph, names).run() if names else graph
+
+
+class _Rename(Rewriter):
+    def __init__(self, graph: Graph, names: Mapping[str, str]) -> None:
+        super().__init__(graph)
+        self.names = names
+
+    def visit(self, node: Node) -> Sequence[Value]:
+        outputs = [(self.names.get(value.name, value.name), value.type) for value in node.outputs]
+        of = None if node.meta.of is None else self.names.get(node.meta.of, node.meta.of)
+        meta = replace(node.meta, of=of)
+        return self.builder.declare(node.operator, self.operands(node), node.attributes, outputs, meta).outputs
 
 
 def wide_names(forward: Graph, joint: Graph, gradients: Mapping[Value, Value]) -> dict[str, str]:
@@ -40,7 +42,7 @@ def wide_names(forward: Graph, joint: Graph, gradients: Mapping[Value, Value]) -
     known = {
         gradient.name: gradient_name(node.inputs[0].name)
         for node in forward.nodes
-        if node.operator.retypes and (gradient := gradients.get(node.outputs[0])) is not None
+        if cast(node) and (gradient := gradients.get(node.outputs[0])) is not None
         if gradient is gradients.get(node.inputs[0])
     }
     names = {name: new for name, new in known.items() if joint.aliases.get(new) is joint[name]}

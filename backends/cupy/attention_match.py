@@ -6,7 +6,8 @@
                dP = dDO(dP'),  dZ = P ⊙ (dP − c),  dA = dSM(dZ),  dQ = dA • K,  dKᵀ = Qᵀ • dA
 
 with nobody else reading what lies between; casts between them are left out. So the gradient has its rows' numbers from
-elsewhere (`passes.keep_statistics`): top and s of the forward pass, c = Σ O ⊙ dO. One that has not, S and dS, is none.
+elsewhere (`passes.keep_softmax_statistics`): top and s of the forward pass, c = Σ O ⊙ dO. One that has not, S and dS,
+is none.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from graphir.errors import ConfigError
 
 PRODUCT, ATTENTION_PRODUCT, ATTENTION, ELEMENTWISE = "product", "attention product", "attention", "elementwise"
 UPDATING, COLLECTIVE, WAITING, OVERHEAD, BINDING = "update", "collective", "waiting", "overhead", "binding"
-#: What a row may be. Attention's are the nodes of a stream, which has several products and what lies between them;
+#: What a row may be. Attention's are the nodes of back-to-back products, with what lies between them;
 #: elementwise is all else that is not an optimizer's: sums, norms, losses and lookups, too.
 KINDS = (PRODUCT, ATTENTION_PRODUCT, ATTENTION, ELEMENTWISE, UPDATING, COLLECTIVE, WAITING, OVERHEAD, BINDING)
 #: What is no node's work.

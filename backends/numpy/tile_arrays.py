@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class TileArrays:
             return dtype
         return self.dtype if term.kind == "float" else _KINDS[term.kind]
 
-    def axes(self, factors: Sequence[str]) -> tuple[int, ...]:
+    def axes(self, factors: Collection[str]) -> tuple[int, ...]:
         """The axes of factors, in order."""
         return tuple(i for i, factor in enumerate(self.order) if factor in factors)
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.contestants import cuda_pytorch
 from benchmarks.contestants.floor import Products
 from benchmarks.contestants.problem import PaddedProblem, Problem
-from graphir.passes import prune
+from graphir.passes import dce
 
 #: Rows of scores at a time: as few more than the triangle as large products allow.
 BLOCK = 256
@@ -31,7 +31,7 @@ class DeviceProducts(Products):
     def __init__(self, problem: Problem, dtype: torch.dtype, device: str) -> None:
         self._make = lambda shape: torch.full(shape, 0.01, dtype=dtype, device=device)
         padded = PaddedProblem(problem.size, problem.what, problem.dropout)
-        super().__init__(prune(padded.graph()), padded.sizes, 1, BLOCK, TILE)
+        super().__init__(dce(padded.graph()), padded.sizes, 1, BLOCK, TILE)
 
     def _stored(self, key: object, shape: tuple[int, ...]) -> Any:
         if key not in self._arrays:

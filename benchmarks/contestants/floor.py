@@ -28,7 +28,7 @@ from graphir.backends.blas import find_blas, gemm_rate, single_threaded_blas
 from graphir.ir.dims import resolve_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
-from graphir.passes import prune
+from graphir.passes import dce
 
 Array: TypeAlias = np.ndarray
 #: left • right into out, each a matrix or a stack of them.
@@ -49,7 +49,7 @@ def prepare(
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
     blas = find_blas()
     parts = blas.threads if own_threads and blas is not None else 1
-    calls = Products(prune(problem.graph()), problem.sizes, parts).calls
+    calls = Products(dce(problem.graph()), problem.sizes, parts).calls
     pool = ThreadPoolExecutor(parts)
 
     def multiply(part: list[Call]) -> None:

@@ -27,10 +27,10 @@ from graphir.passes import (
     Plan,
     autodiff,
     complete_plan,
+    dce,
     mixed_precision,
     optimize,
-    prune,
-    recompute_masks,
+    recompute,
     shard,
 )
 
@@ -93,14 +93,14 @@ class Setting:
         step = autodiff(model, loss="L", **scaling)
         if self.optimizer != "none":
             step = optimize(step, Optimizer(self.optimizer, clip=1.0))
-        return recompute_masks(prune(step))
+        return recompute(dce(step))
 
     def parallel(self, single: Graph) -> Graph:
         """`single` sharded as the plan says, and verified.
 
         LayoutError or DimError if plan, mesh and sizes do not fit each other.
         """
-        return verify(prune(shard(single, self.mesh, self.complete_plan(), self.complete_sizes())))
+        return verify(dce(shard(single, self.mesh, self.complete_plan(), self.complete_sizes())))
 
     def arguments(self, single: Graph) -> dict[str, Any]:
         """Parameters, state and inputs at a point in general position."""

@@ -34,7 +34,7 @@ def compiler_options(command: Callable[..., Any]) -> Callable[..., Any]:
         cls=GroupedOption,
         group="Compiler",
         metavar="PASS,…",
-        help="Of the stage fused: optimising passes to leave out, such as share,fuse.",
+        help="Of the stage fused: optimising passes to leave out, such as cse,fuse.",
     )
     return without(recompute_option("Of the stage fused: what the backward pass makes again, ")(command))
 
@@ -82,7 +82,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
 def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
     from graphir import models
-    from graphir.passes import autodiff, lower, optimised, optimize, prune, shard
+    from graphir.passes import autodiff, dce, lower, optimize, run_pipeline, shard
     from graphir.training.config import TrainConfig, flag
     from graphir.training.parallel import plan_of
     from graphir.training.programs import optimizer_of
@@ -107,12 +107,12 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
     if mesh.axes:
         graph = shard(graph, mesh, plan)
     if stage == "fused":
-        return optimised(prune(graph), level, _names(without))
+        return run_pipeline(dce(graph), level, _names(without))
     return lower(graph) if stage == "lowered" else graph
 
 
 def _names(written: str | None) -> list[str]:
-    """The names in `share, fuse`."""
+    """The names in `cse, fuse`."""
     return [name.strip() for name in (written or "").split(",") if name.strip()]
 
 

@@ -309,10 +309,10 @@ class Builder:
             types.append(type_)
         return self._append(operator, tuple(inputs), attributes, tuple(full), types, meta)
 
-    def copy_node(self, node: Node, copies: dict[Value, Value]) -> Node:
-        """A copy of `node` on the copies of its inputs; its outputs join `copies`."""
+    def copy_node(self, node: Node, copies: dict[Value, Value], operands: Iterable[Value] | None = None) -> Node:
+        """A copy of `node` on the copies of its inputs, or on `operands`; its outputs join `copies`."""
         self._check_open()
-        inputs = tuple([copies[value] for value in node.inputs])
+        inputs = tuple([copies[value] for value in node.inputs] if operands is None else operands)
         names, types = [value.name for value in node.outputs], [value.type for value in node.outputs]
         if not self._taken.isdisjoint(names):
             names = [self._free(f"/{name}") for name in names]
@@ -336,9 +336,9 @@ class Builder:
         return replace(node.meta, why=str(purpose.moving(self._stand_ins[purpose.moved])))
 
     def copy_aliases(self, graph: Graph, copies: Mapping[Value, Value]) -> None:
-        """The graph's aliases, as far as what they name is still there."""
+        """The graph's aliases, as far as what they name is still there, and is not called so itself by now."""
         for name, value in graph.aliases.items():
-            if value in copies:
+            if value in copies and copies[value].name != name:
                 self.alias(f"/{name}", copies[value])
 
     @property

@@ -123,7 +123,7 @@ class Graph(Frozen):
     parameters  what is trained
     state       what an optimizer keeps from step to step
     outputs     the values that a run returns unless told otherwise; nodes that none of them needs are kept
-                until `passes.prune` is asked to drop them
+                until `passes.dce` is asked to drop them
     aliases     further names of values: a block's own name for what enters it (`layer0/mha/X`)
     mesh        the ranks that the values' layouts speak of; one rank until the graph is sharded
     """

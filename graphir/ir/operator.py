@@ -254,6 +254,17 @@ class Operator:
                 f"a rule (@{self.key}.gradient), or say why it has none (no_gradient='…')"
             )
 
+    # -- making some of the outputs -------------------------------------------------------------------
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether the kernel makes an output without the others, and spares itself what these alone need."""
+        return "only" in self.keywords
+
+    def restricted(self, attributes: Mapping[str, Any], outputs: Iterable[str]) -> dict[str, Any]:
+        """The attributes of a node that makes, of its outputs, only these."""
+        return {**attributes, "only": tuple(outputs)}
+
     # -- typing ---------------------------------------------------------------------------------------
 
     def signatures(self, attributes: Mapping[str, Any]) -> tuple[Signature, ...]:

@@ -3,7 +3,7 @@
 Scores at or below −1e30, −∞ included, are *masked*: keys of probability 0, whoever put that number there. A row all of
 whose scores are masked, a query that sees no key, has P = 0 and dZ = 0, as PyTorch's attention has it.
 
-S that keeps its rows' statistics is for graphs that make P again: see `passes.keep_statistics`.
+S that keeps its rows' statistics is for graphs that make P again: see `passes.keep_softmax_statistics`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A rank's piece of a row may be masked as a whole where the row is not: `row_max`
 only who reads it, when all ranks' are known, tells that a row has no key.
 
 The pieces of S and dS serve rows that are whole, too, where a row's numbers are known from elsewhere: the forward pass
-has had the maximum and the sum, and the inner product may be had of others. See `passes.keep_statistics`.
+has had the maximum and the sum, and the inner product may be had of others. See `passes.keep_softmax_statistics`.
 """
 
 from __future__ import annotations

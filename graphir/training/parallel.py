@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
-from graphir.passes import Plan, complete_plan, prune, shard
+from graphir.passes import Plan, complete_plan, dce, shard
 from graphir.training.config import TrainConfig
 from graphir.training.vocabulary import Vocabulary
 
@@ -38,7 +38,7 @@ class Parallel:
 
     def shard(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """The graph of every rank."""
-        return shard(prune(graph), self.mesh, self.plan, sizes) if self.mesh.axes else graph
+        return shard(dce(graph), self.mesh, self.plan, sizes) if self.mesh.axes else graph
 
 
 def plan_of(config: TrainConfig) -> Plan:

@@ -1,8 +1,8 @@
 """Fusing nodes into groups that are carried out together, and unfolding them again.
 
-    streams   attention's core: what lies between two batched contractions is never stored whole
-    chains    elementwise, row-wise and reducing nodes, computed row tile by row tile
-    views     T, R, C and BC join those who read (or make) what they rearrange
+    back to back   attention's core: what lies between two batched products is never stored whole
+    chains         elementwise, row-wise and reducing nodes, computed row tile by row tile
+    views          T, R, C and BC join those who read (or make) what they rearrange
 
 What is fused follows from factor rules and declared traits alone. `fuse` makes nodes that hold their graphs
 (`graphir.ir.fused`), `unfuse` puts the graphs back.

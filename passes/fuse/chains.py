@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
 from graphir.ir.tiling import leading_rows, most_rows
 from graphir.ir.value import Value
 from graphir.passes.fuse.precedence import Precedence
 from graphir.passes.fuse.units import Flow, Unit, in_order, is_forward
+from graphir.passes.patterns import collective, product, reading, view
 
 #: Nodes of a chain, views left out. Models have half as many; with each node that joins, rows are looked for among all
 #: that are there.
 _LONGEST = 64
+_may_chain = reading & ~(product | collective | view)
 
 
-def find_chains(flow: Flow, streams: Sequence[Unit]) -> list[Unit]:
-    """All of the graph's units, in order: the streams, chains, and nodes that stay alone."""
+def find_chains(flow: Flow, found: Sequence[Unit]) -> list[Unit]:
+    """All of the graph's units, in order: those that are `found` already, chains, and nodes that stay alone."""
     chains = _Chains(flow)
-    for unit in _streams_and_nodes(flow, streams):
+    for unit in _found_and_alone(flow, found):
         chains.add(unit)
-    found = in_order(chains.units(), flow)
-    assert found is not None, "units are joined only where no cycle comes of it"
-    return found
+    ordered = in_order(chains.units(), flow)
+    assert ordered is not None, "units are joined only where no cycle comes of it"
+    return ordered
 
 
-def _streams_and_nodes(flow: Flow, streams: Sequence[Unit]) -> list[Unit]:
-    """The streams and the nodes of none, in order; of streams that would have to wait for each other, the first."""
-    taken = {node for unit in streams for node in unit.nodes}
+def _found_and_alone(flow: Flow, found: Sequence[Unit]) -> list[Unit]:
+    """Those found and the nodes of none, in order; of units that would have to wait for each other, the first."""
+    taken = {node for unit in found for node in unit.nodes}
     alone = [Unit([node]) for node in flow.nodes if node not in taken]
-    found = in_order([*streams, *alone], flow)
-    return _streams_and_nodes(flow, streams[:-1]) if found is None else found
+    ordered = in_order([*found, *alone], flow)
+    return _found_and_alone(flow, found[:-1]) if ordered is None else ordered
 
 
 class _Chains:
@@ -41,7 +42,7 @@ class _Chains:
         self.flow = flow
         self._units: dict[int, Unit] = {}
         self._precedence = Precedence()
-        #: The units that a node may join; streams and products stay as they are.
+        #: The units that a node may join; products, and those back to back, stay as they are.
         self._chains: set[int] = set()
         self._home: dict[Node, int] = {}
         #: The node that last read a value: one that reads the same may join its chain.
@@ -51,7 +52,7 @@ class _Chains:
         return list(self._units.values())
 
     def add(self, unit: Unit) -> None:
-        """Takes in a unit all of whose sources are here: a stream as it is, a node into a chain if it fits one."""
+        """Takes in a unit whose sources are all here: as it is if it is fused, a node into a chain if it fits one."""
         sources = self._sources(unit.nodes)
         joined = None if unit.is_fused else self._join(unit.nodes[0], sources)
         home = self._begin(unit, sources) if joined is None else joined
@@ -135,8 +136,3 @@ class _Chains:
         """What the node reads that has rows; a vector or a scalar makes no neighbours."""
         roots = map(self.flow.root, node.inputs)
         return [value for value in roots if len(value.shape) > 1]
-
-
-def _may_chain(node: Node) -> bool:
-    operator = node.operator
-    return not contracted(node) and operator.relayout is None and not operator.view and bool(node.inputs)

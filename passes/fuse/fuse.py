@@ -10,64 +10,71 @@ from graphir.ir.collector import without_collector
 from graphir.ir.fused import fused
 from graphir.ir.graph import Graph, Meta, Node
 from graphir.ir.value import Value
+from graphir.passes.fuse.back_to_back import find_back_to_back
 from graphir.passes.fuse.chains import find_chains
 from graphir.passes.fuse.stored import Stored
-from graphir.passes.fuse.streams import find_streams
 from graphir.passes.fuse.unfuse import unfuse
 from graphir.passes.fuse.units import Flow, Unit
+from graphir.passes.patterns import collective
+from graphir.passes.rewrite import Rewriter
 
 
 @without_collector
 def fuse(graph: Graph) -> Graph:
-    """The graph with streams, chains and views fused; values that leave a fused node keep their names.
+    """The graph with back-to-back products, chains and views fused; values that leave a fused node keep their names.
 
+        Z = matmul(Q, K.T)                     O = fused(Q, K.T, V) {anchor="Z", rows=2}
+        P = S(Z)                                 Z = matmul(Q, K.T)
+        O = matmul(P, V)                         P = S(Z)
+                                                 O = matmul(P, V)
+
+    That scores are used up tile by tile, and never stored, is due to FlashAttention (Dao et al., 2022).
     A node with several products, dMatmul, fuses better taken apart: see `separate_products`. Nodes that are fused
     already are unfolded first.
     """
     plain = unfuse(graph)
     flow = Flow(plain)
-    return _Rebuild(flow).run(find_chains(flow, find_streams(flow)))
+    return _Rebuild(flow).join(find_chains(flow, find_back_to_back(flow)))
 
 
-class _Rebuild:
+class _Rebuild(Rewriter):
+    """Walks over units in place of nodes."""
+
     def __init__(self, flow: Flow) -> None:
-        self.flow, self.graph = flow, flow.graph
-        self.stored = Stored(flow)
-        self.builder = Builder(self.graph.name, mesh=self.graph.mesh)
-        self.copies = self.builder.copy_arguments(self.graph)
+        super().__init__(flow.graph)
+        self.flow, self.stored = flow, Stored(flow)
         #: The values of which a view, or which themselves, are outputs.
         self.returned = {flow.root(value) for value in self.graph.outputs}
 
-    def run(self, units: Sequence[Unit]) -> Graph:
+    def join(self, units: Sequence[Unit]) -> Graph:
         """The graph with a node for each unit."""
         for unit in units:
-            if unit.nodes[0].operator.relayout is not None:
+            if collective(unit.nodes[0]):
                 self._copy_collective(unit.nodes[0])
             else:
                 self._emit(unit)
         for value in self.graph.outputs:
             self._copy_views(value)
-        self.builder.copy_aliases(self.graph, self.copies)
-        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+        return self.build()
 
     def _copy_collective(self, node: Node) -> None:
         """A collective stays a node by itself: it is where ranks meet."""
         for value in node.inputs:
             self._copy_views(value)
-        self.builder.copy_node(node, self.copies)
+        self.builder.copy_node(node, self.new)
 
     def _copy_views(self, value: Value) -> None:
         """The views that make `value` of what is stored, as nodes of their own, where they are not there yet."""
         for view in self.stored.views_to(value):
-            if view.outputs[0] not in self.copies:
-                self.builder.copy_node(view, self.copies)
+            if view.outputs[0] not in self.new:
+                self.builder.copy_node(view, self.new)
 
     def _emit(self, unit: Unit) -> None:
         """The unit as a fused node, or as the node that it is."""
         leaving = self._leaving(unit)
         nodes = self._with_views(unit, leaving)
         if len(nodes) == 1:
-            self.builder.copy_node(nodes[0], self.copies)
+            self.builder.copy_node(nodes[0], self.new)
             return
         made = {value for node in nodes for value in node.outputs}
         entering = [v for v in dict.fromkeys(v for node in nodes for v in node.inputs) if v not in made]
@@ -75,8 +82,8 @@ class _Rebuild:
         anchor = "" if unit.anchor is None else unit.anchor.name
         attributes = Attributes({"body": body, "anchor": anchor, "rows": unit.rows})
         outputs = [(value.name, value.type) for value in leaving]
-        node = self.builder.declare(fused, [self.copies[v] for v in entering], attributes, outputs, _meta(unit))
-        self.copies.update(zip(leaving, node.outputs, strict=True))
+        node = self.builder.declare(fused, [self.new[v] for v in entering], attributes, outputs, _meta(unit))
+        self.new.update(zip(leaving, node.outputs, strict=True))
 
     def _leaving(self, unit: Unit) -> list[Value]:
         """What is stored of the unit's values because others, or the caller, read it; of dead code its last result."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 from graphir.passes.fuse.units import Flow
+from graphir.passes.patterns import collective, product
 
 
 class Stored:
@@ -36,15 +36,15 @@ class Stored:
         """
         path = self._path(value)
         last, maker = path[-1], self.flow.graph.producers[value]
-        if len(path) == 1 or maker.operator.relayout is not None:
+        if len(path) == 1 or collective(maker):
             return value
         readers = self.flow.readers(last)
-        if last in self._outputs or any(reader.operator.relayout is not None for reader in readers):
+        if last in self._outputs or any(map(collective, readers)):
             return last
         least = min(len(each.shape) for each in path)
         if least < len(value.shape):
             return next(each for each in path if len(each.shape) == least)
-        if contracted(maker) and readers and not any(map(contracted, readers)):
+        if product(maker) and readers and not any(map(product, readers)):
             return next(each for each in reversed(path) if len(each.shape) == least)
         return value
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graphir.ir.attributes import Attributes
-from graphir.ir.builder import Builder
 from graphir.ir.graph import Graph, Meta, Node
 from graphir.ir.operator import Operator
 from graphir.ir.value import Value
+from graphir.passes.rewrite import Rewriter
 
 
 def unfuse(graph: Graph) -> Graph:
     """The graph with every fused node replaced by the graph it holds, and by those that are held in there.
+
+        A = fused(X) {anchor="X", rows=2}      H = exp(X)
+          H = exp(X)                           A = GL(H)
+          A = GL(H)
 
     Views that several fused nodes hold for themselves come back once. What fused nodes hold has names of its own, which
     may be those of other values outside: the graph's own values keep theirs, the others make room.
@@ -89,20 +93,19 @@ class _Unfolding:
             self.names[number] = value.name
 
     def _build(self) -> Graph:
-        graph, builder = self.graph, Builder(self.graph.name, mesh=self.graph.mesh)
-        values = dict(enumerate(builder.copy_arguments(graph).values()))
-        taken = {*self.names.values(), *graph.aliases}
+        rewriter = Rewriter(self.graph)
+        values = dict(enumerate(rewriter.new.values()))
+        taken = {*self.names.values(), *self.graph.aliases}
         for each in self.placed:
             outputs = [
                 (self.names.get(number) or _free(value.name, taken), value.type)
                 for number, value in zip(each.numbers, each.outputs, strict=True)
             ]
             operands = [values[number] for number in each.operands]
-            made = builder.declare(each.operator, operands, each.attributes, outputs, each.meta)
+            made = rewriter.builder.declare(each.operator, operands, each.attributes, outputs, each.meta)
             values.update(zip(each.numbers, made.outputs, strict=True))
-        copies = {value: values[number] for value, number in self.numbers.items()}
-        builder.copy_aliases(graph, copies)
-        return builder.build(*(copies[value] for value in graph.outputs))
+        rewriter.new.update((value, values[number]) for value, number in self.numbers.items())
+        return rewriter.build()
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from graphir.ir.graph import FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
+from graphir.passes.patterns import view
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class Unit:
 
     @property
     def inner(self) -> list[Node]:
-        """The nodes that make values of the anchor's dims, in whatever order: of a stream, what is never stored."""
+        """The nodes that make values of the anchor's dims, in whatever order: what products keep between them."""
         if self.anchor is None:
             return []
         dims = Counter(self.anchor.shape)
@@ -64,7 +65,7 @@ class Flow:
         self.index = {node: i for i, node in enumerate(self.nodes)}
 
     def _add(self, node: Node) -> None:
-        if node.operator.view and len(views := self._views[node.inputs[0]]) < _MOST_VIEWS:
+        if view(node) and len(views := self._views[node.inputs[0]]) < _MOST_VIEWS:
             self._views[node.outputs[0]] = (*views, node)
             return
         self.nodes.append(node)
@@ -105,8 +106,7 @@ class Flow:
         found: dict[Node, None] = {}
         for node in nodes:
             for value in node.inputs:
-                for view in self._views[value]:
-                    found[view] = None
+                found.update(dict.fromkeys(self._views[value]))
             found[node] = None
         return list(found)
 

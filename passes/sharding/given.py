@@ -11,6 +11,7 @@ from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.value import Value
+from graphir.passes.patterns import cast
 from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits, speaks_of
 
 
@@ -48,7 +49,7 @@ class _Reader:
             given.used[value] = self._used(value)
         for node in self.nodes:
             # What is read in another dtype is the parameter all the same.
-            if node.operator.retypes and node.inputs[0] in given.used:
+            if cast(node) and node.inputs[0] in given.used:
                 given.used[node.outputs[0]] = given.used[node.inputs[0]]
         self._place_state()
         for value in self.names:

@@ -12,17 +12,16 @@ from graphir.operators.collectives import all_gather, all_reduce, all_to_all, lo
 
 
 class Hop(NamedTuple):
-    """One collective on the way, and whether it belongs to the value's producer (it settles what is pending)
-    or to its consumer (it only moves what is there)."""
+    """One collective on the way.
+
+    settles  the axes over which it forms what is pending: it then belongs to who makes the value, else to who reads it
+    sends    whether anything goes from rank to rank; a slice is each rank's own affair
+    """
 
     operator: Operator
     attributes: Attributes
-    settles: bool
-
-    @property
-    def sends(self) -> bool:
-        """Whether anything goes from rank to rank; a slice is each rank's own affair."""
-        return self.operator is not local_slice
+    settles: tuple[str, ...]
+    sends: bool
 
 
 @lru_cache(maxsize=4096)
@@ -46,26 +45,28 @@ def route(have: Layout, want: Layout) -> tuple[Hop, ...]:
     for kind in dict.fromkeys(pending.values()):
         axes = tuple(a for a, k in pending.items() if k == kind and a not in wanted and a not in scattered)
         if axes:
-            hops.append(_hop(all_reduce, True, axes=axes, reduce=kind))
+            hops.append(_hop(all_reduce, settles=axes, axes=axes, reduce=kind))
     splits = [list(axes) for axes in have.splits]
     for dim, held in enumerate(splits):
         while held != list(want.splits[dim][: len(held)]):
             axis = held.pop()
             target = _next_home(axis, dim, splits, want)
             if target is None:
-                hops.append(_hop(all_gather, False, dim=dim, axis=axis))
+                hops.append(_hop(all_gather, dim=dim, axis=axis))
             else:
                 splits[target].append(axis)
-                hops.append(_hop(all_to_all, False, source=dim, target=target, axis=axis))
+                hops.append(_hop(all_to_all, source=dim, target=target, axis=axis))
     for dim, held in enumerate(splits):
         for axis in want.splits[dim][len(held) :]:
-            settles = axis in scattered
-            hops.append(_hop(reduce_scatter if settles else local_slice, settles, dim=dim, axis=axis))
+            if axis in scattered:
+                hops.append(_hop(reduce_scatter, settles=(axis,), dim=dim, axis=axis))
+            else:
+                hops.append(_hop(local_slice, sends=False, dim=dim, axis=axis))
     return tuple(hops)
 
 
-def _hop(operator: Operator, settles: bool, **attributes: Any) -> Hop:
-    return Hop(operator, operator.normalize(attributes), settles)
+def _hop(operator: Operator, settles: tuple[str, ...] = (), sends: bool = True, **attributes: Any) -> Hop:
+    return Hop(operator, operator.normalize(attributes), settles, sends)
 
 
 def _next_home(axis: str, dim: int, splits: list[list[str]], want: Layout) -> int | None:

@@ -28,17 +28,22 @@ from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Meta, Node
 from graphir.ir.layout import Layout, Mesh, layout_text
 from graphir.ir.purpose import Purpose, Reading
-from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
-from graphir.passes.sharding.claims import Claimed, Placement, Situation, place, spread
+from graphir.passes.patterns import narrowing, operands, results
 from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.plans import Plan, find_plan
+from graphir.passes.sharding.propagation import Claimed, Placement, Situation, place, spread
 from graphir.passes.sharding.reshard import Hop, route
 
 
 @without_collector
 def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None) -> Graph:
     """`graph` rewritten for the ranks of `mesh`, as `plan` (or the ready-made plan of that name) says.
+
+        X  [B, D]                              X     [B|dp, D]
+        Y  [B, F]  = matmul(X, W)              Y     [B|dp, F]           = matmul(X, W)
+        L  []      = sum(Y)                    L     [] pending sum(dp)  = sum(Y)
+                                               L.AR  []                  = AR(L) {axes=("dp",)}
 
     Names, shapes and outputs stay what they are; types get layouts, and AR, AG, RS, A2A and slices are inserted,
     each with its reason in `meta.why`. Nodes that no output needs are dropped. With `sizes`, `?|dp` entries pick
@@ -126,7 +131,7 @@ class _Sharder:
             followed = self.claimed.get(node.meta.of, ())
         # Read as they are stored: what is updated, and a parameter that is cast before it is gathered.
         in_place = {old for old, _ in node.updates}
-        if _narrows(node):
+        if narrowing(node):
             in_place.update(used.keys() & stored.keys() & set(node.inputs))
         given = [stored[value] if value in in_place else used.get(value) for value in node.inputs]
         lying = [None if value in lazy or value in used else home[value].type.layout for value in node.inputs if placed]
@@ -215,21 +220,21 @@ class _Sharder:
     def _decompose(self, node: Node, placement: Placement) -> None:
         """Places the pieces of a node one of whose whole dims is split."""
         assert node.operator.decompose is not None
-        rule = node.inference.rule
         scratch = Builder("pieces")
         inputs = [scratch.input(f"/{value.name}", value.shape, value.dtype) for value in dict.fromkeys(node.inputs)]
         stand_in = dict(zip(dict.fromkeys(node.inputs), inputs, strict=True))
         back = {each: value for value, each in stand_in.items()}
-        operands = {o.name: stand_in[value] for o, value in zip(rule.inputs, node.inputs, strict=True)}
-        names = {o.name: f"/{value.name}" for o, value in zip(rule.outputs, node.outputs, strict=True)}
+        given = {name: stand_in[value] for name, value in operands(node).items()}
+        wanted = results(node)
+        names = {name: f"/{value.name}" for name, value in wanted.items()}
         meta, why = node.meta, f"{node.operator.key} over a split dim"
         with scratch.context(scope=meta.scope, phase=meta.phase, of=meta.of, at=meta.at, why=why):
-            made = node.operator.decompose(operands, node.attributes, names)
-        results = {made[o.name]: value for o, value in zip(rule.outputs, node.outputs, strict=True)}
+            made = node.operator.decompose(given, node.attributes, names)
+        own = {made[name]: value for name, value in wanted.items()}
         if node.meta.phase == FORWARD:
             self.claimed[node.name] = placement.claimed
         for piece in scratch.nodes:
-            renamed = tuple(results.get(value, value) for value in piece.outputs)
+            renamed = tuple(own.get(value, value) for value in piece.outputs)
             back |= dict(zip(piece.outputs, renamed, strict=True))
             self._place(
                 Node(piece.operator, tuple(back[v] for v in piece.inputs), piece.attributes, renamed, piece.meta)
@@ -285,7 +290,7 @@ class _Sharder:
         """One collective, named after what it moves, in the scope and phase of the node it belongs to."""
         layout = value.type.layout
         if hop.settles:
-            purpose = purpose.settling(value, hop.attributes.get("axes") or (hop.attributes["axis"],))
+            purpose = purpose.settling(value, hop.settles)
         name = self.builder.free_name(f"{value.name}.{hop.operator.key}")
         meta = owner.meta
         of = meta.of if meta.phase != FORWARD else None
@@ -330,8 +335,3 @@ class _Sharder:
             return home
         node = self.graph.producers[value]
         return self._move(home, layout, node, Purpose(value.name))
-
-
-def _narrows(node: Node) -> bool:
-    """Whether it is a cast to fewer bits."""
-    return node.operator.retypes and DTYPES[node.outputs[0].dtype] < DTYPES[node.inputs[0].dtype]

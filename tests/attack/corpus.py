@@ -15,7 +15,7 @@ import graphir as gi
 from graphir.errors import GraphirError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.passes import autodiff, fuse, lower, optimised, optimize, prune, shard
+from graphir.passes import autodiff, dce, fuse, lower, optimize, run_pipeline, shard
 from tests.campaign.draw import draw
 from tests.support.paths import ROOT
 
@@ -54,7 +54,7 @@ def _models() -> list[Graph]:
     found = [mlp, autodiff(mlp), lower(autodiff(mlp)), model, optimize(autodiff(model))]
     found += [gi.models.transformer(layers=1, mask="padding", decode="top-k", k=3, text=True)]
     found += [shard(autodiff(model), gi.Mesh(tp=2), "megatron"), shard(autodiff(mlp), gi.Mesh(dp=2), "data")]
-    return [*found, *(optimised(prune(graph)) for graph in found)]
+    return [*found, *(run_pipeline(dce(graph)) for graph in found)]
 
 
 def _drawn() -> list[Graph]:

@@ -12,7 +12,7 @@ from graphir.backends import plan
 from graphir.backends.effects import Effects, declare, effects_of, launches, writes
 from graphir.backends.numpy import NumpyExecutable
 from graphir.ir.operator import Operator, operators
-from graphir.passes import autodiff, optimised, optimize, prune
+from graphir.passes import autodiff, dce, optimize, run_pipeline
 from graphir.testing.cases import cases
 from tests.support.deeds import hold_to_deeds
 
@@ -135,8 +135,8 @@ def test_a_training_step_with_all_its_fused_nodes(kernels: str | None) -> None:
         from graphir.backends.numpy.fast import Kernels
 
         made = Kernels(least=0)
-    pruned = prune(graph)
-    executable = NumpyExecutable(plan(pruned, sizes), optimised(pruned, "masks", ()), threads=1, kernels=made)
+    pruned = dce(graph)
+    executable = NumpyExecutable(plan(pruned, sizes), run_pipeline(pruned, "masks", ()), threads=1, kernels=made)
     arguments = {**gi.initialize(graph, sizes), **ids, "seed": 1, "step": 0}
     calls = _calls(executable, arguments)
     assert hold_to_deeds(calls) == len(calls)

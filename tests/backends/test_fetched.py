@@ -14,7 +14,7 @@ from graphir.backends import initialize
 from graphir.errors import GraphError, InputError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
-from graphir.passes import Optimizer, autodiff, optimize, prune, shard
+from graphir.passes import Optimizer, autodiff, dce, optimize, shard
 from tests.support.mpi import launch, needs_mpi
 
 SIZES = {"B": 4, "S": 4, "D": 8, "N_H": 4, "D_ff": 8, "V": 8}
@@ -35,7 +35,7 @@ def training_step() -> Graph:
 
 @lru_cache
 def sharded_step(plan: str) -> Graph:
-    return prune(shard(training_step(), PLANS[plan], plan, SIZES))
+    return dce(shard(training_step(), PLANS[plan], plan, SIZES))
 
 
 @lru_cache

@@ -19,7 +19,7 @@ from graphir.cli import core, main
 from graphir.cli.core import pick_core, wanted_core
 from graphir.cost import node_flops
 from graphir.ir.dims import resolve_sizes
-from graphir.passes import prune
+from graphir.passes import dce
 from graphir.processor import AVX512, has_avx512, processor_features
 from tests.support.paths import ROOT
 
@@ -180,15 +180,15 @@ def products_flops(graph, sizes, operators=("matmul", "dMatmul")):
 def test_the_floor_multiplies_all_that_the_graph_does(what, parts, monkeypatch):
     problem = Problem("tiny", what)
     monkeypatch.setattr(floor, "BLOCK", 1 << 20)  # a single block skips nothing
-    products = floor.Products(prune(problem.graph()), problem.sizes, parts)
-    assert products.flops == products_flops(prune(problem.graph()), problem.sizes)
+    products = floor.Products(dce(problem.graph()), problem.sizes, parts)
+    assert products.flops == products_flops(dce(problem.graph()), problem.sizes)
     assert len(products.calls) == parts
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
 def test_of_attention_the_floor_multiplies_the_causal_half(blocks, monkeypatch):
     problem = Problem("tiny")
-    graph, sizes = prune(problem.graph()), problem.sizes
+    graph, sizes = dce(problem.graph()), problem.sizes
     monkeypatch.setattr(floor, "BLOCK", sizes["S"] // blocks)
     found = floor.Products(graph, sizes, 2).flops
     # Two products of S × S scores a layer, each of them forward and twice backward.
@@ -198,7 +198,7 @@ def test_of_attention_the_floor_multiplies_the_causal_half(blocks, monkeypatch):
 
 def test_the_floors_blocks_cover_the_triangle_in_small_tiles(monkeypatch):
     problem = Problem("tiny")
-    graph, sizes = prune(problem.graph()), problem.sizes
+    graph, sizes = dce(problem.graph()), problem.sizes
     expected = floor.Products(graph, sizes, 2).flops
     monkeypatch.setattr(floor, "TILE", 4 * floor.BLOCK * sizes["S"])
     tiled = floor.Products(graph, sizes, 2)

@@ -51,7 +51,7 @@ def find_path(module: str) -> Path:
     """Where a module's source is; ModuleNotFoundError if there is none."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{module} has no source to change; name modules such as graphir.passes.share")
+        raise ModuleNotFoundError(f"{module} has no source to change; name modules such as graphir.passes.cse")
     return Path(spec.origin)
 
 

@@ -21,7 +21,7 @@ from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.numpy import NumpyExecutable
 from graphir.backends.numpy.engine import NumpyEngine
 from graphir.operators import elementwise
-from graphir.passes import OPTIMISING
+from graphir.passes import PIPELINE
 from tests.campaign.__main__ import main
 from tests.campaign.case import KINDS, Case, read_text
 from tests.campaign.draw import FEATURES, draw, draw_with_features
@@ -215,7 +215,7 @@ def test_a_memory_plan_that_says_what_is_not_so_departs(change: Any, wrong: str)
     X, W = block.input("X", (B, S)), block.parameter("W", (S, S))
     one, other = gi.matmul(X, W), gi.matmul(gi.matmul(X, W), W)
     case = _case(graph=block.build(gi.matmul(gi.add(one, other), W, name="Y")))
-    way = Way(without=OPTIMISING)
+    way = Way(without=PIPELINE)
     assert attempt(case, way).departure is None
     with change:
         assert attempt(case, way).departure == Departure("a false memory plan", wrong)

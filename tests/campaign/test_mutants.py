@@ -63,12 +63,12 @@ def test_every_mutant_is_another_program_that_compiles() -> None:
 
 
 def test_a_sample_is_spread_over_kinds_and_follows_from_its_seed() -> None:
-    found = all_mutants(["graphir.backends.compiled.buffers", "graphir.passes.share"])
+    found = all_mutants(["graphir.backends.compiled.buffers", "graphir.passes.cse"])
     some = sample(found, 20, seed=1)
     assert len(set(some)) == 20
     assert some == sample(found, 20, seed=1) != sample(found, 20, seed=2)
     assert {mutant.kind for mutant in some} == {mutant.kind for mutant in found}
-    assert {mutant.module for mutant in some} == {"graphir.backends.compiled.buffers", "graphir.passes.share"}
+    assert {mutant.module for mutant in some} == {"graphir.backends.compiled.buffers", "graphir.passes.cse"}
 
 
 def test_a_module_is_changed_in_one_process_and_nowhere_on_disk() -> None:

@@ -14,7 +14,7 @@ import graphir as gi
 from graphir.backends import Executable
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Watch
-from graphir.passes import LEVELS, OPTIMISING, optimised, unfuse
+from graphir.passes import LEVELS, PIPELINE, run_pipeline, unfuse
 from tests.campaign.apart import Apart
 from tests.campaign.case import Case
 from tests.support.serial import serial
@@ -106,7 +106,7 @@ class _Renamed(Executable):
 def _optimised(case: Case, way: Way) -> Executable:
     """The graph that would be compiled, its fused nodes taken apart again, for the interpreter."""
     level = "masks" if way.recompute is None else way.recompute
-    made = unfuse(gi.verify(optimised(case.program, level, way.without, on_gpu=way.on_gpu)))
+    made = unfuse(gi.verify(run_pipeline(case.program, level, way.without, on_gpu=way.on_gpu)))
     run = gi.compile(made, case.bound_of(made), backend="reference", recompute="nothing")
     return _Renamed(run, [value.name for value in case.program.outputs])
 
@@ -152,7 +152,7 @@ def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
     if numba:
         found.append(_draw_compiled(rng, case, "numba"))
     if rng.random() < 0.3:
-        left_out = tuple(rng.sample(OPTIMISING, rng.choice((0, 0, 1, 2))))
+        left_out = tuple(rng.sample(PIPELINE, rng.choice((0, 0, 1, 2))))
         found.append(Way("optimised", recompute=rng.choice(LEVELS), without=left_out, on_gpu=rng.random() < 0.5))
     if case.mesh:
         found.append(Way("simulated ranks", algorithm=rng.choice(("ring", "direct", "naive"))))
@@ -180,7 +180,7 @@ def _draw_compiled(rng: random.Random, case: Case, executor: str) -> Way:
         threads=rng.choice((1, 1, 2, 2, 3) if executor == "ranks apart" else (1, 1, 2, 2, 3, 4, 5, 8)),
         tiling=None if rng.random() < 0.1 else draw_tiling(rng),
         recompute=rng.choice((None, *LEVELS)),
-        without=tuple(rng.sample(OPTIMISING, rng.choice((0, 0, 1, 1, 2)))),
+        without=tuple(rng.sample(PIPELINE, rng.choice((0, 0, 1, 1, 2)))),
         fetch=fetch,
         donate=bool(case.program.updates) and rng.random() < 0.4,
         share_replicas=executor == "compiled ranks" and rng.random() < 0.3,

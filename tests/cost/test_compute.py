@@ -11,14 +11,14 @@ from click.testing import CliRunner
 import graphir as gi
 from graphir.cli.cost import cost
 from graphir.cost import Polynomial, count_elements, count_flops, mesh_sizes, node_flops, peak_memory
-from graphir.passes import autodiff, prune, shard
+from graphir.passes import autodiff, dce, shard
 
 B, S, D = gi.dims("B S D")
 GPT2 = {"B": 1, "S": 1024, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50257}
 
 
 def trained(**options: object) -> gi.Graph:
-    return prune(autodiff(gi.models.transformer(**options)))
+    return dce(autodiff(gi.models.transformer(**options)))
 
 
 def matmul_flops(graph: gi.Graph, sizes: dict[str, int]) -> Fraction:

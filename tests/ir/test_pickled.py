@@ -15,18 +15,18 @@ import graphir as gi
 from graphir.errors import GraphError, OperatorError, VerifyError
 from graphir.ir import operator as registry
 from graphir.ir.graph import Graph
-from graphir.passes import autodiff, fuse, optimised, optimize, prune, shard
+from graphir.passes import autodiff, dce, fuse, optimize, run_pipeline, shard
 from tests.fixtures.own_operator import doubled
 from tests.support.random_graphs import graphs
 
 STEP = optimize(autodiff(gi.models.transformer(layers=1, mask="padding")))
-SHARDED = prune(shard(STEP, gi.Mesh(dp=2, tp=2), "data+megatron"))
+SHARDED = dce(shard(STEP, gi.Mesh(dp=2, tp=2), "data+megatron"))
 GRAPHS = {
     "forward": gi.models.transformer(layers=2),
     "training": STEP,
     "sharded": SHARDED,
-    "fused": optimised(STEP),
-    "sharded and fused": optimised(SHARDED),
+    "fused": run_pipeline(STEP),
+    "sharded and fused": run_pipeline(SHARDED),
 }
 
 
@@ -78,8 +78,8 @@ def test_parts_go_with_their_graph() -> None:
 
 def test_operators_are_found_by_their_keys() -> None:
     assert pickle.loads(pickle.dumps(gi.matmul)) is gi.matmul
-    assert pickle.loads(pickle.dumps(optimised(STEP).nodes[-1].operator)) in {
-        each.operator for each in optimised(STEP).nodes
+    assert pickle.loads(pickle.dumps(run_pipeline(STEP).nodes[-1].operator)) in {
+        each.operator for each in run_pipeline(STEP).nodes
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 import graphir as gi
 from graphir.ir.graph import Graph
 from graphir.ir.purpose import Purpose, Reading
-from graphir.passes import LEVELS, lower, optimised, overlap, prune, recompute, share, simplify
+from graphir.passes import LEVELS, cse, dce, lower, overlap, recompute, run_pipeline, simplify
 from tests.support.sharding_cases import Case, sharded_step_of
 
 MESH = (("dp", 2), ("tp", 2), ("cp", 2))
@@ -17,11 +17,11 @@ MESH = (("dp", 2), ("tp", 2), ("cp", 2))
 PASSES: dict[str, Callable[[Graph], Graph]] = {
     "lower": lower,
     "overlap": overlap,
-    "share": share,
+    "cse": cse,
     "simplify": simplify,
     **{f"recompute {level}": lambda graph, level=level: recompute(graph, level) for level in LEVELS},
-    "optimised on a GPU": lambda graph: optimised(graph, "attention", on_gpu=True),
-    **{f"optimised {level}": lambda graph, level=level: optimised(graph, level) for level in LEVELS},
+    "optimised on a GPU": lambda graph: run_pipeline(graph, "attention", on_gpu=True),
+    **{f"optimised {level}": lambda graph, level=level: run_pipeline(graph, level) for level in LEVELS},
 }
 
 
@@ -51,7 +51,7 @@ def test_it_is_read_as_it_is_written(purpose: Purpose | None, why: str | None) -
 
 @pytest.mark.parametrize("plan", ["column", "sequence+vocabulary", "zero1", "data+context+sequence+vocabulary+zero3"])
 def test_every_collective_of_a_plan_states_one_and_keeps_it_through_passes(plan: str) -> None:
-    graph = prune(sharded_step_of(Case(plan, MESH)))
+    graph = dce(sharded_step_of(Case(plan, MESH)))
     moved = [node for node in graph.nodes if node.operator.relayout is not None]
     assert moved
     for node in moved:
@@ -64,7 +64,7 @@ def test_every_collective_of_a_plan_states_one_and_keeps_it_through_passes(plan:
 def test_what_is_made_again_is_named_instead() -> None:
     """ZeRO's step keeps no mask: the collective that cuts one cuts the one that is made again."""
     case = Case("data+sequence+zero1", (("dp", 2), ("tp", 2)))
-    graph = prune(sharded_step_of(case))
+    graph = dce(sharded_step_of(case))
     (cut,) = (node for node in graph.nodes if node.name == "embedding/X.m.SLICE")
     assert Purpose.read(cut.meta.why) == Purpose(
         "embedding/X.m", "[B|dp, S|tp, D]", Reading("embedding/dX_emb", "dDO", "m")

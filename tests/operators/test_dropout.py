@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.operators.dropout import dropout_mask, keep_mask
-from graphir.passes import autodiff, prune, recompute_masks
+from graphir.passes import autodiff, dce, recompute
 
 N = 1 << 18
 Mask = NDArray[np.bool_]
@@ -200,7 +200,7 @@ def test_masks_computed_again_give_the_same_bits_as_masks_stored() -> None:
 
 def test_recomputing_leaves_no_mask_held_from_forward_to_backward() -> None:
     joint = autodiff(gi.models.transformer(1, dropout=0.3))
-    rewritten = recompute_masks(joint)
+    rewritten = recompute(joint)
     draws = [node for node in rewritten.nodes if node.operator is gi.dropout]
     masks = {node.outputs[1] for node in draws if node.meta.phase == "forward"}
     assert len(masks) == 5
@@ -216,7 +216,7 @@ def test_each_node_has_a_key_of_its_own_and_keeps_it_through_passes() -> None:
     model = gi.models.transformer(2)
     keys = {node.name: node.attributes["key"] for node in model.nodes if node.operator is gi.dropout}
     assert len(set(keys.values())) == len(keys) == 9
-    for graph in (autodiff(model), prune(model), recompute_masks(autodiff(model))):
+    for graph in (autodiff(model), dce(model), recompute(autodiff(model))):
         drawn = {n.name: n.attributes["key"] for n in graph.nodes if n.operator is gi.dropout}
         assert {name: key for name, key in drawn.items() if name in keys} == keys
         assert all(key == keys[name.removesuffix(".again")] for name, key in drawn.items())

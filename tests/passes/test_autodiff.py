@@ -15,7 +15,7 @@ from graphir.ir.analysis import needed_nodes
 from graphir.ir.graph import BACKWARD, FORWARD
 from graphir.operators import IGNORE
 from graphir.operators.linear import d_matmul
-from graphir.passes import autodiff, lower, prune, run_passes
+from graphir.passes import autodiff, dce, lower, run_passes
 from graphir.testing import check_directional, distance, same_bits
 
 SIZES = {"B": 2, "S": 3, "D": 6, "D_ff": 5, "N_H": 2, "V": 7}
@@ -208,7 +208,7 @@ def test_a_chosen_loss_joins_the_outputs() -> None:
     assert [value.name for value in joint.outputs] == ["first", second.name, "dX"]
 
 
-# -- lower and prune --------------------------------------------------------------------------------------
+# -- lower and dce --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", TRANSFORMERS[:2], ids=lambda options: " ".join(options))
@@ -230,13 +230,13 @@ def test_lowered_it_computes_the_same_without_composite_nodes(options: dict[str,
 
 def test_pruned_it_keeps_what_the_outputs_need_and_no_more() -> None:
     model = gi.models.transformer(1)
-    pruned = prune(model)
+    pruned = dce(model)
     assert "output/ids" in model
     assert "output/ids" not in pruned
     assert pruned.arguments[0].name == model.arguments[0].name
     assert list(pruned.nodes) == needed_nodes(pruned, pruned.outputs)
-    assert prune(pruned) == pruned
-    only = prune(model, ["embedding/X_tok"])
+    assert dce(pruned) == pruned
+    only = dce(model, ["embedding/X_tok"])
     assert [node.name for node in only.nodes] == ["embedding/X_tok"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import graphir as gi
 from graphir.errors import ConfigError, TypeCheckError
 from graphir.ir.layout import Mesh
-from graphir.passes import Optimizer, autodiff, mixed_precision, optimize, prune, shard
+from graphir.passes import Optimizer, autodiff, dce, mixed_precision, optimize, shard
 from graphir.testing import check_operator, same_bits
 
 SIZES = {"B": 4, "D_in": 3, "D_1": 5, "D_out": 2}
@@ -197,7 +197,7 @@ def test_it_never_grows_to_infinity() -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_overflows_on_one_rank_stops_all(plan: str) -> None:
     graph = step_graph()
-    made = shard(prune(graph), Mesh(dp=2), plan, SIZES)
+    made = shard(dce(graph), Mesh(dp=2), plan, SIZES)
     alone, together = gi.compile(graph, SIZES), gi.compile(made, SIZES)
     one = many = gi.initialize(graph, SIZES, 1)
     for step in range(4):

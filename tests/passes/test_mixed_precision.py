@@ -16,7 +16,7 @@ import graphir as gi
 from graphir.checking.reference import on_one_rank
 from graphir.errors import ConfigError, InputError, MissingDependencyError, NonFiniteError, TypeCheckError
 from graphir.ir.layout import Layout, Mesh
-from graphir.passes import LEVELS, autodiff, complete_plan, mixed_precision, optimised, prune, recompute, shard
+from graphir.passes import LEVELS, autodiff, complete_plan, dce, mixed_precision, recompute, run_pipeline, shard
 from graphir.testing import check_operator
 
 torch = pytest.importorskip("torch")
@@ -305,10 +305,10 @@ def test_it_is_nearer_to_float64_than_autocast() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_attentions_backward_pass_is_one_stream(dropout: float) -> None:
     """Softmax's result is held wide for its d-node; its cast, and dropout's, are made again, tile by tile."""
-    graph = optimised(prune(autodiff(mixed_precision(model(dropout=dropout), "bfloat16"))))
-    streams = [node for node in graph.nodes if node.body is not None and "layer0/mha/dZ" in node.body]
-    assert len(streams) == 1
-    body = streams[0].body
+    graph = run_pipeline(dce(autodiff(mixed_precision(model(dropout=dropout), "bfloat16"))))
+    cores = [node for node in graph.nodes if node.body is not None and "layer0/mha/dZ" in node.body]
+    assert len(cores) == 1
+    body = cores[0].body
     assert body is not None
     assert all(f"layer0/mha/{name}" in body for name in ("dV", "dQ", "dK", "AS_drop.bfloat16.again"))
     shape = graph["layer0/mha/AS"].shape
@@ -338,7 +338,7 @@ MESHES = {
 
 def sharded(graph: gi.Graph, plan: str) -> gi.Graph:
     mesh = MESHES[plan]
-    return shard(prune(graph), mesh, complete_plan(plan, mesh), SIZES)
+    return shard(dce(graph), mesh, complete_plan(plan, mesh), SIZES)
 
 
 @pytest.mark.parametrize("plan", MESHES)

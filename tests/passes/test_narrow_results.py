@@ -10,7 +10,7 @@ import pytest
 import graphir as gi
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.errors import ConfigError
-from graphir.passes import autodiff, complete_plan, mixed_precision, prune, recompute, shard
+from graphir.passes import autodiff, complete_plan, dce, mixed_precision, recompute, shard
 
 pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
@@ -119,7 +119,7 @@ PLANS = {"data+megatron": {"dp": 2, "tp": 2}, "sequence": {"tp": 2}, "zero3": {"
 @pytest.mark.parametrize("plan", PLANS)
 def test_ranks_send_activations_in_16_bits_and_weights_gradients_in_32(plan: str) -> None:
     graph, mesh = step(), gi.Mesh(**PLANS[plan])
-    sharded = shard(prune(graph), mesh, complete_plan(plan, mesh), SIZES)
+    sharded = shard(dce(graph), mesh, complete_plan(plan, mesh), SIZES)
     right = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))
     found = gi.compile(sharded, SIZES)(*arguments(graph))
     assert distance({name: found[name] for name in right}, dict(right)) < 2 * UNIT["bfloat16"]

@@ -9,7 +9,7 @@ import graphir as gi
 from graphir.cost import count_flops, peak_memory
 from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD
-from graphir.passes import LEVELS, autodiff, prune, recompute, recompute_masks, simplify
+from graphir.passes import LEVELS, autodiff, dce, recompute, simplify
 from tests.support.sharding_cases import Case, sharded_step_of
 
 B, D = gi.dims("B D")
@@ -28,7 +28,7 @@ def dropped() -> gi.Graph:
 
 def test_the_backward_pass_reads_a_mask_of_its_own() -> None:
     joint = dropped()
-    again = gi.verify(recompute_masks(joint))
+    again = gi.verify(recompute(joint))
     mask = again.producers[again["block/Y.m.again"]]
     (reader,) = (node for node in again.nodes if mask.outputs[0] in node.inputs)
     assert (mask.operator.key, reader.operator.key) == ("mask", "dDO")
@@ -41,7 +41,7 @@ def test_the_backward_pass_reads_a_mask_of_its_own() -> None:
 
 def test_names_outputs_and_aliases_stay() -> None:
     joint = dropped()
-    again = recompute_masks(joint)
+    again = recompute(joint)
     assert [value.name for value in again.outputs] == [value.name for value in joint.outputs]
     aliases = {name: value.name for name, value in again.aliases.items()}
     assert aliases == {name: value.name for name, value in joint.aliases.items()}
@@ -58,7 +58,7 @@ def test_two_readers_share_one_mask_and_the_forward_pass_keeps_its_own() -> None
         first = d_dropout(m, Y, p=0.5, name="first")
         second = d_dropout(m, first, p=0.5, name="second")
     forward = d_dropout(m, Y, p=0.5, name="forward")
-    again = gi.verify(recompute_masks(block.build(second, forward)))
+    again = gi.verify(recompute(block.build(second, forward)))
     assert again.mesh == gi.Mesh(dp=2)
     read = {name: again.producers[again[name]].inputs[0].name for name in ("first", "second", "forward")}
     assert read == {"first": "m.again", "second": "m.again", "forward": "m"}
@@ -67,7 +67,7 @@ def test_two_readers_share_one_mask_and_the_forward_pass_keeps_its_own() -> None
 
 def test_what_has_no_mask_stays_as_it_is() -> None:
     joint = autodiff(gi.models.mlp(2))
-    assert recompute_masks(joint) == joint
+    assert recompute(joint) == joint
 
 
 def test_a_mask_of_the_backward_pass_itself_is_near_enough() -> None:
@@ -77,7 +77,7 @@ def test_a_mask_of_the_backward_pass_itself_is_near_enough() -> None:
     with block.context(phase=BACKWARD):
         Y, m = gi.dropout.all(X, seed, step, p=0.5, key=3, names=["Y", "m"])
         graph = block.build(gi.find_operator("dDO")(m, Y, p=0.5, name="dX"))
-    assert recompute_masks(graph) == graph
+    assert recompute(graph) == graph
 
 
 # -- levels -----------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_every_level_computes_the_same_gradients(dropout: float) -> None:
 
 @pytest.mark.parametrize("level", LEVELS[1:])
 def test_biases_are_added_again_to_what_is_held_in_their_place(level: str) -> None:
-    joint = prune(small_step())
+    joint = dce(small_step())
     plain, graph = recompute(joint, level), gi.verify(recompute(joint, level, biases=True))
     made = {node.name for node in graph.nodes} - {node.name for node in plain.nodes}
     # Z_up is GELU's operand, and the logits are CE's; the later levels make Z_up again anyway.
@@ -191,7 +191,7 @@ def test_levels_hold_what_they_say(level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_nothing_is_made_again_for_nothing(level: str) -> None:
     graph = recompute(small_step(), level)
-    assert [node.name for node in again(prune(graph))] == [node.name for node in again(graph)]
+    assert [node.name for node in again(dce(graph))] == [node.name for node in again(graph)]
 
 
 def test_collectives_are_not_repeated() -> None:

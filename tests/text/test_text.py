@@ -16,7 +16,7 @@ from graphir.errors import GraphError
 from graphir.ir.dims import Dim
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.types import TensorType
-from graphir.passes import Optimizer, Schedule, autodiff, lower, optimize, prune, recompute_masks
+from graphir.passes import Optimizer, Schedule, autodiff, dce, lower, optimize, recompute
 from graphir.text.literals import Literals, type_text
 from tests.support.random_graphs import SCOPES, graphs
 
@@ -62,7 +62,7 @@ def test_every_stage_of_every_model_comes_back(name: str) -> None:
     check_round_trip(model)
     differentiated = autodiff(model)
     check_round_trip(differentiated)
-    check_round_trip(prune(recompute_masks(lower(differentiated))))
+    check_round_trip(dce(recompute(lower(differentiated))))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])

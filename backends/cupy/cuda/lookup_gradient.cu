@@ -5,7 +5,7 @@
 
 // dE[v] = sum of dX[r] over the positions r with T[r] - first = v, in the order of the positions: no two runs differ.
 //
-// A block of threads owns `share` rows of dE and goes through all ids, THREADS at a time. It lists the positions of its
+// A block of threads owns `cse` rows of dE and goes through all ids, THREADS at a time. It lists the positions of its
 // own rows, in order, and adds them up whenever the list is full; every element is added to by one thread alone.
 const int THREADS = 256, WARPS = THREADS / 32, LISTED = 1024;
 

@@ -25,9 +25,9 @@ def forward(config: FigureConfig) -> Graph:
 @lru_cache(maxsize=16)
 def forward_apart(config: FigureConfig) -> Graph:
     """The forward pass with CE as S → P → CE; loss and decoding share their P."""
-    from graphir.passes import lower, share
+    from graphir.passes import cse, lower
 
-    return share(lower(forward(config)))
+    return cse(lower(forward(config)))
 
 
 @lru_cache(maxsize=16)

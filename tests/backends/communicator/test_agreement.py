@@ -228,11 +228,11 @@ def test_no_process_of_several_simulates_all_ranks(monkeypatch: pytest.MonkeyPat
 
 FINGERPRINTS = """
 import graphir as gi
-from graphir.passes import autodiff, optimised, shard
+from graphir.passes import autodiff, run_pipeline, shard
 from graphir.text import fingerprint
 train = autodiff(gi.models.transformer(layers=1))
 local = shard(train, gi.Mesh(dp=2, tp=2), "sequence")
-print([fingerprint(graph) for graph in (train, local, optimised(train, "masks", (), on_gpu=False))])
+print([fingerprint(graph) for graph in (train, local, run_pipeline(train, "masks", (), on_gpu=False))])
 """
 
 

@@ -26,7 +26,7 @@ SIZES = {"B": 4, "D": 6, "K": 5}
 def assigned(
     graph: Graph, *dying: str, threads: int = 1, cut: Mapping[int, int] | None = None, share: int | None = None
 ) -> tuple[Task, Assignment]:
-    """The one task of a graph, its loops cut by number to so wide tiles and the loop `share` shared by threads."""
+    """The one task of a graph, its loops cut by number to so wide tiles and the loop `cse` shared by threads."""
     fused = fuse(graph)
     (node,) = fused.nodes
     task = make_task(node, Numbers(Mesh(), SIZES))

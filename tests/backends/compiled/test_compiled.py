@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import graphir as gi
 from graphir.errors import ConfigError, InputError
 from graphir.ir.graph import Graph
-from graphir.passes import LEVELS, OPTIMISING, autodiff
+from graphir.passes import LEVELS, PIPELINE, autodiff
 from tests.support.random_graphs import Program, programs
 from tests.support.sharding_cases import Case, batch, deviations, sharded_step_of, start, step_of
 
@@ -86,7 +86,7 @@ def test_every_node_of_the_transformer(variant: str, sizes: dict[str, int]) -> N
         agree(gi.compile(graph, sizes, recompute=level)(*given), results, 1e-11)
 
 
-@pytest.mark.parametrize("left_out", OPTIMISING)
+@pytest.mark.parametrize("left_out", PIPELINE)
 def test_each_optimising_pass_can_be_left_out(left_out: str) -> None:
     graph = autodiff(gi.models.transformer(1, dropout=0.2, dtype="float64"))
     given = arguments(graph, SIZES)

@@ -21,7 +21,7 @@ from graphir.backends.cupy.attention_match import AttentionRun
 from graphir.backends.cupy.kernels import CudaKernels
 from graphir.ir.graph import Graph
 from graphir.operators.dropout import keep_mask
-from graphir.passes import autodiff, mixed_precision, optimised, prune
+from graphir.passes import autodiff, dce, mixed_precision, run_pipeline
 from tests.cuda import emulator
 from tests.cuda.harness import HostArray, HostEngine, HostExecutable, copied
 
@@ -80,7 +80,7 @@ def _compile(
     on_gpu: bool = True,
 ) -> tuple[HostExecutable, Counted]:
     reference, kernels = gi.compile(graph, sizes).plan, make(engine)
-    graph = optimised(prune(graph), level, on_gpu=on_gpu)
+    graph = run_pipeline(dce(graph), level, on_gpu=on_gpu)
     return HostExecutable(reference, graph, engine, kernels=kernels), kernels
 
 

@@ -19,7 +19,7 @@ from graphir.formula.trace import find_formula
 from graphir.ir import operator as language
 from graphir.ir.attributes import Attributes
 from graphir.ir.signature import expand
-from graphir.passes import share
+from graphir.passes import cse
 from tests.cuda.harness import compile_with_kernels, to_numpy, where
 
 __all__ = ["where"]
@@ -142,7 +142,7 @@ def test_zero_and_its_negative_are_two_attributes() -> None:
     assert Attributes({"by": (1.0, 0.0)}) != Attributes({"by": (1.0, -0.0)})
     assert Attributes({"by": 0.0}) == Attributes({"by": 0.0})
     X = gi.Builder("zeros").input("X", gi.dims("B D"))
-    graph = share(X.owner.build(gi.scale(X, by=0.0, name="Y"), gi.scale(X, by=-0.0, name="Z")))
+    graph = cse(X.owner.build(gi.scale(X, by=0.0, name="Y"), gi.scale(X, by=-0.0, name="Z")))
     for backend in ("reference", "numpy"):
         found = gi.compile(graph, SIZES, backend=backend)({"X": np.ones((5, 8), np.float32)})
         assert not np.signbit(found["Y"]).any()

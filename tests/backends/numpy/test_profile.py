@@ -20,7 +20,7 @@ from graphir.cost import mesh_sizes, node_flops
 from graphir.drawing import profile as drawing
 from graphir.drawing.profile import draw_profile, fold_blocks, format_of
 from graphir.errors import ConfigError, InputError, MissingDependencyError
-from graphir.passes import autodiff, complete_plan, prune, shard, unfuse
+from graphir.passes import autodiff, complete_plan, dce, shard, unfuse
 
 SIZES = {"B": 2, "S": 16, "D": 32, "N_H": 4, "D_ff": 64, "V": 48}
 MODEL = ["--layers=1", "--sequence=16", "--width=32", "--heads=4", "--batch=4", "--repetitions=2", "--threads=2"]
@@ -30,7 +30,7 @@ NAP = 0.02
 def compiled(threads=2, sizes=SIZES, mesh=None, layers=2):
     graph = autodiff(gi.models.transformer(layers=layers, dropout=0.1, decode=None))
     if mesh is not None:
-        graph = shard(prune(graph), mesh, complete_plan(None, mesh), sizes)
+        graph = shard(dce(graph), mesh, complete_plan(None, mesh), sizes)
     return gi.compile(graph, sizes, threads=threads)
 
 

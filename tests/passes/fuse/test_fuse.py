@@ -21,7 +21,7 @@ from graphir.errors import OperatorError, TypeCheckError, VerifyError
 from graphir.ir.attributes import Attributes
 from graphir.ir.fused import fused
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
-from graphir.passes import LEVELS, autodiff, fuse, optimised, optimize, prune, unfuse
+from graphir.passes import LEVELS, autodiff, dce, fuse, optimize, run_pipeline, unfuse
 from graphir.passes.fuse.precedence import Precedence
 from graphir.passes.fuse.units import Flow, Unit, in_order
 from tests.fixtures.variants import SIZES, VARIANTS, Variant
@@ -92,7 +92,7 @@ def test_variants_compute_the_same_at_every_level(variant: Variant) -> None:
     arguments = {**gi.initialize(step, SIZES), **variant.parameters("float64")}, variant.batch(0)
     wanted = run(step, SIZES, *arguments)
     for level in LEVELS:
-        graph = check_fused(optimised(prune(step), level, without=["fuse"]))
+        graph = check_fused(run_pipeline(dce(step), level, without=["fuse"]))
         assert_same(run(unfuse(graph), SIZES, *arguments), wanted)
 
 
@@ -114,7 +114,7 @@ PLANS = (
 def test_sharded_graphs_compute_the_same(case: Case, level: str) -> None:
     step = sharded_step_of(case)
     arguments = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)
-    graph = check_fused(optimised(prune(step), level, without=["fuse"]))
+    graph = check_fused(run_pipeline(dce(step), level, without=["fuse"]))
     assert_same(run(unfuse(graph), case.sizes, *arguments), run(step, case.sizes, *arguments))
 
 
@@ -123,7 +123,7 @@ def test_sharded_graphs_compute_the_same(case: Case, level: str) -> None:
 def test_random_graphs_compute_the_same(program: Program, level: str) -> None:
     graph = program.graph
     joint = autodiff(graph) if graph.parameters else graph
-    plain = optimised(joint, level, without=["fuse"])
+    plain = run_pipeline(joint, level, without=["fuse"])
     assert_same(
         run(unfuse(check_fused(plain)), program.sizes, program.arrays()),
         run(plain, program.sizes, program.arrays()),
@@ -131,7 +131,7 @@ def test_random_graphs_compute_the_same(program: Program, level: str) -> None:
 
 
 def test_what_is_fused_can_be_fused_again_and_what_is_not_is_left() -> None:
-    step = optimised(autodiff(gi.models.transformer(layers=1)))
+    step = run_pipeline(autodiff(gi.models.transformer(layers=1)))
     again = gi.verify(fuse(step))
     assert sorted(map(sorted, work(again))) == sorted(map(sorted, work(step)))
     check_fused(unfuse(step))
@@ -145,13 +145,13 @@ def test_a_graph_without_nodes_stays() -> None:
     assert fuse(block.build(X)).nodes == ()
 
 
-# -- streams ----------------------------------------------------------------------------------------------
+# -- back-to-back products ---------------------------------------------------------------------------------
 
 FORWARD_CORE = {"matmul": 2, "SM": 1, "S": 1}
 BACKWARD_CORE = {"dMatmul": 4, "dS": 1, "dSM": 1}
 
 
-def streams(graph: Graph, phase: str) -> list[Counter[str]]:
+def cores(graph: Graph, phase: str) -> list[Counter[str]]:
     """Of the fused nodes of a phase that hold several products, the operators, views left out."""
     found = []
     for node in fused_nodes(graph):
@@ -174,34 +174,34 @@ def streams(graph: Graph, phase: str) -> list[Counter[str]]:
         ("full", 0.1, {"DO": 1}, {"dDO": 1, "matmul": 2, "SM": 1, "S": 1, "DO": 1}),
     ],
 )
-def test_a_stream_is_the_core_of_attention(
+def test_back_to_back_products_are_the_core_of_attention(
     level: str, p: float, added: Mapping[str, int], made_again: Mapping[str, int]
 ) -> None:
     layers = 2
-    graph = optimised(prune(optimize(autodiff(gi.models.transformer(layers, dropout=p)))), level)
-    assert streams(graph, FORWARD) == [Counter({**FORWARD_CORE, **added})] * layers
-    assert streams(graph, BACKWARD) == [Counter({**BACKWARD_CORE, **made_again})] * layers
-    # Every stream can be cut into tiles of batch, heads and queries.
+    graph = run_pipeline(dce(optimize(autodiff(gi.models.transformer(layers, dropout=p)))), level)
+    assert cores(graph, FORWARD) == [Counter({**FORWARD_CORE, **added})] * layers
+    assert cores(graph, BACKWARD) == [Counter({**BACKWARD_CORE, **made_again})] * layers
+    # Every core can be cut into tiles of batch, heads and queries.
     assert {node.attributes["rows"] for node in fused_nodes(graph) if Counter(keys(body(node).nodes))["S"]} <= {3}
 
 
 @pytest.mark.parametrize("level", ["attention", "selective", "full"])
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_nothing_of_the_size_of_the_scores_is_stored(level: str, p: float) -> None:
-    graph = optimised(prune(optimize(autodiff(gi.models.transformer(2, dropout=p)))), level)
+    graph = run_pipeline(dce(optimize(autodiff(gi.models.transformer(2, dropout=p)))), level)
     scores = Counter(gi.dims("B N_H S S"))
     assert not [value.name for value in graph.values.values() if Counter(value.shape) == scores]
     assert any(Counter(v.shape) == scores for v in unfuse(graph).values.values())
 
 
-def test_a_stream_waits_for_nothing_that_is_made_of_it() -> None:
+def test_a_core_waits_for_nothing_that_is_made_of_it() -> None:
     """A sum over all scores scales what is taken back: the scores are needed whole before the second product."""
     block = gi.Builder("waits")
     Q, K, V = (block.input(name, (B, S, D)) for name in "QKV")
     A = gi.matmul(Q, gi.transpose(K, (0, 2, 1)), name="A")
     whole = gi.broadcast(gi.reduce_sum(A, name="whole"), (B, S, S))
     graph = check_fused(block.build(gi.matmul(gi.multiply(A, whole), V, name="Y")))
-    assert not streams(graph, FORWARD)
+    assert not cores(graph, FORWARD)
 
 
 # -- chains and views -------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_no_chain_goes_around_a_product() -> None:
 
 
 def test_what_the_backward_pass_makes_stays_there() -> None:
-    graph = optimised(autodiff(gi.models.transformer(layers=1)), "full")
+    graph = run_pipeline(autodiff(gi.models.transformer(layers=1)), "full")
     for node in fused_nodes(graph):
         assert len({inner.meta.phase for inner in body(node).nodes if not inner.operator.view}) == 1
 
@@ -275,10 +275,10 @@ def test_a_view_that_is_a_result_beside_what_it_rearranges_is_a_node() -> None:
 
 def test_heads_are_stored_side_by_side() -> None:
     """What passes from attention to the next product is [B, S, D], the form that needs no copy."""
-    graph = optimised(gi.models.transformer(layers=1, dropout=0.0))
-    (stream,) = (node for node in fused_nodes(graph) if node.meta.why and "SM" in node.meta.why)
-    assert [value.name for value in stream.outputs] == ["layer0/mha/AO_cat"]
-    assert [value.name for value in stream.inputs] == [f"layer0/mha/{name}_lin" for name in "QKV"]
+    graph = run_pipeline(gi.models.transformer(layers=1, dropout=0.0))
+    (core,) = (node for node in fused_nodes(graph) if node.meta.why and "SM" in node.meta.why)
+    assert [value.name for value in core.outputs] == ["layer0/mha/AO_cat"]
+    assert [value.name for value in core.inputs] == [f"layer0/mha/{name}_lin" for name in "QKV"]
 
 
 def test_dead_code_stays_until_it_is_pruned() -> None:
@@ -293,7 +293,7 @@ def test_dead_code_stays_until_it_is_pruned() -> None:
 
 
 def test_a_gradient_is_used_up_where_it_is_made() -> None:
-    graph = optimised(prune(optimize(autodiff(gi.models.transformer(layers=2)))))
+    graph = run_pipeline(dce(optimize(autodiff(gi.models.transformer(layers=2)))))
     position = {value.name: i for i, node in enumerate(graph.nodes) for value in node.outputs}
     for W, partner in (("mha/W_Q", "mha/dX_norm.Q_lin"), ("mlp/W_up", "mlp/dH"), ("mlp/W_down", "mlp/dH_inter")):
         scope, _, name = W.rpartition("/")
@@ -304,7 +304,7 @@ def test_a_gradient_is_used_up_where_it_is_made() -> None:
 
 def test_new_content_comes_after_all_who_read_the_old() -> None:
     for case in (Case("single", (("dp", 1),)), Case("zero3", (("dp", 2),))):
-        graph = optimised(prune(sharded_step_of(case)), "full")
+        graph = run_pipeline(dce(sharded_step_of(case)), "full")
         position = {node: i for i, node in enumerate(graph.nodes)}
         assert graph.updates
         for old, new in graph.updates.items():

@@ -22,7 +22,7 @@ from graphir.drawing.unfold import unfolded
 from graphir.errors import GraphError, ParseError
 from graphir.ir.attributes import Attributes
 from graphir.ir.fused import fused
-from graphir.passes import LEVELS, autodiff, fuse, lower, optimised, optimize, prune, shard, unfuse
+from graphir.passes import LEVELS, autodiff, dce, fuse, lower, optimize, run_pipeline, shard, unfuse
 from tests.support.random_graphs import graphs
 from tests.text.test_text import check_round_trip
 
@@ -31,7 +31,7 @@ SIZES = {"B": 2, "S": 8, "D": 8, "N_H": 2, "D_ff": 16, "V": 11}
 
 
 def step(layers: int = 1, **options: object) -> gi.Graph:
-    return prune(optimize(autodiff(gi.models.transformer(layers, **{"dropout": 0.1, **options}))))
+    return dce(optimize(autodiff(gi.models.transformer(layers, **{"dropout": 0.1, **options}))))
 
 
 # -- text -------------------------------------------------------------------------------------------------
@@ -39,11 +39,11 @@ def step(layers: int = 1, **options: object) -> gi.Graph:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_fused_graph_comes_back_from_its_text(level: str) -> None:
-    check_round_trip(optimised(step(2), level))
+    check_round_trip(run_pipeline(step(2), level))
 
 
 def test_a_sharded_fused_graph_comes_back_from_its_text() -> None:
-    check_round_trip(optimised(prune(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron"))))
+    check_round_trip(run_pipeline(dce(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron"))))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -147,7 +147,7 @@ def test_the_stage_fused_is_what_the_compiler_runs(call: Callable[..., tuple[int
     assert (code, err) == (0, "")
     assert "fused(" in text
     assert gi.verify(gi.parse(text)).updates
-    _, plain, _ = call("ir", "transformer", "--stage", "fused", "--layers", 1, "--without", "fuse, share")
+    _, plain, _ = call("ir", "transformer", "--stage", "fused", "--layers", 1, "--without", "fuse, cse")
     assert "fused(" not in plain
     _, full, _ = call("ir", "transformer", "--stage", "fused", "--layers", 2, "--recompute", "full")
     assert "H.again" in full
@@ -181,24 +181,24 @@ def test_help_names_every_level() -> None:
 
 
 def test_a_fused_node_lists_what_it_holds() -> None:
-    graph = optimised(gi.models.transformer(1, dropout=0.0))
+    graph = run_pipeline(gi.models.transformer(1, dropout=0.0))
     picture = draw(graph, find_view(graph, "forward"))
-    stream = picture.node("layer0/mha/AO_cat")
-    assert [plain(line) for line in stream.lines] == ["•  SM  S  •"]
-    assert stream.kind == "operator"
-    assert stream.details.formula == "•, SM, S, •"
-    assert stream.details.why == "fused: •, SM, S"
+    core = picture.node("layer0/mha/AO_cat")
+    assert [plain(line) for line in core.lines] == ["•  SM  S  •"]
+    assert core.kind == "operator"
+    assert core.details.formula == "•, SM, S, •"
+    assert core.details.why == "fused: •, SM, S"
 
 
 def test_long_lists_take_several_lines() -> None:
-    graph = optimised(step(), "attention")
+    graph = run_pipeline(step(), "attention")
     picture = draw(graph, find_view(graph, "backward"))
     assert max(len(plain(line).split("  ")) for node in picture.nodes for line in node.lines) == 4
     assert max(len(node.lines) for node in picture.nodes if node.kind == "operator") > 1
 
 
 def test_unfolded_every_fused_node_is_a_frame_around_its_own() -> None:
-    graph = optimised(gi.models.transformer(2, dropout=0.0))
+    graph = run_pipeline(gi.models.transformer(2, dropout=0.0))
     plain_graph, view = unfolded(graph, find_view(graph, "forward"))
     assert plain_graph == unfuse(graph)
     picture = draw(plain_graph, view)
@@ -223,11 +223,11 @@ def test_fused_graphs_are_drawn_to_files(call: Callable[..., tuple[int, str, str
 
 
 def test_the_explorer_shows_what_a_node_holds() -> None:
-    graph = optimised(gi.models.transformer(1, dropout=0.0))
+    graph = run_pipeline(gi.models.transformer(1, dropout=0.0))
     ((collection),) = explorer_collection(graph)["graphs"]
-    (stream,) = (node for node in collection["nodes"] if node["id"] == "layer0/mha/AO_cat")
-    assert stream["label"] == "• SM S •"
-    body = next(pair["value"] for pair in stream["attrs"] if pair["key"] == "body")
+    (core,) = (node for node in collection["nodes"] if node["id"] == "layer0/mha/AO_cat")
+    assert core["label"] == "• SM S •"
+    body = next(pair["value"] for pair in core["attrs"] if pair["key"] == "body")
     assert "layer0/mha/A float32[B, N_H, S, S] = matmul(layer0/mha/Q, layer0/mha/K_T)" in body.splitlines()
     json.dumps(collection)
 
@@ -237,8 +237,8 @@ def test_the_explorer_shows_what_a_node_holds() -> None:
 
 def test_a_fused_graph_costs_what_its_nodes_cost() -> None:
     for plain_graph in (
-        optimised(step(2), without=["fuse"]),
-        optimised(prune(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron")), without=["fuse"]),
+        run_pipeline(step(2), without=["fuse"]),
+        run_pipeline(dce(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron")), without=["fuse"]),
     ):
         graph = fuse(plain_graph)
         assert any(node.body for node in graph.nodes)
@@ -259,7 +259,7 @@ def test_a_fused_node_costs_the_sum_of_its_body() -> None:
 
 
 def test_what_stays_inside_a_fused_node_takes_no_memory() -> None:
-    plain_graph = optimised(step(2), "attention", without=["fuse"])
+    plain_graph = run_pipeline(step(2), "attention", without=["fuse"])
     graph = fuse(plain_graph)
     long = SIZES | {"S": 64}
     assert peak_memory(graph, long).bytes < 0.8 * peak_memory(plain_graph, long).bytes

@@ -21,7 +21,7 @@ from graphir.checking.reference import make_reference
 from graphir.errors import VerifyError
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
-from graphir.passes import Optimizer, autodiff, optimize, prune, shard
+from graphir.passes import Optimizer, autodiff, dce, optimize, shard
 from tests.passes.sharding.collective_mutants import Mutant, mutants
 
 #: All read what they did: only the order of results, which are known by name, or the number of collectives changes.
@@ -34,7 +34,7 @@ MESH = Mesh(dp=2, tp=2, cp=2)
 @lru_cache
 def training_step(plan: str) -> Graph:
     step = optimize(autodiff(gi.models.transformer(1, decode=None), loss="L"), Optimizer("sgd", clip=0.1))
-    return gi.verify(prune(shard(step, MESH, plan, SIZES)))
+    return gi.verify(dce(shard(step, MESH, plan, SIZES)))
 
 
 def contents(graph: Graph) -> tuple[object, ...]:
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_found_when_dead_nodes_are_gone(plan: str) -> None:
     for mutant in list(mutants(graph))[::7]:
         if mutant.kind == "rewired":
             with pytest.raises(VerifyError, match=r" is misplaced: it is there to bring .* to its place, but moves "):
-                gi.verify(prune(mutant.graph))
+                gi.verify(dce(mutant.graph))
             found += 1
     assert found > 10
 

@@ -7,7 +7,7 @@ import pytest
 
 import graphir as gi
 from graphir.errors import TypeCheckError
-from graphir.passes import autodiff, lower, optimize, prune
+from graphir.passes import autodiff, dce, lower, optimize
 
 B, S, D, F = gi.dims("B S D F")
 SIZES = {"B": 4, "S": 6, "D": 8, "F": 12}
@@ -110,7 +110,7 @@ def test_backward_collectives_are_the_partners_of_the_forward_ones():
 
 def test_hand_made_graphs_go_through_the_other_passes():
     graph = optimize(autodiff(column_then_row()))
-    for each in (graph, lower(graph), prune(graph)):
+    for each in (graph, lower(graph), dce(graph)):
         gi.verify(each)
         assert gi.parse(gi.to_text(each)) == each
 

@@ -129,7 +129,7 @@ def test_what_may_stay_pending_stays() -> None:
 
 def test_settling_belongs_to_the_producer() -> None:
     hops = route(Layout([("dp",), ()], {"tp": "sum"}), Layout([(), ("tp",)]))
-    assert [(hop.operator.key, hop.settles) for hop in hops] == [("AG", False), ("RS", True)]
+    assert [(hop.operator.key, hop.settles) for hop in hops] == [("AG", ()), ("RS", ("tp",))]
 
 
 # -- where there is none -----------------------------------------------------------------------------------

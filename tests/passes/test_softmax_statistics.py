@@ -20,18 +20,18 @@ from graphir.operators.split_vocabulary import normalize
 from graphir.passes import (
     LEVELS,
     autodiff,
+    cse,
+    dce,
     fuse,
-    keep_statistics,
+    keep_softmax_statistics,
     mixed_precision,
-    optimised,
-    prune,
     recompute,
+    run_pipeline,
     separate_products,
     shard,
-    share,
     unfuse,
 )
-from graphir.passes.same import Same
+from graphir.passes.value_numbering import ValueNumbering
 from tests.support.evaluate import evaluate
 
 SIZES = {"B": 2, "S": 12, "D": 24, "N_H": 4, "D_ff": 32, "V": 12}
@@ -40,12 +40,12 @@ MADE_AGAIN = ("attention", "selective", "full")
 
 def step(layers: int = 1, precision: str = "float32", **options: Any) -> Graph:
     options = {"dropout": 0.2, "dtype": "float64" if precision == "float32" else "float32", **options}
-    return prune(autodiff(mixed_precision(gi.models.transformer(layers, decode=None, **options), precision)))
+    return dce(autodiff(mixed_precision(gi.models.transformer(layers, decode=None, **options), precision)))
 
 
 def plain(graph: Graph, level: str) -> Graph:
-    """The graph as `keep_statistics` gets it."""
-    return optimised(graph, level, without=["fuse", "overlap"])
+    """The graph as `keep_softmax_statistics` gets it."""
+    return run_pipeline(graph, level, without=["fuse", "overlap"])
 
 
 def arguments(graph: Graph, sizes: Mapping[str, int] = SIZES) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,19 +98,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_results_are_the_same(variant: str, level: str) -> None:
     graph = step(2, **VARIANTS[variant])
     wanted = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))
-    kept = gi.verify(keep_statistics(plain(graph, level)))
+    kept = gi.verify(keep_softmax_statistics(plain(graph, level)))
     assert gi.parse(gi.to_text(kept)) == kept
     assert counts(kept, "dS", "center", "row_dot") == (0, 2, 2)
     check_same(gi.compile(kept, SIZES, backend="reference")(*arguments(graph)), wanted)
-    run = NumpyExecutable(gi.compile(graph, SIZES).plan, optimised(graph, level, on_gpu=True))
+    run = NumpyExecutable(gi.compile(graph, SIZES).plan, run_pipeline(graph, level, on_gpu=True))
     check_same(run(*arguments(graph)), wanted)
 
 
 def test_every_value_keeps_its_name_and_can_be_fetched() -> None:
     graph = step()
-    everything = prune(graph, [name for name, value in graph.values.items() if value.type.is_float])
+    everything = dce(graph, [name for name, value in graph.values.items() if value.type.is_float])
     wanted = gi.compile(everything, SIZES, backend="reference")(*arguments(graph))
-    kept = optimised(everything, "attention", on_gpu=True)
+    kept = run_pipeline(everything, "attention", on_gpu=True)
     assert counts(kept, "center") == (1,)
     check_same(NumpyExecutable(gi.compile(everything, SIZES).plan, kept)(*arguments(graph)), wanted)
 
@@ -119,7 +119,7 @@ def test_the_causal_half_is_left_out() -> None:
     """In tiles, each with the keys that its queries see: of the forward pass, and of the gradient."""
     sizes = {**SIZES, "S": 200}
     graph = step()
-    run = NumpyExecutable(gi.compile(graph, sizes).plan, optimised(graph, "attention", on_gpu=True))
+    run = NumpyExecutable(gi.compile(graph, sizes).plan, run_pipeline(graph, "attention", on_gpu=True))
     causal = [task for task in run.prepared.tasks if task.causal is not None]
     assert len(causal) == 2
     assert all(len(list(task.tiles[0])) > 1 for task in causal)
@@ -139,7 +139,7 @@ def narrow() -> tuple[Graph, dict[str, Any]]:
 def test_with_narrow_factors_it_is_as_good_as_before(level: str) -> None:
     """O is rounded to 8 bits where P ⊙ dP was not; what the products round is more."""
     graph, exact = narrow()
-    before, after = plain(graph, level), keep_statistics(plain(graph, level))
+    before, after = plain(graph, level), keep_softmax_statistics(plain(graph, level))
     assert counts(after, "dS", "center") == (0, 1)
     made = [gi.compile(each, SIZES, backend="reference")(*arguments(graph)) for each in (before, after)]
     for name in ("layer0/mha/dW_Q", "layer0/mha/dW_K", "layer0/mha/dW_V"):
@@ -160,9 +160,9 @@ SHARDED = {
 @pytest.mark.parametrize("level", ["masks", *MADE_AGAIN])
 @pytest.mark.parametrize("plan", SHARDED)
 def test_every_rank_keeps_its_own(plan: str, level: str) -> None:
-    graph = prune(shard(step(), gi.Mesh(SHARDED[plan]), plan))
+    graph = dce(shard(step(), gi.Mesh(SHARDED[plan]), plan))
     wanted = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))
-    kept = gi.verify(optimised(graph, level, on_gpu=True))
+    kept = gi.verify(run_pipeline(graph, level, on_gpu=True))
     assert counts(kept, "dS", "center", "normalize") == (0, 1, level in MADE_AGAIN)
     check_same(NumpyExecutable(gi.compile(graph, SIZES).plan, kept)(*arguments(graph)), wanted)
 
@@ -171,7 +171,7 @@ def test_every_rank_keeps_its_own(plan: str, level: str) -> None:
 
 
 def test_p_that_is_made_again_is_made_of_statistics() -> None:
-    graph = keep_statistics(plain(step(), "attention"))
+    graph = keep_softmax_statistics(plain(step(), "attention"))
     forward, again, c, dZ = (maker(graph, f"layer0/mha/{name}") for name in ("AS", "AS.again", "dZ.dot", "dZ"))
     assert [value.name for value in forward.outputs] == ["layer0/mha/AS", "layer0/mha/AS.top", "layer0/mha/AS.s"]
     assert (forward.operator, names(forward)) == (softmax_rows, ("Z",))
@@ -188,7 +188,7 @@ def test_p_that_is_made_again_is_made_of_statistics() -> None:
 
 
 def test_p_that_is_held_needs_no_statistics() -> None:
-    graph = keep_statistics(plain(step(), "masks"))
+    graph = keep_softmax_statistics(plain(step(), "masks"))
     assert counts(graph, "S", "S_rows", "normalize", "dS", "center") == (1, 0, 0, 0, 1)
     assert names(maker(graph, "layer0/mha/dZ")) == ("AS", "dAS", "dZ.dot")
 
@@ -196,18 +196,18 @@ def test_p_that_is_held_needs_no_statistics() -> None:
 @pytest.mark.parametrize("level", MADE_AGAIN)
 def test_of_narrow_rows_the_inner_product_is_wide(level: str) -> None:
     """O is read as it is held, in 16 bits: nothing is held in 32 for its sake."""
-    graph = keep_statistics(plain(step(precision="bfloat16"), level))
+    graph = keep_softmax_statistics(plain(step(precision="bfloat16"), level))
     c = maker(graph, "layer0/mha/dZ.dot")
     assert {value.dtype for value in (*c.inputs, *c.outputs)} == {"float32"}
     before = [maker(graph, value) for value in c.inputs]
     assert [node.operator.key for node in before] == ["cast", "cast"]
     assert {node.inputs[0].dtype for node in before} == {"bfloat16"}
-    whole = optimised(step(precision="bfloat16"), level, on_gpu=True)
+    whole = run_pipeline(step(precision="bfloat16"), level, on_gpu=True)
     assert unfuse(whole)["layer0/mha/AO_heads"].dtype == "bfloat16"
 
 
 def test_where_o_is_made_again_of_p_the_gradient_has_a_p_of_its_own() -> None:
-    graph = keep_statistics(plain(step(), "full"))
+    graph = keep_softmax_statistics(plain(step(), "full"))
     assert counts(graph, "S", "S_rows", "normalize") == (1, 1, 1)
     # The forward pass keeps nothing; O is made as it was, with statistics.
     assert maker(graph, "layer0/mha/AS").operator is gi.softmax
@@ -226,25 +226,25 @@ def test_where_o_is_made_again_of_p_the_gradient_has_a_p_of_its_own() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("level", MADE_AGAIN)
-def test_the_inner_product_comes_before_the_stream_in_one_pass(level: str, precision: str) -> None:
-    graph = optimised(step(precision=precision), level, on_gpu=True)
+def test_the_inner_product_comes_before_the_scores_in_one_pass(level: str, precision: str) -> None:
+    graph = run_pipeline(step(precision=precision), level, on_gpu=True)
     home = next(node for node in graph.nodes if "layer0/mha/dZ.dot" in [value.name for value in node.outputs])
-    stream = next(node for node in graph.nodes if graph["layer0/mha/dZ.dot"] in node.inputs)
+    attention = next(node for node in graph.nodes if graph["layer0/mha/dZ.dot"] in node.inputs)
     assert home.body is not None
-    assert stream.body is not None
+    assert attention.body is not None
     assert {node.operator.key for node in home.body.nodes} <= {"C", "dC", "T", "cast", "row_dot"}
     # Nothing of O or dO is made only for the inner product to read it.
     rows = {"layer0/mha/dZ.dot", "layer0/mha/dAO_heads.bfloat16", "layer0/mha/AO_cat.again"}
     assert {value.name for value in home.outputs} <= rows
-    inside = [node.operator.key for node in stream.body.nodes]
+    inside = [node.operator.key for node in attention.body.nodes]
     assert [inside.count(each) for each in ("normalize", "center", "dSM", "dMatmul", "matmul")] == [1, 1, 1, 4, 1]
-    assert graph.nodes.index(home) < graph.nodes.index(stream)
+    assert graph.nodes.index(home) < graph.nodes.index(attention)
 
 
 def test_a_product_element_by_element_is_crossed_too() -> None:
     """Whatever is linear in P and makes rows of rows."""
     graph = attention(lambda P, block: gi.multiply(P, block.input("gate", P.shape)))
-    kept = keep_statistics(plain(graph, "attention"))
+    kept = keep_softmax_statistics(plain(graph, "attention"))
     assert counts(kept, "dS", "center") == (0, 1)
     assert names(maker(kept, "dZ.dot")) == ("O", "dO")
 
@@ -276,7 +276,7 @@ def attention(
 
 
 def check_untouched(graph: Graph) -> None:
-    kept = keep_statistics(graph)
+    kept = keep_softmax_statistics(graph)
     assert kept is graph
     assert counts(graph, "dS", "center") == (1, 0)
 
@@ -302,7 +302,7 @@ def rewire(graph: Graph, name: str, attributes: Mapping[str, Any] | None = None,
 
 def test_the_graph_that_the_others_break_is_one_that_changes() -> None:
     graph = plain(attention(), "attention")
-    assert counts(keep_statistics(graph), "S_rows", "normalize", "dS", "center") == (1, 1, 0, 1)
+    assert counts(keep_softmax_statistics(graph), "S_rows", "normalize", "dS", "center") == (1, 1, 0, 1)
 
 
 def test_of_an_o_that_the_backward_pass_does_not_have() -> None:
@@ -333,7 +333,7 @@ def test_of_what_mixes_rows() -> None:
 
 def test_of_what_is_not_linear() -> None:
     graph = attention(lambda P, block: gi.activation(P, kind="relu"))
-    check_untouched(optimised(graph, "attention", without=["keep_slopes", "fuse", "overlap"]))
+    check_untouched(run_pipeline(graph, "attention", without=["keep_slopes", "fuse", "overlap"]))
 
 
 def test_of_a_sum_that_ranks_have_yet_to_form() -> None:
@@ -381,7 +381,7 @@ def test_of_another_mask() -> None:
 
         return rewire(graph, "layer0/mha/dAS", m=mask)
 
-    assert counts(keep_statistics(draw(key, 0.2)), "dS", "center") == (0, 1)
+    assert counts(keep_softmax_statistics(draw(key, 0.2)), "dS", "center") == (0, 1)
     check_untouched(draw(key + 100, 0.2))
     check_untouched(draw(key, 0.3))
     check_untouched(rewire(graph, "layer0/mha/dAS", {"p": 0.3}))
@@ -390,14 +390,16 @@ def test_of_another_mask() -> None:
 def test_of_another_gradient_of_o() -> None:
     """dV may be made of what it likes; dP decides."""
     graph = plain(attention(), "attention")
-    kept = keep_statistics(rewire(graph, "dP", dY=lambda builder, copies: gi.scale(copies[graph["dO"]], by=2.0)))
+    kept = keep_softmax_statistics(
+        rewire(graph, "dP", dY=lambda builder, copies: gi.scale(copies[graph["dO"]], by=2.0))
+    )
     c = maker(kept, "dZ.dot")
     assert [maker(kept, c.inputs[1]).operator.key, c.inputs[0].name] == ["scale", "O"]
 
 
 def test_a_forward_graph_is_left_alone() -> None:
     graph = gi.models.transformer(1)
-    assert keep_statistics(graph) is graph
+    assert keep_softmax_statistics(graph) is graph
 
 
 # -- what is the same -------------------------------------------------------------------------------------
@@ -405,13 +407,13 @@ def test_a_forward_graph_is_left_alone() -> None:
 
 def test_what_is_made_again_is_the_same() -> None:
     graph = recompute(step(), "attention")
-    same = Same(graph)
+    numbering = ValueNumbering(graph)
     for name in ("A", "Z", "AS", "AS_drop", "AS_drop.m"):
         first, again = graph[f"layer0/mha/{name}"], graph[f"layer0/mha/{name}.again"]
-        assert same.first(again) is first
-        assert list(same.all(again)) == [first, again]
-    assert same.first(graph["layer0/mha/A_out.m"]) is not same.first(graph["layer0/mha/AS_drop.m"])
-    assert same.first(graph["layer0/mha/Q"]) is not same.first(graph["layer0/mha/K"])
+        assert numbering.leader(again) is first
+        assert list(numbering.congruent(again)) == [first, again]
+    assert numbering.leader(graph["layer0/mha/A_out.m"]) is not numbering.leader(graph["layer0/mha/AS_drop.m"])
+    assert numbering.leader(graph["layer0/mha/Q"]) is not numbering.leader(graph["layer0/mha/K"])
 
 
 def test_a_mask_that_is_made_again_alone_is_the_same() -> None:
@@ -423,8 +425,8 @@ def test_a_mask_that_is_made_again_alone_is_the_same() -> None:
     graph = plain(attention(drop, trained="Q K_T"), "masks")
     alone = graph["kept.m.again"]
     assert maker(graph, alone).operator.key == "mask"
-    assert Same(graph).first(alone) is graph["kept.m"]
-    assert counts(keep_statistics(graph), "dS", "center") == (0, 1)
+    assert ValueNumbering(graph).leader(alone) is graph["kept.m"]
+    assert counts(keep_softmax_statistics(graph), "dS", "center") == (0, 1)
 
 
 # -- the operators ----------------------------------------------------------------------------------------
@@ -467,9 +469,9 @@ def test_softmax_with_statistics_over_a_split_dim_makes_the_same_three() -> None
 
 
 def test_it_may_come_before_the_products_are_separated_and_what_is_equal_shared() -> None:
-    """At level full, sharing would make one of the two P again, and all of it one stream."""
+    """At level full, sharing would make one of the two P again, and all of it one node."""
     graph = step()
-    early = share(separate_products(keep_statistics(recompute(graph, "attention"))))
+    early = cse(separate_products(keep_softmax_statistics(recompute(graph, "attention"))))
     assert counts(early, "S_rows", "normalize", "dS", "center") == (1, 1, 0, 1)
     check_same(
         gi.compile(fuse(early), SIZES, backend="numpy", recompute="nothing")(*arguments(graph)),

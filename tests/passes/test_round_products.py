@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.passes import autodiff, mixed_precision, optimised, prune, round_products, separate_products, shard, unfuse
+from graphir.passes import (
+    autodiff,
+    dce,
+    mixed_precision,
+    round_products,
+    run_pipeline,
+    separate_products,
+    shard,
+    unfuse,
+)
 
 pytest.importorskip("ml_dtypes")
 
@@ -97,7 +106,7 @@ def test_a_graph_of_one_precision_is_left_alone() -> None:
 
 def test_pending_sums_stay_wide() -> None:
     """A row-parallel product is rounded when its sum is formed, not before."""
-    sharded = shard(prune(step()), gi.Mesh(tp=2), "megatron", SIZES)
+    sharded = shard(dce(step()), gi.Mesh(tp=2), "megatron", SIZES)
     graph = gi.verify(round_products(separate_products(sharded)))
     added_up = [value.dtype for node in graph.nodes if node.operator.key == "AR" for value in node.inputs]
     assert len(added_up) == 8
@@ -106,6 +115,6 @@ def test_pending_sums_stay_wide() -> None:
 
 def test_it_is_one_of_the_optimising_passes() -> None:
     graph = step()
-    with_, without = optimised(graph), optimised(graph, without=["round_products"])
+    with_, without = run_pipeline(graph), run_pipeline(graph, without=["round_products"])
     kinds = [[node.operator.key for node in unfuse(each).nodes].count("cast") for each in (with_, without)]
     assert kinds[0] < kinds[1]

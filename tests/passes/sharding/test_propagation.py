@@ -8,7 +8,7 @@ import graphir as gi
 from graphir.ir.graph import Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.passes import autodiff, optimize, shard
-from graphir.passes.sharding.claims import Claimed, Placement, Situation, place
+from graphir.passes.sharding.propagation import Claimed, Placement, Situation, place
 
 B, S, D, F = gi.dims("B S D D_ff")
 

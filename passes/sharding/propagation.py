@@ -1,4 +1,4 @@
-"""Who gets an axis: at a node, factors claim mesh axes, first come, first served.
+"""Propagation of layouts: at a node, the factors of its rule claim mesh axes, first come, first served.
 
 What a node does follows from its *situation* alone: its rule, and the layouts that it sees. A model of many layers
 has few distinct situations, so each is decided once.

@@ -1,4 +1,4 @@
-"""Keeping statistics: the gradient of a softmax, and its result made again, without sums over its rows.
+"""Keeping a softmax's statistics: the gradient of a softmax, and its result made again, without sums over its rows.
 
     P = S(Z)                 P, top, s = S(Z)                   each row's maximum and Σ exp(Z − top) are kept
     P.again = S(Z.again)     P.again = exp(Z.again − top) / s
@@ -12,17 +12,16 @@ again, and one pass over them is enough; with P = S(Z) and dS it would take two,
 L is read off declarations: casts, and nodes with their d-nodes, which read the same beside, of operators that are
 linear in an operand and make rows of rows; the last is a product, which shortens them. Results are the same to
 rounding; where what is had of O is narrower than P, to its.
+In attention c is the D of FlashAttention (Dao et al., 2022).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from graphir.ir.analysis import contracted
-from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.gradient import GradientContext
 from graphir.ir.graph import BACKWARD, Graph, Node
@@ -30,15 +29,22 @@ from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.operators.cast import cast_to
 from graphir.operators.split_vocabulary import row_dot
-from graphir.passes.same import Same
+from graphir.passes.patterns import Pattern, cast, operands, product, readers, results, view
+from graphir.passes.rewrite import Rewriter
+from graphir.passes.value_numbering import ValueNumbering
 
 
 @without_collector
-def keep_statistics(graph: Graph) -> Graph:
+def keep_softmax_statistics(graph: Graph) -> Graph:
     """The graph with softmax's gradient given its rows' inner products, and statistics kept for what is made again.
 
+        O = matmul(P, V)                       O = matmul(P, V)
+        dP = dMatmul(V, dO) {only=("dX",)}     dP = dMatmul(V, dO) {only=("dX",)}
+                                               dZ.dot = row_dot(O, dO)
+        dZ = dS(P, dP)                         dZ = center(P, dP, dZ.dot)
+
     It comes after `recompute`. Where O is made again of the very P that the gradient reads, the gradient gets a P of
-    its own, for c, and so O, has to be there before; `share` would undo that, so it comes before. Of 16-bit scores no
+    its own, for c, and so O, has to be there before; `cse` would undo that, so it comes before. Of 16-bit scores no
     sums are kept, which would be rounded to 16 bits; those, and all that is not as above, stay as they are.
     """
     plan = _Plan(graph)
@@ -46,6 +52,10 @@ def keep_statistics(graph: Graph) -> Graph:
 
 
 # -- finding ----------------------------------------------------------------------------------------------
+
+_relays = view | cast
+#: A view that keeps every element once.
+_invertible = Pattern(lambda node: node.operator.inverse is not None)
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,13 @@ class _Plan:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.same = graph, Same(graph)
+        self.graph, self.numbering = graph, ValueNumbering(graph)
         self._index = {node: position for position, node in enumerate(graph.nodes)}
         #: Who reads a value or one that is the same.
         self._readers: dict[Value, dict[Node, None]] = {}
         for node in graph.nodes:
             for value in node.inputs:
-                self._readers.setdefault(self.same.first(value), {})[node] = None
+                self._readers.setdefault(self.numbering.leader(value), {})[node] = None
         self.dots: dict[Node, _Dot] = {}
         self.own: set[Node] = set()
         self.keeps: dict[Node, Node] = {}
@@ -104,11 +114,11 @@ class _Plan:
         if DTYPES[P.dtype] < DTYPES["float32"]:
             return None
         found = self._other_side(P, dP)
-        while found is not None and not contracted(found.node):
+        while found is not None and not product(found.node):
             found = self._other_side(found.result, found.gradient)
         if found is None or not (_is_settled(P, dP) and _is_settled(found.result, found.gradient)):
             return None
-        for each in self.same.all(found.result):
+        for each in self.numbering.congruent(found.result):
             held = self._held(each, self._index[found.d_node])
             if held is not None:
                 return _Dot(self.graph.producers[each], *held, found.gradient, found.d_node)
@@ -117,7 +127,7 @@ class _Plan:
     def _other_side(self, X: Value, dX: Value) -> _Sides | None:
         """Other rows with the inner product of these."""
         d_node = self.graph.producers.get(dX)
-        while d_node is not None and d_node.operator.retypes:
+        while d_node is not None and cast(d_node):
             dX = d_node.inputs[0]
             d_node = self.graph.producers.get(dX)
         if d_node is None:
@@ -127,12 +137,12 @@ class _Plan:
 
     def _readers_of(self, X: Value) -> Iterator[tuple[Node, Value]]:
         """The nodes that read X or a cast of it, or what is the same, with what they read."""
-        frontier = [self.same.first(X)]
+        frontier = [self.numbering.leader(X)]
         while frontier:
             each = frontier.pop()
             for node in self._readers.get(each, ()):
-                if node.operator.retypes:
-                    frontier.append(self.same.first(node.outputs[0]))
+                if cast(node):
+                    frontier.append(self.numbering.leader(node.outputs[0]))
                 else:
                     yield node, each
 
@@ -140,22 +150,21 @@ class _Plan:
         """The sides, if `node` makes rows of rows X, linear in them, and dX is what `d_node` makes as its d-node."""
         rule, d_rule = node.inference.rule, d_node.inference.rule
         made = d_rule.outputs[d_node.outputs.index(dX)].name
-        operands = {f"d{operand.name}": operand for operand in rule.inputs}
-        if d_node.operator.d_operator_of is not node.operator or made not in operands:
+        of = {f"d{operand.name}": operand for operand in rule.inputs}
+        if d_node.operator.d_operator_of is not node.operator or made not in of:
             return None
-        operand, results = operands[made], {f"d{result.name}": result for result in rule.outputs}
-        values = dict(zip((o.name for o in (*rule.inputs, *rule.outputs)), (*node.inputs, *node.outputs), strict=True))
-        if operand.name not in node.operator.linear or self.same.first(values[operand.name]) is not X:
+        operand, upstream = of[made], {f"d{result.name}": result for result in rule.outputs}
+        values = operands(node) | results(node)
+        if operand.name not in node.operator.linear or self.numbering.leader(values[operand.name]) is not X:
             return None
         needed = d_node.operator.dependencies(d_rule, (made,))
-        names = [each.name for each in d_rule.inputs]
-        read = {name: value for name, value in zip(names, d_node.inputs, strict=True) if name in needed}
-        arrived = [name for name in read if name in results]
+        read = {name: value for name, value in operands(d_node).items() if name in needed}
+        arrived = [name for name in read if name in upstream]
         if len(arrived) != 1 or not _alike(node, d_node):
             return None
-        dY, result = read.pop(arrived[0]), results[arrived[0]]
+        dY, result = read.pop(arrived[0]), upstream[arrived[0]]
         rows, result_rows = ([axis.factors for axis in each.axes[:-1]] for each in (operand, result))
-        same = all(self.same.first(values[name]) is self.same.first(value) for name, value in read.items())
+        same = all(self.numbering.leader(values[name]) is self.numbering.leader(value) for name, value in read.items())
         return _Sides(node, d_node, values[result.name], dY) if same and rows == result_rows else None
 
     def _held(self, value: Value, before: int) -> tuple[Value, tuple[Node, ...]] | None:
@@ -166,15 +175,13 @@ class _Plan:
         maker = self.graph.producers.get(value)
         if maker is not None and self._index[maker] >= before:
             return None
-        readers = [node for node, _ in self.graph.uses[value]]
-        late = [reader.operator for reader in readers if reader.meta.phase == BACKWARD]
-        if any(not (operator.view or operator.retypes) for operator in late):
+        found = readers(self.graph, value)
+        if any(reader.meta.phase == BACKWARD and not _relays(reader) for reader in found):
             return value, ()
-        views = [reader for reader in readers if reader.operator.inverse is not None]
-        for reader in (*views, *(reader for reader in readers if reader.operator.retypes)):
-            found = self._held(reader.outputs[0], before)
-            if found is not None:
-                return found[0], (reader, *found[1]) if reader.operator.view else found[1]
+        for reader in (*filter(_invertible, found), *filter(cast, found)):
+            held = self._held(reader.outputs[0], before)
+            if held is not None:
+                return held[0], (reader, *held[1]) if view(reader) else held[1]
         return None
 
     def _keep(self, maker: Node | None, dot: _Dot) -> None:
@@ -186,7 +193,7 @@ class _Plan:
             self.own |= scores
             self.keeps[maker] = maker
             return
-        first = self.graph.producers[self.same.first(maker.outputs[0])]
+        first = self.graph.producers[self.numbering.leader(maker.outputs[0])]
         if first is not maker:
             self.keeps[maker] = first
 
@@ -202,7 +209,7 @@ class _Plan:
             is_new = node is not None and node not in found and node.meta.phase == BACKWARD
             if node is not None and is_new and Counter(node.outputs[0].shape) == dims:
                 found.add(node)
-                if not contracted(node):
+                if not product(node):
                     frontier.extend(node.inputs)
         return found if maker in found else set()
 
@@ -222,11 +229,12 @@ def _is_settled(X: Value, dX: Value) -> bool:
 # -- rewriting --------------------------------------------------------------------------------------------
 
 
-class _Keeping:
+class _Keeping(Rewriter):
     def __init__(self, graph: Graph, plan: _Plan) -> None:
-        self.graph, self.plan = graph, plan
-        self.builder = Builder(graph.name, mesh=graph.mesh)
-        self.copies = self.builder.copy_arguments(graph)
+        super().__init__(graph)
+        self.plan = plan
+        self.keeping = frozenset(plan.keeps.values())
+        self.taken = {dot.taken: dot for dot in plan.dots.values()}
         #: Maximum and sum of the rows, by who keeps them.
         self.statistics: dict[Node, tuple[Value, Value]] = {}
         #: What the gradients have for themselves of what `plan.own` makes.
@@ -234,81 +242,65 @@ class _Keeping:
         #: Who has to do with O only, and reads what it is made of.
         self.inside = plan.own | {dot.maker for dot in plan.dots.values()}
 
-    def run(self) -> Graph:
-        keeping = set(self.plan.keeps.values())
-        taken = {dot.taken: dot for dot in self.plan.dots.values()}
-        for node in self.graph.nodes:
-            if node in taken:
-                # Scores come before what is made of dO: in the order in which the forward pass has them.
-                self._read(taken[node].maker.inputs[0])
-            if node in keeping:
-                self._emit_keeping(node)
-            elif node in self.plan.keeps:
-                self.copies[node.outputs[0]] = self._emit_again(node, self.copies[node.inputs[0]], node.name)
-            elif node in self.plan.dots:
-                self._emit_given(node, self.plan.dots[node])
-            else:
-                self._copy(node)
-        self.builder.copy_aliases(self.graph, self.copies)
-        return self.builder.build(*(self.copies[value] for value in self.graph.outputs))
+    def visit(self, node: Node) -> Sequence[Value]:
+        if node in self.taken:
+            # Scores come before what is made of dO: in the order in which the forward pass has them.
+            self._read(self.taken[node].maker.inputs[0])
+        if node in self.keeping:
+            return self._keep(node)
+        if node in self.plan.keeps:
+            return self._make_again(node, self.new[node.inputs[0]], node.name)
+        if node in self.plan.dots:
+            return self._give(node, self.plan.dots[node])
+        return self.copy(node, [self.new[value] if node in self.inside else self._read(value) for value in node.inputs])
 
-    def _emit_keeping(self, node: Node) -> None:
+    def _keep(self, node: Node) -> Sequence[Value]:
         """The softmax, with its statistics."""
-        operator, P = node.operator.with_statistics, node.outputs[0]
+        operator = node.operator.with_statistics
         assert operator is not None
-        operands = [self.copies[value] for value in node.inputs]
-        made = self.builder.emit(operator, operands, operator.normalize(node.attributes), [f"/{P.name}"], node.meta)
-        self.copies[P], *rest = made
-        self.statistics[node] = (rest[0], rest[1])
+        P, top, s = self.replace(node, operator, self.operands(node), node.attributes)
+        self.statistics[node] = top, s
+        return [P]
 
-    def _emit_again(self, node: Node, Z: Value, name: str) -> Value:
+    def _make_again(self, node: Node, Z: Value, name: str) -> Sequence[Value]:
         """What the softmax `node` makes, of Z and the statistics kept for it."""
         operator = node.operator.from_statistics
         assert operator is not None
-        operands = (Z, *self.statistics[self.plan.keeps[node]])
-        return self.builder.emit(operator, operands, operator.normalize({}), [f"/{name}"], node.meta)[0]
+        return self.replace(node, operator, (Z, *self.statistics[self.plan.keeps[node]]), names=[name])
 
-    def _emit_given(self, node: Node, dot: _Dot) -> None:
+    def _give(self, node: Node, dot: _Dot) -> Sequence[Value]:
         """dS, given inner products."""
-        operator, meta, (dZ,) = node.operator.given_dot, node.meta, node.outputs
+        operator = node.operator.given_dot
         assert operator is not None
         P, dP = map(self._read, node.inputs)
-        why = f"its rows' inner product is that of {dot.maker.name} and its gradient"
-        with self.builder.context(scope=meta.scope, phase=meta.phase, of=meta.of, at=meta.at, why=why):
-            pair = [cast_to(each, P.dtype) for each in (self._undone(dot), self.copies[dot.gradient])]
-            c = row_dot(*pair, name=f"/{self.builder.free_name(f'{dZ.name}.dot')}")
-        (self.copies[dZ],) = self.builder.emit(operator, [P, dP, c], operator.normalize({}), [f"/{dZ.name}"], meta)
+        with self.beside(node, f"its rows' inner product is that of {dot.maker.name} and its gradient"):
+            pair = [cast_to(each, P.dtype) for each in (self._undone(dot), self.new[dot.gradient])]
+            c = row_dot(*pair, name=f"/{self.builder.free_name(f'{node.name}.dot')}")
+        return self.replace(node, operator, [P, dP, c])
 
     def _undone(self, dot: _Dot) -> Value:
         """O as a view of what is held: a view that only rearranges is undone by its gradient."""
-        value = self.copies[dot.held]
-        for view in reversed(dot.views):
-            name = f"/{self.builder.free_name(f'{view.inputs[0].name}.held')}"
-            of = (view.inference, view.inputs, view.outputs, view.attributes)
-            (found,) = view.operator.differentiate(GradientContext(*of, (value,), (name,)))
+        value = self.new[dot.held]
+        for node in reversed(dot.views):
+            name = f"/{self.builder.free_name(f'{node.inputs[0].name}.held')}"
+            of = (node.inference, node.inputs, node.outputs, node.attributes)
+            (found,) = node.operator.differentiate(GradientContext(*of, (value,), (name,)))
             assert found is not None
             value = found
         return value
-
-    def _copy(self, node: Node) -> None:
-        """A copy of `node`; if it reads what is the gradients' own, of that."""
-        operands = [self.copies[value] if node in self.inside else self._read(value) for value in node.inputs]
-        outputs = [(value.name, value.type) for value in node.outputs]
-        made = self.builder.declare(node.operator, operands, node.attributes, outputs, node.meta)
-        self.copies.update(zip(node.outputs, made.outputs, strict=True))
 
     def _read(self, value: Value) -> Value:
         """What a node that has nothing to do with O reads for `value`."""
         node = self.graph.producers.get(value)
         if node not in self.plan.own:
-            return self.copies[value]
+            return self.new[value]
         if value not in self.own:
             assert node is not None
             operands = [self._read(each) for each in node.inputs]
             names = [self.builder.free_name(each.name) for each in node.outputs]
             if node in self.plan.keeps:
-                made: tuple[Value, ...] = (self._emit_again(node, operands[0], names[0]),)
+                made = self._make_again(node, operands[0], names[0])
             else:
-                made = self.builder.emit(node.operator, operands, node.attributes, [f"/{n}" for n in names], node.meta)
+                made = self.replace(node, node.operator, operands, node.attributes, names=names)
             self.own.update(zip(node.outputs, made, strict=True))
         return self.own[value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import graphir as gi
-from graphir.passes import autodiff, lower, optimize, share
+from graphir.passes import autodiff, cse, lower, optimize
 
 B, D = gi.dims("B D")
 
@@ -19,7 +19,7 @@ def test_what_is_computed_twice_is_computed_once():
     X = block.input("X", (B, D))
     first, second = gi.softmax(X, name="P"), gi.softmax(X, name="P_again")
     graph = block.build(gi.add(gi.activation(first, kind="relu"), gi.activation(second, kind="relu"), name="Y"))
-    shared = gi.verify(share(graph))
+    shared = gi.verify(cse(graph))
     assert keys(shared) == ["S", "GL", "add"]
     given = {"X": np.ones((2, 3), "float32")}
     sizes = {"B": 2, "D": 3}
@@ -30,22 +30,22 @@ def test_other_attributes_are_another_computation():
     block = gi.Builder("masks")
     X, seed, step = block.input("X", (D,)), block.input("seed", (), "int64"), block.input("step", (), "int64")
     graph = block.build(gi.add(gi.dropout(X, seed, step, p=0.5), gi.dropout(X, seed, step, p=0.5)))
-    assert keys(share(graph)) == ["DO", "DO", "add"]  # each node has a key of its own
+    assert keys(cse(graph)) == ["DO", "DO", "add"]  # each node has a key of its own
 
 
 def test_outputs_and_updates_keep_their_own():
     block = gi.Builder("outputs")
     X = block.input("X", (D,))
     graph = block.build(gi.exponential(X, name="Y"), gi.exponential(X, name="Z"))
-    assert [value.name for value in share(graph).outputs] == ["Y", "Z"]
+    assert [value.name for value in cse(graph).outputs] == ["Y", "Z"]
     step = optimize(autodiff(gi.models.transformer(layers=1)))
-    assert len(share(step).updates) == len(step.updates)
+    assert len(cse(step).updates) == len(step.updates)
 
 
 def test_the_loss_and_decoding_share_their_probabilities():
     graph = lower(gi.models.transformer(layers=1))
     assert keys(graph).count("S") == 3
-    shared = share(graph)
+    shared = cse(graph)
     assert keys(shared).count("S") == 2
     assert {node.operator.key for node, _ in shared.uses[shared["output/P"]]} == {"ARG", "CEP"}
     sizes = {"B": 2, "S": 4, "D": 8, "N_H": 2, "D_ff": 8, "V": 5}

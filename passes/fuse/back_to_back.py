@@ -1,27 +1,27 @@
-"""Streams: what lies between two batched contractions, attention's core, made and used up tile by tile.
+"""Back-to-back products: two batched ones with what lies between, attention's core, made and used up tile by tile.
 
 Q • Kᵀ makes [B, N_H, S, S] out of [B, N_H, S, D_h]; scale, mask, softmax and dropout keep that shape; • V takes it
-back. A contraction that makes such a value, one that takes it back and all between are one stream. Backward is
-another: dA_out • Vᵀ makes the shape, and dQ, dK, dV are what takes it back.
+back. A product that makes such a value, one that takes it back and all between are one unit. Backward is another:
+dA_out • Vᵀ makes the shape, and dQ, dK, dV are what takes it back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
 from graphir.ir.tiling import most_rows
 from graphir.ir.value import Value
 from graphir.passes.fuse.units import Flow, Unit
+from graphir.passes.patterns import Pattern, collective, product, single
 
 
-def find_streams(flow: Flow) -> list[Unit]:
-    """The streams of a graph, each of one phase; none shares a node with another."""
-    #: For each node of a stream, the stream's first contraction.
+def find_back_to_back(flow: Flow) -> list[Unit]:
+    """The back-to-back products of a graph, each of one phase; none shares a node with another."""
+    #: For each node that is found, the product that its unit begins with.
     first: dict[Node, Node] = {}
     found: dict[Node, set[Node]] = {}
-    for node in filter(_is_batched, flow.nodes):
+    for node in filter(_batched, flow.nodes):
         members = _Search(node, flow).run()
         joined = {first[member]: None for member in sorted(members & first.keys(), key=flow.index.__getitem__)}
         for other in joined:
@@ -34,12 +34,15 @@ def find_streams(flow: Flow) -> list[Unit]:
     return [unit for unit in units if unit is not None]
 
 
-def _is_batched(node: Node) -> bool:
-    """Whether it is a contraction of which every operand has a part for each index of some factor."""
-    if len(node.outputs) != 1 or not contracted(node):
-        return False
+def _shared_factors(node: Node) -> set[str]:
+    """The factors of the result that every operand has, too."""
     rule = node.inference.rule
-    return bool(set(rule.outputs[0].factors).intersection(*(operand.factors for operand in rule.inputs)))
+    return set(rule.outputs[0].factors).intersection(*(operand.factors for operand in rule.inputs))
+
+
+#: A product of which every operand has a part for each index of some factor.
+_batched = single & product & Pattern(_shared_factors)
+_passes_on = ~(product | collective)
 
 
 class _Search:
@@ -52,7 +55,7 @@ class _Search:
         self.frontier = [first.outputs[0]]
 
     def run(self) -> set[Node]:
-        """The stream's nodes; none if nothing takes the value back."""
+        """The unit's nodes; none if nothing takes the value back."""
         taken_back = False
         seen = set[Value]()
         while self.frontier:
@@ -66,7 +69,7 @@ class _Search:
                 if self._takes_back(reader):
                     self.members.add(reader)
                     taken_back = True
-                elif self._passes_on(reader) and self._is_large(reader.outputs[0]):
+                elif _passes_on(reader) and self._is_large(reader.outputs[0]):
                     self._take(reader)
         return self.members if taken_back else set()
 
@@ -81,7 +84,7 @@ class _Search:
             if maker.meta.phase != self.phase:
                 # Stored by another phase; who else takes it, or what came with it, back may as well do it now.
                 self.frontier.extend(filter(self._is_large, maker.outputs))
-            elif self._passes_on(maker):
+            elif _passes_on(maker):
                 # Made along with the rest: a dropout mask.
                 self._take(maker)
 
@@ -89,10 +92,7 @@ class _Search:
         return Counter(value.shape) == self.dims
 
     def _takes_back(self, node: Node) -> bool:
-        return _is_batched(node) and not self._is_large(node.outputs[0])
-
-    def _passes_on(self, node: Node) -> bool:
-        return not contracted(node) and node.operator.relayout is None
+        return _batched(node) and not self._is_large(node.outputs[0])
 
 
 def _tiled(nodes: list[Node], start: Node, flow: Flow) -> Unit | None:
