@@ -122,7 +122,8 @@ def train(
     StoppedError if a signal ended the run, and its last step was lost.
     """
     # Who says which ranks run here. One process speaks and writes for all.
-    communicator = communicator_for(config.check().mesh(), ranks, backend=backend)
+    config = config.check()
+    communicator = communicator_for(config.mesh(), ranks, backend=backend)
     if resume:
         find_checkpoint(Path(out))  # where there is none, no folder is made
     with RunFolder(Path(out), communicator.leads) as folder:

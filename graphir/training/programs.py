@@ -26,7 +26,7 @@ def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
 
 def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
     """The model with its loss, in the configuration's precision."""
-    model = transformer(**config.model_options(), dropout=dropout, decode=None, padded=padded)
+    model = transformer(**config.model_options(dropout=dropout), decode=None, padded=padded)
     return mixed_precision(model, config.stored_precision, config.results)
 
 

@@ -111,7 +111,7 @@ def test_the_validation_loss_is_the_mean_over_tokens_without_dropout(small, tmp_
 
     def losses(dropout):
         """For each batch the sum of its valid tokens' losses, and their number."""
-        graph = transformer(**config.model_options(), dropout=dropout, decode=None)
+        graph = transformer(**config.model_options(dropout=dropout), decode=None)
         model = compile(graph, {**saved.sizes}, fetch=["output/L_tok"])
         parameters = {value.name: saved.arrays[value.name] for value in graph.parameters}
         for T, Y in validation_batches(corpus.validation, config.batch, config.sequence, 0):
@@ -202,7 +202,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_again(smal
     [
         ({"layers": 0}, "--layers must be at least 1, not 0"),
         ({"batch": 2.0}, "--batch must be int, not 2.0"),
-        ({"dropout": 1.0}, "--dropout must be less than 1, not 1.0"),
+        ({"dropout": 1.0}, "--dropout must be at most 0.99, not 1.0"),
         ({"learning_rate": 0.0}, "--learning-rate must be greater than 0, not 0.0"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, not nan"),
         ({"activation": "tanh"}, "--activation 'tanh' is none of gelu, gelu_tanh, relu, silu"),
