@@ -65,18 +65,9 @@ class Machine:
         return cls(identity(), versions(), {})
 
     @classmethod
-    def of(cls, backend: str, threads: int | None = None, kernels: str | None = None) -> Machine:
-        """Of a backend of `gi.compile`, with these options of it; DeviceError where it needs a GPU and has none."""
-        if backend == "cupy":
-            from graphir.backends.cupy.device import device_properties
-
-            device = device_properties()
-            software = {"CuPy": device.cupy, "CUDA": str(device.runtime)}
-            return cls(f"{identity()} {device}", versions() | software, {"GPU": device.name})
-        from graphir.backends.numpy.threads import default_threads
-
-        packages = ("numba",) if kernels == "numba" else ()
-        return cls(identity(), versions(*packages), arithmetic() | {"threads": str(threads or default_threads())})
+    def of_processor(cls, threads: int, *packages: str) -> Machine:
+        """What this processor computes with on so many threads, by NumPy and these packages."""
+        return cls(identity(), versions(*packages), arithmetic() | {"threads": str(threads)})
 
 
 __all__ = ["Machine", "identity", "versions"]

@@ -6,16 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphir.checking.options import SettingOptions
-from graphir.cli.options import GroupedCommand, GroupedOption, all_declared, backend_option, given
+from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
-from graphir.compiler import KERNELS
 from graphir.errors import ConfigError, GraphirError
 from graphir.models.sizes import DIMS, VOCABULARY, Sizes
 from graphir.options import options_of
@@ -55,9 +53,6 @@ def setting_of(options: Mapping[str, Any]) -> Setting:
     return Setting(mesh=mesh, sizes=sizes, **{name: options[name] for name in options_of(SettingOptions)})
 
 
-_parallel = partial(click.option, cls=GroupedOption, group="Parallel")
-
-
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
 @setting_options
 @click.option("--inject", is_flag=True, help="Put faults in, one after the other, and count who finds them.")
@@ -66,8 +61,7 @@ _parallel = partial(click.option, cls=GroupedOption, group="Parallel")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @ranks_option("Parallel")
 @backend_option("Parallel")
-@_parallel("--threads", type=click.IntRange(1), help="How many threads work.  [default: one for each processor]")
-@_parallel("--kernels", type=click.Choice(KERNELS), help="What computes between products.  [default: numpy]")
+@backend_options("threads", "kernels", group="Parallel")
 @click.pass_context
 def check(
     context: click.Context,
@@ -103,7 +97,7 @@ def check(
     ranks, leads = start_ranks(ranks, backend)
     if ranks != "simulated" and (inject or folder is not None):
         raise click.UsageError("--inject and --dump need no ranks but simulated ones; start them without mpiexec")
-    if (backend, threads, kernels) != ("numpy", None, None) and (inject or folder is not None):
+    if given(context) & {"backend", "threads", "kernels"} and (inject or folder is not None):
         raise click.UsageError(
             "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
             "--kernels"

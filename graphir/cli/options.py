@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -11,6 +12,9 @@ from graphir.models.sizes import Sizes
 from graphir.models.transformer import Architecture
 from graphir.options import Option, flag, options_of
 from graphir.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from graphir.backends.registry import Backend
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -86,15 +90,37 @@ def config_options(only: Collection[str] | None = None) -> Decorator:
 
 def backend_option(group: str = _OTHERS) -> Decorator:
     """A decorator that adds the option `--backend`."""
+    offered = offered_backends()
     return click.option(
         "--backend",
         cls=GroupedOption,
         group=group,
-        type=click.Choice(["numpy", "cupy"]),
-        default="numpy",
+        type=click.Choice([each.name for each in offered]),
+        default=offered[0].name,
         show_default=True,
-        help="What computes: the processor, by NumPy, or an NVIDIA GPU, by CuPy.",
+        help=f"What computes: {', or '.join(each.help for each in offered)}.",
     )
+
+
+def backend_options(*names: str, group: str = _OTHERS) -> Decorator:
+    """A decorator that adds these options of backends, each as the first that has it declares it; none has a default.
+
+    What is not given is left to the backend, which may have no such option.
+    """
+    entries = [each.options for each in offered_backends()]
+    found = {name: next(options[name] for options in entries if name in options) for name in names}
+    shown = {
+        name: each if each.default is None else replace(each, help=f"{each.help}  [default: {each.default}]")
+        for name, each in found.items()
+    }
+    return all_declared({name: replace(each, default=None, group=group) for name, each in shown.items()})
+
+
+def offered_backends() -> list[Backend]:
+    """Those that the command line lets a user choose from: what runs programs."""
+    from graphir.backends.registry import BACKENDS  # late: not every command computes
+
+    return [each for each in BACKENDS.values() if each.programs]
 
 
 def given(context: click.Context) -> set[str]:

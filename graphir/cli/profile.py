@@ -16,6 +16,7 @@ from graphir.cli.options import (
     SIZE_OPTIONS,
     GroupedCommand,
     GroupedOption,
+    backend_options,
     config_options,
     declared,
 )
@@ -54,7 +55,7 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 @_profile(
     "--by", type=click.Choice(_GROUPINGS), default="node", show_default=True, help="What the rows are put together by."
 )
-@_profile("--threads", type=int, help="How many threads work.  [default: one for each processor]")
+@backend_options("threads", group="Profile")
 @_profile("--repetitions", type=int, default=10, show_default=True, help="Steps that are profiled; medians count.")
 @_profile("--top", type=int, default=20, show_default=True, help="How many rows to show; 0: all.")
 @_profile("--draw", metavar="FILE", help="Draw the blocks of the model as bars, as .png, .svg or .pdf.")
@@ -79,7 +80,6 @@ def profile(
     from graphir.training.files import write_atomically
 
     for name, number, least in (
-        ("threads", threads, 1),
         ("repetitions", repetitions, 1),
         ("top", top, 0),
     ):

@@ -24,9 +24,6 @@ RESULTS = ("wide", "narrow")
 TF32 = "tf32"
 #: Where a dynamic loss scale starts.
 DYNAMIC_START = 65536.0
-#: What V_pad is a multiple of where --vocabulary-multiple leaves it to the backend, 1 on all others. Tensor cores want
-#: rows that start at multiples of 16 bytes; 64 numbers of 16 bits are 128 bytes, a line of a GPU's cache.
-MULTIPLES = {"cupy": 64}
 
 _text, _optimization, _parallel, _output = (
     partial(option, group=group) for group in ("Text", "Optimization", "Parallel", "Output")
@@ -74,7 +71,7 @@ class TrainConfig(Sizes, Architecture, Text):
         None,
         "V_pad: the vocabulary's tensors get rows of zeros up to the next multiple of this, on each rank that shares "
         "them. Tensor cores are fast on rows of whole 16 bytes, which an odd V has not; all numbers stay those of V, "
-        "which is what checkpoints hold.  [default: 1; with --backend cupy 64]",
+        "which is what checkpoints hold.  [default: as the backend likes them, 64 on a GPU]",
         least=1,
         free=True,
         kind=int,
@@ -163,7 +160,9 @@ class TrainConfig(Sizes, Architecture, Text):
 
     def multiple_on(self, backend: str) -> int:
         """What V_pad is a multiple of on this backend. A default is no part of the run: elsewhere it may be another."""
-        return self.vocabulary_multiple or MULTIPLES.get(backend, 1)
+        from graphir.backends.registry import find_backend  # late: a help text needs no backend
+
+        return self.vocabulary_multiple or find_backend(backend).row_multiple
 
     def differentiation_options(self) -> dict[str, Any]:
         """The keywords of `autodiff`: the loss scale that the precision needs."""

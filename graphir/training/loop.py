@@ -18,6 +18,7 @@ import numpy as np
 
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for, require_agreement
+from graphir.backends.registry import find_backend
 from graphir.backends.replicas import Replicas
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
 from graphir.launch import processes_here
@@ -168,7 +169,7 @@ class _Run:
             require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, saved))
         self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
         self.vocabulary = self.parallel.vocabulary
-        free = None if ignore_memory or backend != "numpy" else free_memory()
+        free = None if ignore_memory or find_backend(backend).on_device else free_memory()
         if free is not None and saved is not None:  # what is there already will not be needed again
             free += sum(array.nbytes for array in saved.arrays.values())
         budget = Budget(config, recompute, Plans(self.corpus.vocabulary), free and free // processes_here())

@@ -83,7 +83,8 @@ class Programs:
                 donate=donate,
                 ranks=ranks,
                 backend=backend,
-                precision=TF32 if config.precision == TF32 else "float32",
+                # The backend's own; what else products may read is the graph's.
+                precision=TF32 if config.precision == TF32 else None,
                 recompute=recompute,
                 # Whoever trains asks first whether it fits, validation and checkpoints included, or will not ask.
                 memory=math.inf,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import pytest
@@ -228,7 +227,7 @@ def test_a_run_is_not_overwritten(small, tmp_path):
 def test_a_checkpoint_of_another_configuration_names_every_difference(small, tmp_path):
     train(small, tmp_path / "run")
     other = dataclasses.replace(small, steps=12, schedule_steps=8, width=32, dropout=0.1, validate_every=1)
-    message = re.escape("is of another configuration: --width 32, not 16; ")
+    message = "is of another configuration: .*--width 32, not 16; "
     with pytest.raises(CheckpointError, match=message) as raised:
         train(other, tmp_path / "run", resume=True)
     assert "--dropout 0.1, not 0.2" in str(raised.value)
