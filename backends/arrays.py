@@ -5,7 +5,6 @@ Nothing here loads an array module beside NumPy: who has an array of another has
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from graphir.backends.registry import BACKENDS, Backend
 def module_of(array: Any) -> Any:
     """`xp`, the array module of `array`: that of its device's backend, or NumPy, as of bare numbers, too."""
     holder = holder_of(array)
-    return np if holder is None else sys.modules[holder.library]
+    return np if holder is None else holder.array_module()
 
 
 def holder_of(array: Any) -> Backend | None:

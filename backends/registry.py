@@ -62,8 +62,8 @@ class Backend:
     recompute     the level of recomputation, unless somebody asks for another
     programs      whether it runs programs, whose memory is planned and which can be proved
     on_device     whether it computes on a device, with memory of its own and arithmetic to spare
-    library       the package that its arrays are of
-    array_module  that package's module, for the interpreter to compute with; DeviceError where there is no device
+    library       the package that the type of its arrays is of
+    array_module  the module by which they are computed with, `xp`; DeviceError where there is no device
     row_multiple  how many numbers the rows of a vocabulary's tensors should be a multiple of
     """
 

@@ -72,7 +72,7 @@ def compile(
     """
     from graphir.backends.capacity import require_room
     from graphir.backends.communicator import communicator_for
-    from graphir.backends.plan import plan_complete
+    from graphir.backends.plan import plan
     from graphir.backends.registry import Job, find_backend
     from graphir.passes import prune, unfuse
 
@@ -88,7 +88,7 @@ def compile(
         told = {"fetch": fetch, "recompute": levels[0], "memory": memory, "donate": donate, "without": sorted(without)}
         _agree(communicator, entry, graph, complete, chosen, told)
     pruned = prune(graph, fetch)
-    planned = plan_complete(pruned, {name: complete[name] for name in dim_names([pruned.dims]) if name in complete})
+    planned = plan(pruned, {name: complete[name] for name in dim_names([pruned.dims]) if name in complete})
     # A device has memory of its own, and says itself when that does not suffice.
     limited = memory is None and not entry.on_device
     if limited:

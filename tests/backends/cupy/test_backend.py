@@ -410,7 +410,7 @@ OPTIONS = "precision, algorithm, share_replicas, bucket, tiling"
     [
         ({"threads": 2}, f"threads is no option of backend 'cupy', which has {OPTIONS}; it is one of 'numpy'"),
         ({"kernels": "numpy"}, f"kernels is no option of backend 'cupy', which has {OPTIONS}; it is one of 'numpy'"),
-        ({"bucket": 0}, "bucket=0 is for gradients that travel between processes, ranks=\"nccl\", not 'simulated'"),
+        ({"bucket": 0}, "bucket=0 is for gradients that travel between processes, ranks='nccl', not 'simulated'"),
         ({"precision": "fp8"}, "precision 'fp8' is none of float32, tf32"),
     ],
 )
