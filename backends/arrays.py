@@ -5,21 +5,31 @@ Nothing here loads an array module beside NumPy: who has an array of another has
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphir.backends.registry import BACKENDS, Backend
+
 
 def module_of(array: Any) -> Any:
-    """`xp`, the array module of `array`: CuPy of one on a GPU, else NumPy, as of bare numbers."""
-    return sys.modules["cupy"] if is_on_device(array) else np
+    """`xp`, the array module of `array`: that of its device's backend, or NumPy, as of bare numbers, too."""
+    holder = holder_of(array)
+    return np if holder is None else holder.array_module()
+
+
+def holder_of(array: Any) -> Backend | None:
+    """The backend on whose device `array` lies; None of what lies in this machine's memory, or is no array."""
+    library = type(array).__module__.partition(".")[0]
+    if library == "numpy" or not hasattr(array, "dtype"):
+        return None
+    return next((each for each in BACKENDS.values() if each.on_device and each.library == library), None)
 
 
 def is_on_device(array: Any) -> bool:
-    """Whether `array` lies in a GPU's memory."""
-    return type(array).__module__.partition(".")[0] == "cupy" and hasattr(array, "dtype")
+    """Whether `array` lies in the memory of a GPU, or of another device that a backend computes on."""
+    return holder_of(array) is not None
 
 
 def to_numpy(array: Any) -> NDArray[Any]:

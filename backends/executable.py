@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphir.backends.arrays import is_on_device, module_of
+from graphir.backends.arrays import holder_of, is_on_device, module_of
 from graphir.backends.communicator import Communicator, SimulatedCommunicator, Traffic
 from graphir.backends.dtypes import is_float
 from graphir.backends.indices import check_indices
@@ -262,9 +262,11 @@ class Executable:
                 found = array if is_on_device(array) else np.asarray(array)
             except ValueError as error:
                 raise InputError(f"{value.name} {value.type} is no array: {error}") from None
-            if found is array and self.xp is np and is_on_device(array):
+            holder = holder_of(array)
+            if found is array and self.xp is np and holder is not None:
                 raise InputError(
-                    f'{value.name} {value.type} lies on a GPU: hand in its .get(), or compile with backend="cupy"'
+                    f"{value.name} {value.type} lies on a GPU: hand in its .get(), or compile with backend="
+                    f'"{holder.name}"'
                 )
             if found.dtype != value.dtype and not _converts(found, value.dtype):
                 raise InputError(f"{value.name} must be {value.dtype}, not {found.dtype}; convert it on purpose")

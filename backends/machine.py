@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from graphir.backends.blas import find_blas
-from graphir.backends.device import device_properties
 from graphir.launch import find_launch
 from graphir.processor import processor_name
 from graphir.version import __version__
@@ -78,14 +77,9 @@ class Machine:
         return cls(identity(), versions(), {})
 
     @classmethod
-    def of(cls, backend: str, threads: int | None = None, kernels: str | None = None) -> Machine:
-        """Of a backend of `gi.compile`, with these options of it; DeviceError where it needs a GPU and has none."""
-        if backend == "cupy":
-            device = device_properties()
-            software = {"CuPy": device.cupy, "CUDA": str(device.runtime)}
-            return cls(f"{identity()} {device}", versions() | software, {"GPU": device.name})
-        packages = ("numba",) if kernels == "numba" else ()
-        return cls(identity(), versions(*packages), arithmetic() | {"threads": str(threads or default_threads())})
+    def of_processor(cls, threads: int, *packages: str) -> Machine:
+        """What this processor computes with on so many threads, by NumPy and these packages."""
+        return cls(identity(), versions(*packages), arithmetic() | {"threads": str(threads)})
 
 
 __all__ = ["Machine", "default_threads", "identity", "versions"]

@@ -14,7 +14,13 @@ them together and loads the latter two only when called.
 
 from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  before what takes its time to load
 
+from os.path import dirname, isfile, join
 from typing import TYPE_CHECKING, NoReturn
+
+# A checkout without symbolic links, such as a zip that was unpacked on Windows, has small files where the links to
+# `passes` and `backends` should be. The folders themselves lie beside this one, so they are looked for there, too.
+if isfile(join(__path__[0], "passes")):
+    __path__.append(dirname(__path__[0]))
 
 import graphir.ir.pickled  # noqa: F401  says how graphs are pickled
 from graphir import models

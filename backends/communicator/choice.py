@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphir.backends.communicator.interface import Communicator
 from graphir.backends.communicator.simulated import SimulatedCommunicator
+from graphir.backends.registry import find_backend
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 from graphir.launch import RANKS
@@ -14,19 +15,14 @@ def communicator_for(
 ) -> Communicator:
     """What moves blocks between the ranks of `mesh`: `simulated`, which use `algorithm`, or those of `mpi` or `nccl`.
 
-    With `backend`, its blocks have to be where the communicator finds them.
+    With `backend`, its ranks have to be able to be so.
     Errors: ConfigError for an unknown kind or algorithm, for a backend that does not go with it, or if another number
     of processes has been started; MissingDependencyError if there is no MPI or no NCCL; DeviceError without a GPU.
     """
     if ranks not in RANKS:
         raise ConfigError(f"ranks={ranks!r} is unknown; choose from {', '.join(RANKS)}")
-    if ranks == "nccl" and backend not in (None, "cupy"):
-        raise ConfigError(
-            f"ranks='nccl' moves what is on GPUs; backend={backend!r} computes elsewhere: use backend='cupy', "
-            f"or ranks='mpi' under mpiexec"
-        )
-    if ranks == "mpi" and backend == "cupy":
-        raise ConfigError("ranks='mpi' moves NumPy's arrays; backend='cupy' keeps its own on the GPU: use ranks='nccl'")
+    if backend is not None:
+        find_backend(backend).require_ranks(ranks)
     simulated = SimulatedCommunicator(mesh, algorithm)
     if ranks == "simulated":
         return simulated

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import graphir as gi
+from graphir.backends.registry import find_backend
 from graphir.ir.graph import Graph
 from graphir.passes import Optimizer, autodiff, mixed_precision, optimize
-from graphir.training.config import MULTIPLES
 from graphir.training.vocabulary import Vocabulary
 
 #: Layers, and the dims of the model.
@@ -104,7 +104,7 @@ class PaddedProblem(Problem):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.of(SIZES[self.size]["V"], MULTIPLES["cupy"])
+        return Vocabulary.of(SIZES[self.size]["V"], find_backend("cupy").row_multiple)
 
 
 def norm(arrays: Any) -> float:

@@ -13,18 +13,51 @@ report     what was found
 dump       tensors that another program left, and `names`, what they are called here
 faults     what can go wrong, done on purpose, and `campaign`, what was found of it
 why        why each collective is there
+options    what a model that is checked may vary in
 setting    what to check when nobody hands anything in
 """
 
-from graphir.checking.campaign import Campaign, Outcome, inject
-from graphir.checking.compare import Comparison
-from graphir.checking.dump import Dump, assign, check_dump, infer_sizes, read_dump
-from graphir.checking.faults import Fault, FaultyExecutable, faults_of
-from graphir.checking.names import Rule, read_rules
-from graphir.checking.parity import check
-from graphir.checking.report import Departure, Report
-from graphir.checking.setting import Setting, settings
-from graphir.checking.why import Explanation, explain
+from typing import TYPE_CHECKING
+
+from graphir.late import late
+
+if TYPE_CHECKING:
+    from graphir.checking.campaign import Campaign, Outcome, inject
+    from graphir.checking.compare import Comparison
+    from graphir.checking.dump import Dump, assign, check_dump, infer_sizes, read_dump
+    from graphir.checking.faults import Fault, FaultyExecutable, faults_of
+    from graphir.checking.names import Rule, read_rules
+    from graphir.checking.parity import check
+    from graphir.checking.report import Departure, Report
+    from graphir.checking.setting import Setting, settings
+    from graphir.checking.why import Explanation, explain
+
+__getattr__ = late(
+    __name__,
+    {
+        "Campaign": "campaign",
+        "Comparison": "compare",
+        "Departure": "report",
+        "Dump": "dump",
+        "Explanation": "why",
+        "Fault": "faults",
+        "FaultyExecutable": "faults",
+        "Outcome": "campaign",
+        "Report": "report",
+        "Rule": "names",
+        "Setting": "setting",
+        "assign": "dump",
+        "check": "parity",
+        "check_dump": "dump",
+        "explain": "why",
+        "faults_of": "faults",
+        "infer_sizes": "dump",
+        "inject": "campaign",
+        "read_dump": "dump",
+        "read_rules": "names",
+        "settings": "setting",
+    },
+)
 
 __all__ = [
     "Campaign",

@@ -15,6 +15,7 @@ import numpy as np
 
 from graphir.backends import Executable, ExecutionPlan, plan
 from graphir.backends.communicator import communicator_for
+from graphir.backends.registry import find_backend
 from graphir.checking.compare import Comparison, compare
 from graphir.checking.programs import compare_program, compile_program, compile_whole, describe
 from graphir.checking.reference import Reference, make_reference
@@ -35,17 +36,16 @@ def check(
     sizes: Sizes,
     *arguments: Mapping[str, Any],
     backend: str = "numpy",
-    kernels: str | None = None,
-    threads: int | None = None,
     ranks: str = "simulated",
     runner: Runner | None = None,
     reference: Reference | None = None,
     title: str = "",
+    **options: Any,
 ) -> Report:
     """Compares every value of runs of `parallel` with that of `single`, in the order of computation.
 
-    What `gi.compile` makes of `parallel` with `backend`, `kernels`, `threads` and `ranks` is compared, and then what
-    the interpreter makes of it. Only what results are made of is run. What `parallel` makes for no result, though
+    What `gi.compile` makes of `parallel` with `backend`, `ranks` and the backend's `options` is compared, and then
+    what the interpreter makes of it. Only what results are made of is run. What `parallel` makes for no result, though
     `single` does for one, is told. Where each process is one rank, all have to call this; that of rank 0 compares, and
     the others' reports are empty.
 
@@ -54,10 +54,10 @@ def check(
     arguments.
     Errors: ConfigError if the graphs share no value; what planning, compiling and running raise.
     """
-    planned = plan(parallel, sizes)
+    entry, planned = find_backend(backend), plan(parallel, sizes)
     communicator = communicator_for(parallel.mesh, ranks, backend=backend)
     if runner is None:
-        executable = Executable(planned, communicator=communicator, xp=_array_module(backend))
+        executable = Executable(planned, communicator=communicator, xp=entry.array_module())
     else:
         executable = runner(planned)
     if executable.communicator.leads:
@@ -68,10 +68,10 @@ def check(
     interpreted = Report(parallel, sizes, tuple(found.values()), title, unread=_unread(single, parallel))
     if runner is not None:
         return interpreted
-    options = {"backend": backend, "kernels": kernels, "threads": threads, "ranks": ranks}
+    options = {"backend": backend, "ranks": ranks, **options}
     whole = compile_whole(parallel, sizes, **options)
     made = compare_program(whole, reference, *arguments)
-    executor = describe(whole, backend, kernels)
+    executor = describe(whole, entry, options)
     alone = compare_program(compile_program(parallel, sizes, **options), reference, *arguments)
     others = (
         Report(
@@ -80,13 +80,6 @@ def check(
         replace(interpreted, executor="the interpreter", unread=()),
     )
     return replace(interpreted, comparisons=tuple(made.values()), executor=executor, compiled=True, others=others)
-
-
-def _array_module(backend: str) -> Any:
-    """What the interpreter's kernels run on; None for the usual NumPy."""
-    from graphir.backends.device import require_device
-
-    return require_device() if backend == "cupy" else None
 
 
 def _unread(single: Graph, parallel: Graph) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import numpy as np
 from graphir.backends.blocks import split_blocks
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.dtypes import is_float
+from graphir.backends.registry import Backend
 from graphir.checking.compare import Comparison, compare
 from graphir.checking.reference import Reference
 from graphir.ir.builder import Builder
@@ -43,12 +44,13 @@ def compile_whole(graph: Graph, sizes: Sizes, **options: Any) -> CompiledExecuta
     return compile_program(plain, sizes, fetch=[v.name for node in graph.nodes for v in node.outputs], **options)
 
 
-def describe(program: CompiledExecutable, backend: str, kernels: str | None) -> str:
+def describe(program: CompiledExecutable, entry: Backend, options: Mapping[str, Any]) -> str:
     """`compiled for numpy, 2 threads, proved`: what makes one program compute otherwise than another."""
-    parts = [f"compiled for {backend}"]
-    if backend == "numpy":
+    parts = [f"compiled for {entry.name}"]
+    if "threads" in entry.options:
         parts.append(f"{program.threads} thread{'s' * (program.threads > 1)}")
-    if kernels not in (None, "numpy"):
+    kernels = options.get("kernels")
+    if kernels not in (None, entry.name):
         parts.append(f"{kernels}'s kernels")
     if program.proofs:
         parts.append("proved")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from graphir.backends import initialize
+from graphir.checking.options import SettingOptions
 from graphir.ir.dims import resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
@@ -40,7 +41,7 @@ _LOSS_SCALE = 1024.0
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(SettingOptions):
     """A model, its sizes, a mesh and a plan.
 
     A plan's name is that of a ready-made one, a sum of several, or `all`; the usual one is added for axes that it
@@ -49,20 +50,9 @@ class Setting:
     `passes.mixed_precision`; in float16 the loss is scaled.
     """
 
-    layers: int = 2
-    plan: str | Plan | None = None
     mesh: Mesh = Mesh(dp=2, tp=3)  # noqa: RUF009 - immutable
-    dtype: str = "float32"
-    precision: str = "float32"
-    optimizer: str = "adamw"
-    dropout: float = 0.1
-    activation: str = "gelu_tanh"
-    positions: str = "learned"
-    tied: bool = True
-    qkv_bias: bool = True
-    final_norm: bool = True
+    _: KW_ONLY
     sizes: Mapping[str, int] | None = None
-    seed: int = 0
 
     @property
     def title(self) -> str:
@@ -83,8 +73,7 @@ class Setting:
 
     def single(self) -> Graph:
         """The training step on one rank: forward, backward, clipping, update."""
-        names = ("dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
-        model = transformer(self.layers, decode=None, **{name: getattr(self, name) for name in names})
+        model = transformer(**self.model_options(), decode=None)
         model = mixed_precision(model, self.precision)
         scaling: dict[str, Any] = {}
         if self.precision == "float16":

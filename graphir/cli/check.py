@@ -6,99 +6,51 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, backend_option
+from graphir.checking.options import SettingOptions
+from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
-from graphir.compiler import KERNELS
 from graphir.errors import ConfigError, GraphirError
+from graphir.models.sizes import DIMS, VOCABULARY, Sizes
+from graphir.options import options_of
+from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from graphir.checking import Campaign, Outcome, Report, Setting
 
-#: Options that say a size, the dim it is the size of, and what it is.
-_SIZES = {
-    "batch": ("B", "sequences a step"),
-    "sequence": ("S", "tokens a sequence"),
-    "width": ("D", "the width of the model"),
-    "heads": ("N_H", "attention heads"),
-    "feed_forward": ("D_ff", "the width inside an MLP"),
-    "vocabulary": ("V", "tokens in the vocabulary"),
-}
-_AXES = {"dp": "N_DP, ranks that share the batch.", "cp": "Ranks that share the sequence.", "tp": "N_T, ranks a layer."}
 #: The mesh where no axis is named.
 _USUAL = {"dp": 2, "tp": 3}
-_MODEL = (
-    "dtype",
-    "precision",
-    "activation",
-    "positions",
-    "tied",
-    "qkv_bias",
-    "final_norm",
-    "dropout",
-    "optimizer",
-    "seed",
-)
+#: SettingOptions that follow from the mesh, or from a dump, where they are left out: ranks and sizes.
+_OPEN = {
+    name: replace(each, default=None, help=each.help.partition("  [")[0], group=group)
+    for group, options in (
+        ("Parallel", {axis: options_of(TrainConfig)[axis] for axis in ("dp", "cp", "tp")}),
+        ("Model", {**options_of(Sizes), "vocabulary": VOCABULARY}),
+    )
+    for name, each in options.items()
+}
 
 
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that adds the options from which `setting_of` makes a setting."""
-    options: list[tuple[str, str, dict[str, Any]]] = [
-        ("Parallel", f"--{axis}", {"type": click.IntRange(1), "help": text}) for axis, text in _AXES.items()
-    ]
-    options += [
-        ("Parallel", "--plan", {"help": "A plan, or a sum such as data+megatron; the usual one for axes left out."}),
-        ("Model", "--layers", {"type": click.IntRange(1), "default": 2, "help": "L, the number of layers."}),
-    ]
-    options += [
-        ("Model", f"--{name.replace('_', '-')}", {"type": click.IntRange(1), "help": f"{dim}, {text}."})
-        for name, (dim, text) in _SIZES.items()
-    ]
-    choices = {
-        "--dtype": (("float32", "float64"), "The floats of all tensors."),
-        "--precision": (("float32", "bfloat16", "float16"), "What products read; float32: the floats of --dtype."),
-        "--activation": (("gelu", "gelu_tanh", "relu", "silu"), "GL."),
-        "--positions": (("learned", "sinusoidal"), "How places are told apart."),
-        "--optimizer": (("none", "sgd", "adam", "adamw"), "The update; none: forward and backward only."),
-    }
-    defaults = {"--activation": "gelu_tanh", "--optimizer": "adamw"}
-    options += [
-        ("Model", flag, {"type": click.Choice(words), "default": defaults.get(flag, words[0]), "help": text})
-        for flag, (words, text) in choices.items()
-    ]
-    options += [
-        ("Model", "--tied/--untied", {"default": True, "help": "Whether the output projection is Eᵀ."}),
-        ("Model", "--qkv-bias/--no-qkv-bias", {"default": True, "help": "Whether Q, K and V have biases."}),
-        ("Model", "--final-norm/--no-final-norm", {"default": True, "help": "An LN before the output projection."}),
-        ("Model", "--dropout", {"type": click.FloatRange(0, 1, max_open=True), "help": "p.  [default: 0.1]"}),
-        ("Model", "--seed", {"type": click.IntRange(0), "default": 0, "help": "Keys parameters, batch and masks."}),
-    ]
-    for group, flag, keywords in reversed(options):
-        shown = keywords.get("default") is not None
-        function = click.option(flag, cls=GroupedOption, group=group, show_default=shown, **keywords)(function)
-    return function
+    return all_declared({**_OPEN, **options_of(SettingOptions)})(function)
 
 
-def setting_of(options: dict[str, Any]) -> Setting:
+def setting_of(options: Mapping[str, Any]) -> Setting:
     """The setting that the options of `setting_options` ask for."""
     from graphir.checking import Setting
     from graphir.ir.layout import Mesh
 
-    named = {axis: options[axis] for axis in _AXES if options[axis] is not None}
-    mesh = Mesh(named or _USUAL)
-    sizes = {dim: options[name] for name, (dim, _) in _SIZES.items() if options[name] is not None}
-    chosen = {name: options[name] for name in _MODEL if options[name] is not None}
-    return Setting(options["layers"], options["plan"], mesh, sizes=sizes, **chosen)
-
-
-_parallel = partial(click.option, cls=GroupedOption, group="Parallel")
+    told = {name: options[name] for name in _OPEN if options[name] is not None}
+    mesh = Mesh({name: count for name, count in told.items() if name not in DIMS} or _USUAL)
+    sizes = {DIMS[name]: size for name, size in told.items() if name in DIMS}
+    return Setting(mesh=mesh, sizes=sizes, **{name: options[name] for name in options_of(SettingOptions)})
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
@@ -109,9 +61,11 @@ _parallel = partial(click.option, cls=GroupedOption, group="Parallel")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @ranks_option("Parallel")
 @backend_option("Parallel")
-@_parallel("--threads", type=click.IntRange(1), help="How many threads work.  [default: one for each processor]")
-@_parallel("--kernels", type=click.Choice(KERNELS), help="What computes between products.  [default: numpy]")
+@backend_options("threads", "kernels", group="Parallel")
+@click.pass_context
 def check(
+    context: click.Context,
+    /,
     inject: bool,
     folder: str | None,
     rules: str | None,
@@ -143,7 +97,7 @@ def check(
     ranks, leads = start_ranks(ranks, backend)
     if ranks != "simulated" and (inject or folder is not None):
         raise click.UsageError("--inject and --dump need no ranks but simulated ones; start them without mpiexec")
-    if (backend, threads, kernels) != ("numpy", None, None) and (inject or folder is not None):
+    if given(context) & {"backend", "threads", "kernels"} and (inject or folder is not None):
         raise click.UsageError(
             "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
             "--kernels"
@@ -152,7 +106,9 @@ def check(
     if inject:
         return _inject(setting, as_json)
     if folder is not None:
-        report = _check_dump(setting, options, Path(folder), None if rules is None else Path(rules))
+        if "dropout" in given(context) and setting.dropout:
+            raise ConfigError("masks of another program cannot be drawn here; dump a run without dropout")
+        report = _check_dump(setting, Path(folder), None if rules is None else Path(rules))
         return _show([report], as_json)
     found = _check_runs(setting, {"ranks": ranks, "backend": backend, "threads": threads, "kernels": kernels})
     from graphir.backends.communicator import communicator_for
@@ -182,11 +138,9 @@ def _check_runs(setting: Setting, options: Mapping[str, Any]) -> list[Report | s
     return found
 
 
-def _check_dump(setting: Setting, options: dict[str, Any], folder: Path, rules: Path | None) -> Report:
+def _check_dump(setting: Setting, folder: Path, rules: Path | None) -> Report:
     from graphir.checking import assign, check_dump, infer_sizes, read_dump, read_rules
 
-    if options["dropout"]:
-        raise ConfigError("masks of another program cannot be drawn here; dump a run without dropout")
     setting = replace(setting, dropout=0.0, optimizer="none")
     dump = read_dump(folder, setting.mesh)
     mapping = () if rules is None else read_rules(rules)

@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.inspect import recompute_option
-from graphir.cli.options import GroupedCommand, GroupedOption, config_options
+from graphir.cli.inspect import PARALLEL_OPTIONS, recompute_option
+from graphir.cli.options import (
+    MODEL_OPTIONS,
+    SIZE_OPTIONS,
+    GroupedCommand,
+    GroupedOption,
+    config_options,
+    declared,
+)
 from graphir.errors import ConfigError
+from graphir.models.sizes import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +31,8 @@ if TYPE_CHECKING:
     from graphir.training.vocabulary import Vocabulary
 
 _OPTIONS = (
-    *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "precision", "results", "vocabulary_multiple", "optimizer", "clip"),
-    *("dp", "cp", "tp", "plan"),
+    *(*MODEL_OPTIONS, *SIZE_OPTIONS, *PARALLEL_OPTIONS),
+    *("precision", "results", "vocabulary_multiple", "optimizer", "clip"),
 )
 _PHASES = ("forward", "backward", "update")
 _SHOWN = 8
@@ -52,7 +59,7 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 
 @click.command(cls=GroupedCommand)
 @config_options(only=_OPTIONS)
-@click.option("--vocabulary", cls=GroupedOption, group="Model", type=int, default=256, show_default=True, help="V.")
+@declared("vocabulary", VOCABULARY)
 @recompute_option("What the backward pass makes again: ")
 @click.option(
     "--memory",

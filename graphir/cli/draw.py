@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.inspect import MODEL_OPTIONS, OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
-from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
+from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
+from graphir.models import MODELS
+from graphir.options import flag
 
 if TYPE_CHECKING:
     from graphir.drawing import FigureConfig, Picture
     from graphir.ir.graph import Graph
 
-MODELS = ("transformer", "mlp")
 FORMATS = ("dot", "svg", "png", "pdf", "html", "json")
-#: Of the model's options those that a figure's configuration has.
-_FIGURE_OPTIONS = ("activation", "positions", "tied", "qkv_bias", "final_norm")
-_FIGURE_NAMES = {*_FIGURE_OPTIONS, "layers", "heads", "dp", "tp", "full", "lowered", "expand_layer"}
+#: What a figure's configuration has, beside the model's options.
+_FIGURE = ("layers", "heads", "dp", "tp", "lowered", "full")
+_FIGURE_NAMES = {*MODEL_OPTIONS, *_FIGURE, "expand_layer"}
 
 
 def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -147,17 +148,14 @@ def _unknown(name: str) -> str:
 def _figure_config(options: dict[str, Any], names: set[str]) -> FigureConfig:
     """What the command line says of a figure; what it leaves open is the figure's own choice."""
     from graphir.drawing import FigureConfig
-    from graphir.training.config import flag
 
     foreign = sorted(
         flag(name) for name in names - _FIGURE_NAMES - {"what", "listed", "everything", "output", "format"}
     )
     if foreign:
         raise ConfigError(f"a figure has no {', '.join(foreign)}; they are for models")
-    known = {name: options[name] for name in ("layers", "heads", "dp", "tp", "lowered", "full") if name in names}
-    of_model = {name: options[name] for name in _FIGURE_OPTIONS if name in names}
-    if "activation" in of_model:
-        of_model["activation"] = str(of_model["activation"])
+    known = {name: options[name] for name in _FIGURE if name in names}
+    of_model = {name: options[name] for name in MODEL_OPTIONS if name in names and name not in known}
     return FigureConfig(**known, options=of_model, expand=tuple(options["expand_layer"]))
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
+from graphir.models import MODELS
+from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 STAGES = ("forward", "autodiff", "train", "lowered", "fused")
 #: What recomputation may be asked for: `graphir.passes.LEVELS`, spelled out so that help need not load the passes.
 RECOMPUTE = "nothing, masks, attention, selective or full"
-MODEL_OPTIONS = ("layers", "dropout", "activation", "positions", "tied", "qkv_bias", "final_norm", "dtype")
-_MLP = {"layers", "activation", "dtype"}
 _SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
 OPTIMIZER_OPTIONS = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
 PARALLEL_OPTIONS = ("dp", "cp", "tp", "plan")
@@ -53,7 +53,7 @@ def recompute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=click.Choice(("transformer", "mlp")))
+@click.argument("model", type=click.Choice(MODELS))
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
 @config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
@@ -81,9 +81,8 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
 
 def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, compiled as far as `stage`."""
-    from graphir import models
     from graphir.passes import autodiff, dce, lower, optimize, run_pipeline, shard
-    from graphir.training.config import TrainConfig, flag
+    from graphir.training.config import TrainConfig
     from graphir.training.parallel import plan_of
     from graphir.training.programs import optimizer_of
 
@@ -92,13 +91,11 @@ def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
-    if model == "mlp":
-        foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - _MLP)
-        if foreign:
-            raise ConfigError(f"an mlp has no {', '.join(foreign)}")
-        graph = models.mlp(config.layers, activation=config.activation, dtype=config.dtype)
-    else:
-        graph = models.transformer(**config.model_options(), dropout=config.dropout)
+    known = options_of(MODELS[model].options)
+    foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - known.keys())
+    if foreign:
+        raise ConfigError(f"the model {model} has no {', '.join(foreign)}")
+    graph = MODELS[model].build(**{name: value for name, value in config.model_options().items() if name in known})
     if stage != "forward":
         graph = autodiff(graph, loss="L")
     if stage in ("train", "lowered", "fused"):

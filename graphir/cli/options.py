@@ -1,15 +1,25 @@
-"""Options made from the declarations in `TrainConfig`, and help in groups."""
+"""Options of commands, made of what declares them, and help in groups."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field, fields
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from graphir.training.config import TrainConfig, flag, kind_of
+from graphir.models.sizes import Sizes
+from graphir.models.transformer import Architecture
+from graphir.options import Option, flag, options_of
+from graphir.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from graphir.backends.registry import Backend
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+#: The model's options, and its sizes but for V.
+MODEL_OPTIONS, SIZE_OPTIONS = tuple(options_of(Architecture)), tuple(options_of(Sizes))
 _OTHERS = "Other"
 
 
@@ -43,43 +53,74 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(list(self._environment.items()))
 
 
-def config_options(only: Collection[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that adds an option for each field of `TrainConfig`, or for those in `only`."""
+def declared(name: str, option: Option, *flags: str, **keywords: Any) -> Decorator:
+    """A decorator that adds an option as it is declared: its flag, type, default, help, and what it cannot be."""
+    called = flag(name)
+    keywords = {"group": option.group, "help": option.help, "default": option.default, **keywords}
+    keywords.setdefault("show_default", keywords["default"] is not None)
+    if option.kind is tuple:
+        keywords |= {"multiple": True, "metavar": "FILE", "show_default": False}
+    elif option.kind is bool:
+        called = f"{called}/{flag(option.opposite or f'no-{name}')}"
+    else:
+        keywords["type"] = click.Choice(option.choices) if option.choices else option.kind
+
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        return value if value is None else option.check(flag(name), value)
+
+    return click.option(called, *flags, name, cls=GroupedOption, callback=check, **keywords)
+
+
+def all_declared(options: Mapping[str, Option], **keywords: Any) -> Decorator:
+    """A decorator that adds all of these options, in their order."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for each in reversed(fields(TrainConfig)):
-            if only is None or each.name in only:
-                function = _option(each)(function)
+        for name in reversed(list(options)):
+            function = declared(name, options[name], **keywords)(function)
         return function
 
     return decorate
 
 
-def _option(each: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    metadata = each.metadata
-    keywords: dict[str, Any] = {"group": metadata["group"], "help": metadata["help"], "cls": GroupedOption}
-    if isinstance(each.default, tuple):
-        return click.option(flag(each.name), each.name, multiple=True, metavar="FILE", **keywords)
-    if metadata["flags"]:
-        return click.option("/".join(metadata["flags"]), each.name, default=each.default, show_default=True, **keywords)
-    kind: Any = kind_of(each.name, each.default)
-    if metadata["choices"]:
-        kind = click.Choice(metadata["choices"])
-    shown = each.default is not None
-    return click.option(flag(each.name), each.name, type=kind, default=each.default, show_default=shown, **keywords)
+def config_options(only: Collection[str] | None = None) -> Decorator:
+    """A decorator that adds the options of `TrainConfig`, or those of them in `only`."""
+    options = options_of(TrainConfig)
+    return all_declared({name: options[name] for name in options if only is None or name in only})
 
 
-def backend_option(group: str = _OTHERS) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def backend_option(group: str = _OTHERS) -> Decorator:
     """A decorator that adds the option `--backend`."""
+    offered = offered_backends()
     return click.option(
         "--backend",
         cls=GroupedOption,
         group=group,
-        type=click.Choice(["numpy", "cupy"]),
-        default="numpy",
+        type=click.Choice([each.name for each in offered]),
+        default=offered[0].name,
         show_default=True,
-        help="What computes: the processor, by NumPy, or an NVIDIA GPU, by CuPy.",
+        help=f"What computes: {', or '.join(each.help for each in offered)}.",
     )
+
+
+def backend_options(*names: str, group: str = _OTHERS) -> Decorator:
+    """A decorator that adds these options of backends, each as the first that has it declares it; none has a default.
+
+    What is not given is left to the backend, which may have no such option.
+    """
+    entries = [each.options for each in offered_backends()]
+    found = {name: next(options[name] for options in entries if name in options) for name in names}
+    shown = {
+        name: each if each.default is None else replace(each, help=f"{each.help}  [default: {each.default}]")
+        for name, each in found.items()
+    }
+    return all_declared({name: replace(each, default=None, group=group) for name, each in shown.items()})
+
+
+def offered_backends() -> list[Backend]:
+    """Those that the command line lets a user choose from: what runs programs."""
+    from graphir.backends.registry import BACKENDS  # late: not every command computes
+
+    return [each for each in BACKENDS.values() if each.programs]
 
 
 def given(context: click.Context) -> set[str]:

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, config_options
+from graphir.cli.inspect import PARALLEL_OPTIONS
+from graphir.cli.options import (
+    MODEL_OPTIONS,
+    SIZE_OPTIONS,
+    GroupedCommand,
+    GroupedOption,
+    backend_options,
+    config_options,
+    declared,
+)
 from graphir.errors import ConfigError, DimError
+from graphir.models.sizes import VOCABULARY
 
 if TYPE_CHECKING:
     from graphir.backends.numpy.profile import Measure, Profile
@@ -19,8 +29,8 @@ if TYPE_CHECKING:
     from graphir.training.config import TrainConfig
 
 _OPTIONS = (
-    *("layers", "batch", "sequence", "width", "heads", "feed_forward", "dropout", "activation", "positions"),
-    *("tied", "qkv_bias", "final_norm", "dtype", "vocabulary_multiple", "optimizer", "clip", "dp", "cp", "tp", "plan"),
+    *(*MODEL_OPTIONS, *SIZE_OPTIONS, *PARALLEL_OPTIONS),
+    *("vocabulary_multiple", "optimizer", "clip"),
 )
 _WHAT = {"forward": "the loss", "step": "the loss and all gradients", "train": "loss, gradients and update"}
 _GROUPINGS = ("node", "operator", "scope", "phase", "task", "kind")
@@ -34,7 +44,7 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 
 @click.command(cls=GroupedCommand)
 @config_options(only=_OPTIONS)
-@click.option("--vocabulary", cls=GroupedOption, group="Model", type=int, default=256, show_default=True, help="V.")
+@declared("vocabulary", VOCABULARY)
 @_profile(
     "--what",
     type=click.Choice(list(_WHAT)),
@@ -45,7 +55,7 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 @_profile(
     "--by", type=click.Choice(_GROUPINGS), default="node", show_default=True, help="What the rows are put together by."
 )
-@_profile("--threads", type=int, help="How many threads work.  [default: one for each processor]")
+@backend_options("threads", group="Profile")
 @_profile("--repetitions", type=int, default=10, show_default=True, help="Steps that are profiled; medians count.")
 @_profile("--top", type=int, default=20, show_default=True, help="How many rows to show; 0: all.")
 @_profile("--draw", metavar="FILE", help="Draw the blocks of the model as bars, as .png, .svg or .pdf.")
@@ -70,8 +80,6 @@ def profile(
     from graphir.training.files import write_atomically
 
     for name, number, least in (
-        ("vocabulary", vocabulary, 1),
-        ("threads", threads, 1),
         ("repetitions", repetitions, 1),
         ("top", top, 0),
     ):
@@ -130,7 +138,7 @@ def _graph(config: TrainConfig, what: str, padded: bool) -> tuple[Graph, list[st
         graph = training_graph(config, padded)
         loss = next(value.name for value in graph.outputs if value.local_name == "L")
         return graph, [loss, *(value.name for value in graph.updates.values())]
-    model = transformer(**config.model_options(), dropout=config.dropout, decode=None, padded=padded)
+    model = transformer(**config.model_options(), decode=None, padded=padded)
     return (autodiff(model), None) if what == "step" else (model, None)
 
 

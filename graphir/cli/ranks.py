@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from graphir.cli.options import GroupedOption
+from graphir.cli.options import GroupedOption, offered_backends
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
 from graphir.launch import LISTEN, RANKS, TIMEOUT, TOKEN, find_launch
 
@@ -29,13 +29,15 @@ _THREADS = "OPENBLAS_NUM_THREADS"
 
 def ranks_option(group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that adds the option `--ranks`."""
+    others = (each.name for each in offered_backends() if "nccl" in each.ranks)
+    by_backend = "".join(f" or with --backend {name}" for name in others)
     return click.option(
         "--ranks",
         cls=GroupedOption,
         group=group,
         type=click.Choice(RANKS),
         help="All ranks simulated by one process, or each a process, with a GPU under nccl.  "
-        "[default: mpi if started by mpiexec, nccl if by torchrun or with --backend cupy]",
+        f"[default: mpi if started by mpiexec, nccl if by torchrun{by_backend}]",
     )
 
 
@@ -52,8 +54,11 @@ def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
             f"it out, or start one process, without a launcher"
         )
     if ranks is None:
-        on_devices = launch is not None and (launch.master is not None or backend == "cupy")
-        ranks = "simulated" if launch is None else "nccl" if on_devices else "mpi"
+        from graphir.backends.registry import find_backend
+
+        # The last is what its ranks are as processes; torchrun starts them for GPUs.
+        of_backend = find_backend(backend).ranks[-1]
+        ranks = "simulated" if launch is None else "nccl" if launch.master is not None else of_backend
     # Alone, a rank on a GPU needs nobody to meet.
     if ranks == "simulated" or (ranks == "nccl" and launch is None):
         return ranks, True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def train(
     config = TrainConfig(**options)
     if resume:
         config = _resumed(Path(out), {name: options[name] for name in given(context) & set(options)})
-    config.check()
+    config = config.check()
 
     from graphir.cli.progress import report_to
     from graphir.training import train as run
@@ -123,8 +123,7 @@ def _resumed(folder: Path, given_options: dict[str, Any]) -> TrainConfig:
     config = saved.config
     if "tokenizer" not in given_options:
         config = replace(config, tokenizer=find_tokenizer(saved))
-    known = {each.name for each in fields(TrainConfig)}
-    return replace(config, **{name: value for name, value in given_options.items() if name in known})
+    return replace(config, **given_options)
 
 
 def _show(outcome: Outcome, config: TrainConfig, out: str, backend: str) -> None:

@@ -8,8 +8,15 @@ communication  collectives and what they cost   proof          parallel equals s
 config         the model and the mesh           document       all of it put together
 """
 
+from typing import TYPE_CHECKING
+
 from graphir.guide.config import GuideConfig
-from graphir.guide.document import guide
-from graphir.guide.proof import Proof, prove
+from graphir.late import late
+
+if TYPE_CHECKING:
+    from graphir.guide.document import guide
+    from graphir.guide.proof import Proof, prove
+
+__getattr__ = late(__name__, {"Proof": "proof", "guide": "document", "prove": "proof"})
 
 __all__ = ["GuideConfig", "Proof", "guide", "prove"]

@@ -36,7 +36,7 @@ def communication(config: GuideConfig, plan: str) -> str:
     Errors: DimError if a dim of the model does not divide over the mesh; it names the dim.
     """
     graph = sharded(config, plan)
-    sizes = mesh_sizes(graph, config.sizes)
+    sizes = mesh_sizes(graph, config.numbers)
     found = [node for node in graph.nodes if node.operator.relayout is not None and node.operator.key != "SLICE"]
     layer = [node for node in found if node.meta.scope.startswith("layer0")]
     around = [node for node in found if node not in layer]
@@ -48,7 +48,7 @@ def communication(config: GuideConfig, plan: str) -> str:
         f"one layer and {_amount(rest)} outside of the layers; for a step of all {config.layers}, "
         f"<strong>{_amount(total)}</strong>, as rings."
     )
-    model = ", ".join(f"{name} = {size}" for name, size in config.sizes.items())
+    model = ", ".join(f"{name} = {size}" for name, size in config.numbers.items())
     caption = f"<p class='caption'>Every collective of one layer. {summary} The model: {escape(model)}, in float32.</p>"
     return f'<div class="wide">{table(_COLUMNS, rows, "communication")}</div>{caption}'
 

@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
-from graphir.errors import ConfigError
+from graphir.models.sizes import VOCABULARY, Sizes
+from graphir.models.transformer import Architecture
+from graphir.options import checked, flag, option, varied
 
 
-@dataclass(frozen=True)
-class GuideConfig:
+@dataclass(frozen=True, kw_only=True)
+class GuideConfig(Sizes):
     """The model of the reader's choice, and how many ranks share it.
 
-    layers L, heads N_H, width D, feed_forward D_ff (4 D unless given), sequence S, batch B, vocabulary V;
-    dp is N_DP, tp is N_T.
-    Errors: `check` raises ConfigError for what is no positive number.
+    Errors: `check` raises ConfigError, naming the option, for what is no positive number.
     """
 
-    layers: int = 12
-    heads: int = 12
-    width: int = 768
-    feed_forward: int | None = None
-    sequence: int = 1024
-    batch: int = 8
-    vocabulary: int = 50257
-    dp: int = 2
-    tp: int = 3
+    layers: int = varied(Architecture, "layers", default=12)
+    heads: int = varied(Sizes, "heads", default=12, help="N_H, attention heads; a multiple of --tp.")
+    width: int = varied(Sizes, "width", default=768)
+    sequence: int = varied(Sizes, "sequence", default=1024)
+    batch: int = varied(Sizes, "batch", default=8)
+    vocabulary: int = option(50257, VOCABULARY.help, least=1)
+    dp: int = option(2, "N_DP, ranks that share the batch.", least=1)
+    tp: int = option(3, "N_T, ranks that share heads and D_ff.", least=1)
 
     def check(self) -> GuideConfig:
-        """The configuration itself, if every number in it is positive and whole."""
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is None and each.default is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"the guide's {each.name} must be a positive whole number, not {value!r}")
-        return self
+        """The configuration as it is kept, if every number in it is positive and whole."""
+        return replace(self, **checked(self, flag))
 
     @property
-    def sizes(self) -> Mapping[str, int]:
-        """The numbers of B, S, D, N_H, D_ff, V."""
-        return {
-            "B": self.batch,
-            "S": self.sequence,
-            "D": self.width,
-            "N_H": self.heads,
-            "D_ff": self.feed_forward or 4 * self.width,
-            "V": self.vocabulary,
-        }
+    def numbers(self) -> Mapping[str, int]:
+        """The sizes of B, S, D, N_H, D_ff, V."""
+        return self.sizes(self.vocabulary)
 
     @property
     def words(self) -> Mapping[str, str]:

@@ -154,7 +154,7 @@ class _Directives:
     def dims(self) -> str:
         """The dims' names, with this guide's numbers."""
         config = self.config
-        numbers = {**config.sizes, "D_h": config.width // config.heads, "N_DP": config.dp, "N_T": config.tp}
+        numbers = {**config.numbers, "D_h": config.width // config.heads, "N_DP": config.dp, "N_T": config.tp}
         rows = ((inline(f"${_subscripted(name)}$"), escape(text), f"{numbers[name]:,}") for name, text in _DIMS)
         return _wide(table(("Name", "What it counts", "Here"), rows, "dims"))
 
@@ -179,7 +179,7 @@ def _graphs() -> tuple[Graph, ...]:
 
 
 def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str]) -> str:
-    sizes = ", ".join(f"{name} = {size:,}" for name, size in config.sizes.items())
+    sizes = ", ".join(f"{name} = {size:,}" for name, size in config.numbers.items())
     made_for = (
         f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
         "figure, table and number in it comes from graphs that were checked and run while it was made."

@@ -1,6 +1,22 @@
 """Ready-made models, written in the public language: the documents' Transformer and B 1.2's plain MLP."""
 
-from graphir.models.mlp import mlp
-from graphir.models.transformer import transformer
+from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["mlp", "transformer"]
+from graphir.ir.graph import Graph
+from graphir.models.mlp import MlpOptions, mlp
+from graphir.models.transformer import Options, transformer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by what builds it, of keywords, and what declares these."""
+
+    build: Callable[..., Graph]
+    options: type
+
+
+#: The models by name.
+MODELS = {"transformer": Model(transformer, Options), "mlp": Model(mlp, MlpOptions)}
+
+__all__ = ["MODELS", "Model", "mlp", "transformer"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
-from graphir.ir.dims import Dim, DimLike, dim, whole
+from graphir.ir.dims import Dim, DimLike, dim
 from graphir.ir.graph import Graph
 from graphir.ir.types import FLOATS
 from graphir.ir.value import Value
@@ -22,28 +24,31 @@ from graphir.operators import (
     scale,
 )
 from graphir.operators.elementwise import KINDS
+from graphir.options import checked, made_of, option
 
 
-def mlp(
-    layers: int = 2,
-    *,
-    activation: str = "relu",
-    widths: Sequence[DimLike] | None = None,
-    dtype: str = "float32",
-) -> Graph:
+@dataclass(frozen=True)
+class MlpOptions:
+    """What the MLP may vary in, beside its widths."""
+
+    layers: int = option(2, "The number of linear layers.", least=1)
+    activation: str = option("relu", "GL, between them.", choices=KINDS)
+    dtype: str = option("float32", "The floats of all tensors.", choices=tuple(sorted(FLOATS)))
+
+    def __post_init__(self) -> None:
+        for name, value in checked(self).items():
+            object.__setattr__(self, name, value)
+
+
+def mlp(layers: int = 2, *, widths: Sequence[DimLike] | None = None, **options: Any) -> Graph:
     """Linear layers with activations between: inputs X [B, D_in] and Target [B, D_out], loss L.
 
     `layers` linear layers of widths D_in, D_1, …, D_out (or `widths`, layers + 1 dims).
     L = Σ (Y − Target)² / (B · D_out).
-    Errors: ConfigError, with the option's name, for a value that it cannot have.
+    Errors: ConfigError, with the option's name, for one that is unknown or a value that it cannot have.
     """
-    count = whole(layers)
-    if count is None or count < 1:
-        raise ConfigError(f"layers={layers!r} is no whole number of at least 1")
-    if activation not in KINDS:
-        raise ConfigError(f"activation={activation!r} is none of {', '.join(map(repr, KINDS))}")
-    if dtype not in FLOATS:
-        raise ConfigError(f"dtype={dtype!r} is none of {', '.join(map(repr, sorted(FLOATS)))}")
+    chosen = made_of(MlpOptions, "an MLP", {"layers": layers, **options})
+    count = chosen.layers
     names = ["D_in", *(f"D_{i}" for i in range(1, count)), "D_out"]
     sizes = list(widths) if widths is not None else [dim(name) for name in names]
     if len(sizes) != count + 1:
@@ -51,14 +56,14 @@ def mlp(
             f"widths={tuple(sizes)} are {len(sizes)} dims, but layers={count} needs {count + 1}: {', '.join(names)}"
         )
     B: Dim = dim("B")
-    block = Builder("mlp", dtype=dtype)
+    block = Builder("mlp", dtype=chosen.dtype)
     X = block.input("X", (B, sizes[0]))
     target = block.input("Target", (B, sizes[-1]))
     for i in range(count):
         with block.scope(f"layer{i}"):
             X = _linear(block, X, B, sizes[i], sizes[i + 1])
             if i + 1 < count:
-                X = activate(X, kind=activation, name="A")
+                X = activate(X, kind=chosen.activation, name="A")
     with block.scope("loss"):
         error = add(X, scale(target, by=-1.0, name="minus_target"), name="error")
         total = reduce_sum(multiply(error, error, name="squared"), name="total")

@@ -7,13 +7,11 @@ between R and T, stand names of our own (`Q_lin`, `Z_up_lin`), since the documen
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
-from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
-from graphir.ir.dims import Dim, dim, dims, whole
+from graphir.ir.dims import Dim, dim, dims
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.operators import (
@@ -42,92 +40,72 @@ from graphir.operators import (
     transpose,
 )
 from graphir.operators.elementwise import KINDS
+from graphir.options import checked, made_of, option, options_of
 
 B, S, D, D_FF, N_H, V = dims("B S D D_ff N_H V")
 D_H = dim("D_h", D / N_H)
 V_PAD, N_DP = dims("V_pad N_DP")
 
-#: Options that are one of several words.
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "positions": ("learned", "sinusoidal"),
-    "activation": KINDS,
-    "mask": ("none", "padding", "given"),
-    "decode": ("argmax", "top-k", None),
-    "mean": ("tokens", "replicas"),
-    "dtype": ("float32", "float64"),
-}
-_SWITCHES = ("tied", "qkv_bias", "final_norm", "causal", "padded", "text")
-#: Options that are numbers: the least and the most they can be. DO's masks do not resolve rates above 0.99.
-_LIMITS = {"dropout": (0.0, 0.99), "temperature": (0.0, math.inf)}
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a Transformer may vary in, beside its sizes: who trains, checks or draws one has all of these options.
+
+    An option that is added here has to mean by default what was before: checkpoints that are older lack it.
+    """
+
+    layers: int = option(2, "L, the number of layers.", least=1)
+    _: KW_ONLY
+    # DO's masks do not resolve rates above 0.99; 0 leaves DO out of the program's effect, not out of the graph.
+    dropout: float = option(0.1, "p, the share that every DO drops.", least=0, most=0.99)
+    activation: str = option("gelu_tanh", "GL.", choices=KINDS)
+    positions: str = option("learned", "How places are told apart.", choices=("learned", "sinusoidal"))
+    tied: bool = option(True, "Whether the output projection is Eᵀ.", opposite="untied")
+    qkv_bias: bool = option(False, "Whether Q, K and V have biases.")
+    final_norm: bool = option(True, "Whether an LN stands before the output projection.")
+    dtype: str = option("float32", "The floats of all tensors.", choices=("float32", "float64"))
+
+    def model_options(self, **changes: Any) -> dict[str, Any]:
+        """The keywords by which `transformer` builds this model, with `changes`."""
+        return {name: getattr(self, name) for name in options_of(Architecture)} | changes
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a Transformer may vary in, beside its sizes.
-
-    layers      L, at least 1
-    positions   "learned" (a parameter P_theta [S, D]) or "sinusoidal"
-    mean        "tokens": the loss is the mean over all valid tokens; "replicas": the mean of the means of N_DP
-                equal parts of the batch, as data-parallel replicas that average their gradients have it (A 3.5)
-    padded      whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly, or that rows
-                of logits are as wide as tensor cores like; who starts these rows at zero keeps them there
-    tied        whether the output projection W_lm is Eᵀ
-    qkv_bias    whether Q, K and V have biases
-    final_norm  whether an LN stands before the output projection
-    activation  GL: "gelu", "gelu_tanh", "relu" or "silu"
-    dropout     rate p of every DO, from 0 to 0.99; 0 leaves DO out of the program's effect, not out of the graph
-    causal      whether a place sees only itself and what stands before it
-    mask        "none", "padding" (an input `keep` [B, S]) or "given" (an input `keep` [S, S]), beside causal
-    decode      the decoding branch: "argmax", "top-k" or None
-    k           of top-k decoding: how many of the most probable tokens may be drawn, at least 1
-    temperature of top-k decoding: what the logits are divided by; 0 always draws the most probable token
-    text        whether the graph starts from `text` [B] by a Tokenizer instead of from ids
-    tokenizer   which one: "bytes", or the path of a Hugging Face tokenizer.json
-    dtype       of parameters and activations: "float32" or "float64"
+class Options(Architecture):
+    """All that a Transformer may vary in: its architecture, and what it is built for.
 
     Errors: ConfigError, with the option's name, for a value that it cannot have.
     """
 
-    layers: int = 2
-    positions: str = "learned"
-    tied: bool = True
-    qkv_bias: bool = False
-    final_norm: bool = True
-    activation: str = "gelu_tanh"
-    dropout: float = 0.1
-    causal: bool = True
-    mask: str = "none"
-    mean: str = "tokens"
-    padded: bool = False
-    decode: str | None = "argmax"
-    k: int = 40
-    temperature: float = 1.0
-    tokenizer: str = "bytes"
-    text: bool = False
-    dtype: str = "float32"
+    causal: bool = option(True, "Whether a place sees only itself and what stands before it.")
+    mask: str = option(
+        "none",
+        "What else is masked: padding, by an input `keep` [B, S], or what is given, by an input `keep` [S, S].",
+        choices=("none", "padding", "given"),
+    )
+    mean: str = option(
+        "tokens",
+        "What the loss is the mean over: all valid tokens, or the means of N_DP equal parts of the batch, as "
+        "data-parallel replicas that average their gradients have it (A 3.5).",
+        choices=("tokens", "replicas"),
+    )
+    # Who starts the rows beyond V at zero keeps them there.
+    padded: bool = option(
+        False,
+        "Whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly, or that rows of "
+        "logits are as wide as tensor cores like.",
+    )
+    decode: str | None = option("argmax", "The decoding branch.", kind=str, choices=("argmax", "top-k", None))
+    k: int = option(40, "Of top-k decoding: how many of the most probable tokens may be drawn.", least=1)
+    temperature: float = option(
+        1.0, "Of top-k decoding: what logits are divided by; 0 always draws the most probable token.", least=0
+    )
+    text: bool = option(False, "Whether the graph starts from `text` [B] by a Tokenizer instead of from ids.")
+    tokenizer: str = option("bytes", "Which one: 'bytes', or the path of a Hugging Face tokenizer.json.")
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                self._refuse(name, f"is none of {', '.join(map(repr, allowed))}")
-        for name in _SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                self._refuse(name, "is neither True nor False")
-        for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not least <= value <= most:
-                limit = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
-                self._refuse(name, f"is no number {limit}")
-        for name in ("layers", "k"):
-            count = whole(getattr(self, name))
-            if count is None or count < 1:
-                self._refuse(name, "is no whole number of at least 1")
-        if not isinstance(self.tokenizer, str):
-            self._refuse("tokenizer", "is neither 'bytes' nor the path of a tokenizer.json")
-
-    def _refuse(self, name: str, reason: str) -> NoReturn:
-        raise ConfigError(f"{name}={getattr(self, name)!r} {reason}")
+        for name, value in checked(self).items():
+            object.__setattr__(self, name, value)
 
 
 def transformer(layers: int = 2, **options: object) -> Graph:
@@ -138,11 +116,7 @@ def transformer(layers: int = 2, **options: object) -> Graph:
     Output: L, the mean loss over the valid tokens. Dims: D_h = D/N_H.
     Errors: ConfigError for an option that is unknown, of a wrong kind or out of range.
     """
-    unknown = set(options) - set(Options.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(Options.__dataclass_fields__)
-        raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; a Transformer has {known}")
-    return _Transformer(Options(layers=layers, **options)).build()  # type: ignore[arg-type]
+    return _Transformer(made_of(Options, "a Transformer", {"layers": layers, **options})).build()
 
 
 class _Transformer:
@@ -258,7 +232,7 @@ class _Transformer:
             if options.decode == "argmax":
                 argmax(P, name="ids")
             else:
-                top_k(P, self.seed, self.step, k=int(options.k), temperature=options.temperature, name="ids")
+                top_k(P, self.seed, self.step, k=options.k, temperature=options.temperature, name="ids")
         Y = self._checked(block.alias("Y", labels))
         return self._mean(cross_entropy(Z_bias, Y, name="L_tok"), Y)
 

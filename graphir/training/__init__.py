@@ -11,8 +11,9 @@ The configuration is here at once; what needs NumPy is loaded when it is asked f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from graphir.late import late
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -20,24 +21,18 @@ if TYPE_CHECKING:
     from graphir.training.loop import Outcome, Report, train
     from graphir.training.sampling import Sampler
 
-_HOMES = {
-    "Checkpoint": "checkpoint",
-    "Outcome": "loop",
-    "Report": "loop",
-    "Sampler": "sampling",
-    "find_checkpoint": "checkpoint",
-    "load_checkpoint": "checkpoint",
-    "train": "loop",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"graphir.training.{_HOMES[name]}"), name)
-
+__getattr__ = late(
+    __name__,
+    {
+        "Checkpoint": "checkpoint",
+        "Outcome": "loop",
+        "Report": "loop",
+        "Sampler": "sampling",
+        "find_checkpoint": "checkpoint",
+        "load_checkpoint": "checkpoint",
+        "train": "loop",
+    },
+)
 
 __all__ = [
     "Checkpoint",

@@ -18,6 +18,7 @@ import numpy as np
 
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for, require_agreement
+from graphir.backends.registry import find_backend
 from graphir.backends.replicas import Replicas
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
 from graphir.launch import processes_here
@@ -122,7 +123,8 @@ def train(
     StoppedError if a signal ended the run, and its last step was lost.
     """
     # Who says which ranks run here. One process speaks and writes for all.
-    communicator = communicator_for(config.check().mesh(), ranks, backend=backend)
+    config = config.check()
+    communicator = communicator_for(config.mesh(), ranks, backend=backend)
     if resume:
         find_checkpoint(Path(out))  # where there is none, no folder is made
     with RunFolder(Path(out), communicator.leads) as folder:
@@ -167,7 +169,7 @@ class _Run:
             require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, saved))
         self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
         self.vocabulary = self.parallel.vocabulary
-        free = None if ignore_memory or backend != "numpy" else free_memory()
+        free = None if ignore_memory or find_backend(backend).on_device else free_memory()
         if free is not None and saved is not None:  # what is there already will not be needed again
             free += sum(array.nbytes for array in saved.arrays.values())
         budget = Budget(config, recompute, Plans(self.corpus.vocabulary), free and free // processes_here())

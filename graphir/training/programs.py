@@ -26,7 +26,7 @@ def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
 
 def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
     """The model with its loss, in the configuration's precision."""
-    model = transformer(**config.model_options(), dropout=dropout, decode=None, padded=padded)
+    model = transformer(**config.model_options(dropout=dropout), decode=None, padded=padded)
     return mixed_precision(model, config.stored_precision, config.results)
 
 
@@ -83,7 +83,8 @@ class Programs:
                 donate=donate,
                 ranks=ranks,
                 backend=backend,
-                precision=TF32 if config.precision == TF32 else "float32",
+                # The backend's own; what else products may read is the graph's.
+                precision=TF32 if config.precision == TF32 else None,
                 recompute=recompute,
                 # Whoever trains asks first whether it fits, validation and checkpoints included, or will not ask.
                 memory=math.inf,

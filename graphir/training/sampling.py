@@ -54,7 +54,7 @@ class Sampler:
         if not 0 <= seed < 2**63:
             raise ConfigError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
         choice: dict[str, Any] = {"decode": "top-k", "k": top_k, "temperature": temperature}
-        self.graph = transformer(**config.model_options(), dropout=0.0, **choice)
+        self.graph = transformer(**config.model_options(dropout=0.0), **choice)
         self.tokenizer: Tokenizer = load_tokenizer(find_tokenizer(checkpoint))
         self.sizes = {**checkpoint.sizes, "B": 1}
         # Tensors that are not this model's are found before anything is compiled for them.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 from graphir.backends.communicator import Terms
 from graphir.backends.machine import Machine
+from graphir.options import flag
 from graphir.training.checkpoint import Checkpoint
-from graphir.training.config import TrainConfig, flag
+from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus
 
 #: Options that count for rank 0 alone, and those that name files, whose content counts.
@@ -25,7 +25,7 @@ def terms_of(
     What computes, and the graphs that follow, are agreed on when these are compiled.
     """
     resolved = config.resolved()
-    options = {each.name: getattr(resolved, each.name) for each in fields(config) if each.name not in _OTHERS}
+    options = {name: value for name, value in resolved.as_dict().items() if name not in _OTHERS}
     told = {flag(name): "not given" if value is None else str(value) for name, value in {**options, **more}.items()}
     start = "none" if saved is None else f"{saved.path.name}, of step {saved.step}"
     tokens = len(corpus.train) + len(corpus.validation)

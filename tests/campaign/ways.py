@@ -66,7 +66,8 @@ class Way:
         if self.is_compiled:
             options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
             options |= {"share_replicas": self.share_replicas, "check": self.check, "tiling": self.tiling}
-            options |= {"bucket": self.bucket}
+            if self.executor == "ranks apart":  # whose communicator takes the place of MPI's
+                options |= {"ranks": "mpi", "bucket": self.bucket}
             if self.executor == "numba":
                 options["kernels"] = "numba"
         else:

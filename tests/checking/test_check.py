@@ -69,7 +69,7 @@ LATTICE = [
 @pytest.mark.parametrize(("name", "axes"), LATTICE, ids=lambda each: each if isinstance(each, str) else str(each))
 def test_a_clean_run_stays_far_within_the_tolerance(name, axes):
     dtype = ("float32", "float64")[len(axes) % 2]
-    report = run_check(Setting(1, name, Mesh(axes), dtype))
+    report = run_check(Setting(1, name, Mesh(axes), dtype=dtype))
     assert report.ok, report.text()
     assert report.worst.excess < 1 / 3, report.summary()
     assert all(each.replicas for each in report.comparisons)
@@ -79,7 +79,7 @@ def test_a_clean_run_stays_far_within_the_tolerance(name, axes):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_clean_runs_stay_far_within_the_tolerance_whatever_the_seed(dtype):
     for seed in range(1, 3):
-        for each in settings(Setting(1, "all", Mesh(dp=2, tp=2), dtype, seed=seed)):
+        for each in settings(Setting(1, "all", Mesh(dp=2, tp=2), dtype=dtype, seed=seed)):
             single = each.single()
             report = check(single, each.parallel(single), each.complete_sizes(), each.arguments(single))
             assert report.worst.excess < 1 / 3, (each.title, seed, report.summary())

@@ -24,9 +24,9 @@ def campaign(setting, every=1, kinds=KINDS):
 
 CASES = [
     (Setting(1, "data+megatron", Mesh(dp=2, tp=3)), 5),
-    (Setting(1, "data+sequence+vocabulary+zero3", Mesh(tp=2, dp=2), "float64", qkv_bias=False), 7),
+    (Setting(1, "data+sequence+vocabulary+zero3", Mesh(tp=2, dp=2), dtype="float64", qkv_bias=False), 7),
     (Setting(1, "data+column", Mesh(dp=2, tp=2), optimizer="none"), 5),
-    (Setting(1, "context+zero1", Mesh(dp=2, cp=3), "float64", optimizer="sgd"), 7),
+    (Setting(1, "context+zero1", Mesh(dp=2, cp=3), dtype="float64", optimizer="sgd"), 7),
 ]
 
 

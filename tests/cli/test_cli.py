@@ -153,7 +153,7 @@ def test_a_tokenizer_file_goes_with_its_run(call, text, tmp_path):
         (["--layers", 0], "--layers must be at least 1, not 0"),
         (["--text", "/nowhere/text.txt"], "cannot read the text /nowhere/text.txt: No such file or directory"),
         (["--tokenizer", "/nowhere.json"], "tokenizer /nowhere.json is no file"),
-        (["--dropout", 1.5], "--dropout must be less than 1, not 1.5"),
+        (["--dropout", 1.5], "--dropout must be at most 0.99, not 1.5"),
         (["--warmup", 9, "--steps", 9], "--warmup 9 leaves a cosine schedule of 9 steps nothing to fall in"),
         (["--resume"], "does not exist; give a checkpoint or the --out folder of a run"),
     ],
@@ -331,7 +331,9 @@ def test_a_printed_graph_is_the_models(call, tmp_path):
 
 
 def test_what_cannot_be_printed(call, tmp_path):
-    assert "an mlp has no --positions, --tied" in refuses(call, "ir", "mlp", "--positions", "learned", "--untied")
+    assert "the model mlp has no --positions, --tied" in refuses(
+        call, "ir", "mlp", "--positions", "learned", "--untied"
+    )
     assert "--layers must be at least 1, not 0" in refuses(call, "ir", "transformer", "--layers", 0)
     assert "'rnn' is not one of" in refuses(call, "ir", "rnn")
     message = refuses(call, "ir", "mlp", "-o", tmp_path / "no/folder/file")

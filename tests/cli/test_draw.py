@@ -112,7 +112,7 @@ def test_json_is_the_whole_graph(capsys, tmp_path):
         (["transformer", "--lowered", "-o", "x.dot"], "a model has no --lowered"),
         (["transformer", "--view", "sideways", "-o", "x.dot"], "has no view called 'sideways'"),
         (["transformer", "--expand-layer", "9", "-o", "x.html"], "cannot unfold layer 9: the model has layers 0 to 1"),
-        (["mlp", "--dropout", "0.5", "-o", "x.dot"], "an mlp has no --dropout"),
+        (["mlp", "--dropout", "0.5", "-o", "x.dot"], "the model mlp has no --dropout"),
         (["tp-overall", "--tp", "4", "-o", "x.dot"], "heads=6 do not divide among tp=4"),
         (["--all"], "say with -o which folder to draw all figures into"),
     ],
@@ -148,7 +148,7 @@ def test_the_guide_is_written(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "0"], "the guide's layers must be a positive whole number, not 0"),
+        (["--layers", "0"], "--layers must be at least 1, not 0"),
         (["--heads", "4", "--tp", "3"], "heads=4 do not divide among tp=3"),
     ],
 )

@@ -303,7 +303,7 @@ def test_the_guide_builds_for_other_configurations():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GuideConfig(heads=0), "the guide's heads must be a positive whole number, not 0"),
+        (GuideConfig(heads=0), "--heads must be at least 1, not 0"),
         (GuideConfig(heads=4, tp=3), "heads=4 do not divide among tp=3"),
     ],
 )

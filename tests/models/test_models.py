@@ -8,6 +8,7 @@ import pytest
 import graphir as gi
 from graphir.errors import ConfigError
 from graphir.models.transformer import Options
+from graphir.options import options_of
 
 SIZES = {"B": 2, "S": 4, "D": 32, "N_H": 4, "D_ff": 64, "V": 16}
 
@@ -15,46 +16,41 @@ SIZES = {"B": 2, "S": 4, "D": 32, "N_H": 4, "D_ff": 64, "V": 16}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "2"}, "layers='2' is no whole number of at least 1"),
-        ({"layers": 0}, "layers=0 is no whole number of at least 1"),
-        ({"layers": True}, "layers=True is no whole number of at least 1"),
-        ({"layers": 1.5}, "layers=1.5 is no whole number of at least 1"),
-        ({"positions": "rotary"}, "positions='rotary' is none of 'learned', 'sinusoidal'"),
-        ({"tied": "no"}, "tied='no' is neither True nor False"),
-        ({"qkv_bias": 1}, "qkv_bias=1 is neither True nor False"),
-        ({"final_norm": None}, "final_norm=None is neither True nor False"),
-        ({"causal": 0}, "causal=0 is neither True nor False"),
-        ({"padded": "yes"}, "padded='yes' is neither True nor False"),
-        ({"text": "a text"}, "text='a text' is neither True nor False"),
-        ({"activation": "foo"}, "activation='foo' is none of 'gelu', 'gelu_tanh', 'relu', 'silu'"),
-        ({"dropout": 1.5}, "dropout=1.5 is no number from 0 to 0.99"),
-        ({"dropout": 0.995}, "dropout=0.995 is no number from 0 to 0.99"),
-        ({"dropout": -0.1}, "dropout=-0.1 is no number from 0 to 0.99"),
-        ({"dropout": float("nan")}, "dropout=nan is no number from 0 to 0.99"),
-        ({"dropout": "0.1"}, "dropout='0.1' is no number from 0 to 0.99"),
-        ({"mask": "future"}, "mask='future' is none of 'none', 'padding', 'given'"),
-        ({"mean": "batch"}, "mean='batch' is none of 'tokens', 'replicas'"),
-        ({"decode": "beam"}, "decode='beam' is none of 'argmax', 'top-k', None"),
-        ({"k": 0}, "k=0 is no whole number of at least 1"),
-        ({"k": 2.0}, "k=2.0 is no whole number of at least 1"),
-        ({"temperature": -1.0}, "temperature=-1.0 is no number of at least 0"),
-        ({"temperature": float("inf")}, "temperature=inf is no number of at least 0"),
-        ({"temperature": None}, "temperature=None is no number of at least 0"),
-        ({"tokenizer": None}, "tokenizer=None is neither 'bytes' nor the path of a tokenizer.json"),
-        ({"dtype": "int64"}, "dtype='int64' is none of 'float32', 'float64'"),
-        ({"wings": 2}, f"unknown option wings; a Transformer has {', '.join(Options.__dataclass_fields__)}"),
+        ({"layers": "2"}, "layers must be int, not '2'"),
+        ({"layers": 0}, "layers must be at least 1, not 0"),
+        ({"layers": True}, "layers must be int, not True"),
+        ({"layers": 1.5}, "layers must be int, not 1.5"),
+        ({"positions": "rotary"}, "positions 'rotary' is none of learned, sinusoidal"),
+        ({"tied": "no"}, "tied must be bool, not 'no'"),
+        ({"qkv_bias": 1}, "qkv_bias must be bool, not 1"),
+        ({"final_norm": None}, "final_norm must be bool, not None"),
+        ({"causal": 0}, "causal must be bool, not 0"),
+        ({"padded": "yes"}, "padded must be bool, not 'yes'"),
+        ({"text": "a text"}, "text must be bool, not 'a text'"),
+        ({"activation": "foo"}, "activation 'foo' is none of gelu, gelu_tanh, relu, silu"),
+        ({"activation": ["relu"]}, "activation ['relu'] is none of gelu, gelu_tanh, relu, silu"),
+        ({"dropout": 1.5}, "dropout must be at most 0.99, not 1.5"),
+        ({"dropout": 0.995}, "dropout must be at most 0.99, not 0.995"),
+        ({"dropout": -0.1}, "dropout must be at least 0, not -0.1"),
+        ({"dropout": float("nan")}, "dropout must be a finite number, not nan"),
+        ({"dropout": "0.1"}, "dropout must be float, not '0.1'"),
+        ({"mask": "future"}, "mask 'future' is none of none, padding, given"),
+        ({"mean": "batch"}, "mean 'batch' is none of tokens, replicas"),
+        ({"decode": "beam"}, "decode 'beam' is none of argmax, top-k, None"),
+        ({"k": 0}, "k must be at least 1, not 0"),
+        ({"k": 2.0}, "k must be int, not 2.0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, not -1.0"),
+        ({"temperature": float("inf")}, "temperature must be a finite number, not inf"),
+        ({"temperature": None}, "temperature must be float, not None"),
+        ({"tokenizer": None}, "tokenizer must be str, not None"),
+        ({"dtype": "int64"}, "dtype 'int64' is none of float32, float64"),
+        ({"wings": 2}, f"unknown option wings; a Transformer has {', '.join(options_of(Options))}"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(options, message):
     with pytest.raises(ConfigError) as caught:
         gi.models.transformer(**options)
     assert str(caught.value) == message
-
-
-def test_every_option_is_documented():
-    lines = [line.split() for line in (Options.__doc__ or "").splitlines()]
-    documented = {words[0] for words in lines if words}
-    assert set(Options.__dataclass_fields__) <= documented
 
 
 def test_the_limits_themselves_are_taken():
@@ -66,12 +62,13 @@ def test_the_limits_themselves_are_taken():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": 0}, "layers=0 is no whole number of at least 1"),
-        ({"layers": "2"}, "layers='2' is no whole number of at least 1"),
+        ({"layers": 0}, "layers must be at least 1, not 0"),
+        ({"layers": "2"}, "layers must be int, not '2'"),
         ({"layers": 3, "widths": (4, 5)}, "widths=(4, 5) are 2 dims, but layers=3 needs 4: D_in, D_1, D_2, D_out"),
         ({"layers": 1, "widths": (4, 5, 6)}, "widths=(4, 5, 6) are 3 dims, but layers=1 needs 2: D_in, D_out"),
-        ({"activation": "tanh"}, "activation='tanh' is none of 'gelu', 'gelu_tanh', 'relu', 'silu'"),
-        ({"dtype": "int64"}, "dtype='int64' is none of 'bfloat16', 'float16', 'float32', 'float64'"),
+        ({"activation": "tanh"}, "activation 'tanh' is none of gelu, gelu_tanh, relu, silu"),
+        ({"dtype": "int64"}, "dtype 'int64' is none of bfloat16, float16, float32, float64"),
+        ({"tied": True}, "unknown option tied; an MLP has layers, activation, dtype"),
     ],
 )
 def test_an_mlps_option_that_cannot_be_is_named(options, message):

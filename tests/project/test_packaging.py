@@ -129,6 +129,36 @@ def run(*command, **options):
     return done.stdout
 
 
+#: A model with its gradients, which needs both folders.
+EXAMPLE = """
+import graphir as gi
+from graphir.passes import autodiff
+step = autodiff(gi.models.mlp(1, dtype="float64"))
+sizes = {"B": 2, "D_in": 3, "D_out": 2}
+run = gi.compile(step, sizes, threads=1)(gi.initialize(step, sizes), {"X": [[1.0] * 3] * 2, "Target": [[0.0] * 2] * 2})
+print(float(run["loss/L"]) > 0, *gi.__path__)
+"""
+
+
+def test_a_checkout_without_symbolic_links_is_imported_all_the_same(checkout, tmp_path):
+    """As a zip has it that is unpacked on Windows: each link is a small text file."""
+    for name in ("passes", "backends"):
+        (checkout / "graphir" / name).rename(tmp_path / name)
+        (checkout / "graphir" / name).write_text(f"../{name}", encoding="utf-8")
+    try:
+        assert run("-c", EXAMPLE, cwd=checkout) == f"True {checkout / 'graphir'} {checkout}\n"
+        file = run("-c", "import graphir.backends.numpy as here; print(here.__file__)", cwd=checkout)
+        assert Path(file.strip()) == checkout / "backends/numpy/__init__.py"
+    finally:
+        for name in ("passes", "backends"):
+            (checkout / "graphir" / name).unlink()
+            (tmp_path / name).rename(checkout / "graphir" / name)
+
+
+def test_a_checkout_with_links_is_looked_into_nowhere_else(checkout):
+    assert run("-c", EXAMPLE, cwd=checkout) == f"True {checkout / 'graphir'}\n"
+
+
 @pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")

@@ -126,7 +126,7 @@ def config(**changes):
         ({"config": None}, "holds no configuration"),
         (config(layers="many"), "impossible configuration: --layers must be int, not 'many'"),
         (config(layers=True), "impossible configuration: --layers must be int, not True"),
-        (config(dropout=7.0), "impossible configuration: --dropout must be less than 1, not 7.0"),
+        (config(dropout=7.0), "impossible configuration: --dropout must be at most 0.99, not 7.0"),
         (config(learning_rate=10**400), "--learning-rate must be a finite number, not a number of more than 30 digits"),
         (config(learning_rate=float("inf")), r"metadata cannot be read \(Infinity is no number of JSON\)"),
         (config(batch=2**53), "impossible configuration: --batch must be less than 9007199254740992"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.registry import BACKENDS
 from graphir.errors import ConfigError
 from graphir.ir.graph import Graph
 from graphir.ir.value import gradient_name
@@ -143,10 +144,8 @@ def test_a_run_goes_on_with_another_multiple(tmp_path: Path, order: tuple[int | 
 
 @on_the_stand_in
 def test_a_gpu_pads_by_itself_and_the_processor_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphir.training import config as choices
-
     # 256 is a multiple of 64.
-    monkeypatch.setitem(choices.MULTIPLES, "cupy", MULTIPLE)
+    monkeypatch.setitem(BACKENDS, "cupy", replace(BACKENDS["cupy"], row_multiple=MULTIPLE))
     whole = replace(CONFIG, dtype="float32", steps=4, schedule_steps=4, validate_every=2)
     small = replace(whole, steps=2)
     train(whole, tmp_path / "whole")

@@ -284,12 +284,12 @@ def test_no_scores_are_stored_whole() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"threads": 1.5}, "threads=1.5 is no number of threads"),
-        ({"threads": "2"}, "threads='2' is no number of threads"),
-        ({"threads": 0}, "threads=0 is no number of threads; give 1 or more"),
-        ({"threads": True}, "threads=True is no number of threads"),
+        ({"threads": 1.5}, "threads must be int, not 1.5"),
+        ({"threads": "2"}, "threads must be int, not '2'"),
+        ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": True}, "threads must be int, not True"),
         ({"memory": -1}, "memory=-1 is no number of bytes"),
-        ({"tiling": "x"}, "tiling='x' is no Tiling"),
+        ({"tiling": "x"}, "tiling must be Tiling, not 'x'"),
     ],
 )
 def test_options_that_are_none(options: dict[str, Any], words: str) -> None:

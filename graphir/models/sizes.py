@@ -1,0 +1,29 @@
+"""How large a Transformer is, and how much it is given at once: the numbers of its dims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphir.options import Option, option
+
+#: The dim that each option is the size of.
+DIMS = {"batch": "B", "sequence": "S", "width": "D", "heads": "N_H", "feed_forward": "D_ff", "vocabulary": "V"}
+
+#: V, for whoever has no tokenizer that says it.
+VOCABULARY = Option(default=256, help="V, tokens in the vocabulary.", kind=int, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes of a Transformer and its batch, but for V, which a tokenizer says."""
+
+    batch: int = option(16, "B, sequences a step.", least=1)
+    sequence: int = option(64, "S, tokens a sequence.", least=1)
+    width: int = option(128, "D, the width of the model.", least=1)
+    heads: int = option(4, "N_H, attention heads; they divide D.", least=1)
+    feed_forward: int | None = option(None, "D_ff, the width inside an MLP.  [default: 4 D]", kind=int, least=1)
+
+    def sizes(self, vocabulary: int) -> dict[str, int]:
+        """The numbers of the dims B, S, D, N_H, D_ff, V."""
+        given = {dim: getattr(self, name) for name, dim in DIMS.items() if name != "vocabulary"}
+        return {**given, "D_ff": self.feed_forward or 4 * self.width, "V": vocabulary}
