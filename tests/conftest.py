@@ -1,9 +1,11 @@
-"""What all tests share: goldens, with the flag that writes them anew, and the command line in this process."""
+"""What all tests share: goldens, with the flag that writes them anew, the command line in this process, skips told."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import pytest
 
@@ -23,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write tests/goldens anew from what the tests produce"
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason to skip tests: pytest's own has one for each place, hundreds where there is no GPU."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"SKIPPED [{count}] {shorten(reason, 110, placeholder=' …')}")
 
 
 @pytest.fixture
