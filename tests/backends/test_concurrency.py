@@ -18,11 +18,10 @@ from graphir.backends.numpy.results import ResultBuffers
 from graphir.errors import ConfigError, RunError
 from graphir.passes import Optimizer, autodiff, optimize
 from tests.support.hooked import Hook, content, hooked, is_right
+from tests.support.processes import LIMIT
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 SINGLE, PARALLEL = Case("single", ()), Case("megatron", (("tp", 2),))
-#: So long a test waits for what has to come.
-LIMIT = 60
 
 
 @pytest.fixture

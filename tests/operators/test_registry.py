@@ -85,8 +85,8 @@ def test_the_gradient_of_a_cast_comes_back_in_the_dtype_of_its_operand() -> None
 #: Linear, as trying shows, and not declared so. A declaration says what terms of a sum may pass through before they are
 #: added, and so where every reduction stands: no gradient of more than its own product, of LN or GL say, is put off.
 HELD_BACK = {
-    **dict.fromkeys(("dMul", "dMatmul", "dGL"), {"dY"}),
-    **dict.fromkeys(("dCE", "dCEP"), {"dL"}),
+    **{key: {"dY"} for key in ("dMul", "dMatmul", "dGL")},
+    **{key: {"dL"} for key in ("dCE", "dCEP")},
     "dLN": {"dH"},
     "dExp": {"Y", "dY"},
     "row_dot": {"P", "dP"},

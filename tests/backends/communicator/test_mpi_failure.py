@@ -87,8 +87,8 @@ raise ConfigError("no such plan")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_rank_that_is_killed_is_named(number: signal.Signals) -> None:
     done = run(f"""
+communicator.barrier()
 if rank == 2:
-    time.sleep(0.2)
     os.kill(os.getpid(), {number:d})
 communicator.all_reduce(ones, ("dp", "tp"))
 """)
