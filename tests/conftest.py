@@ -10,7 +10,9 @@ from textwrap import shorten
 import pytest
 
 from graphir import compiler
+from graphir.backends.cupy.device import require_device
 from graphir.cli import main
+from graphir.errors import DeviceError, MissingDependencyError
 from tests.support.processes import heed_interrupts
 
 #: Whatever a test compiles is proved before it runs.
@@ -25,6 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write tests/goldens anew from what the tests produce"
     )
+
+
+@pytest.hookimpl(trylast=True)  # when it has been said of all tests whether they are for a GPU
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where there is no GPU, all tests on one are skipped, for one reason."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        try:
+            require_device()
+        except (DeviceError, MissingDependencyError) as error:
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason=f"no GPU: {error}"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
