@@ -173,6 +173,7 @@ def test_what_was_not_fetched_and_what_there_is_not_are_told_apart() -> None:
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_ranks_fetch_what_they_like() -> None:
     done = launch(2, "-m", "tests.support.mpi_fetched")
     assert (done.returncode, done.stdout) == (0, "alike\n"), done.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from tests.campaign.faults import FAULTS
 from tests.campaign.hunt import BUDGET, hunt
+from tests.support.sampled import sampled
 
 #: What is no fault of a program that has been written: what a row without keys means, which kernel is taken for which,
 #: what is handed out, how arguments are bound; and what compiling refuses by itself.
@@ -20,7 +21,7 @@ BY_NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@sampled(5, name=list(FAULTS))
 def test_a_fault_is_found(name: str) -> None:
     caught = hunt(name)
     assert caught is not None, f"{BUDGET} graphs do not show it"

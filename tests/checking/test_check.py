@@ -321,6 +321,7 @@ def test_the_command_is_green(capsys):
     assert "layer0/mha  backward" in out
 
 
+@pytest.mark.slow
 def test_the_command_checks_all_plans_and_prints_json(capsys):
     code, out, _ = call(capsys, "check", "--layers", "1", "--tp", "2", "--plan", "all", "--dtype", "float64", "--json")
     data = json.loads(out)

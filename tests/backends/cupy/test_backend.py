@@ -118,7 +118,7 @@ def test_steps_of_training_follow_the_interpreter(cupy: Any) -> None:
         assert all(is_on_device(array) for array in mine.values())
 
 
-@sampled(4, case=PLANS, share=[False, True])
+@sampled(2, case=PLANS, share=[False, True])
 def test_every_plan_on_simulated_ranks(cupy: Any, case: Case, share: bool) -> None:
     graph = sharded_step_of(case)
     given = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)
