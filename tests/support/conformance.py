@@ -256,7 +256,7 @@ CHOICES: dict[Callable[..., None], dict[str, Sequence[Any]]] = {
     all_gather: {"along": ((0, (2, 3)), (1, (2, 3)), (2, (2, 1, 3)), (0, (0, 3)), (1, (0, 3))), **ARRAYS},
     reduce_scatter: {
         "along": ((0, (12, 3)), (1, (3, 24)), (0, (0, 3)), (1, (0, 12)), (0, (12, 0))),
-        "reduce": ("sum", "max"),
+        "reduce": tuple(REDUCE),
         **ARRAYS,
     },
     all_to_all: {"dims": ((0, 1), (1, 0)), **ARRAYS},
