@@ -76,6 +76,7 @@ def test_it_is_refused_before_anything_is_allocated(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_is_said_to_fit_fits(free: Callable[[int | None], None], allocating: list[str], tmp_path: Path) -> None:
     """Each suggestion is taken, and its plan asked for."""
     free(LITTLE)

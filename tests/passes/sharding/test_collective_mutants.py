@@ -22,6 +22,7 @@ from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.passes import Optimizer, autodiff, optimize, prune, shard
 from tests.passes.sharding.collective_mutants import Mutant, mutants
+from tests.support.sampled import sampled
 
 #: All read what they did: only the order of results, which are known by name, or the number of collectives changes.
 IDLE = "idle"
@@ -161,8 +162,9 @@ def checked(setting: Setting, single: Graph, graph: Graph) -> Report:
     return check(single, graph, sizes, arguments, reference=reference, runner=lambda planned: planned.executable())
 
 
-@pytest.mark.parametrize(("plan", "one_in"), CHECKED)
-def test_the_parity_check_finds_them_by_their_numbers_or_by_what_nobody_reads(plan: str, one_in: int) -> None:
+@sampled(2, checked=list(CHECKED))
+def test_the_parity_check_finds_them_by_their_numbers_or_by_what_nobody_reads(checked: tuple[str, int]) -> None:
+    plan, one_in = checked
     setting = setting_of(plan)
     single = setting.single()
     graph = setting.parallel(single)

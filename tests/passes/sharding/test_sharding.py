@@ -25,7 +25,7 @@ DP_TP = (("dp", 2), ("tp", 2))
 # -- float64: to rounding ----------------------------------------------------------------------------------
 
 
-@sampled(len(LATTICE), case=sample(84, ranks=9))
+@sampled(len(LATTICE) // 2, case=sample(84, ranks=9))
 def test_parallel_is_single(case: Case) -> None:
     """Loss, gradients, parameters, moments over three AdamW steps, to 1e-10 of each tensor's norm."""
     deviation, where = worst(case)
@@ -39,7 +39,7 @@ def test_the_lattice_has_every_plan_and_mesh() -> None:
         assert len(found) == len(COUNTS) ** len(axes), plan
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@sampled(1, algorithm=ALGORITHMS)
 def test_every_algorithm_computes_the_same(algorithm: str) -> None:
     case = Case("data+sequence+vocabulary+zero1", (("dp", 3), ("tp", 3)), layers=2)
     deviation, where = worst(case, algorithm=algorithm)
