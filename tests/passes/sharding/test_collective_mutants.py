@@ -162,9 +162,9 @@ def checked(setting: Setting, single: Graph, graph: Graph) -> Report:
     return check(single, graph, sizes, arguments, reference=reference, runner=lambda planned: planned.executable())
 
 
-@sampled(2, checked=list(CHECKED))
-def test_the_parity_check_finds_them_by_their_numbers_or_by_what_nobody_reads(checked: tuple[str, int]) -> None:
-    plan, one_in = checked
+@sampled(2, drawn=list(CHECKED))
+def test_the_parity_check_finds_them_by_their_numbers_or_by_what_nobody_reads(drawn: tuple[str, int]) -> None:
+    plan, one_in = drawn
     setting = setting_of(plan)
     single = setting.single()
     graph = setting.parallel(single)
