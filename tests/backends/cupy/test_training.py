@@ -112,6 +112,7 @@ def test_the_command_line(cupy: Any, small: TrainConfig, tmp_path: Path, command
     assert text.startswith("The ")
 
 
+@pytest.mark.slow
 def test_a_check_runs_its_ranks_on_the_device(cupy: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[bool] = []
     from graphir.checking import compare
