@@ -266,7 +266,8 @@ TcpPeers(Launch(3, 0, 3, 0, {address}))
 """
     variables = {**environment(0, 1, 1), "TMPDIR": str(tmp_path)}
     first = subprocess.Popen([sys.executable, "-c", program], env=variables, stderr=subprocess.PIPE, text=True)
-    connect(address).close()
+    with connect(address) as stranger:
+        assert take(stranger, 1)  # it is spoken to, so rank 0 waits for the others by now
     assert find_token(address) is not None
     first.send_signal(signal.SIGINT)
     assert first.communicate(timeout=LIMIT)[1].endswith("KeyboardInterrupt\n")
