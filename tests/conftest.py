@@ -1,14 +1,18 @@
-"""What all tests share: goldens, with the flag that writes them anew, and the command line in this process."""
+"""What all tests share: goldens, with the flag that writes them anew, the command line in this process, skips told."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import pytest
 
 from graphir import compiler
+from graphir.backends.device import require_device
 from graphir.cli import main
+from graphir.errors import DeviceError, MissingDependencyError
 from tests.support.processes import heed_interrupts
 
 #: Whatever a test compiles is proved before it runs.
@@ -23,6 +27,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write tests/goldens anew from what the tests produce"
     )
+
+
+@pytest.hookimpl(trylast=True)  # when it has been said of all tests whether they are for a GPU
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where there is no GPU, all tests on one are skipped, for one reason."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        try:
+            require_device()
+        except (DeviceError, MissingDependencyError) as error:
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason=f"no GPU: {error}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason to skip tests: pytest's own has one for each place, hundreds where there is no GPU."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"SKIPPED [{count}] {shorten(reason, 110, placeholder=' …')}")
 
 
 @pytest.fixture

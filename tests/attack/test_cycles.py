@@ -13,9 +13,10 @@ from tests.attack import cycles as attack
 from tests.attack.cycles import Flat, cycles
 from tests.attack.outcome import LossError
 from tests.campaign.draw import draw
+from tests.support.sampled import sampled
 
 
-@pytest.mark.parametrize("options", [{"threads": 2}, {"threads": 2, "check": True}, {"backend": "reference"}], ids=str)
+@sampled(1, options=[{"threads": 2, "check": True}, {"threads": 2}, {"backend": "reference"}])
 def test_what_is_compiled_again_leaves_no_object(options: dict[str, object]) -> None:
     def cycle() -> int:
         for seed in (3, 5, 11):

@@ -16,6 +16,7 @@ from graphir.backends import blas
 from graphir.backends.blas import Blas, advice, elementwise_rate, find_blas, gemm_rate, single_threaded_blas
 from graphir.processor import AVX512, has_avx512, processor_features, processor_name
 from tests.support.paths import ROOT
+from tests.support.processes import LIMIT
 
 FOUND = find_blas()
 
@@ -94,17 +95,17 @@ def test_the_last_of_several_threads_to_leave_restores():
     def first():
         with single_threaded_blas():
             inside.set()
-            assert may_leave.wait(10)
+            assert may_leave.wait(LIMIT)
         left.set()
-        assert done.wait(10)  # alive while the other leaves: a library would let this thread alone set the number
+        assert done.wait(LIMIT)  # alive while the other leaves: a library would let this thread alone set the number
 
     left, done = threading.Event(), threading.Event()
     other = threading.Thread(target=first)
     other.start()
-    assert inside.wait(10)
+    assert inside.wait(LIMIT)
     with single_threaded_blas():
         may_leave.set()
-        assert left.wait(10)
+        assert left.wait(LIMIT)
         seen.append(threads())
     seen.append(threads())
     done.set()

@@ -18,11 +18,11 @@ from graphir.backends.numpy.results import ResultBuffers
 from graphir.errors import ConfigError, RunError
 from graphir.passes import Optimizer, autodiff, optimize
 from tests.support.hooked import Hook, content, hooked, is_right
+from tests.support.processes import LIMIT
+from tests.support.sampled import sampled
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 SINGLE, PARALLEL = Case("single", ()), Case("megatron", (("tp", 2),))
-#: So long a test waits for what has to come.
-LIMIT = 60
 
 
 @pytest.fixture
@@ -46,8 +46,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
 # -- turns ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 2}, {"backend": "reference"}], ids=str)
-@pytest.mark.parametrize("case", [SINGLE, PARALLEL], ids=lambda case: case.plan)
+@sampled(options=[{"threads": 1}, {"threads": 2}, {"backend": "reference"}], case=[SINGLE, PARALLEL])
 def test_losses_from_eight_threads_are_the_serial_ones(case: Case, options: dict[str, Any]) -> None:
     graph, inputs = step_of(case), batch(case.sizes, 0)
     given = start(graph, tuple(case.sizes.items()))

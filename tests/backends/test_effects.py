@@ -15,6 +15,7 @@ from graphir.ir.operator import Operator, operators
 from graphir.passes import autodiff, dce, optimize, run_pipeline
 from graphir.testing.cases import cases
 from tests.support.deeds import hold_to_deeds
+from tests.support.sampled import sampled
 
 OPERATORS = [each for each in operators() if each.relayout is None and each.examples and each.key != "fused"]
 
@@ -102,8 +103,7 @@ def _calls(executable: Any, arguments: Any) -> list[Any]:
     return [call for segment in program.segments for call in segment.calls[0]]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.key)
+@sampled(operator=OPERATORS, dtype=["float32", "float64"])
 def test_every_operator_in_numpy_calls(operator: Operator, dtype: str) -> None:
     for case in cases(operator, dtype, count=1):
         executable = gi.compile(case.graph, case.sizes, threads=1)

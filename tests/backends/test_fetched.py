@@ -16,6 +16,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.passes import Optimizer, autodiff, dce, optimize, shard
 from tests.support.mpi import launch, needs_mpi
+from tests.support.sampled import sampled
 
 SIZES = {"B": 4, "S": 4, "D": 8, "N_H": 4, "D_ff": 8, "V": 8}
 PLANS = {
@@ -24,7 +25,7 @@ PLANS = {
     "sequence+vocabulary": Mesh(tp=2),
     "data+sequence+zero1": Mesh(dp=2, tp=2),
 }
-plans = pytest.mark.parametrize(("plan", "mesh"), PLANS.items(), ids=PLANS)
+plans = pytest.mark.parametrize("plan", PLANS)
 
 
 @lru_cache
@@ -62,9 +63,10 @@ def assert_right(run: Any, local: Graph, names: list[str]) -> None:
 
 
 @plans
-def test_each_value_is_fetched_alone(plan: str, mesh: Mesh) -> None:
+@sampled(1, every=[8, 1])
+def test_each_value_is_fetched_alone(plan: str, every: int) -> None:
     local = sharded_step(plan)
-    for name in (*local.values, *local.aliases):
+    for name in (*local.values, *local.aliases)[::every]:
         run = gi.compile(local, SIZES, backend="reference", fetch=[name])(arguments())
         assert len(run) == 1
         assert_right(run, local, [name])
@@ -72,11 +74,12 @@ def test_each_value_is_fetched_alone(plan: str, mesh: Mesh) -> None:
 
 @plans
 @pytest.mark.parametrize("backend", ["reference", "numpy"])
-def test_pairs_are_fetched_beside_some_of_the_rest(plan: str, mesh: Mesh, backend: str) -> None:
+@sampled(1, count=[4, 20])
+def test_pairs_are_fetched_beside_some_of_the_rest(plan: str, backend: str, count: int) -> None:
     """Every other pair is of a value and what collectives make of it: two results of one content, laid out apart."""
     local, drawn = sharded_step(plan), random.Random(plan)
     moved = [node for node in local.nodes if node.operator.relayout is not None]
-    for number in range(20):
+    for number in range(count):
         pair = drawn.sample(list(local.values), 2)
         if number % 2:
             node = drawn.choice(moved)
@@ -170,6 +173,7 @@ def test_what_was_not_fetched_and_what_there_is_not_are_told_apart() -> None:
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_ranks_fetch_what_they_like() -> None:
     done = launch(2, "-m", "tests.support.mpi_fetched")
     assert (done.returncode, done.stdout) == (0, "alike\n"), done.stderr

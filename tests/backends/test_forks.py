@@ -18,9 +18,7 @@ from graphir.backends.turns import Turn, turn_of_a_rank
 from graphir.errors import RunError
 from graphir.ir.collector import without_collector
 from tests.support.hooked import Hook, content, hooked, is_right
-
-#: So long a test waits for what has to come.
-LIMIT = 60
+from tests.support.processes import LIMIT
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),

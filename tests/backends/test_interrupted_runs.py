@@ -20,6 +20,7 @@ from graphir.backends.blas import find_blas, single_threaded_blas
 from graphir.errors import RunError
 from graphir.ir.collector import without_collector
 from tests.support.hooked import Hook, content, hooked, is_right
+from tests.support.processes import LIMIT
 from tests.support.sharding_cases import Case, batch, sharded_step_of, step_of
 
 BACKENDS = str(Path(backends.__file__).parent)
@@ -134,7 +135,7 @@ def test_an_interrupt_leaves_the_turn_to_others(hook: Hook) -> None:
     while interrupted(lambda: run(content()), line, folder):
         other = threading.Thread(target=lambda: made.append(is_right(run(content(1)), 1)))
         other.start()
-        other.join(60)
+        other.join(LIMIT)
         line += 1
     assert made == [True] * line
     assert line >= 4

@@ -8,7 +8,6 @@ The proof of programs and the campaign have to find each: see tests/campaign/tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -23,8 +22,10 @@ from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.sums import Sums
 from graphir.backends.compiled.task import Pieces, Task, Tile
-from graphir.backends.numpy.rules import attention, loss
-from graphir.backends.rows import plan
+from graphir.backends.numpy import formulas, known, recipe
+from graphir.backends.numpy.recipe import is_masked_number
+from graphir.formula import trace
+from graphir.formula.terms import Term, Terms
 from graphir.ir import roles, tiling
 from graphir.ir.value import Value
 
@@ -82,23 +83,61 @@ def _one_role() -> Iterator[None]:
 @fault("a row without keys is spread over the tile's")
 def _uniform() -> Iterator[None]:
     """The maximum of a row that is masked is the mask's value, and its exponentials are 1."""
+    change = recipe._squares
 
-    def none(*arguments: Any) -> float:
-        return -math.inf
+    def unshifted(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | None:
+        compares = term.operation == "where" and operands[0].operation == "less_equal"
+        if compares and is_masked_number(operands[0].operands[1]):
+            return operands[2]
+        return change(terms, term, operands)
 
-    with patch.object(attention, "least_score", none), patch.object(loss, "least_score", none):
+    _forget_formulas()
+    with patch.object(recipe, "_squares", unshifted):
         yield
+    _forget_formulas()
+
+
+@fault("a result is written where an operand is read later")
+def _too_early() -> Iterator[None]:
+    """What follows from a formula overwrites an operand that a later step reads."""
+
+    def free(self: formulas._Tile, name: str, position: int, simple: bool) -> bool:
+        return self._holds.get(name) is None
+
+    with patch.object(formulas._Tile, "_is_free", free):
+        yield
+
+
+@fault("a mask begins a column late")
+def _late_mask() -> Iterator[None]:
+    """The first column that some query does not see is taken for one that all see."""
+    region = known.region_of
+
+    def late(*arguments: Any) -> known.Region:
+        start, stop = region(*arguments)
+        return known.Region(min(start + 1, stop), stop)
+
+    with patch.object(formulas, "region_of", late):
+        yield
+
+
+def _forget_formulas() -> None:
+    recipe.recipe_of.cache_clear()
+    formulas.rule_of.cache_clear()
 
 
 @fault("an attribute is left out of a kernel's key")
 def _key() -> Iterator[None]:
-    structure = plan.structure
+    found: dict[Any, Any] = {}
+    remembered = trace._remembered
 
-    def without(*arguments: Any) -> Any:
-        nodes, *others = structure(*arguments)
-        return tuple((operator, rule, (), *rest) for operator, rule, _, *rest in nodes), *others
+    def first(operator: Any, rule: Any, dtype: str, *rest: Any) -> Any:
+        key = operator, rule, dtype
+        if key not in found:
+            found[key] = remembered(operator, rule, dtype, *rest)
+        return found[key]
 
-    with patch.object(plan, "structure", without):
+    with patch.object(trace, "_remembered", first):
         yield
 
 

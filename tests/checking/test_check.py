@@ -15,6 +15,7 @@ from graphir.cli import main
 from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 from graphir.passes import shard
+from tests.support.sampled import sampled
 
 
 @cache
@@ -66,8 +67,9 @@ LATTICE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "axes"), LATTICE, ids=lambda each: each if isinstance(each, str) else str(each))
-def test_a_clean_run_stays_far_within_the_tolerance(name, axes):
+@sampled(4, place=LATTICE)
+def test_a_clean_run_stays_far_within_the_tolerance(place):
+    name, axes = place
     dtype = ("float32", "float64")[len(axes) % 2]
     report = run_check(Setting(1, name, Mesh(axes), dtype=dtype))
     assert report.ok, report.text()
@@ -319,6 +321,7 @@ def test_the_command_is_green(capsys):
     assert "layer0/mha  backward" in out
 
 
+@pytest.mark.slow
 def test_the_command_checks_all_plans_and_prints_json(capsys):
     code, out, _ = call(capsys, "check", "--layers", "1", "--tp", "2", "--plan", "all", "--dtype", "float64", "--json")
     data = json.loads(out)

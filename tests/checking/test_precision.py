@@ -15,6 +15,7 @@ from graphir.checking.reference import ROUNDOFF, SAFETY, Reference, make_referen
 from graphir.cli import main
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
+from tests.support.sampled import sampled
 
 pytest.importorskip("ml_dtypes")
 
@@ -31,7 +32,7 @@ def case(precision: str) -> tuple[Graph, Graph, dict[str, int], dict[str, Any], 
     return single, parallel, sizes, arguments, make_reference(single, parallel, sizes, arguments)
 
 
-@pytest.mark.parametrize("precision", NARROW)
+@sampled(1, precision=NARROW)
 def test_a_clean_run_stays_well_within_the_tolerance(precision: str) -> None:
     single, parallel, sizes, arguments, reference = case(precision)
     report = check(single, parallel, sizes, arguments, reference=reference)
@@ -50,7 +51,7 @@ def test_clean_runs_of_every_plan_do_whatever_the_seed(precision: str) -> None:
         assert report.worst.excess < 2 / 3, (each.title, report.summary())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "none"])
+@sampled(1, optimizer=["sgd", "none"])
 def test_without_a_past_and_without_an_optimizer_float16_is_scaled_all_the_same(optimizer: str) -> None:
     setting = Setting(1, mesh=MESH, precision="float16", optimizer=optimizer)
     single = setting.single()

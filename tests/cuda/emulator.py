@@ -15,13 +15,14 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 _HEADER = Path(__file__).with_name("emulator.hpp")
-_FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing")
+_FLAGS = ("-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing")
 #: The header has what these checks call.
 _CHECKS = ("-fsanitize=alignment,bounds,signed-integer-overflow",)
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
@@ -161,23 +162,49 @@ def _built(code: str, expressions: Sequence[str]) -> Path:
     plain = re.sub(r"#include <cuda_\w+\.h>", "", code)
     plain = _DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(emulated::dynamic_shared);", plain)
     # Without a name of their own outside, templates may have static variables in a section that is chosen for them.
-    text = f'#include "{_HEADER}"\nnamespace {{\n{plain}\n}}\n'
+    text = f'#include "{_header()}"\nnamespace {{\n{plain}\n}}\n'
     for name in () if expressions else dict.fromkeys(_KERNEL.findall(code)):
         text += _LAUNCH.format(symbol=f"launch_{name}", kernel=name)
     for i, expression in enumerate(expressions):
         text += _LAUNCH.format(symbol=f"expression_{i}", kernel=expression)
-    digest = hashlib.sha256(" ".join((*_FLAGS, *_CHECKS, _HEADER.read_text(), text)).encode()).hexdigest()[:24]
+
+    def make(made: Path) -> None:
+        source = made.with_suffix(".cpp")
+        source.write_text(text)
+        done = _compile("-shared", source, "-o", made)
+        if done.returncode:
+            raise SyntaxError(f"g++ does not compile this kernel:\n{done.stderr}")
+
+    return _kept(f"{_digest(text)}.so", make)
+
+
+@cache
+def _header() -> Path:
+    """The header, compiled ahead: by itself it takes g++ most of the time that a kernel does."""
+    text = _HEADER.read_text()
+    found = _kept(f"{_digest(text)}.hpp", lambda made: made.write_text(text))
+    # Whatever is no GCC may be content with the text.
+    _kept(f"{found.name}.gch", lambda made: _compile("-x", "c++-header", found, "-o", made))
+    return found
+
+
+def _compile(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["g++", *_FLAGS, *_CHECKS, *map(str, arguments)], capture_output=True, text=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(" ".join((*_FLAGS, *_CHECKS, text)).encode()).hexdigest()[:24]
+
+
+def _kept(name: str, make: Callable[[Path], object]) -> Path:
+    """The file of that name, kept from run to run; where it is not there, `make` writes it, and it appears whole."""
     folder = Path(tempfile.gettempdir()) / f"graphir-emulated-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{digest}.so"
-    if not library.exists():
+    kept = folder / name
+    if not kept.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            source, made = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
-            source.write_text(text)
-            done = subprocess.run(
-                ["g++", *_FLAGS, *_CHECKS, str(source), "-o", str(made)], capture_output=True, text=True
-            )
-            if done.returncode:
-                raise SyntaxError(f"g++ does not compile this kernel:\n{done.stderr}")
-            os.replace(made, library)
-    return library
+            made = Path(scratch, name)
+            make(made)
+            if made.exists():
+                os.replace(made, kept)
+    return kept

@@ -174,17 +174,4 @@ def where(request: pytest.FixtureRequest) -> str:
     """Where kernels run."""
     if request.param == "emulated" and emulator.MISSING:
         pytest.skip(emulator.MISSING)
-    if request.param == "cupy":
-        require_gpu()
     return str(request.param)
-
-
-def require_gpu() -> None:
-    """Skips a test where there is no GPU."""
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"no GPU: {error}")
-    if not count:
-        pytest.skip("no GPU")

@@ -36,7 +36,7 @@ NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_BFLOAT16 = 6, 7, 8, 9
 NCCL_SUM, NCCL_PROD, NCCL_MAX, NCCL_MIN, NCCL_AVG = range(5)
 
 #: Seconds that a rank waits for the others of its group.
-PATIENCE = 20.0
+PATIENCE = 60.0
 #: Whether ids are bytes, as since CuPy 14, or tuples of C's chars, as before.
 IDS_ARE_BYTES = True
 

@@ -16,9 +16,7 @@ from graphir.backends.communicator.tcp_peers import TcpPeers
 from graphir.ir.layout import Mesh
 from graphir.launch import Launch
 from tests.support.free_port import free_port
-
-#: Seconds after which a thread hangs.
-PATIENCE = 60.0
+from tests.support.processes import LIMIT
 
 
 def on_threads(count: int, run: Callable[[int], Any]) -> list[Any]:
@@ -36,7 +34,7 @@ def on_threads(count: int, run: Callable[[int], Any]) -> list[Any]:
     for each in threads:
         each.start()
     for each in threads:
-        each.join(PATIENCE)
+        each.join(LIMIT)
     hanging = [rank for rank, each in enumerate(threads) if each.is_alive()]
     if failures:
         raise failures[min(failures)]
@@ -50,7 +48,7 @@ class Ranks:
     def __init__(self, count: int) -> None:
         address = "127.0.0.1", free_port()
         self.peers: list[TcpPeers] = on_threads(
-            count, lambda rank: TcpPeers(Launch(count, rank, count, rank, address), 20.0)
+            count, lambda rank: TcpPeers(Launch(count, rank, count, rank, address), LIMIT)
         )
 
     def run(self, mesh: Mesh, work: Callable[[NcclCommunicator], Any]) -> list[Any]:

@@ -17,23 +17,22 @@ from graphir.errors import ConfigError
 from graphir.ir.layout import Mesh
 from graphir.launch import find_launch
 from tests.cuda.ranks import OnDevice, home, place
-from tests.support.conformance import CASES, MESHES
+from tests.support.conformance import MESHES, cases_on_ranks
 
 LAUNCH = find_launch()
 assert LAUNCH is not None
 
 
 def conformance() -> None:
-    """Every case on every mesh; prints this rank's failures, as JSON."""
+    """Every case of as many ranks; prints this rank's failures, as JSON."""
     found: dict[str, str] = {}
-    for mesh in MESHES[LAUNCH.size]:
-        communicator: Any = OnDevice(NcclCommunicator(mesh))
-        for name, case in CASES.items():
-            try:
-                case(communicator)
-            except Exception:
-                found[name] = found.get(name, "") + f"{mesh}: {traceback.format_exc()}"
-            communicator.barrier()
+    communicators: dict[Mesh, Any] = {mesh: OnDevice(NcclCommunicator(mesh)) for mesh in MESHES[LAUNCH.size]}
+    for name, (mesh, case) in cases_on_ranks(LAUNCH.size).items():
+        try:
+            case(communicators[mesh])
+        except Exception:
+            found[name] = traceback.format_exc()
+        communicators[mesh].barrier()
     print(json.dumps(found))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 import graphir as gi
+from tests.support.sampled import sampled
 
 #: Beyond what Python recurses into.
 MANY = 1500
@@ -72,7 +72,7 @@ SHAPES: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@sampled(4, shape=list(SHAPES))
 def test_what_is_deep_is_parsed_verified_compiled_and_run(shape: str) -> None:
     graph = gi.verify(gi.parse(SHAPES[shape]()))
     assert gi.parse(gi.to_text(graph)) == graph

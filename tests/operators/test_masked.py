@@ -30,6 +30,7 @@ from graphir.operators.split_vocabulary import exp_sum, negative_log_likelihood,
 from graphir.passes import LEVELS, Plan, autodiff, shard
 from tests.cuda import emulator, standin
 from tests.cuda.harness import to_numpy
+from tests.support.sampled import sampled
 
 #: How a graph is run.
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -272,9 +273,9 @@ def test_they_are_zero_where_probabilities_are_made_again(level: str, mask: str,
 
 
 @on_the_stand_in
-@pytest.mark.parametrize("level", ["nothing", "attention", "full"])
-@pytest.mark.parametrize(("mask", "causal"), [("padding", True), ("given", False)])
-def test_they_are_zero_in_cuda(level: str, mask: str, causal: bool) -> None:
+@sampled(2, level=["attention", "nothing", "full"], masks=[("padding", True), ("given", False)])
+def test_they_are_zero_in_cuda(level: str, masks: tuple[str, bool]) -> None:
+    mask, causal = masks
     """Where scores lie in memory, and where one kernel makes all of attention."""
     held = operands(mask, 41)
     sizes = {"B": 2, "N_H": 2, "S": 41, "e": 3}

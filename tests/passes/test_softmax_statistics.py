@@ -33,6 +33,7 @@ from graphir.passes import (
 )
 from graphir.passes.value_numbering import ValueNumbering
 from tests.support.evaluate import evaluate
+from tests.support.sampled import sampled
 
 SIZES = {"B": 2, "S": 12, "D": 24, "N_H": 4, "D_ff": 32, "V": 12}
 MADE_AGAIN = ("attention", "selective", "full")
@@ -93,8 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@sampled(variant=list(VARIANTS), level=LEVELS)
 def test_results_are_the_same(variant: str, level: str) -> None:
     graph = step(2, **VARIANTS[variant])
     wanted = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))
@@ -157,8 +157,7 @@ SHARDED = {
 }
 
 
-@pytest.mark.parametrize("level", ["masks", *MADE_AGAIN])
-@pytest.mark.parametrize("plan", SHARDED)
+@sampled(plan=list(SHARDED), level=["masks", *MADE_AGAIN])
 def test_every_rank_keeps_its_own(plan: str, level: str) -> None:
     graph = dce(shard(step(), gi.Mesh(SHARDED[plan]), plan))
     wanted = gi.compile(graph, SIZES, backend="reference")(*arguments(graph))

@@ -1,8 +1,8 @@
 """What every communicator must do, as cases that run on whichever ranks a process holds.
 
 Every process builds all ranks' blocks from a seed, hands in those that it holds, and compares what comes out with
-plain NumPy on all of them. A case is a function of a communicator; `CASES` has them by name. Run as a program, by a
-launcher, the module runs all cases on every mesh of so many ranks, and rank 0 prints what became of each, as JSON.
+plain NumPy on all of them. A case is a function of a communicator; `cases` has them by name. Run as a program, by a
+launcher, the module runs the cases of every mesh of so many ranks, and rank 0 prints what became of each, as JSON.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from graphir.backends.communicator import Communicator
 from graphir.ir.layout import Layout, Mesh
+from tests.support.pairs import pairwise
 
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "bool")
 MESHES = {
@@ -26,6 +27,7 @@ MESHES = {
     6: (Mesh(dp=2, tp=3), Mesh(tp=6)),
 }
 Case = Callable[[Communicator], None]
+Place = TypeVar("Place")
 REDUCE: dict[str, Callable[[Any], Any]] = {
     "sum": lambda stack: stack.sum(axis=0, dtype=stack.dtype),
     "max": lambda stack: stack.max(axis=0),
@@ -70,7 +72,7 @@ def check(communicator: Communicator, operation: str, blocks: list[Any], expecte
 # -- collectives -------------------------------------------------------------------------------------------
 
 
-def all_reduce(shape: tuple[int, ...], dtype: str, reduce: str, strided: bool, communicator: Communicator) -> None:
+def all_reduce(communicator: Communicator, shape: tuple[int, ...], reduce: str, dtype: str, strided: bool) -> None:
     """Chunks of uneven sizes, of none, of fewer elements than ranks."""
     mesh = communicator.mesh
     blocks = blocks_of(mesh, shape, dtype, strided)
@@ -85,7 +87,8 @@ def all_reduce(shape: tuple[int, ...], dtype: str, reduce: str, strided: bool, c
             np.testing.assert_array_equal(mine, right[rank], err_msg=f"rank {rank}, in place")
 
 
-def all_gather(dim: int, shape: tuple[int, ...], dtype: str, strided: bool, communicator: Communicator) -> None:
+def all_gather(communicator: Communicator, along: tuple[int, tuple[int, ...]], dtype: str, strided: bool) -> None:
+    dim, shape = along
     blocks = blocks_of(communicator.mesh, shape, dtype, strided)
     for axis in communicator.mesh.names:
         right = by_group(communicator.mesh, (axis,), blocks, lambda mine: [np.concatenate(mine, dim)] * len(mine))
@@ -93,8 +96,9 @@ def all_gather(dim: int, shape: tuple[int, ...], dtype: str, strided: bool, comm
 
 
 def reduce_scatter(
-    dim: int, shape: tuple[int, ...], dtype: str, reduce: str, strided: bool, communicator: Communicator
+    communicator: Communicator, along: tuple[int, tuple[int, ...]], reduce: str, dtype: str, strided: bool
 ) -> None:
+    dim, shape = along
     blocks = blocks_of(communicator.mesh, shape, dtype, strided)
 
     def scatter(mine: list[Any]) -> list[Any]:
@@ -105,8 +109,9 @@ def reduce_scatter(
         check(communicator, "reduce_scatter", blocks, right, dim=dim, axis=axis, reduce=reduce)
 
 
-def all_to_all(source: int, target: int, dtype: str, strided: bool, communicator: Communicator) -> None:
+def all_to_all(communicator: Communicator, dims: tuple[int, int], dtype: str, strided: bool) -> None:
     """The whole array of a group is the same before and after."""
+    source, target = dims
     for shape in ((12, 12, 2), (0, 12, 12), (12, 12, 0)):
         blocks = blocks_of(communicator.mesh, shape, dtype, strided)
         right = by_group(
@@ -118,7 +123,7 @@ def all_to_all(source: int, target: int, dtype: str, strided: bool, communicator
         check(communicator, "all_to_all", blocks, right, source=source, target=target, axis="tp")
 
 
-def local_slice(dim: int, dtype: str, strided: bool, communicator: Communicator) -> None:
+def local_slice(communicator: Communicator, dim: int, dtype: str, strided: bool) -> None:
     blocks = by_group(
         communicator.mesh,
         ("tp",),
@@ -131,7 +136,7 @@ def local_slice(dim: int, dtype: str, strided: bool, communicator: Communicator)
     assert communicator.take_traffic().total_bytes == 0
 
 
-def broadcast(shape: tuple[int, ...], dtype: str, strided: bool, communicator: Communicator) -> None:
+def broadcast(communicator: Communicator, shape: tuple[int, ...], dtype: str, strided: bool) -> None:
     mesh = communicator.mesh
     blocks = blocks_of(mesh, shape, dtype, strided)
     for axes in dict.fromkeys([("tp",), mesh.names, mesh.names[::-1]]):  # no set: all ranks need one order
@@ -148,7 +153,7 @@ def a_maximum_keeps_a_nan(communicator: Communicator) -> None:
         np.testing.assert_array_equal(found, [np.nan, 2.0])
 
 
-def all_ranks_get_the_same_bits(shape: tuple[int, ...], dtype: str, communicator: Communicator) -> None:
+def all_ranks_get_the_same_bits(communicator: Communicator, shape: tuple[int, ...], dtype: str) -> None:
     """Numbers whose sum depends on the order of summation; near the exact sum, as rounding allows."""
     mesh, rng = communicator.mesh, np.random.default_rng(1)
     scale = 10.0 ** rng.integers(-4, 4, (mesh.size, *shape))
@@ -188,7 +193,7 @@ def several_may_be_under_way(communicator: Communicator) -> None:
 # -- messages, and the process as a whole ------------------------------------------------------------------
 
 
-def messages(dtype: str, communicator: Communicator) -> None:
+def messages(communicator: Communicator, dtype: str) -> None:
     """To the next rank around the ring, to oneself, empty ones, two in a row; what was sent may be changed at once."""
     size = communicator.mesh.size
     for shift in (0, 1):
@@ -237,55 +242,74 @@ def traffic(communicator: Communicator) -> None:
         assert sent.bytes[rank] == (2 * (mesh.size - 1) * 120 * 8 if rank in communicator.ranks else 0)
 
 
-def _cases() -> dict[str, Case]:
-    cases: dict[str, Case] = {}
-    for dtype in DTYPES:
-        for strided in (False, True) if dtype in ("float32", "bool") else (False,):
-            kind = f"{dtype}{' strided' if strided else ''}"
-            for shape in ((), (5,), (4, 3), (0, 3), (2, 3, 7)):
-                for reduce in ("sum", "max") if dtype == "bool" else ("sum", "max", "mean"):
-                    cases[f"all_reduce {reduce} {shape} {kind}"] = partial(all_reduce, shape, dtype, reduce, strided)
-                cases[f"broadcast {shape} {kind}"] = partial(broadcast, shape, dtype, strided)
-            for dim, shape in ((0, (2, 3)), (1, (2, 3)), (2, (2, 1, 3)), (0, (0, 3)), (1, (0, 3))):
-                cases[f"all_gather {dim} {shape} {kind}"] = partial(all_gather, dim, shape, dtype, strided)
-            for dim, shape in ((0, (12, 3)), (1, (3, 24)), (0, (0, 3)), (1, (0, 12)), (0, (12, 0))):
-                for reduce in ("sum", "max"):
-                    name = f"reduce_scatter {reduce} {dim} {shape} {kind}"
-                    cases[name] = partial(reduce_scatter, dim, shape, dtype, reduce, strided)
-            for source, target in ((0, 1), (1, 0)):
-                cases[f"all_to_all {source} {target} {kind}"] = partial(all_to_all, source, target, dtype, strided)
-            for dim in (0, 1):
-                cases[f"local_slice {dim} {kind}"] = partial(local_slice, dim, dtype, strided)
-        cases[f"messages {dtype}"] = partial(messages, dtype)
-    for dtype in ("float16", "float32", "float64"):
-        for shape in ((37,), (50_000,)):
-            cases[f"the same bits {shape} {dtype}"] = partial(all_ranks_get_the_same_bits, shape, dtype)
-    for case in (a_maximum_keeps_a_nan, several_may_be_under_way, agreement, wholes, traffic):
-        cases[case.__name__] = case
-    return cases
+#: Truth has a sum and a maximum, and no mean.
+NEVER = {("mean", "bool")}
+#: Scalars, fewer elements than ranks, none, and what no number of ranks divides.
+SHAPES = ((), (5,), (4, 3), (0, 3), (2, 3, 7))
+ARRAYS = {"dtype": DTYPES, "strided": (False, True)}
+ROUNDED = ("float16", "float32", "float64")
+
+#: Of each case what it can be given.
+CHOICES: dict[Callable[..., None], dict[str, Sequence[Any]]] = {
+    all_reduce: {"shape": SHAPES, "reduce": tuple(REDUCE), **ARRAYS},
+    broadcast: {"shape": SHAPES, **ARRAYS},
+    all_gather: {"along": ((0, (2, 3)), (1, (2, 3)), (2, (2, 1, 3)), (0, (0, 3)), (1, (0, 3))), **ARRAYS},
+    reduce_scatter: {
+        "along": ((0, (12, 3)), (1, (3, 24)), (0, (0, 3)), (1, (0, 12)), (0, (12, 0))),
+        "reduce": tuple(REDUCE),
+        **ARRAYS,
+    },
+    all_to_all: {"dims": ((0, 1), (1, 0)), **ARRAYS},
+    local_slice: {"dim": (0, 1), **ARRAYS},
+    messages: {"dtype": DTYPES},
+    all_ranks_get_the_same_bits: {"shape": ((37,), (50_000,)), "dtype": ROUNDED},
+    **{case: {} for case in (a_maximum_keeps_a_nan, several_may_be_under_way, agreement, wholes, traffic)},
+}
 
 
-CASES = _cases()
+def cases(
+    places: Mapping[str, Place], dtypes: Sequence[str] = DTYPES, without: Sequence[Callable[..., None]] = ()
+) -> dict[str, tuple[Place, Case]]:
+    """Of each operation so many cases that any two of place, dtype, shape and so on meet; by name, with their places.
+
+    A place is all that the communicator depends on, its mesh above all.
+    """
+    found: dict[str, tuple[Place, Case]] = {}
+    for case, choices in CHOICES.items():
+        if case in without:
+            continue
+        narrowed = {"dtype": [each for each in choices["dtype"] if each in dtypes]} if "dtype" in choices else {}
+        for chosen in pairwise({"place": tuple(places), **choices, **narrowed}, NEVER):
+            place = chosen.pop("place")
+            words = (case.__name__, *(f"{name}={value}" for name, value in chosen.items()), f"on {place}")
+            found[" ".join(words)] = places[place], partial(case, **chosen)
+    return found
+
+
+@cache
+def cases_on_ranks(count: int) -> dict[str, tuple[Mesh, Case]]:
+    """The cases of so many real ranks, of pairs over all meshes."""
+    everywhere = cases({str(mesh): mesh for meshes in MESHES.values() for mesh in meshes})
+    return {name: (mesh, case) for name, (mesh, case) in everywhere.items() if mesh.size == count}
 
 
 def main() -> None:
-    """Runs every case on every mesh of as many ranks as were started."""
+    """Runs every case of the meshes of as many ranks as were started."""
     from graphir.backends.communicator.meeting import peers
     from graphir.backends.communicator.mpi import MpiCommunicator
 
     found: dict[str, str] = {}
-    for mesh in MESHES[peers().size]:
-        communicator = MpiCommunicator(mesh)
-        for name, case in CASES.items():
-            try:
-                case(communicator)
-                failure = ""
-            except Exception:
-                failure = traceback.format_exc()
-            told = [each.decode() for each in peers().share(failure.encode(), name)]
-            if any(told):
-                found[name] = found.get(name, "") + "".join(f"{mesh}, rank {i}: {t}" for i, t in enumerate(told) if t)
-    if communicator.leads:
+    communicators = {mesh: MpiCommunicator(mesh) for mesh in MESHES[peers().size]}
+    for name, (mesh, case) in cases_on_ranks(peers().size).items():
+        try:
+            case(communicators[mesh])
+            failure = ""
+        except Exception:
+            failure = traceback.format_exc()
+        told = [each.decode() for each in peers().share(failure.encode(), name)]
+        if any(told):
+            found[name] = "".join(f"rank {i}: {each}" for i, each in enumerate(told) if each)
+    if peers().rank == 0:
         json.dump(found, sys.stdout)
 
 

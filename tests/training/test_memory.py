@@ -21,6 +21,12 @@ LITTLE = 30 * MB
 SMALL = TrainConfig(layers=3, width=64, heads=4, batch=64, sequence=64, steps=1, validate_batches=1)
 
 
+@pytest.fixture(autouse=True)
+def _planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To be proved, a program has to be written, and for that memory to be there; here is much that is only planned."""
+    monkeypatch.setattr("graphir.compiler.CHECK", False)
+
+
 # -- what is needed ---------------------------------------------------------------------------------------
 
 
@@ -53,8 +59,6 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
 def allocating(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has begun to allocate."""
     begun: list[str] = []
-    # To be proved, a program has to be written first.
-    monkeypatch.setattr("graphir.compiler.CHECK", False)
     monkeypatch.setattr("graphir.training.vocabulary.initialize", lambda *_: begun.append("initial values"))
     monkeypatch.setattr(
         "graphir.backends.compiled.executable.CompiledExecutable._allocate", lambda *_: begun.append("an arena")
@@ -76,6 +80,7 @@ def test_it_is_refused_before_anything_is_allocated(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_is_said_to_fit_fits(free: Callable[[int | None], None], allocating: list[str], tmp_path: Path) -> None:
     """Each suggestion is taken, and its plan asked for."""
     free(LITTLE)

@@ -11,6 +11,7 @@ import pytest
 from graphir.errors import ConfigError, LayoutError
 from graphir.training import TrainConfig, load_checkpoint, train
 from graphir.training.metrics import read_metrics
+from tests.support.sampled import sampled
 
 CONFIG = TrainConfig(
     layers=1,
@@ -49,7 +50,7 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@sampled(3, mesh=MESHES)
 def test_ranks_follow_the_curve_of_one_rank(alone, tmp_path, mesh):
     outcome = train(replace(CONFIG, **mesh), tmp_path)
     assert np.allclose(curve(tmp_path), curve(alone), rtol=1e-9, atol=0)

@@ -15,6 +15,7 @@ from graphir.cli import main
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
 from graphir.training import TrainConfig, load_checkpoint, train
 from graphir.training.metrics import read_metrics
+from tests.support.sampled import sampled
 
 CONFIG = TrainConfig(
     layers=1,
@@ -40,9 +41,11 @@ def _bfloat16() -> None:
     pytest.importorskip("ml_dtypes")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("ranks", [{}, {"tp": 3, "plan": "sequence+vocabulary"}, {"dp": 2, "plan": "zero3"}])
-@pytest.mark.parametrize("results", ["wide", "narrow"])
+@sampled(
+    results=["wide", "narrow"],
+    precision=["bfloat16", "float16"],
+    ranks=[{}, {"tp": 3, "plan": "sequence+vocabulary"}, {"dp": 2, "plan": "zero3"}],
+)
 def test_the_curve_is_that_of_float32(results: str, precision: str, ranks: dict[str, Any], tmp_path: Path) -> None:
     train(CONFIG, tmp_path / "wide")
     train(replace(CONFIG, precision=precision, results=results, **ranks), tmp_path / "narrow")
@@ -53,7 +56,7 @@ def test_the_curve_is_that_of_float32(results: str, precision: str, ranks: dict[
         assert ("scale" in narrow) == (precision == "float16")
 
 
-@pytest.mark.parametrize("ranks", [{}, {"tp": 3, "plan": "sequence+vocabulary"}])
+@sampled(1, ranks=[{}, {"tp": 3, "plan": "sequence+vocabulary"}])
 def test_two_halves_are_one_whole_bit_for_bit(
     ranks: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

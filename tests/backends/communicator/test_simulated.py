@@ -15,25 +15,31 @@ import pytest
 from graphir.backends.communicator import ALGORITHMS, SimulatedCommunicator, Traffic
 from graphir.errors import CommunicationError, ConfigError
 from graphir.ir.layout import Mesh
-from tests.support.conformance import CASES, MESHES, blocks_of
+from tests.support.conformance import MESHES, blocks_of, cases, traffic
 
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
+#: What a rank is sent, and in which chunks, follows from algorithm, mesh and shape together.
+PLACES = {
+    f"{mesh} by {algorithm}": (mesh, algorithm)
+    for mesh in (Mesh(tp=1), Mesh(tp=4), Mesh(dp=2, tp=3))
+    for algorithm in ALGORITHMS
+}
+CASES = cases(PLACES, without=[traffic])
 
 
 # -- what arrives ------------------------------------------------------------------------------------------
 
 
-@algorithms
-@pytest.mark.parametrize("case", [name for name in CASES if name != "traffic"])
-def test_conformance(algorithm: str, case: str) -> None:
-    for mesh in (Mesh(tp=1), Mesh(tp=4), Mesh(dp=2, tp=3)):
-        CASES[case](SimulatedCommunicator(mesh, algorithm))
+@pytest.mark.parametrize("name", CASES)
+def test_conformance(name: str) -> None:
+    (mesh, algorithm), case = CASES[name]
+    case(SimulatedCommunicator(mesh, algorithm))
 
 
 def test_conformance_of_what_a_ring_sends() -> None:
     for meshes in MESHES.values():
         for mesh in meshes:
-            CASES["traffic"](SimulatedCommunicator(mesh))
+            traffic(SimulatedCommunicator(mesh))
 
 
 @algorithms
@@ -81,7 +87,7 @@ P = 288 * 8  #: a payload of 288 numbers of 8 bytes, which 2, 3 and 4 ranks shar
 counts = pytest.mark.parametrize("N", [2, 3, 4])
 
 
-def traffic(N: int, algorithm: str, call: Callable[[SimulatedCommunicator, list[Any]], object]) -> Traffic:
+def sent(N: int, algorithm: str, call: Callable[[SimulatedCommunicator, list[Any]], object]) -> Traffic:
     communicator = SimulatedCommunicator(Mesh(tp=N), algorithm)
     call(communicator, blocks_of(communicator.mesh, (12, 24)))
     return communicator.traffic
@@ -92,7 +98,7 @@ def test_all_reduce_sends(N: int) -> None:
     def run(each: SimulatedCommunicator, blocks: list[Any]) -> object:
         return each.all_reduce(blocks, ("tp",))
 
-    naive, direct, ring = (traffic(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
+    naive, direct, ring = (sent(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
     # naive: 2 (N − 1) payloads in total, all through the root
     assert naive.total_bytes == 2 * (N - 1) * P
     assert naive.bytes == [(N - 1) * P] + [P] * (N - 1)
@@ -110,7 +116,7 @@ def test_reduce_scatter_sends(N: int) -> None:
     def run(each: SimulatedCommunicator, blocks: list[Any]) -> object:
         return each.reduce_scatter(blocks, 0, "tp")
 
-    naive, direct, ring = (traffic(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
+    naive, direct, ring = (sent(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
     assert naive.bytes == [(N - 1) * P // N] + [P] * (N - 1)
     assert direct.bytes == ring.bytes == [(N - 1) * P // N] * N
     assert direct.messages == ring.messages == [N - 1] * N
@@ -121,7 +127,7 @@ def test_all_gather_sends(N: int) -> None:
     def run(each: SimulatedCommunicator, blocks: list[Any]) -> object:
         return each.all_gather(blocks, 0, "tp")
 
-    naive, direct, ring = (traffic(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
+    naive, direct, ring = (sent(N, algorithm, run) for algorithm in ("naive", "direct", "ring"))
     assert naive.bytes == [(N - 1) * N * P] + [P] * (N - 1)
     assert direct.bytes == ring.bytes == [(N - 1) * P] * N
     assert direct.messages == ring.messages == [N - 1] * N
@@ -130,7 +136,7 @@ def test_all_gather_sends(N: int) -> None:
 @counts
 @algorithms
 def test_all_to_all_sends(N: int, algorithm: str) -> None:
-    found = traffic(N, algorithm, lambda each, blocks: each.all_to_all(blocks, 0, 1, "tp"))
+    found = sent(N, algorithm, lambda each, blocks: each.all_to_all(blocks, 0, 1, "tp"))
     assert found.bytes == [(N - 1) * P // N] * N
     assert found.messages == [N - 1] * N
 

@@ -13,16 +13,15 @@ import pytest
 from graphir.backends.communicator import watchdog
 from graphir.backends.communicator.watchdog import Watchdog, prove
 from graphir.backends.communicator.watchdog_client import WatchdogClient
+from tests.support.processes import LIMIT
 
 TOKEN = b"0123456789abcdef"
-#: Seconds after which something hangs.
-PATIENCE = 60.0
 
 
 class Scene:
     """A watchdog at work, as a thread, and what it tells."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, seconds: float = LIMIT) -> None:
         self.told: list[str] = []
         patch.setattr(watchdog, "tell", self.told.append)
         self.path = folder / "here" / "watchdog"
@@ -43,7 +42,7 @@ class Scene:
         """Somebody comes, and says that."""
         connection = socket.socket(socket.AF_UNIX)
         self.held.append(connection)
-        connection.settimeout(PATIENCE)
+        connection.settimeout(LIMIT)
         connection.connect(str(self.path))
         for each in words:
             connection.sendall(each)
@@ -53,13 +52,13 @@ class Scene:
         """A rank comes, and is seen. It says of no process that it is its own, so that none is ended."""
         rank = WatchdogClient()
         rank.connect(f"{TOKEN.decode()} {self.path}", number)
-        rank.meet(PATIENCE)
+        rank.meet(LIMIT)
         assert rank.is_connected
         return rank
 
     def end(self) -> None:
         """Returns when the watchdog has."""
-        self._thread.join(PATIENCE)
+        self._thread.join(LIMIT)
         assert not self._thread.is_alive()
         for each in self.held:
             each.close()
@@ -147,7 +146,7 @@ def test_strangers_do_not_keep_the_watchdog_from_its_limit(tmp_path: Path, monke
     scene.end()
     rank.close()
     for each in strangers:
-        each.join(PATIENCE)
+        each.join(LIMIT)
     (told,) = scene.told
     assert "has waited 0.1 s for all ranks to begin with MPI" in told
 
@@ -155,7 +154,7 @@ def test_strangers_do_not_keep_the_watchdog_from_its_limit(tmp_path: Path, monke
 def test_a_rank_whose_watchdog_is_none_goes_on_alone(tmp_path: Path) -> None:
     rank = WatchdogClient()
     rank.connect(f"{TOKEN.decode()} {tmp_path / 'nobody'}", 0)
-    rank.meet(PATIENCE)
+    rank.meet(LIMIT)
     assert not rank.is_connected
     rank.tell("bye")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -165,5 +164,5 @@ def test_a_rank_whose_watchdog_is_none_goes_on_alone(tmp_path: Path) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.sendall(prove(TOKEN, b"0") + b"\n")
-            rank.meet(PATIENCE)
+            rank.meet(LIMIT)
     assert not rank.is_connected

@@ -12,7 +12,6 @@ from graphir.backends.compiled.assignment import Assignment, Reuse, TaskBuffer, 
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut
 from graphir.backends.numpy.engine import rules
-from graphir.backends.numpy.rules import elementwise  # noqa: F401  declares the rules
 from graphir.ir import operator as language
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh

@@ -29,6 +29,7 @@ from tests.campaign.sweeps import (
     square,
     transformer,
 )
+from tests.support.sampled import sampled
 from tests.support.tilings import drawn
 
 B, D, H = gi.dims("b d h")
@@ -132,8 +133,7 @@ def test_a_view_of_a_sum_with_a_loop_as_its_minor_factor() -> None:
 # -- causal attention ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [2, 3, 4, 8])
-@pytest.mark.parametrize("heads", [1, 2, 3])
+@sampled(heads=[1, 2, 3], threads=[2, 3, 4, 8])
 def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int) -> None:
     """Where the forward pass is too small for a second thread and the backward pass is not."""
     graph = transformer()
@@ -145,8 +145,7 @@ def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int)
                 agree(graph, sizes, *arguments(graph, sizes), threads=threads)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("options", [{"causal": True}, {"causal": True, "mask": "padding"}, {"causal": False}], ids=str)
+@sampled(options=[{"causal": True}, {"causal": True, "mask": "padding"}, {"causal": False}], level=LEVELS)
 def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str) -> None:
     graph = transformer(dropout=0.25, **options)
     for seed in range(6):
@@ -156,11 +155,12 @@ def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_some_of_each_sweep(name: str) -> None:
+@sampled(1, count=[4, 12])
+def test_some_of_each_sweep(name: str, count: int) -> None:
     """All of them are `python -m tests.campaign.sweeps`."""
     swept = Swept(name)
     # Of the benchmark's sizes only the least one is small enough to be made here.
-    points = [next(SWEEPS[name]())] if name == "benchmark" else random.Random(name).sample(list(SWEEPS[name]()), 12)
+    points = [next(SWEEPS[name]())] if name == "benchmark" else random.Random(name).sample(list(SWEEPS[name]()), count)
     for point in points:
         hold(point, [2, 5], swept)
     assert not swept.departures

@@ -19,6 +19,7 @@ from graphir.errors import ConfigError, InputError
 from graphir.ir.graph import Graph
 from graphir.passes import LEVELS, PIPELINE, autodiff
 from tests.support.random_graphs import Program, programs
+from tests.support.sampled import sampled
 from tests.support.sharding_cases import Case, batch, deviations, sharded_step_of, start, step_of
 
 _options = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,9 +73,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_node_of_the_transformer(variant: str, sizes: dict[str, int]) -> None:
+@sampled(variant=list(VARIANTS), large=[False, True])
+def test_every_node_of_the_transformer(variant: str, large: bool) -> None:
+    sizes = LARGE if large else SIZES
     options = {"dropout": 0.2, "activation": "gelu_tanh", "dtype": "float64", "decode": None, **VARIANTS[variant]}
     graph = autodiff(gi.models.transformer(2, **options))
     given = arguments(graph, sizes)
@@ -117,7 +118,7 @@ def test_every_plan(case: Case) -> None:
     assert made.traffic.keys() == wanted.traffic.keys()
 
 
-@pytest.mark.parametrize("case", PLANS, ids=str)
+@sampled(3, case=PLANS)
 def test_replicas_may_share_what_they_would_all_compute(case: Case) -> None:
     graph = sharded_step_of(case)
     given = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)

@@ -24,6 +24,7 @@ from graphir.operators.dropout import keep_mask
 from graphir.passes import autodiff, dce, mixed_precision, run_pipeline
 from tests.cuda import emulator
 from tests.cuda.harness import HostArray, HostEngine, HostExecutable, copied
+from tests.support.sampled import sampled
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -91,14 +92,14 @@ def _worst(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "causal, dropout": {"dropout": 0.2},
-    "bidirectional": {"causal": False},
     "padding, dropout": {"dropout": 0.1, "mask": "padding"},
+    "bidirectional": {"causal": False},
+    "causal, dropout": {"dropout": 0.2},
     "a given mask": {"causal": False, "mask": "given"},
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@sampled(2, variant=list(VARIANTS))
 def test_steps_of_the_transformer(variant: str) -> None:
     graph = _step({"dtype": "float64", **VARIANTS[variant]})
     arguments = _arguments(graph, SIZES)
@@ -272,13 +273,14 @@ class Problem:
         function(grid, (32 * tiles.warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
 
 
+#: The first four are of the four dtypes.
 PROBLEMS = [
     ("double", 50, 50, 20, True, 0.2, Tiles(1, 1, 16)),
-    ("double", 33, 70, 16, False, 0.2, Tiles(1, 2, 32)),
-    ("double", 1, 1, 1, True, 0.0, Tiles(1, 1, 16)),
     ("float", 100, 100, 33, True, 0.1, Tiles(2, 2, 16)),
     ("float16", 75, 75, 64, True, 0.2, Tiles(1, 2, 64)),
     ("bfloat16", 65, 129, 40, False, 0.0, Tiles(2, 2, 32)),
+    ("double", 33, 70, 16, False, 0.2, Tiles(1, 2, 32)),
+    ("double", 1, 1, 1, True, 0.0, Tiles(1, 1, 16)),
     ("bfloat16", 33, 33, 80, True, 0.0, Tiles(1, 1, 32)),
     ("bfloat16", 200, 200, 64, True, 0.1, Tiles(2, 4, 64)),
     ("float", 17, 65, 96, False, 0.99, Tiles(1, 2, 16)),
@@ -288,7 +290,7 @@ PROBLEMS = [
 _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@sampled(4, problem=PROBLEMS)
 def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
     *numbers, tiles = problem
     this = Problem(*numbers)
@@ -307,7 +309,7 @@ def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
         np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=error, atol=error)
 
 
-@pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[3], PROBLEMS[4], PROBLEMS[5]], ids=str)
+@sampled(2, problem=PROBLEMS[:4])
 def test_a_query_that_sees_no_key_is_zero(problem: tuple[Any, ...]) -> None:
     """With its gradients, exactly; before others and after, alone and as all of a tile."""
     *numbers, tiles = problem

@@ -27,6 +27,7 @@ from tests.backends.compiled.test_compiled import LARGE, PLANS, SIZES, agree, ar
 from tests.cuda import emulator, standin
 from tests.cuda.runtime import STATE
 from tests.support.paths import ROOT
+from tests.support.sampled import sampled
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
@@ -68,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@sampled(2, variant=list(VARIANTS))
 def test_every_node_of_the_transformer(cupy: Any, variant: str) -> None:
     options = {"dropout": 0.2, "activation": "gelu_tanh", "dtype": "float64", "decode": None, **VARIANTS[variant]}
     graph = autodiff(gi.models.transformer(2, **options))
@@ -78,7 +79,7 @@ def test_every_node_of_the_transformer(cupy: Any, variant: str) -> None:
     agree(home(gi.compile(graph, SIZES, backend="cupy", fetch=everything)(*given)), wanted, 1e-11)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@sampled(2, level=("attention", *(level for level in LEVELS if level != "attention")))
 def test_attention_in_several_tiles_of_queries(cupy: Any, level: str) -> None:
     sizes = {**SIZES, "S": 200}
     graph = autodiff(gi.models.transformer(1, dropout=0.2, dtype="float64", decode=None))
@@ -117,8 +118,7 @@ def test_steps_of_training_follow_the_interpreter(cupy: Any) -> None:
         assert all(is_on_device(array) for array in mine.values())
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["each", "shared"])
-@pytest.mark.parametrize("case", PLANS, ids=str)
+@sampled(2, case=PLANS, share=[False, True])
 def test_every_plan_on_simulated_ranks(cupy: Any, case: Case, share: bool) -> None:
     graph = sharded_step_of(case)
     given = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)

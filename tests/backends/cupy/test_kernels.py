@@ -31,6 +31,7 @@ from tests.cuda import emulator
 from tests.cuda.harness import compile_with_kernels, launched, to_numpy, where
 from tests.support.formulas import FUSED
 from tests.support.random_graphs import Program, programs
+from tests.support.sampled import sampled
 from tests.support.sharding_cases import Case, batch, sharded_step_of, start, step_of
 
 __all__ = ["where"]
@@ -204,8 +205,7 @@ def test_a_sum_over_some_of_the_rows_is_one_over_what_they_would_add(where: str)
     _check(graph, {"M": 3, "N": 4, "K": 5, "D": 33}, arrays, where, "float32")
 
 
-@pytest.mark.parametrize("width", [100, 1024, 5000, 9001])
-@pytest.mark.parametrize("count", [2, 9, 20])
+@sampled(count=[2, 9, 20], width=[100, 1024, 5000, 9001])
 def test_any_number_of_sums_over_rows(count: int, width: int, where: str) -> None:
     """More than registers hold are added up in memory, or by blocks that have some of the columns only."""
     block = gi.Builder()

@@ -104,7 +104,9 @@ def _multiply(
         first, second = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
         pattern = "mk,mn->kn"
     exact, sizes = np.einsum(pattern, first, second), np.einsum(pattern, abs(first), abs(second))
-    return True, float((abs(made - exact) / np.maximum(sizes, 1e-30)).max(initial=0))
+    # Below the least normal number, numbers of Y's dtype are no nearer to each other.
+    least = float(ml_dtypes.finfo(Y.dtype).tiny)
+    return True, float((abs(made - exact) / np.maximum(sizes, least)).max(initial=0))
 
 
 def _alone(array: Host, memory: NDArray[Any]) -> bool:

@@ -74,6 +74,7 @@ def test_what_is_wrong_is_said() -> None:
     )
 
 
+@pytest.mark.slow
 def test_sources_need_no_headers_that_would_have_to_be_found() -> None:
     assert len(sources()) > 100
     assert not [name for name, text in sources().items() if "#include" in text]

@@ -9,6 +9,7 @@ import pytest
 from tests.cuda import bodies, emulator, standin
 from tests.cuda.bodies import SMALL, VARIANTS
 from tests.cuda.runtime import STATE
+from tests.support.sampled import sampled
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -31,7 +32,7 @@ def test_products_that_read_less_are_as_near_as_that_allows(precision: str) -> N
     bodies.every_node_is_near_float64("plain", SMALL, precision)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@sampled(2, variant=list(VARIANTS))
 def test_results_alone_are_near_float64(variant: str) -> None:
     bodies.results_alone_are_near_float64(variant, SMALL)
 

@@ -15,6 +15,7 @@ from graphir.cli import main
 from graphir.errors import NonFiniteError
 from graphir.training import Sampler, TrainConfig, load_checkpoint, train
 from tests.cuda import emulator, standin
+from tests.support.sampled import sampled
 
 pytestmark = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
 
@@ -61,7 +62,7 @@ def small(tmp_path: Path) -> TrainConfig:
     return replace(SMALL, text=(str(path),))
 
 
-@pytest.mark.parametrize("mesh", [{}, {"dp": 2}], ids=["one rank", "dp 2"])
+@sampled(1, mesh=[{"dp": 2}, {}])
 def test_a_run_on_a_gpu_is_that_on_the_processor(
     cupy: Any, small: TrainConfig, tmp_path: Path, mesh: dict[str, int]
 ) -> None:
@@ -76,15 +77,17 @@ def test_a_run_on_a_gpu_is_that_on_the_processor(
         assert np.mean(np.abs(array - two.arrays[name]) > 1e-4) < 0.02, name
 
 
-def test_a_checkpoint_goes_on_on_either(cupy: Any, small: TrainConfig, tmp_path: Path) -> None:
-    for first, second in (("cupy", "cupy"), ("cupy", "numpy"), ("numpy", "cupy")):
-        folder = tmp_path / f"{first} {second}"
-        train(replace(small, steps=2), folder, backend=first)
-        ended = train(small, folder, resume=True, backend=second)
-        whole = train(small, tmp_path / f"{first} {second} whole", backend=first)
-        assert ended.loss == pytest.approx(whole.loss, rel=1e-5)
-        if first == second:
-            assert ended.loss == whole.loss
+@sampled(1, backends=[("cupy", "cupy"), ("cupy", "numpy"), ("numpy", "cupy")])
+def test_a_checkpoint_goes_on_on_either(
+    cupy: Any, small: TrainConfig, tmp_path: Path, backends: tuple[str, str]
+) -> None:
+    first, second = backends
+    train(replace(small, steps=2), tmp_path / "halves", backend=first)
+    ended = train(small, tmp_path / "halves", resume=True, backend=second)
+    whole = train(small, tmp_path / "whole", backend=first)
+    assert ended.loss == pytest.approx(whole.loss, rel=1e-5)
+    if first == second:
+        assert ended.loss == whole.loss
 
 
 def test_a_loss_that_is_no_number_is_blamed_on_a_node(cupy: Any, small: TrainConfig, tmp_path: Path) -> None:
@@ -109,6 +112,7 @@ def test_the_command_line(cupy: Any, small: TrainConfig, tmp_path: Path, command
     assert text.startswith("The ")
 
 
+@pytest.mark.slow
 def test_a_check_runs_its_ranks_on_the_device(cupy: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[bool] = []
     from graphir.checking import compare

@@ -20,6 +20,7 @@ from graphir.passes import Optimizer, autodiff, optimize
 from graphir.passes.sharding import complete_plan, shard
 from tests.backends.proof.test_proof import B, D, chain, exp, fails
 from tests.support.handwritten import Handwritten
+from tests.support.sampled import sampled
 from tests.support.tilings import drawn
 from tests.support.traces import MUTATIONS, Mutant, traces
 
@@ -40,38 +41,42 @@ def step(layers: int, optimizer: str | None = "adamw", dropout: float = 0.1) -> 
     return graph if optimizer is None else optimize(graph, Optimizer(optimizer))
 
 
-@pytest.fixture
-def applied(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """The steps that lemmas have spoken of."""
+def noted(patch: pytest.MonkeyPatch) -> list[Step]:
+    """The steps that lemmas speak of, from now on."""
     found: list[Step] = []
     apply = lemmas._apply
 
-    def noted(lemma: Any, case: Any) -> None:
+    def noting(lemma: Any, case: Any) -> None:
         found.extend(done.step for done in case.dones)
         apply(lemma, case)
 
-    monkeypatch.setattr(lemmas, "_apply", noted)
+    patch.setattr(lemmas, "_apply", noting)
     return found
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """The steps that lemmas have spoken of."""
+    return noted(monkeypatch)
 
 
 # -- the same is seen --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@sampled(optimizer=["adamw", "sgd"], threads=[1, 2, 3])
 def test_a_training_step_is_proved_by_lemmas_as_without(applied: list[Step], optimizer: str, threads: int) -> None:
     for trace in traces(step(4, optimizer), SIZES, threads=threads):
         proved = prove_twice(trace)
         assert len(applied) > proved.counts.steps / 5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@sampled(1, seed=range(3))
 def test_under_tilings_drawn_at_random(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(proof, "prove", prove_twice)
     gi.compile(step(3, None), SIZES, threads=2, tiling=drawn(seed), check=True)
 
 
-@pytest.mark.parametrize("mesh", [{"dp": 2}, {"tp": 2}, {"dp": 2, "tp": 2}], ids=str)
+@sampled(1, mesh=[{"dp": 2, "tp": 2}, {"dp": 2}, {"tp": 2}])
 def test_on_ranks(applied: list[Step], mesh: dict[str, int]) -> None:
     local = shard(step(3), Mesh(mesh), complete_plan(None, Mesh(mesh)), SIZES)
     for trace in traces(local, SIZES, threads=2):
@@ -89,11 +94,18 @@ def right() -> Trace:
     return trace
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_fault_behind_layers_that_are_right(applied: list[Step], right: Trace, name: str) -> None:
+@pytest.fixture(scope="module")
+def spoken(right: Trace) -> set[int]:
+    """The steps of it, by their ids, that lemmas speak of."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = noted(patch)
+        prover.prove(right)
+    return {id(step) for step in found}
+
+
+@sampled(5, name=list(MUTATIONS))
+def test_a_fault_behind_layers_that_are_right(right: Trace, spoken: set[int], name: str) -> None:
     """Where a lemma would have spoken, had the step been right; else, where no such step is fit for it, at any."""
-    prover.prove(right)
-    spoken = {id(step) for step in applied}
     random, tried, found = Random(name), 0, 0
     steps = Mutant(right, random).steps
     places = sorted(random.sample([*steps], len(steps)), key=lambda where: id(steps[where]) not in spoken)

@@ -18,6 +18,7 @@ from graphir.passes import PLANS, Optimizer, Plan, autodiff, complete_plan, lowe
 from graphir.training import TrainConfig, load_checkpoint, train
 from graphir.training.checkpoint import list_checkpoints
 from graphir.training.parallel import Parallel, plan_of
+from tests.support.sampled import sampled
 
 AXES = ("dp", "cp", "tp")
 #: Every set of axes with two ranks; the last, all axes of one rank, written out.
@@ -31,8 +32,7 @@ def options(mesh: dict[str, int], plan: str | None) -> list[str]:
     return [*(f"--{axis}={count}" for axis, count in mesh.items()), *([f"--plan={plan}"] if plan else [])]
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("plan", NAMES)
+@sampled(plan=NAMES, mesh=MESHES)
 def test_costs_of_every_plan_on_every_mesh(call, plan, mesh):
     code, out, err = call("cost", *SMALL, "--vocabulary=7", "--json", *options(mesh, plan))
     assert (code, err) == (0, "")
@@ -40,8 +40,7 @@ def test_costs_of_every_plan_on_every_mesh(call, plan, mesh):
     assert json.loads(out)["mesh"] == str(Mesh(more))
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("stage", ["forward", "autodiff", "train", "lowered", "fused"])
+@sampled(stage=["forward", "autodiff", "train", "lowered", "fused"], mesh=MESHES)
 def test_every_stage_prints_under_every_plan(call, stage, mesh):
     for plan in NAMES:
         code, out, err = call("ir", "transformer", "--stage", stage, "--layers=1", *options(mesh, plan))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +46,20 @@ def arguments(program: Program, joint: Graph) -> dict[str, Any]:
     return {value.name: held[value.name] for value in joint.arguments}
 
 
-@settings(_options, max_examples=100)
+@settings(_options, max_examples=25)
 @given(case=cases())
 def test_sharded_is_unsharded(case: tuple[Program, Graph, Mesh, Plan]) -> None:
-    program, joint, mesh, plan = case
+    require_the_same(*case)
+
+
+@pytest.mark.slow
+@settings(_options, max_examples=100)
+@given(case=cases())
+def test_sharded_is_unsharded_over_and_over(case: tuple[Program, Graph, Mesh, Plan]) -> None:
+    require_the_same(*case)
+
+
+def require_the_same(program: Program, joint: Graph, mesh: Mesh, plan: Plan) -> None:
     local = gi.verify(shard(joint, mesh, plan, program.sizes))
     names = [
         name

@@ -16,6 +16,7 @@ from graphir.backends.communicator import ALGORITHMS
 from graphir.ir.layout import Mesh
 from graphir.passes import PLANS, Optimizer, Plan, autodiff, optimize, shard
 from tests.passes.sharding.lattice import COUNTS, LATTICE, TOLERANCE, cases, sample
+from tests.support.sampled import sampled
 from tests.support.sharding_cases import Case, batch, deviations, sharded_step_of, single, start, step_of, worst
 
 DP_TP = (("dp", 2), ("tp", 2))
@@ -24,7 +25,7 @@ DP_TP = (("dp", 2), ("tp", 2))
 # -- float64: to rounding ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", sample(84, ranks=9), ids=str)
+@sampled(len(LATTICE) // 2, case=sample(84, ranks=9))
 def test_parallel_is_single(case: Case) -> None:
     """Loss, gradients, parameters, moments over three AdamW steps, to 1e-10 of each tensor's norm."""
     deviation, where = worst(case)
@@ -38,7 +39,7 @@ def test_the_lattice_has_every_plan_and_mesh() -> None:
         assert len(found) == len(COUNTS) ** len(axes), plan
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@sampled(1, algorithm=ALGORITHMS)
 def test_every_algorithm_computes_the_same(algorithm: str) -> None:
     case = Case("data+sequence+vocabulary+zero1", (("dp", 3), ("tp", 3)), layers=2)
     deviation, where = worst(case, algorithm=algorithm)
@@ -108,16 +109,15 @@ BATCHES = 16
 ULP = 2.0**-23
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+@sampled(
+    2,
+    case=[
         Case("data+megatron", DP_TP),
         Case("data+sequence+vocabulary", (("dp", 2), ("tp", 3)), tied=False, padded=True),
         Case("zero3", (("dp", 4),), dropout=0.0),
         Case("context+megatron", (("cp", 2), ("tp", 2)), positions="sinusoidal", qkv_bias=True),
         Case("column+vocabulary", (("tp", 4),)),
     ],
-    ids=str,
 )
 def test_float32_is_no_worse_than_single(case: Case) -> None:
     """Of each tensor, the distance to the float64 result is at most twice that of the single float32 run.
