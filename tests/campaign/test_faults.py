@@ -11,11 +11,13 @@ from tests.campaign.hunt import BUDGET, hunt
 from tests.support.sampled import sampled
 
 #: What is no fault of a program that has been written: what a row without keys means, which kernel is taken for which,
-#: what is handed out, how arguments are bound; and what compiling refuses by itself.
+#: what is handed out, how arguments are bound, what a node's calls make of its operands; and what compiling refuses by
+#: itself.
 BY_NUMBERS = {
     "a row without keys is spread over the tile's",
     "an attribute is left out of a kernel's key",
     "a mask begins a column late",
+    "a result is written where an operand is read later",
     "a fetched argument is the program's own buffer",
     "a view stays where its argument was",
     "factors are the same by their position",
