@@ -27,7 +27,7 @@ from graphir.backends.rows.scalars import write_scalars
 from graphir.formula.terms import Term
 from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
-from graphir.ir.signature import Operand, Signature
+from graphir.ir.signature import Operand, Signature, is_literal
 
 _LAST = 1 << 30
 
@@ -169,7 +169,7 @@ _KINDS: Mapping[str, np.dtype[Any]] = {
 
 def _lengths(rule: Signature, arrays: Mapping[str, Array]) -> dict[str, int] | None:
     """How long the tile is along each factor; None where that does not follow."""
-    found: dict[str, int] = {}
+    found = {factor: int(factor) for factor in rule.factors if is_literal(factor)}
     several = []
     for each in (*rule.inputs, *rule.outputs):
         if each.name not in arrays:
@@ -180,9 +180,6 @@ def _lengths(rule: Signature, arrays: Mapping[str, Array]) -> dict[str, int] | N
             else:
                 several.append((axis.factors, length))
     for factors, length in several:
-        for factor in factors:
-            if factor.isdigit():
-                found[factor] = int(factor)
         unknown = [factor for factor in factors if factor not in found]
         if len(unknown) > 1:
             return None

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from graphir.errors import GraphirError
 from graphir.formula.terms import Term, Terms
+from graphir.ir.signature import is_literal
 from graphir.ir.types import DTYPES, FLOATS
 
 #: The factors of an axis; None for one of length 1.
@@ -436,7 +437,7 @@ def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
         return term
     if axis is not None and len(axis) == 1:
         where: Term = terms.number(index, "int")
-        if index < 0 and not axis[0].isdigit():
+        if index < 0 and not is_literal(axis[0]):
             where = terms.apply("add", Extent(terms, axis).term, where)
         elif index < 0:
             where = terms.number(index + int(axis[0]), "int")
@@ -446,12 +447,12 @@ def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
 
 def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axis]:
     """Of an axis (2 c) a half, of (c 2) every other element; or all of it."""
-    if cut == slice(None):
+    if cut.start is cut.stop is cut.step is None:
         return term, axis
     if axis is not None and len(axis) > 1:
         first, *inner = axis
         *outer, last = axis
-        if last.isdigit() and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
+        if is_literal(last) and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
             return terms.at(term, last, terms.number(cut.start or 0, "int")), tuple(outer)
         if first == "2" and cut.step in (None, 1):
             half = Extent(terms, tuple(inner))
