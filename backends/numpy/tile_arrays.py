@@ -11,7 +11,7 @@ import numpy as np
 from graphir.backends.compiled.emission import Array
 from graphir.formula.terms import Term
 from graphir.ir.operator import Place
-from graphir.ir.signature import Operand, Signature
+from graphir.ir.signature import Operand, Signature, is_literal
 
 
 class TileArrays:
@@ -97,7 +97,7 @@ _KINDS: Mapping[str, np.dtype[Any]] = {
 
 def _lengths(rule: Signature, arrays: Mapping[str, Array]) -> dict[str, int] | None:
     """How long the tile is along each factor; None where that does not follow."""
-    found: dict[str, int] = {}
+    found = {factor: int(factor) for factor in rule.factors if is_literal(factor)}
     several = []
     for each in (*rule.inputs, *rule.outputs):
         if each.name not in arrays:
@@ -108,9 +108,6 @@ def _lengths(rule: Signature, arrays: Mapping[str, Array]) -> dict[str, int] | N
             else:
                 several.append((axis.factors, length))
     for factors, length in several:
-        for factor in factors:
-            if factor.isdigit():
-                found[factor] = int(factor)
         unknown = [factor for factor in factors if factor not in found]
         if len(unknown) > 1:
             return None

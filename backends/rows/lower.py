@@ -21,7 +21,7 @@ from graphir.formula.places import Sum, sum_of
 from graphir.formula.terms import COMPARISONS, REDUCTIONS, Term, walk
 from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
-from graphir.ir.signature import Signature
+from graphir.ir.signature import Signature, is_literal
 
 
 class NoRowError(Exception):
@@ -51,7 +51,7 @@ def columns_of(formula: Formula) -> frozenset[str]:
     for term in walk(roots):
         if term.operation in REDUCTIONS and term not in last:
             found.update(term.detail)
-        elif term.operation == "at" and not term.detail.isdigit():
+        elif term.operation == "at" and not is_literal(term.detail):
             found.add(term.detail)
         elif term.operation == "extent":
             found.update(term.detail)
@@ -258,10 +258,10 @@ class _Lowering:
 
     def _length(self, factor: str) -> Expression:
         """How long the columns are along a factor."""
-        if factor.isdigit():
+        if is_literal(factor):
             return self.row.leaf("integer", int(factor))
         others = [each for each in self.cut.columns if each != factor]
-        if factor not in self.cut.columns or not all(map(str.isdigit, others)):
+        if factor not in self.cut.columns or not all(map(is_literal, others)):
             raise NoRowError(f"it asks how long {factor} is")
         if not others:
             return self.row.count

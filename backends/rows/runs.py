@@ -148,6 +148,7 @@ def _can_run(
     floats: Sequence[frozenset[str]],
 ) -> bool:
     dims, root, rows = task.space.dims, task.root, set(axes[:-1])
+    split = {factor for axis in rows for factor in axis}
     values = {value: None for node in nodes for value in (*node.inputs, *node.outputs)}
     if len(set(axes)) < len(axes) or not any(_floats(values) <= family for family in floats):
         return False
@@ -157,7 +158,8 @@ def _can_run(
         mine = {axis for value in (*node.inputs, *node.outputs) for axis in dims[value]}
         if isinstance(formula, NoFormula) or not rows <= mine:
             return False
-        if not {names[factor] for factor in rule.whole_factors | columns_of(formula)} <= set(axes[-1]):
+        # What has to be whole, or columns, is no row; whether it is all of the columns, the formula tells.
+        if any(names[factor] in split for factor in rule.whole_factors | columns_of(formula)):
             return False
         if why_not(formula, cut_of(task, node, axes)):
             return False

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from graphir.formula.terms import Term, Terms, UntraceableError
+from graphir.ir.signature import is_literal
 
 #: The factors of an axis, the first the slowest; None for one of length 1.
 Axis: TypeAlias = tuple[str, ...] | None
@@ -45,7 +46,7 @@ def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
     if axis is not None and len(axis) == 1:
         (factor,) = axis
         where: Term = terms.number(index, "int")
-        if index < 0 and not factor.isdigit():
+        if index < 0 and not is_literal(factor):
             where = terms.apply("add", terms.leaf("extent", axis, (), "int"), where)
         elif index < 0:
             where = terms.number(index + int(factor), "int")
@@ -55,12 +56,12 @@ def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
 
 def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axis]:
     """Of an axis (2 c) a half, of (c 2) every other element; or all of it."""
-    if cut == slice(None):
+    if cut.start is cut.stop is cut.step is None:
         return term, axis
     if axis is not None and len(axis) > 1:
         first, *inner = axis
         *outer, last = axis
-        if last.isdigit() and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
+        if is_literal(last) and cut.step == int(last) and cut.stop is None and cut.start in (None, *range(int(last))):
             return terms.at(term, last, terms.number(cut.start or 0, "int")), tuple(outer)
         if first == "2" and cut.step in (None, 1):
             half = tuple(inner)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from graphir.errors import SizeError
-from graphir.ir.dims import LARGEST, Sizes, resolve_sizes, shape_text
+from graphir.ir.dims import LARGEST, Dim, Sizes, resolve_sizes, shape_text
 from graphir.ir.graph import Graph
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
@@ -16,12 +16,13 @@ _POINTER = 8
 
 
 def bind_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
-    """`sizes`, checked against the graph's dims and completed by the defined ones.
+    """`sizes`, checked against the graph's dims and the factors of its nodes, and completed by the defined ones.
 
-    Errors: DimError as of `resolve_sizes`; SizeError, with the largest tensor and its dims, where one would have 2^63
-    bytes or more, which no array has.
+    A node may have a factor that is no dim of any value: of X[(2 c)] -> Y[(2 c)] the half. Errors: DimError as of
+    `resolve_sizes`; SizeError, with the largest tensor and its dims, where one would have 2^63 bytes or more, which no
+    array has.
     """
-    complete = resolve_sizes([graph.dims], sizes)
+    complete = resolve_sizes([graph.dims, _factors_within(graph)], sizes)
     found = largest(values_within(graph), complete)
     if found is not None and found[1] > LARGEST:
         raise SizeError(
@@ -37,6 +38,14 @@ def values_within(graph: Graph) -> Iterator[Value]:
     for node in graph.nodes:
         if node.body is not None:
             yield from values_within(node.body)
+
+
+def _factors_within(graph: Graph) -> Iterator[Dim]:
+    """The dims of all nodes' factors, those within fused nodes included."""
+    for node in graph.nodes:
+        yield from node.inference.factors.values()
+        if node.body is not None:
+            yield from _factors_within(node.body)
 
 
 def count_bytes(type: TensorType, sizes: Sizes) -> int:

@@ -11,12 +11,17 @@ Notation. An operand is a name and its axes in brackets. An axis is a *factor*, 
     d!       the dim must be whole on every rank: the operator mixes all of it
     *b       any number of dims
     (h d)    one dim that is the product of two factors, the left one major
+    (2 c)    an even dim, two halves one behind the other; of (c 2) its two are every other element
 
 After the brackets stands the dtype: nothing for the operator's float (one for all operands that say
 nothing), `float` for any float, `int` for any integer, `natural` for one that is not negative, `in v` for
 one that indexes factor v, `bool`, `text`, `any` for all but text (and `same`, of a result: the first
 operand's), or the name of the attribute that holds the dtype. `X...[*b]` stands for one or more operands X0,
 X1, … of that type. Several signatures are alternatives; the first whose ranks fit is used.
+
+A number is a *literal* factor, of 2 or more and as long as it says: (2 c) takes no odd dim, [n 3] one of three at its
+end. Like any factor it is the same one wherever a signature names it, so it stands at most once in an operand; it is
+whole on every rank, because the kernel, too, has the number written in it.
 
 A factor that only outputs have (BC's new dims, the rows of an embedding's gradient) gets its dim from an
 attribute of the same name.
@@ -31,7 +36,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from graphir.errors import DimError, OperatorError, TypeCheckError
-from graphir.ir.dims import Dim, product, shape_text
+from graphir.ir.dims import Dim, as_dim, product, shape_text
 from graphir.ir.types import FLOATS, INTEGERS, TensorType
 
 #: What may stand behind an operand's brackets, beside `in v` and the name of an attribute.
@@ -40,12 +45,22 @@ DTYPE_WORDS = frozenset({"", "float", "int", "natural", "bool", "text", "any", "
 _OPERAND = re.compile(
     r"\s*(?P<name>[A-Za-z_][\w.]*?)(?P<variadic>\.\.\.)?\[(?P<axes>[^\]]*)\]\s*(?P<dtype>(in\s+\w+|\w+)?)\s*\Z"
 )
-_AXIS = re.compile(r"\s*(?:\((?P<group>[a-z][\w ]*)\)|(?P<star>\*)?(?P<factor>[a-z]\w*)(?P<whole>!)?)")
+_NAME, _LITERAL = r"[a-z]\w*", r"(?:[2-9]|[1-9]\d+)\b"
+_FACTOR = rf"(?:{_NAME}|{_LITERAL})"
+_AXIS = re.compile(
+    rf"\s*(?:\((?P<group>{_FACTOR}(?:\s+{_FACTOR})*)\s*\)|(?P<literal>{_LITERAL})"
+    rf"|(?P<star>\*)?(?P<factor>{_NAME})(?P<whole>!)?)"
+)
+
+
+def is_literal(factor: str) -> bool:
+    """Whether a factor is a number."""
+    return factor.isdigit()
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One dim of an operand: its factors, major first."""
+    """One dim of an operand: its factors, major first; `whole` also where the major one is literal."""
 
     factors: tuple[str, ...]
     whole: bool = False
@@ -54,7 +69,7 @@ class Axis:
     def __str__(self) -> str:
         if len(self.factors) != 1:
             return f"({' '.join(self.factors)})"
-        return f"{'*' * self.star}{self.factors[0]}{'!' * self.whole}"
+        return f"{'*' * self.star}{self.factors[0]}{'!' * (self.whole and not is_literal(self.factors[0]))}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,11 @@ class Signature:
         """Every factor once: the iteration space."""
         operands = (*self.inputs, *self.outputs)
         return tuple(dict.fromkeys(factor for operand in operands for factor in operand.factors))
+
+    @cached_property
+    def literals(self) -> Mapping[str, Dim]:
+        """The factors that are numbers, with the dims that they say."""
+        return {factor: as_dim(int(factor)) for factor in self.factors if is_literal(factor)}
 
     @cached_property
     def whole_factors(self) -> frozenset[str]:
@@ -188,7 +208,14 @@ def _parse_operands(text: str, whole: str) -> tuple[Operand, ...]:
         axes = _parse_axes(match["axes"], whole)
         if sum(axis.star for axis in axes) > 1:
             raise OperatorError(f"signature {whole!r}: {part.strip()!r} has more than one '*'")
-        operands.append(Operand(match["name"], axes, " ".join(match["dtype"].split()), bool(match["variadic"])))
+        operand = Operand(match["name"], axes, " ".join(match["dtype"].split()), bool(match["variadic"]))
+        for factor, count in Counter(operand.factors).items():
+            if is_literal(factor) and count > 1:
+                raise OperatorError(
+                    f"signature {whole!r}: {factor} stands {count} times in {part.strip()!r}, and would be one factor; "
+                    f"give the others a name, and an attribute of that name"
+                )
+        operands.append(operand)
     return tuple(operands)
 
 
@@ -198,8 +225,8 @@ def _parse_axes(text: str, whole: str) -> tuple[Axis, ...]:
         match = _AXIS.match(text, position)
         if match is None:
             raise OperatorError(f"signature {whole!r}: cannot read the axis at {text[position:].strip()!r}")
-        factors = tuple(match["group"].split()) if match["group"] else (match["factor"],)
-        axes.append(Axis(factors, bool(match["whole"]), bool(match["star"])))
+        factors = tuple((match["group"] or match["literal"] or match["factor"]).split())
+        axes.append(Axis(factors, bool(match["whole"]) or is_literal(factors[0]), bool(match["star"])))
         position = match.end()
     return tuple(axes)
 
@@ -257,7 +284,7 @@ def bind_factors(rule: Signature, types: Sequence[TensorType], given: Mapping[st
 
     TypeCheckError, in named dims, if two operands disagree, a product does not match or a factor is free.
     """
-    bound = dict(given)
+    bound = {**rule.literals, **given}
     origin = dict.fromkeys(given, "the attribute")
     composite: list[tuple[Axis, Dim, str]] = []
     for operand, type_ in zip(rule.inputs, types, strict=True):
@@ -268,6 +295,8 @@ def bind_factors(rule: Signature, types: Sequence[TensorType], given: Mapping[st
                 continue
             factor = axis.factors[0]
             if bound.setdefault(factor, size) != size:
+                if factor in rule.literals:
+                    raise TypeCheckError(f"{where} does not fit {operand}: {_spell(size)} is not {factor}")
                 raise TypeCheckError(
                     f"{factor} is {_spell(bound[factor])} in {origin[factor]} but {_spell(size)} in {where}"
                 )
@@ -285,9 +314,12 @@ def _bind_composite(axis: Axis, size: Dim, where: str, bound: dict[str, Dim]) ->
     known = product(bound[factor] for factor in axis.factors if factor in bound)
     if len(free) == 1:
         try:
-            bound[free[0]] = size / known
+            quotient = size / known
         except DimError as error:
             raise TypeCheckError(f"{axis} cannot split {size} in {where}: {error}") from error
+        if not quotient.names and quotient.expanded[0].denominator != 1:
+            raise TypeCheckError(f"{axis} cannot split {_spell(size)} in {where}: {quotient} is not whole")
+        bound[free[0]] = quotient
     elif free:
         raise TypeCheckError(f"{axis} in {where} leaves {' and '.join(free)} free; pass all but one of them")
     elif known != size:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -119,12 +120,21 @@ def cases(
     """`count` cases for each example of the operator and each alternative of its signature.
 
     `domains` says by an operand's name how its floats are drawn, where not any float will do.
+
+    Sizes take turns: of five cases each dim has every size once, in an order of its own, so that what is wrong for one
+    size only is seen.
     """
     for index, example in enumerate(operator.examples):
         for form in range(len(operator.signatures(operator.normalize(example)))):
-            for repeat in range(count):
-                rng = np.random.default_rng([seed, index, form, repeat])
-                yield draw_case(operator, example, form, dtype, rng, domains)
+            for turn in range(count):
+                rng = np.random.default_rng([seed, index, form, turn])
+                pick = partial(_in_turn, (seed, index, form), turn)
+                yield draw_case(operator, example, form, dtype, rng, domains, pick)
+
+
+def _in_turn(seed: tuple[int, ...], turn: int, name: str, count: int) -> int:
+    """A number below `count`, a different one at each of as many turns."""
+    return int(np.random.default_rng([*seed, *name.encode()]).permutation(count)[turn % count])
 
 
 def draw_case(
@@ -134,11 +144,16 @@ def draw_case(
     dtype: str,
     rng: np.random.Generator,
     domains: Mapping[str, Draw] | None = None,
+    pick: Callable[[str, int], int] | None = None,
 ) -> Case:
-    """A case with random sizes, content and width of integers; `attributes` may restrict the outputs (`only`)."""
+    """A case with random content and width of integers; `attributes` may restrict the outputs (`only`).
+
+    `pick` says how large what has a name is, as a number below a bound; without it, that is random, too.
+    """
+    pick = pick or (lambda name, count: int(rng.integers(count)))
     normal = operator.normalize(attributes)
     declared = operator.signatures(normal)[form]
-    rank, spare = int(rng.integers(0, 3)), int(rng.integers(1, 5))
+    rank, spare = pick("*", 3), 1 + pick("...", 4)
     ranks: list[int] = []
     for operand in declared.inputs:
         fixed = sum(not axis.star for axis in operand.axes)
@@ -148,7 +163,7 @@ def draw_case(
     if rule is None:
         raise OperatorError(f"operator {operator.key}: {declared} does not expand to operands of ranks {ranks}")
 
-    factors = dict(operator._given_factors(normal))
+    factors = {**rule.literals, **operator._given_factors(normal)}
     for factor in rule.factors:
         factors.setdefault(factor, gi.dim(f"n_{factor.replace('.', '_')}"))
     builder = gi.Builder("case", dtype=dtype)
@@ -161,7 +176,7 @@ def draw_case(
     outputs = operator.all(*values, builder=builder, **attributes)
     graph = builder.build(*outputs)
     names = sorted(frozenset[str]().union(*(each.names for each in (*factors.values(), *graph.dims))))
-    numbers = {name: int(rng.integers(1, 6)) for name in names}
+    numbers = {name: 1 + pick(name, 5) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
     known = {name: draw for (key, name), draw in DOMAINS.items() if key == operator.key} | dict(domains or {})

@@ -11,7 +11,7 @@ graph's inputs, of shapes drawn at random (`graphir.testing.cases`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -23,22 +23,24 @@ from graphir.testing.gradients import carries_gradient, check_gradient
 
 
 def check_operator(
-    operator: Operator, count: int = 3, seed: int = 0, domains: Mapping[str, Draw] | None = None
+    operator: Operator, count: int = 5, seeds: Iterable[int] = range(2), domains: Mapping[str, Draw] | None = None
 ) -> None:
     """Everything that the operators of the dictionary are tested for, on `operator`.
 
-    `count` cases, drawn from `seed`, of each example and each alternative of the signature. `domains` says by an
-    operand's name how its floats are drawn where not any will do: `{"X": positive}` for a logarithm. A d-operator
-    is an operator, too, and has checks of its own. Errors: AssertionError for a promise that is not kept;
-    OperatorError, TypeCheckError or DifferentiationError for a declaration that contradicts itself.
+    From each of `seeds` are drawn `count` cases of each example and each alternative of the signature; of five, each
+    dim has every size, 1 to 5, once. `domains` says by an operand's name how its floats are drawn where not any will
+    do: `{"X": positive}` for a logarithm. A d-operator is an operator, too, and has checks of its own. Errors:
+    AssertionError for a promise that is not kept; OperatorError, TypeCheckError or DifferentiationError for a
+    declaration that contradicts itself.
     """
     check_declaration(operator)
-    for case in cases(operator, "float32", count, seed, domains):
-        check_types(case)
-    for case in cases(operator, "float64", count, seed, domains):
-        for check, applies in CHECKS.items():
-            if applies(operator):
-                check(case)
+    for seed in seeds:
+        for case in cases(operator, "float32", count, seed, domains):
+            check_types(case)
+        for case in cases(operator, "float64", count, seed, domains):
+            for check, applies in CHECKS.items():
+                if applies(operator):
+                    check(case)
 
 
 # -- the declaration --------------------------------------------------------------------------------------

@@ -45,10 +45,22 @@ def test_a_signature_without_operands_only_makes():
     assert parse_signature("-> P[s d] dtype").inputs == ()
 
 
+def test_a_number_is_a_factor_that_is_whole():
+    signature = parse_signature("X[*b (2 c)], W[12 c] -> Y[(c 2) 12]")
+    X, W = signature.inputs
+    assert X.axes == (Axis(("b",), star=True), Axis(("2", "c"), whole=True))
+    assert W.axes == (Axis(("12",), whole=True), Axis(("c",)))
+    assert signature.outputs[0].axes == (Axis(("c", "2")), Axis(("12",), whole=True))
+    assert signature.literals == {"2": 2, "12": 12}
+    assert signature.whole_factors == {"2", "12"}
+    assert str(signature) == "X[*b (2 c)], W[12 c] -> Y[(c 2) 12]"
+
+
 NAMES = st.sampled_from([chr(letter) for letter in range(ord("a"), ord("z") + 1)] + ["b1", "k_v"])
 AXES = st.one_of(
     NAMES,
     NAMES.map(lambda name: f"{name}!"),
+    NAMES.map(lambda name: f"({name} {len(name) + 1})"),
     st.lists(NAMES, min_size=2, max_size=3, unique=True).map(lambda names: f"({' '.join(names)})"),
 )
 DTYPES = st.sampled_from(["", " int", " float", " bool", " in v", " to"])
@@ -57,7 +69,7 @@ DTYPES = st.sampled_from(["", " int", " float", " bool", " in v", " to"])
 @st.composite
 def signatures(draw):
     def operand(name):
-        axes = draw(st.lists(AXES, max_size=4))
+        axes = draw(st.lists(AXES, max_size=4, unique_by=lambda axis: axis[-2:-1].isdigit() or axis))
         star = ["*z"] if draw(st.booleans()) else []
         return f"{name}[{' '.join(star + axes)}]{draw(DTYPES)}"
 
@@ -92,6 +104,16 @@ def test_blanks_mean_nothing(text, blanks):
         ("X[a B] -> Y[a]", "signature 'X[a B] -> Y[a]': cannot read the axis at 'B'"),
         ("X[(h d)!] -> Y[h]", "signature 'X[(h d)!] -> Y[h]': cannot read the axis at '!'"),
         ("X[()] -> Y[]", "signature 'X[()] -> Y[]': cannot read the axis at '()'"),
+        ("X[(a D)] -> Y[a]", "signature 'X[(a D)] -> Y[a]': cannot read the axis at '(a D)'"),
+        ("X[(1 c)] -> Y[c]", "signature 'X[(1 c)] -> Y[c]': cannot read the axis at '(1 c)'"),
+        ("X[(2c)] -> Y[c]", "signature 'X[(2c)] -> Y[c]': cannot read the axis at '(2c)'"),
+        ("X[02] -> Y[]", "signature 'X[02] -> Y[]': cannot read the axis at '02'"),
+        ("X[3!] -> Y[]", "signature 'X[3!] -> Y[]': cannot read the axis at '!'"),
+        (
+            "X[(2 a) (2 b)] -> Y[a b]",
+            "signature 'X[(2 a) (2 b)] -> Y[a b]': 2 stands 2 times in 'X[(2 a) (2 b)]', and would be one factor; "
+            "give the others a name, and an attribute of that name",
+        ),
     ],
 )
 def test_a_malformed_signature_is_refused(text, message):
@@ -159,6 +181,14 @@ def test_a_composite_dim_gives_its_free_factor():
     assert bind("X[b (h d)] -> Y[b h d]", (B, D), d=D_h) == ["[B, N_H, D_h]"]
 
 
+def test_a_literal_factor_has_its_size():
+    assert bind("X[b (2 c)] -> Y[b c]", (B, D)) == ["[B, D/2]"]
+    assert bind("X[b (2 c)] -> Y[b (c 2)]", (B, D)) == ["[B, D]"]
+    assert bind("X[b (2 c)], W[c] -> Y[2 c]", (B, 2 * D), (D,)) == ["[2, D]"]
+    assert bind("X[b (2 c)] -> Y[b c]", (B, gi.dim("W", 6))) == ["[B, 3]"]
+    assert bind("X[b 3] -> Y[3]", (B, gi.dim("W", 3))) == ["[3]"]
+
+
 def test_equal_products_are_the_same_dim():
     assert bind("X[b k], W[k n] -> Y[b n]", (B, D), (N_H * D_h, F)) == ["[B, D_ff]"]
 
@@ -172,6 +202,9 @@ def test_equal_products_are_the_same_dim():
         ("X[a] -> Y[a]", [(B,)], {"a": S}, "a is S in the attribute but B in X[B]"),
         ("X[b] -> Y[b n]", [(B,)], {}, "nothing gives n a dim; pass n=…"),
         ("X[(h d)] -> Y[h d]", [(D,)], {}, "(h d) in X[D] leaves h and d free; pass all but one of them"),
+        ("X[(2 c)] -> Y[c]", [(gi.dim("W", 5),)], {}, "(2 c) cannot split W (= 5) in X[W]: 5/2 is not whole"),
+        ("X[(c 3)], W[c] -> Y[c]", [(D,), (F,)], {}, "(c 3) with c=D_ff, 3=3 makes 3*D_ff, not D as in X[D]"),
+        ("X[b 3] -> Y[b]", [(B, D)], {}, "X[B, D] does not fit X[b 3]: D is not 3"),
         ("X[(h d)] -> Y[h d]", [(D,)], {"h": B, "d": S}, "(h d) with h=B, d=S makes B*S, not D as in X[D]"),
     ],
 )

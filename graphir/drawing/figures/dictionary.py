@@ -73,7 +73,7 @@ def _apply(each: Operator, block: Builder) -> tuple[list[Value], tuple[Value, ..
     ]
     fitted = expand(rule, tuple(ranks))
     assert fitted is not None
-    sizes: dict[str, Dim] = dict(each._given_factors(normal))
+    sizes: dict[str, Dim] = {**fitted.literals, **each._given_factors(normal)}
     for factor in fitted.factors:
         sizes.setdefault(factor, dim(_DIMS.get(factor, factor.replace(".", "_"))))
     values = [
