@@ -134,13 +134,13 @@ def find_parts(
         if any(stride % size or stride < 0 for stride in array.strides):
             return None
         along = strides(run, value, [stride // size for stride in array.strides])
+        dims, step = run.task.space.dims[value], along[-1]
         # Along a dim of one entry, any stride is as good as another.
         along = tuple(step if many > 1 else 0 for step, many in zip(along, sizes, strict=True))
-        dims = run.task.space.dims[value]
         if other_columns(dims, run.axes) is not None:
-            if packed and along[-1] != 1:
+            if packed and step != 1:
                 return None
-            parts[value] = Part(array, address(array), along, False)
+            parts[value] = Part(array, address(array), (*along[:-1], step), False)
             continue
         has_columns = run.axes[-1] in dims
         each = has_columns and (along[-1] == 1 or sizes[-1] == 1 or (along[-1] != 0 and not packed))
