@@ -28,6 +28,7 @@ from graphir.backends.rows.scalars import write_scalars
 from graphir.formula.terms import Term
 from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
+from graphir.ir.signature import is_literal
 
 _LAST = 1 << 30
 
@@ -298,7 +299,7 @@ class _Tile:
             else:
                 self._cut(X, condition, Y.detail, target)
             return
-        if condition in self.recipe.known and len(condition.factors) == 1 and set(condition.factors) <= _DIGITS:
+        if condition in self.recipe.known and all(map(is_literal, condition.factors)) and len(condition.factors) == 1:
             self._interleave(term, target)
             return
         self.call(calls.choose, *map(self._value, term.operands), target)
@@ -351,7 +352,6 @@ class _Tile:
 
 
 _UFUNCS = {name: getattr(np, name) for name in UFUNCS}
-_DIGITS = frozenset("23456789")
 
 
 def _is_number(term: Term) -> bool:

@@ -128,7 +128,7 @@ def _check(graph: Graph, sizes: Any, arrays: Any, dtype: str = "float64", **opti
 def test_a_fused_kernel_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, interpreted: Counted
 ) -> None:
-    for case in cases(operator, dtype, count=1):
+    for case in cases(operator, dtype, count=3):
         _check(case.graph, case.sizes, case.arrays, dtype)
     assert interpreted.written
 
@@ -209,7 +209,7 @@ def test_what_is_prepared_once_is_so_for_a_kernel_and_for_rules_of_other_tiles(
 def test_a_compiled_kernel_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, counted: Counted
 ) -> None:
-    for case in cases(operator, dtype, count=1):
+    for case in cases(operator, dtype, count=3):
         _check(case.graph, case.sizes, case.arrays, dtype)
     assert counted.written
 
