@@ -80,7 +80,7 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
     `operands` are those of the formula's operands. A result that lacks rows is the sum over them of its expression.
     """
-    lowering = _Lowering(row, formula.rule, cut, operands)
+    lowering = _Lowering(row, formula.rule, cut, operands, formula.terms.dtype == "float64")
     results = rewritten(formula)
     lowering.prepare(list(results.values()))
     outputs = {each.name: frozenset(each.factors) for each in formula.rule.outputs}
@@ -88,8 +88,8 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
 
 class _Lowering:
-    def __init__(self, row: Row, rule: Signature, cut: Cut, operands: Mapping[str, Expression]) -> None:
-        self.row, self.cut, self.operands = row, cut, operands
+    def __init__(self, row: Row, rule: Signature, cut: Cut, operands: Mapping[str, Expression], wide: bool) -> None:
+        self.row, self.cut, self.operands, self.wide = row, cut, operands, wide
         self._axes = {each.name: [axis.factors for axis in each.axes] for each in rule.inputs}
         self._known: dict[Hashable, Expression] = {}
         #: Factors along which one place is meant, each with its number.
@@ -192,8 +192,6 @@ class _Lowering:
 
     def _converted(self, term: Term) -> Expression:
         (X,) = term.operands
-        if term.kind == "wide" and X.kind == "float":
-            raise NoRowError("it computes in double precision")
         if term.kind == "bool":
             return self.row.apply("not", self.row.is_zero(self._number(X)))
         if X.operation == "extent":
@@ -204,6 +202,8 @@ class _Lowering:
 
     def _applied(self, term: Term) -> Expression:
         operation = _ELEMENTWISE[term.operation]
+        if term.kind == "wide" and not self.wide:
+            raise NoRowError("it computes in double precision")
         given = [self._number(each) for each in term.operands]
         if operation == "divide" and given[0].each and not given[1].each and given[1].operation != "number":
             # One quotient a row, and a product an element.

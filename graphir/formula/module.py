@@ -218,6 +218,9 @@ class TracingModule:
         self, starts: Sequence[Traced], sizes: Any, shape: Any, seed: Any, step: Any, key: Any, p: float
     ) -> Traced:
         """Which elements a dropout mask keeps; see `graphir.operators.dropout`."""
+        leaves = [each.term.operation if isinstance(each, Traced) else "" for each in (seed, step, key)]
+        if leaves != ["operand", "operand", "attribute"]:
+            raise UntraceableError("it draws a mask by other than its operands seed and step and its key")
         factors = tuple(each.term.detail for each in starts)
         return self.primitive("keep", (seed, step, key), (factors, p), shape, "bool")
 

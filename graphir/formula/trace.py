@@ -117,7 +117,9 @@ def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any], d
     try:
         made = operator.kernel(TracingModule(terms), *operands, **keywords)
         results = made if isinstance(made, tuple) else (made,)
-        return Formula(terms, rule, _named(operator, rule, attributes, results))
+        found = _named(operator, rule, attributes, results)
+        _require_own_precision(terms, found)
+        return Formula(terms, rule, found)
     except UntraceableError as error:
         return NoFormula(str(error), _line(error))
     except Exception as error:  # whatever a kernel does to what is no array of numbers
@@ -158,6 +160,13 @@ def _named(
             raise UntraceableError(f"its result {each.name} has the shape [{shape}], where its signature says {each}")
         made[each.name] = result.term
     return made
+
+
+def _require_own_precision(terms: Terms, results: Mapping[str, Term]) -> None:
+    """UntraceableError where a kernel goes on computing with more digits than its operands have."""
+    for term in walk(results.values()):
+        if term.operation == "round" and term.detail == "float64" != terms.dtype and term not in results.values():
+            raise UntraceableError(f"it computes in float64 what is {terms.dtype}")
 
 
 def _line(error: BaseException) -> str:

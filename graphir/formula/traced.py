@@ -82,7 +82,9 @@ class Extent:
             left = list(self.factors)
             left.remove(str(other))
             return Extent(self.terms, tuple(left))
-        return scalar(self.terms, self) // other
+        raise UntraceableError(
+            f"it divides the length {self}, of which the signature does not say that it can be: write the axis as (2 c)"
+        )
 
     def __add__(self, other: Any) -> Any:
         return scalar(self.terms, self) + other
