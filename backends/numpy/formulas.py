@@ -307,9 +307,12 @@ class _Tile:
     def _mask(self, X: Term, condition: Term, target: Array, function: Any, seen: float, hidden: float) -> None:
         """X, and where a condition of the place does not hold everywhere, `function` of it and `seen` or `hidden`."""
         array = self._value(X)
-        if array is not target:
-            self.call(np.copyto, target, array)
         region = region_of(condition, self.arrays.order, self.arrays.lengths, self.arrays.place)
+        if X.operation == "operand" and array is target:
+            # All of it is written: who proves a program does not know that the rest is right already.
+            region = region._replace(start=0, stop=self.arrays.lengths[self.arrays.order[-1]])
+        elif array is not target:
+            self.call(np.copyto, target, array)
         if region.start < region.stop:
             table = self.known.table(condition, region, seen, hidden, target.dtype)
             part = target[..., region.start : region.stop]

@@ -128,16 +128,14 @@ def _steps(recipe: Recipe, wanted: tuple[str, ...]) -> tuple[Term, ...]:
     roots = [recipe.results[name] for name in wanted]
     scalars = set(recipe.scalar_terms)
     found: dict[Term, None] = {}
-
-    def visit(term: Term) -> None:
-        if term in found or term in scalars or term in recipe.known or term.operation in _LEAVES:
-            return
-        for each in parts_of(term):
-            visit(each)
-        found[term] = None
-
-    for root in roots:
-        visit(root)
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        term, done = stack.pop()
+        if done:
+            found[term] = None
+        elif not (term in found or term in scalars or term in recipe.known or term.operation in _LEAVES):
+            stack.append((term, True))
+            stack.extend((each, False) for each in reversed(parts_of(term)))
     return tuple(found)
 
 

@@ -23,6 +23,9 @@ from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
 from graphir.ir.signature import Signature, is_literal
 
+#: Formulas of more terms are kernels of their own: what writes them goes from term to term by recursion.
+_MOST_TERMS = 256
+
 
 class NoRowError(Exception):
     """What of a formula cannot be computed row by row."""
@@ -63,6 +66,8 @@ def columns_of(formula: Formula) -> frozenset[str]:
 @lru_cache(maxsize=4096)
 def why_not(formula: Formula, cut: Cut) -> str:
     """What keeps a formula from being computed row by row; "" where nothing does."""
+    if len(formula.all_terms) > _MOST_TERMS:
+        return f"it has {len(formula.all_terms)} terms"
     row = Row()
     operands = {}
     for i, each in enumerate(formula.rule.inputs):

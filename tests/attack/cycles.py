@@ -113,7 +113,8 @@ class Flat:
 def _forget() -> None:
     """Empties all that graphir remembers."""
     for each in gc.get_objects():
-        if isinstance(each, functools._lru_cache_wrapper) and str(each.__module__).startswith("graphir."):
+        # Patterns of names are fnmatch's to remember: some thirty thousand of them.
+        if isinstance(each, functools._lru_cache_wrapper) and str(each.__module__).startswith(("graphir.", "fnmatch")):
             each.cache_clear()
 
 

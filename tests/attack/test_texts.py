@@ -72,7 +72,7 @@ def test_steps_are_counted_from_0(backend: str) -> None:
     inputs = ("W  [B]", "step  [] int64", "lr  []")
     given = {"W": np.ones(3, np.float32), "lr": np.float32(0.1)}
     for rows, output in ((adam, "W_new"), ("r  [] float64  = schedule(step) {peak=1.0}", "r")):
-        with pytest.raises(InputError, match="step = -1; steps are counted from 0"):
+        with pytest.raises(InputError, match=rf"step = -1, and {output} = \w+\(…\) counts from 0"):
             _run(backend, rows, inputs, {**given, "step": -1}, output)
 
 

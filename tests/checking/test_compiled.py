@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.backends.compiled.emission import Rule
+from graphir.backends.compiled.emission import Rule, Rules
 from graphir.backends.effects import writes
-from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.results import ResultBuffers
 from graphir.checking import Setting, check
 from graphir.checking.programs import compile_program
@@ -30,18 +30,39 @@ def _check(**options: Any) -> Any:
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, operator: gi.Operator, when: Any = lambda **named: True) -> None:
-    """The compiled rule of `operator` makes its result a hundredth too large where `when` says so."""
-    right = rules.find(operator)
-    assert right is not None
+    """What is recorded for `operator` makes its result a hundredth too large where `when` says so."""
 
-    def emit(call: Any, **named: Any) -> Any:
-        done = right.emit(call, **named)
-        made = named["Y"] if "Y" in named else named["dA"]
-        if when(**named):
+    def too_large(right: Rule, call: Any, operands: Any, results: Any, place: Any, attributes: Any) -> bool:
+        done = bool(right.emit(call, operands, results, place, attributes))
+        (made,) = results.values()
+        if when(**operands, **results, **attributes, at=place):
             call(np.multiply, made, np.array(1.01, made.dtype), made)
         return done
 
-    monkeypatch.setitem(rules._rules, operator, Rule(emit, right.inplace))
+    own = rules.find(operator)
+    if own is None:
+        _replace(monkeypatch, operator, too_large)
+        return
+
+    def emit(call: Any, **named: Any) -> Any:
+        done = own.emit(call, **named)
+        call(np.multiply, named["Y"], np.array(1.01, named["Y"].dtype), named["Y"])
+        return done
+
+    monkeypatch.setitem(rules._rules, operator, Rule(emit, own.inplace))
+
+
+def _replace(monkeypatch: pytest.MonkeyPatch, operator: gi.Operator, record: Any, in_place: bool = True) -> None:
+    """What is recorded for `operator` is `record(right, call, …)`, which is given what is right beside the usual."""
+    by_formula = Rules.by_formula
+
+    def found(self: Rules, node: gi.Node, attributes: Any) -> Rule | None:
+        right = by_formula(self, node, attributes)
+        if right is None or node.operator is not operator:
+            return right
+        return Rule(partial(record, right), right.inplace if in_place else {}, right.formula)
+
+    monkeypatch.setattr(Rules, "by_formula", found)
 
 
 def test_every_value_is_compared_in_the_program_its_results_again_and_all_in_the_interpreter() -> None:
@@ -102,19 +123,18 @@ def _written(left: Any) -> None:
 
 
 def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = rules.find(add)
-    assert right is not None
-
-    def emit(call: Any, X: Any, Y: Any) -> None:
+    def emit(right: Rule, call: Any, operands: Any, results: Any, place: Any, attributes: Any) -> bool:
         """Adds nought times what the run before has left, which is something if that is NaN."""
+        (Y,) = results.values()
         left = call.prepared(Y.shape, Y.dtype, _written)
         left[...] = 0
-        right.emit(call, X=X, Y=Y)
+        done = bool(right.emit(call, operands, results, place, attributes))
         call(np.multiply, left, np.array(0, Y.dtype), left)
         call(np.add, Y, left, Y)
-        call(np.copyto, left, X[0])
+        call(np.copyto, left, operands["X0"])
+        return done
 
-    monkeypatch.setitem(rules._rules, add, Rule(emit, {}))
+    _replace(monkeypatch, add, emit, in_place=False)
     report = _check()
     assert report.first is not None
     assert report.first.found.name == "embedding/X_emb"
@@ -143,6 +163,6 @@ def test_what_compiles_nothing_takes_no_options_of_compiling(option: list[str], 
 
 def test_a_program_is_compiled_with_the_options_given() -> None:
     graph = SETTING.parallel(SETTING.single())
-    with pytest.raises(ConfigError, match="kernels='fast' is unknown"):
+    with pytest.raises(ConfigError, match="kernels 'fast' is none of numpy, numba"):
         compile_program(graph, SETTING.complete_sizes(), kernels="fast")
     assert compile_program(graph, SETTING.complete_sizes(), threads=5).threads == 5
