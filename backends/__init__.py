@@ -12,6 +12,8 @@
     effects, trace, proof       what a call writes, what a program does, and that this is right
     turns, forks                whose turn it is; what a forked child has anew
     indices                     ids out of range, refused where they come in
+
+No engine knows another, and nobody above knows one by name: who wants a backend asks the registry.
 """
 
 if __name__ == "backends":
