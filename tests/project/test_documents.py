@@ -115,6 +115,22 @@ def test_every_room_is_in_the_table() -> None:
     assert rooms - set(re.findall(r"`([\w./]+)`", section("Rooms"))) == set()
 
 
+#: Packages that have a map of their modules; elsewhere a folder holds files of one kind, or few.
+MAPPED = (
+    *("backends", "backends/communicator", "backends/compiled", "backends/cupy", "backends/numpy"),
+    *("backends/numpy/fast", "backends/proof", "backends/rows", "passes", "passes/fuse", "passes/sharding"),
+    *("graphir/checking", "graphir/formula", "graphir/ir", "graphir/training"),
+)
+
+
+@pytest.mark.parametrize("package", MAPPED)
+def test_a_map_of_modules_is_complete(package: str) -> None:
+    folder = ROOT / package
+    told = set(re.findall(r"\w+", ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""))
+    modules = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
+    assert modules - {"__init__"} - told == set()
+
+
 def test_the_architecture_is_one_page() -> None:
     assert ARCHITECTURE.count("\n") <= 135
     for what in ("an operator", "a pass", "a backend"):
