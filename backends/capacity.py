@@ -2,7 +2,8 @@
 
 What is asked is not whether memory is free at the moment, but whether there is as much: what is refused could not run
 here even alone. Everything is counted in exact integers, from types and sizes, so that it takes no longer for sizes
-that nobody can run.
+that nobody can run. So are plans, which go over tasks and never over tiles; whoever only plans (`cost`, a training's
+budget) compiles with `memory=math.inf`, and is refused nothing here.
 """
 
 from __future__ import annotations

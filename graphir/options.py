@@ -6,6 +6,10 @@ a flag and its help, a file what may stand in it.
     @dataclass(frozen=True)
     class Options:
         layers: int = option(2, "L, the number of layers.", least=1)
+
+What a model may vary in is declared beside it (`Architecture`, `Sizes`), what a backend takes in its entry
+(`graphir.backends.registry`); `TrainConfig`, `Setting`, the command line and checkpoints take it from there: an option
+more touches one file.
 """
 
 from __future__ import annotations

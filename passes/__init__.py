@@ -1,8 +1,21 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
 `mixed_precision` casts what products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `shard` rewrites the
-graph for the ranks of a mesh, `dce` drops what no output needs, `lower` takes d-nodes apart; those of the `pipeline`
-make a graph fast. What all of them are made with is in `graphir.passes.rewrite` and `graphir.passes.patterns`.
+graph for the ranks of a mesh (`sharding`), `dce` drops what no output needs, `lower` takes d-nodes apart. Those of the
+`pipeline`, where it is said what each is for, make a graph fast: `simplify`, `recompute`, `keep_slopes`,
+`separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by `value_numbering`), `round_products`,
+`fuse` and `overlap`. `rename` is a part of `autodiff`.
+
+A pass says what takes the place of a node (`rewrite`), and asks what a node is by patterns over traits and structure
+(`patterns`); all that it does not speak of is carried over in one place. None compares an operator's name, so an
+operator that somebody declares tomorrow is met by all that its traits let it take part in.
+
+What `fuse` makes are *fused nodes*, each holding its graph: back-to-back products (two batched ones with what lies
+between, attention's core), chains (elementwise, row-wise and reducing nodes that share rows), and views (T, R, C, BC)
+folded into who reads or makes what they rearrange. `unfuse` gives the nodes back under their own names.
+
+Any pass of the pipeline can be left out (`gi.compile(…, without=["fuse"])`), and any graph between them printed, drawn,
+verified and run (`run_passes`). `tests/passes/test_examples.py` shows each by a graph before and the graph after.
 """
 
 if __name__ == "passes":

@@ -19,7 +19,9 @@ What follows in the passes after it, by what casts and products declare: `autodi
 returns gradients wide, as they were added up; with narrow results, those of activations narrow. `shard` casts a
 parameter where it is stored and gathers the cast, so that ZeRO sends half the bytes; so it does with what sequence
 parallelism gathers. Pending sums are wide and settled before they are rounded: all-reduces and reduce-scatters send
-what they did; with narrow results, half as much of activations.
+what they did; with narrow results, half as much of activations. Compiled, a product that is only read in 16 bits is
+stored in 16 bits, whichever it is (`round_products`). A loss scale is an input of the backward pass, or a state that
+updates adjust and obey (`autodiff`, `optimize`).
 """
 
 from __future__ import annotations

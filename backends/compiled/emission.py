@@ -10,7 +10,10 @@ is to record those calls: operands and outputs are views of the engine's buffers
 signature (None for an operand that is absent, an output that is not wanted; a variadic operand is a tuple),
 attributes are numbers. `rules` are one engine's, each of which has a registry of its own.
 Their contents are not there yet when the rule runs: a rule looks at shapes, strides and dtypes, never at numbers.
-A rule that cannot do better than the reference kernel for what it is given returns False.
+A rule that cannot do better for what it is given returns False.
+
+Few operators need a rule of their own: it overrides what follows from an operator's formula (`Rules.by_formula`), where
+a machine has something better. What has neither runs its reference kernel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Attention's core in one kernel, or two for its gradient, without the scores [B, N_H, S, S] in memory.
 
-What is taken is what `attention_match` finds: what a stream is where P is not held for the backward pass, from the
-recompute level "attention" on. Everything else is left to products and fused kernels, and so are heads wider than 128,
-float32 with TF32 asked for, which cuBLAS multiplies on tensor cores, and 16 bits before sm_80.
+What is taken is what `attention_match` finds: back-to-back products where P is not held for the backward pass, from
+the recompute level "attention" on. Everything else is left to products and fused kernels, and so are heads wider than
+128, float32 with TF32 asked for, which cuBLAS multiplies on tensor cores, and 16 bits before sm_80.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs: consecutive nodes of a task that one kernel computes, row by row.
 
-The rows and columns are those of the run's widest value, [*rows, columns]. Every node has a snippet and covers all
+The rows and columns are those of the run's widest value, [*rows, columns]. Every node has a formula and covers all
 rows; what one needs whole, the dim of a softmax or a layer norm, is the columns. A sum over rows is complete only
 behind the last of them, so nothing of the run reads it.
 """

@@ -1,10 +1,23 @@
 """What an operator computes, as a formula traced from its kernel.
 
-terms       numbers over named indices
-shapes      axes as factors
-places      integers that follow from where a block lies
-traced      the arrays that a kernel is handed to be traced
-module      the array module that goes with them
-trace       from an operator to its formula
-evaluate    a formula's numbers, by any array module
+    terms       numbers over named indices
+    shapes      axes as factors
+    places      integers that follow from where a block lies
+    traced      the arrays that a kernel is handed to be traced
+    module      the array module that goes with them
+    trace       from an operator to its formula
+    evaluate    a formula's numbers, by any array module
+
+A kernel is the specification, and it is the only one: it is called once, on arrays that record what is done to them,
+with symbols for lengths and places (`trace.formula_of`). What comes back is a term for each result: sums, maxima and
+elementwise operations over the factors of the operator's signature, with no shape and no order of axes. So an operator
+of one's own is fused like those of the dictionary, and nobody has to say twice what it computes.
+
+Backends make of it what they are good at: expressions over one row for fused kernels (`graphir.backends.rows`), or
+NumPy's calls (`graphir.backends.numpy`). Where a machine has something better than the formula, a rule of the
+operator's own overrides it (`graphir.backends.compiled.emission`).
+
+A kernel that asks how large a length or an element is, writes into an array, or uses what symbols do not have, has none
+(`trace.NoFormula`, with the reason and the line). It is called as it was written, which `executable.report()` tells.
+Random kernels, drawn by `tests/formula/test_random_kernels.py`, are computed by their formulas as by themselves.
 """

@@ -1,4 +1,7 @@
-"""How large a graph's tensors are once its dims have sizes, in exact integers: none may be beyond all arrays."""
+"""How large a graph's tensors are once its dims have sizes, in exact integers: none may be beyond all arrays.
+
+This comes before anything is planned; whether this machine has room for it says `graphir.backends.capacity`.
+"""
 
 from __future__ import annotations
 

@@ -52,6 +52,12 @@ that no dim needs is an error, as is a value whose type is not what its operator
 
 Every graph comes back equal, its nodes' meta included, and prints the same text again. How much a text may ask for
 says its `Budget`.
+
+A text may come from a stranger. `parse` takes time and memory in proportion to it, whatever it says: what multiplies
+has a limit where it is made, for builders as for texts (a dim's factors, digits and definitions, a value's dims, the
+length of names, a mesh's ranks, fused nodes inside of each other), and the budget bounds the rest. `parse`, `verify`,
+`compile` and a run end in a result or a `GraphirError`. `tests/attack/texts.py` mutates texts by their grammar and by
+their characters to hold all four to it, and `benchmarks/parse.py` doubles texts.
 """
 
 from graphir.text.budget import Budget

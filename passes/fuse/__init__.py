@@ -6,6 +6,11 @@
 
 What is fused follows from factor rules and declared traits alone. `fuse` makes nodes that hold their graphs
 (`graphir.ir.fused`), `unfuse` puts the graphs back.
+
+    back_to_back, chains        which nodes will be one: the two kinds of `units`
+    precedence                  who must come before whom, so that no units wait for each other
+    stored                      of a value and the views of it, the one that passes from one unit to others
+    fuse, unfuse                from units to fused nodes, and back
 """
 
 from graphir.passes.fuse.fuse import fuse

@@ -12,6 +12,7 @@ import pytest
 import graphir as gi
 from graphir.backends.compiled.emission import Rule, Rules
 from graphir.backends.effects import writes
+from graphir.backends.numpy.engine import rules
 from graphir.backends.numpy.results import ResultBuffers
 from graphir.checking import Setting, check
 from graphir.checking.programs import compile_program

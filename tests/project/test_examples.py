@@ -59,3 +59,21 @@ def test_mixed_precision_learns_and_skips_the_bad_step():
     assert [number for number, line in steps.items() if "skipped" in line] == [30]
     (gathered,) = (line for line in lines if line.startswith("ZeRO-3 gathers"))
     assert "layer0/W.float16 float16[D_in|dp, D_1]" in gathered
+
+
+def test_the_custom_pass_merges_forward_and_backward():
+    printed = run(ROOT / "examples/custom_pass.py")[0].stdout
+    _, before, after = printed.split("graph scores")
+    assert (before.count("= scale("), after.count("= scale(")) == (4, 2)
+    assert after.count("{by=0.0625}") == 2
+    assert printed.splitlines()[-1] == "4 scales before, 2 after; L, dW_Q, dW_K are the same"
+
+
+def test_the_custom_backend_times_every_block_and_refuses_what_its_option_cannot_be():
+    lines = run(ROOT / "examples/custom_backend.py")[0].stdout.splitlines()
+    seconds = {tuple(line.split()[:2]): float(line.split()[2]) for line in lines if line.endswith(" ms")}
+    blocks = [f"layer{layer}/{part}" for layer in range(2) for part in ("mha", "mlp")]
+    assert {(phase, block) for phase in ("forward", "backward") for block in blocks} <= seconds.keys()
+    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
+    assert "as compiled" in lines[-2]
+    assert lines[-1] == "refused: depth must be at least 1, not 0"
