@@ -21,7 +21,7 @@ from graphir.backends.numpy.guarded import guarded
 from graphir.backends.numpy.known import Known, region_of
 from graphir.backends.numpy.masks import can_record_mask, record_mask
 from graphir.backends.numpy.recipe import UFUNCS, Recipe, is_masked_number, parts_of, recipe_of
-from graphir.backends.numpy.shared import full_row, number
+from graphir.backends.numpy.shared import full_row, number, record_normal
 from graphir.backends.numpy.sums import record_sum
 from graphir.backends.numpy.tile_arrays import TileArrays
 from graphir.backends.rows.scalars import write_scalars
@@ -258,6 +258,9 @@ class _Tile:
             self.call(calls.take_along, self._value(term.operands[0]), self._value(term.operands[1]), axis, target)
         elif operation == "keep":
             self._draw(term, target)
+        elif operation == "normal":
+            X = np.broadcast_to(self._value(term.operands[0]), target.shape)
+            record_normal(self.call, X, target)
         elif operation == "erf":
             self.call(calls.erf, self._value(term.operands[0]), target)
         elif operation == "convert" and term.kind == "bool":

@@ -38,13 +38,20 @@ def _product(terms: Terms, X: Term, Y: Term) -> Term | None:
         gate = _one_and(X) if Y.detail == 0.5 else None
         if gate is not None and gate.operation == "tanh":
             return terms.apply("sigmoid", times(terms, gate.operands[0], 2.0))
-        if gate is not None and gate.operation == "erf":
-            return terms.apply("normal", times(terms, gate.operands[0], math.sqrt(2)))
-        return times(terms, X, Y.detail)
+        return normal_of(terms, X, Y) or times(terms, X, Y.detail)
     if Y.kind == "bool" and X.kind == "float":
         return _chosen(terms, X, Y)
     if X.kind == "bool" and Y.kind == "float":
         return _chosen(terms, Y, X)
+    return None
+
+
+def normal_of(terms: Terms, X: Term, Y: Term) -> Term | None:
+    """½ (1 + erf u) = Φ(√2 u), if that is the product."""
+    for one, other in ((X, Y), (Y, X)):
+        erf = _one_and(one) if other.operation == "number" and other.detail == 0.5 else None
+        if erf is not None and erf.operation == "erf":
+            return terms.apply("normal", times(terms, erf.operands[0], math.sqrt(2)))
     return None
 
 

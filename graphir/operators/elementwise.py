@@ -189,4 +189,5 @@ def _sloped_signature(kind: str) -> str:
 @activation.sloped("GLs", _sloped_signature, symbol="GL′", flops=20, examples=tuple({"kind": kind} for kind in KINDS))
 def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Array, Array]:
     """Y = g(X) and slope = g′(X), which have the costly part in common."""
-    return activation.kernel(xp, X, kind=kind), d_activation.kernel(xp, X, xp.ones_like(X), kind=kind)
+    slope = (X > 0).astype(X.dtype) if kind == "relu" else _as(X, _slope(xp, X, kind))
+    return activation.kernel(xp, X, kind=kind), slope

@@ -121,6 +121,14 @@ def _run(operator: Operator, outputs: Mapping[str, Array | None], **given: Any) 
     return True
 
 
+def _whole(operator: Operator, operands: dict[str, Any], attributes: dict[str, Any]) -> Tile:
+    """The work of an operator of float32 on whole operands."""
+    (signature,) = operator.signatures(attributes)
+    rule = expand(signature, tuple(array.ndim for array in operands.values()))
+    assert rule is not None
+    return Tile(operator, rule, {}, "float32", operands, attributes, {})
+
+
 def _run_formula(tile: Tile, operands: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> bool:
     """Whether what the operator's formula is can be done; the results are in `outputs` then."""
     attributes = {name: value for name, value in tile.keywords.items() if name in tile.operator.attributes}
@@ -368,8 +376,8 @@ def test_a_rule_works_on_a_part_as_the_kernel_does(operator: Operator, seed: int
 def test_activations_in_float32_are_as_close_as_the_kernels(kind: str, reach: float) -> None:
     X = np.linspace(-reach, reach, 20001, dtype="float32")
     Y, dX, ones = np.empty_like(X), np.empty_like(X), np.ones_like(X)
-    assert _run(activation, {"Y": Y}, X=X, kind=kind)
-    assert _run(d_activation, {"dX": dX}, X=X, dY=ones, kind=kind)
+    assert _whole(activation, {"X": X}, {"kind": kind}).run({"Y": Y})
+    assert _whole(d_activation, {"X": X, "dY": ones}, {"kind": kind}).run({"dX": dX})
     wide, eps = X.astype("float64"), np.finfo("float32").eps
     # What is multiplied by X has an error in proportion; Φ itself is known to two units in the last place of 1.
     assert np.all(np.abs(Y - activation.kernel(np, wide, kind=kind)) <= 2 * eps * np.abs(wide))
