@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from graphir.cli import main
 from graphir.errors import CheckpointError, GraphirError
+from graphir.options import Option
 from graphir.tokenizer import FileTokenizer
 from graphir.training import Checkpoint, TrainConfig, load_checkpoint, train
 from graphir.training.checkpoint import checksum, list_checkpoints
