@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from graphir.cli import main
 from graphir.errors import CheckpointError, GraphirError
+from graphir.options import Option
 from graphir.tokenizer import FileTokenizer
 from graphir.training import Checkpoint, TrainConfig, load_checkpoint, train
 from graphir.training.checkpoint import checksum, list_checkpoints
@@ -187,14 +188,14 @@ def _consistent(said: Said) -> Said:
 def _extreme(rng: random.Random, config: Said) -> Said:
     """With an option at an end of what it may be, or anywhere in between."""
     each = rng.choice(dataclasses.fields(TrainConfig))
-    limits = each.metadata
-    if limits["choices"]:
-        return {**config, each.name: rng.choice(limits["choices"])}
+    limits: Option = each.metadata["option"]
+    if limits.choices:
+        return {**config, each.name: rng.choice(limits.choices)}
     if isinstance(each.default, bool):
         return {**config, each.name: rng.random() < 0.5}
     if isinstance(each.default, float):
-        most = 1.0 if limits["below"] is None else limits["below"] - 1e-9
-        return {**config, each.name: rng.choice((limits["least"] or 1e-300, most, rng.random() * most, most * 1e30))}
+        most = 1.0 if limits.below is None else limits.below - 1e-9
+        return {**config, each.name: rng.choice((limits.least or 1e-300, most, rng.random() * most, most * 1e30))}
     if isinstance(each.default, int | None) and each.name != "plan":
         return {**config, each.name: rng.choice((0, 1, 2, 3, 7, 100, 10**4, 10**6, 10**9, 2**40, 2**53 - 1, None))}
     return {**config, each.name: rng.choice(("sequence", "data+zero3", "vocabulary", "single", "bytes", "words", None))}
