@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import graphir as gi
-from graphir.errors import GraphirError, OperatorError
+from graphir.errors import DimError, GraphirError, OperatorError
 from graphir.ir.dims import product
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
@@ -177,6 +177,10 @@ def draw_case(
     graph = builder.build(*outputs)
     names = sorted(frozenset[str]().union(*(each.names for each in (*factors.values(), *graph.dims))))
     numbers = {name: 1 + pick(name, 5) for name in names}
+    for _ in range(100):
+        if _are_allowed(graph.nodes[0], numbers):
+            break
+        numbers = {name: int(rng.integers(1, 6)) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
     known = {name: draw for (key, name), draw in DOMAINS.items() if key == operator.key} | dict(domains or {})
@@ -185,6 +189,18 @@ def draw_case(
         for operand, value in zip(rule.inputs, values, strict=True)
     }
     return Case(operator, graph, sizes, arrays, known)
+
+
+def _are_allowed(node: gi.Node, sizes: Mapping[str, int]) -> bool:
+    """Whether the node's dims are whole, and go with its attributes as its operator requires."""
+    operator, given = node.operator, node.attributes.items()
+    try:
+        factors = {factor: dim.size(sizes) for factor, dim in node.inference.factors.items()}
+        if operator.requires is not None:
+            operator.requires(factors, {n: each.size(sizes) if isinstance(each, gi.Dim) else each for n, each in given})
+    except DimError:
+        return False
+    return True
 
 
 def _size_attributes(node: gi.Node) -> list[gi.Dim]:
