@@ -108,7 +108,14 @@ def d_scale_mask(
 # -- S: softmax -------------------------------------------------------------------------------------------
 
 
-@operator("S", "Z[*b k!] -> P[*b k!]", ignores_masked="Z", flops=5)
+@operator(
+    "S",
+    "Z[*b k!] -> P[*b k!]",
+    ignores_masked="Z",
+    with_statistics="S_rows",
+    from_statistics="normalize",
+    flops=5,
+)
 def softmax(xp: Xp, Z: Array) -> Array:
     """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim.
 
@@ -142,10 +149,7 @@ def softmax_rows(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     return _softmax(xp, Z)
 
 
-softmax.with_statistics = softmax_rows
-
-
-@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
+@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P", given_dot="center")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
     """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim; 0 where P is, as at masked scores."""
     return (dP - einsum(xp, "...k,...k->...", P, dP)[..., None]) * P

@@ -151,7 +151,10 @@ def _slope(xp: Xp, X: Array, kind: str) -> Array:
     return gate + rise * X
 
 
-@operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
+_EXAMPLES = tuple({"kind": kind} for kind in KINDS)
+
+
+@operator("GL", _activation_signature, elementwise=True, with_slope="GLs", flops=10, examples=_EXAMPLES)
 def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
     (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X).
@@ -186,7 +189,16 @@ def _sloped_signature(kind: str) -> str:
     return "X[*b] -> Y[*b], slope[*b]"
 
 
-@activation.sloped("GLs", _sloped_signature, symbol="GL′", flops=20, examples=tuple({"kind": kind} for kind in KINDS))
+@operator(
+    "GLs",
+    _sloped_signature,
+    symbol="GL′",
+    auxiliary="slope",
+    elementwise=True,
+    no_gradient="it stands for GL in graphs that are differentiated already",
+    flops=20,
+    examples=_EXAMPLES,
+)
 def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Array, Array]:
     """Y = g(X) and slope = g′(X), which have the costly part in common."""
     return activation.kernel(xp, X, kind=kind), d_activation.kernel(xp, X, xp.ones_like(X), kind=kind)

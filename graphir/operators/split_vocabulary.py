@@ -78,10 +78,6 @@ def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
     return (dP - c[..., None]) * P
 
 
-softmax.from_statistics = normalize
-d_softmax.given_dot = center
-
-
 @softmax.decomposition
 @softmax_rows.decomposition
 def _softmax_apart(operands: Mapping[str, Value], attributes: Attributes, names: Mapping[str, str]) -> dict[str, Value]:

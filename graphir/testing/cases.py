@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import graphir as gi
 from graphir.errors import DimError, GraphirError, OperatorError
 from graphir.ir.dims import product
+from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
 from graphir.ir.types import INTEGERS
@@ -163,7 +164,7 @@ def draw_case(
     if rule is None:
         raise OperatorError(f"operator {operator.key}: {declared} does not expand to operands of ranks {ranks}")
 
-    factors = {**rule.literals, **operator._given_factors(normal)}
+    factors = {**rule.literals, **given_factors(operator, normal)}
     for factor in rule.factors:
         factors.setdefault(factor, gi.dim(f"n_{factor.replace('.', '_')}"))
     builder = gi.Builder("case", dtype=dtype)
