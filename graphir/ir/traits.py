@@ -296,12 +296,17 @@ class Exempt(Trait, keyword="exempt"):
 
 @dataclass(frozen=True)
 class Domain(Trait, keyword="domain"):
-    """Operands of which not any float will do: `{"P": POSITIVE}`. Cases are drawn from there."""
+    """Operands of which not any float will do, with the only other domain there is: `{"P": POSITIVE}`.
+
+    Cases are drawn from there.
+    """
 
     of: Mapping[str, str]
 
     @classmethod
     def read(cls, value: Any) -> Trait | None:
+        if any(domain != POSITIVE for domain in value.values()):
+            raise OperatorError(f"domain={dict(value)!r}: an operand is {POSITIVE!r}, or any float")
         return cls(dict(value)) if value else None
 
     @property
@@ -325,9 +330,43 @@ class Relayout(Trait, keyword="relayout"):
 
 @dataclass(frozen=True)
 class Collective(Trait, keyword="collective"):
-    """Of a collective: the communicator's method that carries it out."""
+    """Of a collective: the communicator's method that carries it out. Read by costs, buckets and executables."""
 
     method: str
+
+
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_scatter"
+ALL_TO_ALL, LOCAL_SLICE = "all_to_all", "local_slice"
+
+
+# -- what it is to engines and readers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Computes(Trait, keyword="computes"):
+    """It is one of the parts of attention, exactly, attributes included; its d-operator is the gradient of that part.
+
+    Read by engines that have a kernel for the whole (held to the reference with all that engines make).
+    """
+
+    part: str
+
+
+#: Y = X • W; Z = A / √width where `causal` and `mask` allow it; P = S(Z), and so with each row's statistics, made of
+#: them, and its gradient given each row's inner product; Y = m ⊙ X / (1 − p).
+PRODUCT, MASKED_SCORES, DROPOUT = "product", "masked scores", "dropout"
+SOFTMAX, SOFTMAX_ROWS = "softmax", "softmax with statistics"
+SOFTMAX_AGAIN, SOFTMAX_CENTERED = "softmax from statistics", "gradient of softmax given dot"
+
+
+@dataclass(frozen=True)
+class Infix(Trait, keyword="infix"):
+    """Its symbol is written between its operands: X • W. Read by the guide."""
+
+
+@dataclass(frozen=True)
+class Hidden(Trait, keyword="hidden"):
+    """Passes alone make it, and no program is written in it: the dictionary's figure leaves it out."""
 
 
 # -- variants -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.ir.traits import MASKED_SCORES, SOFTMAX, SOFTMAX_ROWS
 from graphir.operators.special import divisor, einsum, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ _SM_EXAMPLES = (
 )
 
 
-@operator("SM", _scale_mask_signature, flops=2, causal=_is_causal, examples=_SM_EXAMPLES)
+@operator("SM", _scale_mask_signature, computes=MASKED_SCORES, flops=2, causal=_is_causal, examples=_SM_EXAMPLES)
 def scale_mask(
     xp: Xp,
     A: Array,
@@ -114,6 +115,7 @@ def d_scale_mask(
     ignores_masked="Z",
     with_statistics="S_rows",
     from_statistics="normalize",
+    computes=SOFTMAX,
     flops=5,
 )
 def softmax(xp: Xp, Z: Array) -> Array:
@@ -138,6 +140,7 @@ def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     symbol="S",
     auxiliary="top s",
     ignores_masked="Z",
+    computes=SOFTMAX_ROWS,
     no_gradient="it stands for S in graphs that are differentiated already",
     flops=5,
 )

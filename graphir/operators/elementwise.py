@@ -12,7 +12,16 @@ from graphir.operators.special import erf
 # -- +: addition ------------------------------------------------------------------------------------------
 
 
-@operator("add", "X...[*b] -> Y[*b]", symbol="+", elementwise=True, jointly_linear=True, associative=True, flops=1)
+@operator(
+    "add",
+    "X...[*b] -> Y[*b]",
+    symbol="+",
+    infix=True,
+    elementwise=True,
+    jointly_linear=True,
+    associative=True,
+    flops=1,
+)
 def add(xp: Xp, *X: Array) -> Array:
     """Y = X0 + X1 + …: bias addition, residuals, gradients of several uses. All of one shape; BC widens."""
     if len(X) == 1:
@@ -54,7 +63,7 @@ def _split_gradient(context: GradientContext) -> list[Value | None]:
 # -- products ---------------------------------------------------------------------------------------------
 
 
-@operator("mul", "X[*b], W[*b] -> Y[*b]", symbol="⊙", elementwise=True, linear="X W", flops=1)
+@operator("mul", "X[*b], W[*b] -> Y[*b]", symbol="⊙", infix=True, elementwise=True, linear="X W", flops=1)
 def multiply(xp: Xp, X: Array, W: Array) -> Array:
     """Y = X ⊙ W, element by element."""
     return X * W

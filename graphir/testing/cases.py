@@ -20,6 +20,7 @@ from graphir.ir.dims import product
 from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
+from graphir.ir.traits import POSITIVE, Domain
 from graphir.ir.types import INTEGERS
 
 Array: TypeAlias = NDArray[Any]
@@ -38,16 +39,8 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return x + np.copysign(0.05, x)
 
 
-#: Operands of the dictionary that cannot be any float.
-DOMAINS: Mapping[tuple[str, str], Draw] = {
-    ("TOPk", "P"): positive,
-    ("CEP", "P"): positive,
-    ("dCEP", "P"): positive,
-    ("clip", "n"): positive,
-    ("Adam", "v"): positive,
-    ("AdamW", "v"): positive,
-    ("nll", "s"): positive,
-}
+#: How floats of a domain are drawn.
+_DRAWS: Mapping[str, Draw] = {POSITIVE: positive}
 
 
 @dataclass(frozen=True)
@@ -184,7 +177,9 @@ def draw_case(
         numbers = {name: int(rng.integers(1, 6)) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
-    known = {name: draw for (key, name), draw in DOMAINS.items() if key == operator.key} | dict(domains or {})
+    declared_domains = operator.trait(Domain)
+    known = {name: _DRAWS[domain] for name, domain in (declared_domains.of if declared_domains else {}).items()}
+    known |= domains or {}
     arrays = {
         value.name: _draw_array(operand, value, graph.nodes[0], sizes, known, rng)
         for operand, value in zip(rule.inputs, values, strict=True)

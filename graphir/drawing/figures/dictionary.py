@@ -20,6 +20,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator, operators
 from graphir.ir.signature import Operand, expand
+from graphir.ir.traits import Hidden
 from graphir.ir.value import Value
 from graphir.operators import add, cast, reduce_sum
 
@@ -34,7 +35,7 @@ def shown() -> Iterator[Operator]:
     for each in operators():
         module = each.kernel.__module__
         own = module.startswith("graphir.operators.") and module.rpartition(".")[2] not in hidden
-        if own and each.d_operator_of is None and each.key not in ("mask", "one"):
+        if own and each.d_operator_of is None and each.trait(Hidden) is None:
             yield each
 
 
