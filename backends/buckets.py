@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphir.backends.plan import Step
+from graphir.ir.traits import ALL_REDUCE
 from graphir.ir.value import Value
 
 #: Bytes of a bucket unless told otherwise: at what a core copies in a fraction of a millisecond, the price of a
@@ -51,7 +52,7 @@ def plan_buckets(steps: Sequence[Step], sizes: Mapping[Value, int], limit: int =
         # Who is read by what comes next cannot wait for company.
         for kind in [kind for kind, members in filling.items() if _read_by(members, collectives, due, index)]:
             send(kind, index - 1)
-        if step.node.operator.collective != "all_reduce":
+        if step.node.operator.collective != ALL_REDUCE:
             continue
         kind = step.node.attributes["axes"], step.node.attributes["reduce"], operand.dtype
         held = sum(sizes[collectives[i].node.inputs[0]] for i in filling.get(kind, ()))

@@ -19,12 +19,17 @@ from graphir.backends.compiled.task import Task
 from graphir.backends.rows.runs import Run
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
+from graphir.ir.traits import (
+    DROPOUT,
+    MASKED_SCORES,
+    PRODUCT,
+    SOFTMAX,
+    SOFTMAX_AGAIN,
+    SOFTMAX_CENTERED,
+    SOFTMAX_ROWS,
+    Computes,
+)
 from graphir.ir.value import Value
-from graphir.operators.attention import d_scale_mask, scale_mask, softmax, softmax_rows
-from graphir.operators.cast import cast
-from graphir.operators.dropout import d_dropout, dropout
-from graphir.operators.linear import d_matmul, matmul
-from graphir.operators.split_vocabulary import center, normalize
 
 #: The roles of numbers that each row has one of.
 ROWS = ("top", "s", "c")
@@ -50,7 +55,7 @@ def find_attention(task: Task) -> dict[int, AttentionRun]:
     work = [(position, node) for position, node in enumerate(task.nodes) if not node.operator.view]
     found: dict[int, AttentionRun] = {}
     for index, (position, node) in enumerate(work):
-        if node.operator is matmul and len(node.outputs[0].shape) == 4:
+        if _part(node.operator) == PRODUCT and len(node.outputs[0].shape) == 4:
             try:
                 run = _Match(task, work[index:]).run()
             except _MismatchError:
@@ -92,20 +97,22 @@ class _Match:
 
     def run(self) -> AttentionRun:
         """The run that the nodes begin with. Errors: _MismatchError if they do not."""
-        first = self._take(matmul)
-        masked = self._take(scale_mask, A=first.outputs[0])
+        first = self._take(PRODUCT)
+        masked = self._take(MASKED_SCORES, A=first.outputs[0])
         roles = {"Q": first.inputs[0], "K_T": first.inputs[1]}
-        is_gradient = self._next() is normalize
-        kind = normalize if is_gradient else softmax_rows if self._next() is softmax_rows else softmax
+        kind = self._next()
+        if kind not in (SOFTMAX, SOFTMAX_ROWS, SOFTMAX_AGAIN):
+            raise _MismatchError
+        is_gradient = kind == SOFTMAX_AGAIN
         rows = self._take(kind, Z=masked.outputs[0])
         P = rows.outputs[0]
-        dropped = self._take(dropout, X=P) if self._next() is dropout else None
+        dropped = self._take(DROPOUT, X=P) if self._next() == DROPOUT else None
         kept = P if dropped is None else _result(dropped, "Y")
         if is_gradient:
             roles |= {"top": rows.inputs[1], "s": rows.inputs[2]}
             roles |= self._gradient(roles, masked, P, dropped, kept)
         else:
-            last = self._take(matmul, X=kept)
+            last = self._take(PRODUCT, X=kept)
             roles |= {"V": last.inputs[1], "O": last.outputs[0]}
             roles |= self._leaving(rows)
         if any(self.source.keys() & {value} for value in roles.values()):
@@ -131,37 +138,37 @@ class _Match:
         self, roles: Mapping[str, Value], masked: Node, P: Value, dropped: Node | None, kept: Value
     ) -> dict[str, Value]:
         """The roles of what follows P' in the gradient."""
-        of_kept = self._take(d_matmul, only=("dX",))
+        of_kept = self._take(_gradient_of(PRODUCT), only=("dX",))
         dO = _operand(of_kept, "dY")
-        of_v = self._take(d_matmul, only=("dW",), X=kept, dY=dO)
+        of_v = self._take(_gradient_of(PRODUCT), only=("dW",), X=kept, dY=dO)
         dP = of_kept.outputs[0]
         if dropped is not None:
-            dP = self._take(d_dropout, m=_result(dropped, "m"), dY=dP).outputs[0]
-        centered = self._take(center, P=P, dP=dP)
+            dP = self._take(_gradient_of(DROPOUT), m=_result(dropped, "m"), dY=dP).outputs[0]
+        centered = self._take(SOFTMAX_CENTERED, P=P, dP=dP)
         dZ, c = centered.outputs[0], centered.inputs[2]
-        slope = self._take(d_scale_mask, dZ=dZ)
+        slope = self._take(_gradient_of(MASKED_SCORES), dZ=dZ)
         if slope.attributes != masked.attributes or slope.inputs[1:] != masked.inputs[1:]:
             raise _MismatchError
         dA = slope.outputs[0]
-        of_q = self._take(d_matmul, only=("dX",), W=roles["K_T"], dY=dA)
-        of_k = self._take(d_matmul, only=("dW",), X=roles["Q"], dY=dA)
+        of_q = self._take(_gradient_of(PRODUCT), only=("dX",), W=roles["K_T"], dY=dA)
+        of_k = self._take(_gradient_of(PRODUCT), only=("dW",), X=roles["Q"], dY=dA)
         V = _operand(of_kept, "W")
         dQ, dK_T, dV = of_q.outputs[0], of_k.outputs[0], of_v.outputs[0]
         return {"c": c, "V": V, "dO": dO, "dQ": dQ, "dK_T": dK_T, "dV": dV}
 
-    def _next(self) -> Operator | None:
-        """The operator that comes next; casts on the way are taken."""
+    def _next(self) -> str | None:
+        """The part of attention that comes next, if it is one; casts on the way are taken."""
         while len(self.taken) < len(self.work):
             node = self.work[len(self.taken)][1]
-            if node.operator is not cast:
-                return node.operator
+            if not node.operator.retypes:
+                return _part(node.operator)
             self.taken.append(node)
             self.source[node.outputs[0]] = self.source.get(node.inputs[0], node.inputs[0])
         return None
 
-    def _take(self, operator: Operator, only: tuple[str, ...] | None = None, **operands: Value) -> Node:
-        """The next node, of this operator, with these operands."""
-        if self._next() is not operator:
+    def _take(self, part: str, only: tuple[str, ...] | None = None, **operands: Value) -> Node:
+        """The next node, which computes this part, of these operands."""
+        if self._next() != part:
             raise _MismatchError
         position, node = self.work[len(self.taken)]
         given = {name: _operand(node, name) for name in operands}
@@ -172,6 +179,20 @@ class _Match:
         self.taken.append(node)
         self.stop = position + 1
         return node
+
+
+def _part(operator: Operator) -> str | None:
+    """Which part of attention an operator computes, or the gradient of which; None of any other."""
+    own = operator.trait(Computes)
+    if own is not None:
+        return own.part
+    forward = operator.d_operator_of
+    found = None if forward is None else forward.trait(Computes)
+    return None if found is None else _gradient_of(found.part)
+
+
+def _gradient_of(part: str) -> str:
+    return f"gradient of {part}"
 
 
 def _operand(node: Node, name: str) -> Value:

@@ -30,6 +30,7 @@ from graphir.ir.dims import Dim, Sizes, as_dim, product
 from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, axis_symbol, local_shape
+from graphir.ir.traits import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, LOCAL_SLICE, REDUCE_SCATTER
 from graphir.ir.types import DTYPES
 
 ALGORITHMS = ("ring", "direct", "naive")
@@ -90,7 +91,8 @@ def collective_cost(node: Node, mesh: Mesh, algorithm: str = "ring") -> Collecti
     """The cost of the collective `node` on `mesh`; ConfigError if it is none, or the algorithm is unknown."""
     if algorithm not in ALGORITHMS:
         raise ConfigError(f"algorithm {algorithm!r} is unknown; choose from {', '.join(ALGORITHMS)}")
-    if node.operator.relayout is None:
+    method = node.operator.collective
+    if method is None:
         raise ConfigError(f"{node.name} = {node.operator.key}(…) is no collective, so it sends nothing")
     axes = axes_of(node)
     value = node.inputs[0]
@@ -102,7 +104,7 @@ def collective_cost(node: Node, mesh: Mesh, algorithm: str = "ring") -> Collecti
         return Formula(terms, ranks if gap else None, payload, width)
 
     one = as_dim(1)
-    root, others, group = _AMOUNTS[node.operator.key](algorithm, ranks)
+    root, others, group = _AMOUNTS[method](algorithm, ranks)
     total = formula(*group)
     return CollectiveCost(
         axes,
@@ -159,7 +161,14 @@ def _local_slice(algorithm: str, N: Dim) -> _Amounts:
     return (), False, ()
 
 
-_AMOUNTS = {"AR": _all_reduce, "RS": _reduce_scatter, "AG": _all_gather, "A2A": _all_to_all, "SLICE": _local_slice}
+#: By the communicator's method.
+_AMOUNTS = {
+    ALL_REDUCE: _all_reduce,
+    REDUCE_SCATTER: _reduce_scatter,
+    ALL_GATHER: _all_gather,
+    ALL_TO_ALL: _all_to_all,
+    LOCAL_SLICE: _local_slice,
+}
 
 
 def _evaluate(each: Dim, sizes: Mapping[str, int]) -> Fraction:

@@ -15,6 +15,7 @@ from graphir.guide.config import GuideConfig
 from graphir.guide.tables import set_names, table
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, local_shape
+from graphir.ir.traits import LOCAL_SLICE
 from graphir.models import transformer
 from graphir.passes import autodiff, find_plan, shard
 
@@ -37,7 +38,7 @@ def communication(config: GuideConfig, plan: str) -> str:
     """
     graph = sharded(config, plan)
     sizes = mesh_sizes(graph, config.numbers)
-    found = [node for node in graph.nodes if node.operator.relayout is not None and node.operator.key != "SLICE"]
+    found = [node for node in graph.nodes if node.operator.collective not in (None, LOCAL_SLICE)]
     layer = [node for node in found if node.meta.scope.startswith("layer0")]
     around = [node for node in found if node not in layer]
     rows = [_row(node, graph.mesh, sizes) for node in layer]

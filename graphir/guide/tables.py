@@ -15,6 +15,7 @@ from graphir.drawing.picture import Label, Run
 from graphir.ir.dims import Dim
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.operator import Operator, operators
+from graphir.ir.traits import Infix
 from graphir.ir.value import Value
 
 #: What a reader calls the tensors, by local name; what is not here is called after the operator that makes it.
@@ -78,7 +79,6 @@ _BLOCK_NAMES: Mapping[tuple[str, str], str] = {
     ("output", "Y"): "Targets",
     ("output", "P"): "Probabilities",
 }
-_INFIX = frozenset({"•", "+", "⊙", "÷"})
 _OPERATOR_NAMES: Mapping[str, str] = {
     "LN": "Layer normalization",
     "SM": "Scale and mask",
@@ -236,7 +236,7 @@ def _expression(graph: Graph, value: Value) -> Label:
         cached = _cached_for(graph, value)
         return (Run(f"{kind}{cached}"),)
     operands = [_operand(graph, each) for each in node.inputs if not _is_key(each)]
-    if node.operator.symbol in _INFIX and len(operands) > 1:
+    if node.operator.trait(Infix) and len(operands) > 1:
         made = _join(operands, f" {node.operator.symbol} ")
     else:
         made = (Run(f"{node.operator.symbol}("), *_join(operands, ", "), Run(")"))

@@ -19,12 +19,23 @@ Assignment: TypeAlias = Mapping[str, tuple[str, ...]]
 
 
 class Linearity(Protocol):
-    """What of an operator's declaration decides how layouts go through it; see `Operator`."""
+    """What of an operator's declaration decides how layouts go through it; see `graphir.ir.traits`."""
 
-    key: str
-    linear: frozenset[str]
-    jointly_linear: bool
-    reduction: str
+    @property
+    def key(self) -> str:
+        """What messages call it."""
+
+    @property
+    def linear(self) -> frozenset[str]:
+        """Operands in which it is linear, each for itself."""
+
+    @property
+    def jointly_linear(self) -> bool:
+        """Whether it is linear in all operands together."""
+
+    @property
+    def reduction(self) -> str:
+        """What a result is pending where a factor that it lacks is split."""
 
     def dependencies(self, signature: Signature, outputs: Iterable[str]) -> frozenset[str]:
         """The inputs that these outputs depend on."""

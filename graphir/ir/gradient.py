@@ -134,3 +134,13 @@ GradientRule: TypeAlias = Callable[[GradientContext], Sequence[Value | None]]
 Lowering: TypeAlias = Callable[[Mapping[str, Value], Attributes, Mapping[str, str]], Mapping[str, Value]]
 #: Makes an output of a node again: the node's operands by name, its attributes, the output, the new full name.
 Recomputation: TypeAlias = Callable[[Mapping[str, Value], Attributes, Value, str], Value]
+
+
+def differentiate(
+    rule: GradientRule | None, d_operator: DOperator | None, context: GradientContext
+) -> Sequence[Value | None]:
+    """Emits the gradients of a node's inputs by the rule that its operator declares, or else by its d-operator."""
+    if rule is not None:
+        return rule(context)
+    assert d_operator is not None
+    return context.d_node(d_operator)

@@ -15,6 +15,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.ir.traits import MASKED_SCORES, SOFTMAX, SOFTMAX_ROWS
 from graphir.operators.special import divisor, einsum, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ _SM_EXAMPLES = (
 )
 
 
-@operator("SM", _scale_mask_signature, flops=2, causal=_is_causal, examples=_SM_EXAMPLES)
+@operator("SM", _scale_mask_signature, computes=MASKED_SCORES, flops=2, causal=_is_causal, examples=_SM_EXAMPLES)
 def scale_mask(
     xp: Xp,
     A: Array,
@@ -108,7 +109,15 @@ def d_scale_mask(
 # -- S: softmax -------------------------------------------------------------------------------------------
 
 
-@operator("S", "Z[*b k!] -> P[*b k!]", ignores_masked="Z", flops=5)
+@operator(
+    "S",
+    "Z[*b k!] -> P[*b k!]",
+    ignores_masked="Z",
+    with_statistics="S_rows",
+    from_statistics="normalize",
+    computes=SOFTMAX,
+    flops=5,
+)
 def softmax(xp: Xp, Z: Array) -> Array:
     """P = exp(Z − max Z) / Σ exp(Z − max Z), over the last dim.
 
@@ -131,6 +140,7 @@ def _softmax(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     symbol="S",
     auxiliary="top s",
     ignores_masked="Z",
+    computes=SOFTMAX_ROWS,
     no_gradient="it stands for S in graphs that are differentiated already",
     flops=5,
 )
@@ -142,10 +152,7 @@ def softmax_rows(xp: Xp, Z: Array) -> tuple[Array, Array, Array]:
     return _softmax(xp, Z)
 
 
-softmax.with_statistics = softmax_rows
-
-
-@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P")
+@softmax.backward("dS", "P[*b k!], dP[*b k!] -> dZ[*b k!]", flops=4, linear="dP", vanishes="P", given_dot="center")
 def d_softmax(xp: Xp, P: Array, dP: Array) -> Array:
     """dZ = P ⊙ (dP − Σ P ⊙ dP), the sum over the last dim; 0 where P is, as at masked scores."""
     return (dP - einsum(xp, "...k,...k->...", P, dP)[..., None]) * P

@@ -16,6 +16,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.layout import REDUCTIONS, Layout
 from graphir.ir.operator import Array, Attributes, GradientContext, Xp, operator
+from graphir.ir.traits import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, LOCAL_SLICE, REDUCE_SCATTER
 from graphir.ir.value import Value
 
 _SAME = "X[*b] any -> Y[*b] same"
@@ -83,31 +84,31 @@ def _after_all_to_all(layout: Layout, attributes: Attributes) -> Layout:
     return _change(layout, {source: layout.splits[source][:-1], target: (*_dim(layout, target), axis)})
 
 
-@operator("AR", _SAME, collective="all_reduce", relayout=_after_all_reduce, linear="X", examples=())
+@operator("AR", _SAME, collective=ALL_REDUCE, relayout=_after_all_reduce, linear="X", examples=())
 def all_reduce(xp: Xp, X: Array, *, axes: tuple[str, ...], reduce: str = "sum") -> Array:
     """Y: the sum (max, mean) of what the ranks along `axes` hold, on each of them. Pending in, replicated out."""
     return X
 
 
-@operator("AG", _SAME, collective="all_gather", relayout=_after_all_gather, linear="X", examples=())
+@operator("AG", _SAME, collective=ALL_GATHER, relayout=_after_all_gather, linear="X", examples=())
 def all_gather(xp: Xp, X: Array, *, dim: int, axis: str) -> Array:
     """Y: the blocks of X along `axis` side by side in `dim`, on each rank. Split in, replicated out."""
     return X
 
 
-@operator("RS", _SAME, collective="reduce_scatter", relayout=_after_reduce_scatter, linear="X", examples=())
+@operator("RS", _SAME, collective=REDUCE_SCATTER, relayout=_after_reduce_scatter, linear="X", examples=())
 def reduce_scatter(xp: Xp, X: Array, *, dim: int, axis: str, reduce: str = "sum") -> Array:
     """Y: of the sum (max, mean) over `axis`, each rank's block of `dim`. Pending in, split out."""
     return X
 
 
-@operator("A2A", _SAME, collective="all_to_all", relayout=_after_all_to_all, linear="X", examples=())
+@operator("A2A", _SAME, collective=ALL_TO_ALL, relayout=_after_all_to_all, linear="X", examples=())
 def all_to_all(xp: Xp, X: Array, *, source: int, target: int, axis: str) -> Array:
     """Y: `axis` splits the dim `target` instead of `source`; each rank sends each other one block."""
     return X
 
 
-@operator("SLICE", _SAME, collective="local_slice", relayout=_after_slice, linear="X", examples=())
+@operator("SLICE", _SAME, collective=LOCAL_SLICE, relayout=_after_slice, linear="X", examples=())
 def local_slice(xp: Xp, X: Array, *, dim: int, axis: str) -> Array:
     """Y: each rank's own block of `dim` along `axis`. Replicated in, split out; nothing is sent."""
     return X

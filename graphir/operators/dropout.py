@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from graphir.errors import TypeCheckError
 from graphir.ir.assignment import write_split
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
+from graphir.ir.traits import DROPOUT
 from graphir.ir.value import Value
 from graphir.operators.special import global_indices, random_bits
 
@@ -76,6 +77,7 @@ def _dropout_signature(p: float) -> str:
     auxiliary="m",
     elementwise=True,
     random=True,
+    computes=DROPOUT,
     linear="X",
     depends={"m": "seed step"},
     identity=lambda attributes: {} if attributes["p"] else {"Y": "X"},
@@ -127,6 +129,7 @@ def _mask_signature(p: float, dims: tuple[object, ...]) -> str:
     "mask",
     _mask_signature,
     symbol="m",
+    hidden=True,
     factors=lambda attributes: {f"a{i}": size for i, size in enumerate(attributes["dims"])},
     random=True,
     no_gradient="a dropout mask depends on nothing that is trained",

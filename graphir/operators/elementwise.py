@@ -12,7 +12,16 @@ from graphir.operators.special import erf
 # -- +: addition ------------------------------------------------------------------------------------------
 
 
-@operator("add", "X...[*b] -> Y[*b]", symbol="+", elementwise=True, jointly_linear=True, associative=True, flops=1)
+@operator(
+    "add",
+    "X...[*b] -> Y[*b]",
+    symbol="+",
+    infix=True,
+    elementwise=True,
+    jointly_linear=True,
+    associative=True,
+    flops=1,
+)
 def add(xp: Xp, *X: Array) -> Array:
     """Y = X0 + X1 + …: bias addition, residuals, gradients of several uses. All of one shape; BC widens."""
     if len(X) == 1:
@@ -54,7 +63,7 @@ def _split_gradient(context: GradientContext) -> list[Value | None]:
 # -- products ---------------------------------------------------------------------------------------------
 
 
-@operator("mul", "X[*b], W[*b] -> Y[*b]", symbol="⊙", elementwise=True, linear="X W", flops=1)
+@operator("mul", "X[*b], W[*b] -> Y[*b]", symbol="⊙", infix=True, elementwise=True, linear="X W", flops=1)
 def multiply(xp: Xp, X: Array, W: Array) -> Array:
     """Y = X ⊙ W, element by element."""
     return X * W
@@ -151,7 +160,10 @@ def _slope(xp: Xp, X: Array, kind: str) -> Array:
     return gate + rise * X
 
 
-@operator("GL", _activation_signature, elementwise=True, flops=10, examples=tuple({"kind": kind} for kind in KINDS))
+_EXAMPLES = tuple({"kind": kind} for kind in KINDS)
+
+
+@operator("GL", _activation_signature, elementwise=True, with_slope="GLs", flops=10, examples=_EXAMPLES)
 def activation(xp: Xp, X: Array, *, kind: str = "gelu") -> Array:
     """Y = g(X). gelu: X Φ(X) with the normal distribution Φ; gelu_tanh: its tanh approximation
     (Hendrycks and Gimpel, 2016); relu: max(X, 0); silu: X σ(X).
@@ -186,7 +198,16 @@ def _sloped_signature(kind: str) -> str:
     return "X[*b] -> Y[*b], slope[*b]"
 
 
-@activation.sloped("GLs", _sloped_signature, symbol="GL′", flops=20, examples=tuple({"kind": kind} for kind in KINDS))
+@operator(
+    "GLs",
+    _sloped_signature,
+    symbol="GL′",
+    auxiliary="slope",
+    elementwise=True,
+    no_gradient="it stands for GL in graphs that are differentiated already",
+    flops=20,
+    examples=_EXAMPLES,
+)
 def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Array, Array]:
     """Y = g(X) and slope = g′(X), which have the costly part in common."""
     slope = (X > 0).astype(X.dtype) if kind == "relu" else _as(X, _slope(xp, X, kind))

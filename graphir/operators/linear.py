@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Attributes, GradientContext, Xp, operator
+from graphir.ir.traits import PRODUCT
 from graphir.ir.types import DTYPES, FLOATS
 from graphir.ir.value import Value
 from graphir.operators.cast import cast_to
@@ -41,6 +42,8 @@ def _matmul_signature(dtype: str) -> tuple[str, str]:
     "matmul",
     _matmul_signature,
     symbol="•",
+    infix=True,
+    computes=PRODUCT,
     linear="X W",
     accumulates="dtype",
     flops=2,

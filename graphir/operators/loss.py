@@ -13,6 +13,7 @@ from typing import Any
 from graphir.errors import DimError
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
+from graphir.ir.traits import POSITIVE
 from graphir.ir.types import require_rank
 from graphir.ir.value import Value
 from graphir.operators.attention import softmax
@@ -65,7 +66,7 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
 # -- CE on probabilities: what CE becomes when it is taken apart, as A 1.5 draws it ------------------------
 
 
-@operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", flops=1)
+@operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", domain={"P": POSITIVE}, flops=1)
 def cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """L [B, S] = −log P[Y] per token; 0 where Y is `ignore`. P is S's result; CE, from logits, loses no digits.
 
@@ -81,7 +82,13 @@ def _has_words(P: Array) -> Array:
     return P.max(axis=-1) != 0
 
 
-@cross_entropy_of_probabilities.backward("dCEP", "P[*b v!], Y[*b] in v, dL[*b] -> dP[*b v!]", exempt="ignore", flops=1)
+@cross_entropy_of_probabilities.backward(
+    "dCEP",
+    "P[*b v!], Y[*b] in v, dL[*b] -> dP[*b v!]",
+    exempt="ignore",
+    domain={"P": POSITIVE},
+    flops=1,
+)
 def d_cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, dL: Array, *, ignore: int = IGNORE) -> Array:
     """dP = −onehot(Y) dL / P; 0 where Y is `ignore`, and in a row that is all 0."""
     valid = (ignore != Y) & _has_words(P)
@@ -142,7 +149,7 @@ def count_elements(xp: Xp, X: Array) -> Array:
     return xp.asarray(X.size, dtype=X.dtype)
 
 
-@operator("div", "X[*b], n[*b] -> Y[*b]", symbol="÷", elementwise=True, linear="X", flops=1)
+@operator("div", "X[*b], n[*b] -> Y[*b]", symbol="÷", infix=True, elementwise=True, linear="X", flops=1)
 def divide_by_count(xp: Xp, X: Array, n: Array) -> Array:
     """Y = X / max(n, 1): a mean over n tokens, 0 where there are none."""
     return X / xp.maximum(n, n.dtype.type(1))
@@ -216,7 +223,7 @@ def _is_token(xp: Xp, Z: Array, valid: int, at: Place) -> Array:
     return xp.arange(Z.shape[-1]) + at.start("v") < valid
 
 
-@operator("one", "-> dL[] dtype", symbol="1", no_gradient="it is a constant")
+@operator("one", "-> dL[] dtype", symbol="1", hidden=True, no_gradient="it is a constant")
 def one(xp: Xp, *, dtype: str = "float32") -> Array:
     """dL = ∂L/∂L = 1: where the backward pass starts."""
     return xp.ones((), dtype=dtype)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphir.ir.operator import Array, Attributes, Place, Xp, operator
+from graphir.ir.traits import POSITIVE, SOFTMAX_AGAIN, SOFTMAX_CENTERED
 from graphir.ir.value import Value
 from graphir.operators.attention import d_softmax, softmax, softmax_rows
 from graphir.operators.loss import IGNORE, cross_entropy, losses
@@ -50,6 +51,7 @@ def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Arra
     "s[*b], top[*b], z[*b], Y[*b] int -> L[*b], lse[*b]",
     no_gradient=_NO_GRADIENT,
     depends={"lse": "s top"},
+    domain={"s": POSITIVE},
     flops=3,
 )
 def negative_log_likelihood(
@@ -60,7 +62,14 @@ def negative_log_likelihood(
     return losses(xp, lse, z, (ignore != Y) & (s != 0)), lse
 
 
-@operator("normalize", "Z[*b v], top[*b], s[*b] -> P[*b v]", ignores_masked="Z", no_gradient=_NO_GRADIENT, flops=3)
+@operator(
+    "normalize",
+    "Z[*b v], top[*b], s[*b] -> P[*b v]",
+    ignores_masked="Z",
+    computes=SOFTMAX_AGAIN,
+    no_gradient=_NO_GRADIENT,
+    flops=3,
+)
 def normalize(xp: Xp, Z: Array, top: Array, s: Array) -> Array:
     """P = exp(Z − top) / s; 0 where Z is masked, and in a row where all of it is."""
     return xp.exp(Z - shift(xp, top)[..., None]) / divisor(s)[..., None]
@@ -72,14 +81,17 @@ def row_dot(xp: Xp, P: Array, dP: Array) -> Array:
     return einsum(xp, "...v,...v->...", P, dP)
 
 
-@operator("center", "P[*b v], dP[*b v], c[*b] -> dZ[*b v]", vanishes="P", no_gradient=_NO_GRADIENT, flops=2)
+@operator(
+    "center",
+    "P[*b v], dP[*b v], c[*b] -> dZ[*b v]",
+    vanishes="P",
+    computes=SOFTMAX_CENTERED,
+    no_gradient=_NO_GRADIENT,
+    flops=2,
+)
 def center(xp: Xp, P: Array, dP: Array, c: Array) -> Array:
     """dZ = P ⊙ (dP − c)."""
     return (dP - c[..., None]) * P
-
-
-softmax.from_statistics = normalize
-d_softmax.given_dot = center
 
 
 @softmax.decomposition

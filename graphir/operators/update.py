@@ -11,6 +11,7 @@ import math
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Xp, operator
+from graphir.ir.traits import POSITIVE
 
 _NO_GRADIENT = "an optimizer's update is not differentiated"
 
@@ -90,6 +91,7 @@ def _moments(
     _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
+    domain={"v": POSITIVE},
     no_gradient=_NO_GRADIENT,
     flops=12,
 )
@@ -118,6 +120,7 @@ def adam(
     _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
+    domain={"v": POSITIVE},
     no_gradient=_NO_GRADIENT,
     flops=14,
 )
@@ -154,6 +157,7 @@ def square_sum(xp: Xp, X: Array) -> Array:
 @operator(
     "clip",
     ("n[] -> c[], norm[]", "n[], s[] -> c[], norm[]"),
+    domain={"n": POSITIVE},
     no_gradient=_NO_GRADIENT,
     examples=({"limit": 1.0},),
 )

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import graphir as gi
-from graphir.errors import GraphirError, OperatorError
+from graphir.errors import DimError, GraphirError, OperatorError
 from graphir.ir.dims import product
+from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
+from graphir.ir.traits import POSITIVE, Domain
 from graphir.ir.types import INTEGERS
 
 Array: TypeAlias = NDArray[Any]
@@ -37,16 +39,8 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return x + np.copysign(0.05, x)
 
 
-#: Operands of the dictionary that cannot be any float.
-DOMAINS: Mapping[tuple[str, str], Draw] = {
-    ("TOPk", "P"): positive,
-    ("CEP", "P"): positive,
-    ("dCEP", "P"): positive,
-    ("clip", "n"): positive,
-    ("Adam", "v"): positive,
-    ("AdamW", "v"): positive,
-    ("nll", "s"): positive,
-}
+#: How floats of a domain are drawn.
+_DRAWS: Mapping[str, Draw] = {POSITIVE: positive}
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ def draw_case(
     if rule is None:
         raise OperatorError(f"operator {operator.key}: {declared} does not expand to operands of ranks {ranks}")
 
-    factors = {**rule.literals, **operator._given_factors(normal)}
+    factors = {**rule.literals, **given_factors(operator, normal)}
     for factor in rule.factors:
         factors.setdefault(factor, gi.dim(f"n_{factor.replace('.', '_')}"))
     builder = gi.Builder("case", dtype=dtype)
@@ -177,14 +171,32 @@ def draw_case(
     graph = builder.build(*outputs)
     names = sorted(frozenset[str]().union(*(each.names for each in (*factors.values(), *graph.dims))))
     numbers = {name: 1 + pick(name, 5) for name in names}
+    for _ in range(100):
+        if _are_allowed(graph.nodes[0], numbers):
+            break
+        numbers = {name: int(rng.integers(1, 6)) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
-    known = {name: draw for (key, name), draw in DOMAINS.items() if key == operator.key} | dict(domains or {})
+    declared_domains = operator.trait(Domain)
+    known = {name: _DRAWS[domain] for name, domain in (declared_domains.of if declared_domains else {}).items()}
+    known |= domains or {}
     arrays = {
         value.name: _draw_array(operand, value, graph.nodes[0], sizes, known, rng)
         for operand, value in zip(rule.inputs, values, strict=True)
     }
     return Case(operator, graph, sizes, arrays, known)
+
+
+def _are_allowed(node: gi.Node, sizes: Mapping[str, int]) -> bool:
+    """Whether the node's dims are whole, and go with its attributes as its operator requires."""
+    operator, given = node.operator, node.attributes.items()
+    try:
+        factors = {factor: dim.size(sizes) for factor, dim in node.inference.factors.items()}
+        if operator.requires is not None:
+            operator.requires(factors, {n: each.size(sizes) if isinstance(each, gi.Dim) else each for n, each in given})
+    except DimError:
+        return False
+    return True
 
 
 def _size_attributes(node: gi.Node) -> list[gi.Dim]:

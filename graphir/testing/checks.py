@@ -225,7 +225,7 @@ CHECKS: Mapping[Callable[[Case], None], Callable[[Operator], bool]] = {
     check_same_again: _always,
     check_blocks: _always,
     check_only: _has_parts,
-    check_depends: lambda operator: bool(operator._depends),
+    check_depends: lambda operator: bool(operator.depends),
     check_shape_only: lambda operator: operator.shape_only,
     check_elementwise: lambda operator: operator.elementwise,
     check_linear: lambda operator: bool(operator.linear) or operator.jointly_linear,

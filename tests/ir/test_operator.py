@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import graphir as gi
 from graphir.errors import OperatorError, TypeCheckError, VerifyError
 from graphir.ir import operator as language
+from graphir.ir import traits
 from graphir.ir.operator import Attributes, Place
 from graphir.ir.signature import expand, parse_signature
 from graphir.passes import autodiff
@@ -159,6 +163,38 @@ def test_a_place_knows_the_region_of_a_block():
         place.region("Z")
 
 
+def test_a_trait_is_declared_by_its_keyword_and_asked_for_by_its_class():
+    square = declare_square()
+    assert square.trait(traits.Elementwise) == traits.Elementwise()
+    assert square.d_operator.trait(traits.Linear) == traits.Linear(frozenset({"dY"}))
+    assert square.trait(traits.Linear) is None
+    same = gi.operator("same", "X[*b] -> Y[*b]", linear=traits.Linear(frozenset({"X"})), elementwise=False)(kernel)
+    assert same.linear == {"X"}
+    assert not same.elementwise
+
+
+def test_a_trait_of_ones_own_touches_no_operator(monkeypatch):
+    monkeypatch.setattr(traits, "TRAITS", dict(traits.TRAITS))
+
+    @dataclass(frozen=True)
+    class Even(traits.Trait, keyword="even"):
+        """f(−x) = f(x)."""
+
+    square = gi.operator("even", "X[*b] -> Y[*b]", even=True)(kernel)
+    assert square.trait(Even) == Even()
+
+
+def test_a_declaration_is_not_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        declare_square().flops = 2
+
+
+def test_a_variant_is_an_operator_that_is_named():
+    activation = gi.find_operator("GL")
+    assert activation.variant(traits.WithSlope) is gi.find_operator("GLs")
+    assert activation.variant(traits.WithStatistics) is None
+
+
 # -- what is refused --------------------------------------------------------------------------------------
 
 
@@ -182,7 +218,7 @@ def unannotated(xp, X, *, p):
 
 
 @pytest.mark.parametrize(
-    ("declared", "signature", "traits", "message"),
+    ("declared", "signature", "said", "message"),
     [
         (undocumented, "X[*b] -> Y[*b]", {}, "operator new: its kernel has no docstring; state the formula there"),
         (of_another_operand, "X[*b] -> Y[*b]", {}, "operator new: its signature takes (X), its kernel (Z)"),
@@ -193,12 +229,18 @@ def unannotated(xp, X, *, p):
             {"random": True},
             "operator new is random: its kernel must take the attribute key: int",
         ),
+        (
+            kernel,
+            "X[*b] -> Y[*b]",
+            {"linaer": "X"},
+            f"operator new: no trait is called linaer; the traits are {', '.join(traits.TRAITS)}",
+        ),
         (kernel, "X[*b] -> X[*b]", {}, "signature 'X[*b] -> X[*b]' names X twice"),
     ],
 )
-def test_a_declaration_with_a_hole_is_refused(declared, signature, traits, message):
+def test_a_declaration_with_a_hole_is_refused(declared, signature, said, message):
     with pytest.raises(OperatorError) as caught:
-        gi.operator("new", signature, **traits)(declared)
+        gi.operator("new", signature, **said)(declared)
     assert str(caught.value) == message
     with pytest.raises(OperatorError, match="no operator is called 'new'"):
         gi.find_operator("new")

@@ -17,8 +17,10 @@ from graphir.drawing.view import View
 from graphir.ir.builder import Builder
 from graphir.ir.dims import Dim, dim, product
 from graphir.ir.graph import Graph
+from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator, operators
 from graphir.ir.signature import Operand, expand
+from graphir.ir.traits import Hidden
 from graphir.ir.value import Value
 from graphir.operators import add, cast, reduce_sum
 
@@ -33,7 +35,7 @@ def shown() -> Iterator[Operator]:
     for each in operators():
         module = each.kernel.__module__
         own = module.startswith("graphir.operators.") and module.rpartition(".")[2] not in hidden
-        if own and each.d_operator_of is None and each.key not in ("mask", "one"):
+        if own and each.d_operator_of is None and each.trait(Hidden) is None:
             yield each
 
 
@@ -73,7 +75,7 @@ def _apply(each: Operator, block: Builder) -> tuple[list[Value], tuple[Value, ..
     ]
     fitted = expand(rule, tuple(ranks))
     assert fitted is not None
-    sizes: dict[str, Dim] = {**fitted.literals, **each._given_factors(normal)}
+    sizes: dict[str, Dim] = {**fitted.literals, **given_factors(each, normal)}
     for factor in fitted.factors:
         sizes.setdefault(factor, dim(_DIMS.get(factor, factor.replace(".", "_"))))
     values = [
@@ -95,7 +97,7 @@ def _has_gradient(each: Operator, operand: Value) -> bool:
         return False
     if each.gradient_rule is not None or each.d_operator is None:
         return True
-    results = {o.name for rule in each.d_operator._static or () for o in rule.outputs}
+    results = {o.name for rule in each.d_operator.static or () for o in rule.outputs}
     return not results or f"d{operand.local_name}" in results
 
 
