@@ -21,7 +21,7 @@ FOLDERS = ("graphir", "passes", "backends")
 #: Where operators are declared.
 DECLARATIONS = ("graphir/operators/",)
 #: Modules whose questions are still to be replaced.
-TO_COME = frozenset({"passes/sharding/reshard.py"})
+TO_COME: frozenset[str] = frozenset()
 
 
 def _sources() -> Iterator[Path]:
