@@ -3,7 +3,7 @@
     dims, layout, types, value        named sizes, how a value lies on a mesh, both in a type, and a value that has one
     signature, attributes, declaration, traits, operator, gradient
                                       an operator from one string and its kernel, what it promises, and its gradient
-    infer, inference, assignment           what a type check finds of a node, on one rank and on a mesh
+    infer, inference, assignment      what a type check finds of a node, on one rank and on a mesh
     graph, builder, fused             nodes that do not change, who makes them, and nodes that hold a graph
     verify, purpose                   every rule again, and what each collective is there for
     tiling, roles, analysis, extent   what can be cut, what is read in how many ways, who needs whom, how large it gets
