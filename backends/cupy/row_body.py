@@ -285,6 +285,9 @@ class RowBody:
                 return self._picked(value.operands[0], self._of_row(value.operands[1]), value.level)
             case "gather":
                 return self._gathered(value, self._of_row(value.operands[1]))
+            case "keep":
+                ramp, keys, least = self.row.masks[value.detail]
+                return f"(draw(h{keys}_0, q{ramp.detail}) >= {least})"
         return apply(value, [self._of_row(each) for each in value.operands])
 
     def _gathered(self, value: Expression, column: str) -> str:

@@ -18,7 +18,9 @@ def write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
     keys[:] = stream_keys(int(seed), int(step), key, 0)
 
 
-def draw_mask(row: Row, seed: Expression, step: Expression, factors: Sequence[str], p: float) -> Expression:
+def draw_mask(
+    row: Row, seed: Expression, step: Expression, columns: Sequence[str], factors: Sequence[str], p: float
+) -> Expression:
     """Whether elements of a tensor over `factors`, which has them in this order, are kept at the rate p."""
 
     def origin(at: Place) -> tuple[int, Mapping[str, int]]:
@@ -29,5 +31,4 @@ def draw_mask(row: Row, seed: Expression, step: Expression, factors: Sequence[st
             stride *= at.sizes[factor]
         return first, strides
 
-    mask: Expression = row.keep(seed, step, write_keys, origin, least_kept(p))
-    return mask
+    return row.keep(seed, step, write_keys, origin, least_kept(p), each=not set(columns).isdisjoint(factors))

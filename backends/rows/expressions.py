@@ -133,11 +133,16 @@ class Row:
         self.prepared.append(Prepared(function, self.node, arguments, dtype, count))
         return tuple(self.leaf("prepared", (len(self.prepared) - 1, i)) for i in range(count))
 
-    def keep(self, seed: Expression, step: Expression, write_keys: Callable[..., None], at: Ramp, least: int) -> Any:
-        """Whether a dropout mask keeps an element: its 16-bit draw is not below `least`."""
+    def keep(
+        self, seed: Expression, step: Expression, write_keys: Callable[..., None], at: Ramp, least: int, each: bool
+    ) -> Expression:
+        """Whether a dropout mask keeps an element: its 16-bit draw is not below `least`.
+
+        Where it is not of each column, one draw is the row's.
+        """
         self.prepare(write_keys, 2, seed, step, "key", dtype="uint32")
         self.masks.append((self.ramp(at), len(self.prepared) - 1, least))
-        return self.leaf("keep", len(self.masks) - 1, each=True)
+        return self.leaf("keep", len(self.masks) - 1, each=each)
 
     # -- operations -----------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ class _Lowering:
             case "at":
                 return self._picked(term)
             case "keep":
-                return draw_mask(row, self._of(given[0]), self._of(given[1]), *term.detail)
+                return draw_mask(row, self._of(given[0]), self._of(given[1]), self.cut.columns, *term.detail)
             case "negative":
                 return self._negative(self._number(given[0]))
         if term.operation in REDUCTIONS:

@@ -34,7 +34,8 @@ class Schedule:
     array_of    the array of each operand, by the operand's number
     little      so much is computed again rather than kept
     reads_back  whether a result may be read again as what was computed: whether its array is as exact
-    keeps       whether an operand that several loops need is kept, too, rather than read again
+    keeps       whether an operand that several loops need is kept, too, rather than read again; what is picked then
+                follows from operands and numbers alone, since a thread has not what others keep
 
     levels      the levels that have a loop, in order
     buffers     what is kept, each with its number; a mask among them is kept as the bits that it is drawn from
@@ -49,7 +50,7 @@ class Schedule:
         reads_back: Callable[[int], bool] = lambda array: True,
         keeps: bool = False,
     ) -> None:
-        self.stores, self.array_of, self._little = stores, array_of, little
+        self.stores, self.array_of, self._little, self._keeps = stores, array_of, little, keeps
         #: For each array the level of the loop that writes over it.
         self._written = {store.array: store.value.level for store in stores if store.each and not store.adds}
         self._held = {
@@ -82,7 +83,8 @@ class Schedule:
             return
         self._needed[value, level] = None
         if value.operation == "pick":
-            self._need(value.operands[0], value.level)
+            if not self._keeps:
+                self._need(value.operands[0], value.level)
         elif value.operation == "gather":
             self._need(value.operands[1], level)
         elif not value.each:

@@ -225,6 +225,11 @@ class Source:
             case "gather":
                 array = self.array_of[value.operands[0].detail]
                 return f"a{array}[p{array} + N({self._of_row(value.operands[1])})]"
+            case "keep":
+                ramp, keys, least = self.row.masks[value.detail]
+                counter = f"q{ramp.detail}"
+                bits = f"mixed(U({counter} >> 1), h{keys}_0, h{keys}_1)"
+                return f"(np.int64({bits}) >> (np.int64(16) * ({counter} & 1))) & np.int64(0xFFFF) >= np.int64({least})"
         return _apply(value, [self._of_row(each) for each in value.operands])
 
     def _picked(self, value: Expression, column: Expression) -> str:
