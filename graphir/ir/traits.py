@@ -74,14 +74,18 @@ def read_traits(key: str, keywords: Mapping[str, Any]) -> dict[type[Trait], Trai
 
 
 @dataclass(frozen=True)
-class _OfOperands(Trait):
-    """One that names operands, each for itself."""
+class _Named(Trait):
+    """One that names operands or results, each for itself."""
 
     names: Names
 
     @classmethod
     def read(cls, value: Any) -> Trait | None:
         return cls(frozenset(value.split())) if value else None
+
+
+class _OfOperands(_Named):
+    """One that names operands."""
 
     @property
     def operands(self) -> Iterable[str]:
@@ -92,17 +96,11 @@ class _OfOperands(Trait):
 
 
 @dataclass(frozen=True)
-class Auxiliary(Trait, keyword="auxiliary"):
+class Auxiliary(_Named, keyword="auxiliary"):
     """Results that carry no gradient: statistics and masks, cached for the d-node.
 
     Read by autodiff and drawings. A result that is none has its gradient checked (check_gradient).
     """
-
-    names: Names
-
-    @classmethod
-    def read(cls, value: Any) -> Trait | None:
-        return cls(frozenset(value.split())) if value else None
 
     @property
     def results(self) -> Iterable[str]:

@@ -196,6 +196,11 @@ def _impossible(xp, X):  # type: ignore[no-untyped-def]
             _broken("X[m k] -> Y[m]", _largest, updates={"Y": "X"}),
             r"float64\[n_m\] is to replace X float64\[n_m, n_k\]",
         ),
+        (
+            checks.check_variants,
+            _broken("X[*b] -> Y[*b]", _shifted, with_slope="GLs"),
+            "its variant GLs makes another Y",
+        ),
         # A maximum is no sum, a mean needs its whole row, a row's number where the block lies.
         (
             checks.check_blocks,
