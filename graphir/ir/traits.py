@@ -293,27 +293,11 @@ class Exempt(Trait, keyword="exempt"):
 
 
 @dataclass(frozen=True)
-class Domain(Trait, keyword="domain"):
-    """Operands of which not any float will do, with the only other domain there is: `{"P": POSITIVE}`.
+class Positive(_OfOperands, keyword="positive"):
+    """Operands of which not any float will do: probabilities, squares, what a logarithm or a root is taken of.
 
-    Cases are drawn from there.
+    Cases draw them from 0.1 to 1.
     """
-
-    of: Mapping[str, str]
-
-    @classmethod
-    def read(cls, value: Any) -> Trait | None:
-        if any(domain != POSITIVE for domain in value.values()):
-            raise OperatorError(f"domain={dict(value)!r}: an operand is {POSITIVE!r}, or any float")
-        return cls(dict(value)) if value else None
-
-    @property
-    def operands(self) -> Iterable[str]:
-        return self.of
-
-
-#: Numbers from 0.1 to 1: probabilities, squares, what a logarithm or a root is taken of.
-POSITIVE = "positive"
 
 
 # -- collectives --------------------------------------------------------------------------------------------------
