@@ -32,6 +32,27 @@ def is_broadcast(node: Node) -> bool:
     return len(node.inputs) == 1 and bool(rule.output_only_factors and node.operator.linear)
 
 
+def is_transpose(node: Node) -> bool:
+    """Whether a node only puts the dims of its operand in another order."""
+    rule = node.inference.rule
+    before, after = rule.inputs[0].axes, rule.outputs[0].axes
+    return node.operator.view and before != after and set(before) == set(after)
+
+
+def new_dims(node: Node) -> tuple[Dim, ...]:
+    """The dims along which a broadcast repeats its operand."""
+    rule, factors, _ = node.inference
+    return tuple(factors[factor] for factor in rule.outputs[0].factors if factor in rule.output_only_factors)
+
+
+def summed_dims(node: Node) -> tuple[Dim, ...]:
+    """The dims over which a node adds up its one operand, and does nothing else; none of another node."""
+    rule, factors, _ = node.inference
+    if len(node.inputs) != 1 or not node.operator.linear:
+        return ()
+    return tuple(factors[factor] for factor in rule.inputs[0].factors if factor not in rule.outputs[0].factors)
+
+
 class Naming:
     """Names, shapes and roles of one graph's values under one view."""
 
@@ -91,8 +112,7 @@ class Naming:
         made = self.producer(origin)
         if made is not None and origin.local_name.startswith(made.operator.key) and self.is_unnamed(origin, made):
             inner = self.label(made.inputs[0], scope)
-            transposed = "perm" in made.attributes
-            if not transposed:
+            if not is_transpose(made):
                 return inner
             return inner[:-1] if inner[-1] == Run("T", "sup") else (*inner, Run("T", "sup"))
         # A block's own figure calls what enters as the block does; an overall one, as its maker does.
@@ -107,7 +127,7 @@ class Naming:
 
     def broadcast(self, node: Node, scope: str | None = None) -> Label:
         """BC with its dims around what it repeats."""
-        return broadcast_label(node.attributes["dims"], self.label(node.inputs[0], scope))
+        return broadcast_label(new_dims(node), self.label(node.inputs[0], scope))
 
     def shape(self, value: Value) -> tuple[str, Label]:
         """The value's shape as text and typeset: a rank's own, or the logical one; what is pending is "partial"."""
@@ -140,10 +160,9 @@ class Naming:
         """The operator's symbol; Σ and BC with the dims that they sum over or make."""
         symbol = node.operator.symbol
         if is_broadcast(node):
-            return (Run(symbol), *_subscript(node.attributes.get("dims", ())))
-        axes = node.attributes.get("axes", ())
-        if axes and is_sign(symbol) and all(isinstance(axis, int) for axis in axes):
-            return (Run(symbol), *_subscript(tuple(node.inputs[0].shape[axis] for axis in axes)))
+            return (Run(symbol), *_subscript(new_dims(node)))
+        if is_sign(symbol) and summed_dims(node):
+            return (Run(symbol), *_subscript(summed_dims(node)))
         if node.operator.relayout is not None and len(self.graph.mesh.axes) > 1:
             return (Run(symbol), Run(",".join(collective_axes(node)), "sub"))
         return (Run(symbol),)

@@ -19,6 +19,8 @@ A declaration is a decorated kernel, with its d-operator beside it:
 - A kernel may ask for three more keywords: `shape`, the local shape of its first output; `at`, where its
   blocks lie in the global tensors (`Place`); `only`, the names of the outputs that are wanted, where the
   others may be left None.
+- Everything else is a trait (`graphir.ir.traits`), by its keyword: `elementwise=True`, `linear="X"`. A declaration is
+  data (`graphir.ir.declaration`); what follows from it for a node is inferred (`graphir.ir.infer`).
 - The names of a d-operator's operands say what it needs: forward inputs, forward outputs (both cached) and
   `d` + an output. Its outputs are `d` + an input.
 - What cannot be a single d-node declares a `gradient` rule in terms of other operators; what has no

@@ -74,14 +74,18 @@ def read_traits(key: str, keywords: Mapping[str, Any]) -> dict[type[Trait], Trai
 
 
 @dataclass(frozen=True)
-class _OfOperands(Trait):
-    """One that names operands, each for itself."""
+class _Named(Trait):
+    """One that names operands or results, each for itself."""
 
     names: Names
 
     @classmethod
     def read(cls, value: Any) -> Trait | None:
         return cls(frozenset(value.split())) if value else None
+
+
+class _OfOperands(_Named):
+    """One that names operands."""
 
     @property
     def operands(self) -> Iterable[str]:
@@ -92,17 +96,11 @@ class _OfOperands(Trait):
 
 
 @dataclass(frozen=True)
-class Auxiliary(Trait, keyword="auxiliary"):
+class Auxiliary(_Named, keyword="auxiliary"):
     """Results that carry no gradient: statistics and masks, cached for the d-node.
 
     Read by autodiff and drawings. A result that is none has its gradient checked (check_gradient).
     """
-
-    names: Names
-
-    @classmethod
-    def read(cls, value: Any) -> Trait | None:
-        return cls(frozenset(value.split())) if value else None
 
     @property
     def results(self) -> Iterable[str]:
@@ -295,27 +293,11 @@ class Exempt(Trait, keyword="exempt"):
 
 
 @dataclass(frozen=True)
-class Domain(Trait, keyword="domain"):
-    """Operands of which not any float will do, with the only other domain there is: `{"P": POSITIVE}`.
+class Positive(_OfOperands, keyword="positive"):
+    """Operands of which not any float will do: probabilities, squares, what a logarithm or a root is taken of.
 
-    Cases are drawn from there.
+    Cases draw them from 0.1 to 1.
     """
-
-    of: Mapping[str, str]
-
-    @classmethod
-    def read(cls, value: Any) -> Trait | None:
-        if any(domain != POSITIVE for domain in value.values()):
-            raise OperatorError(f"domain={dict(value)!r}: an operand is {POSITIVE!r}, or any float")
-        return cls(dict(value)) if value else None
-
-    @property
-    def operands(self) -> Iterable[str]:
-        return self.of
-
-
-#: Numbers from 0.1 to 1: probabilities, squares, what a logarithm or a root is taken of.
-POSITIVE = "positive"
 
 
 # -- collectives --------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import math
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Place, Xp, operator
-from graphir.ir.traits import POSITIVE
 from graphir.operators.special import global_indices, random_bits, smallest_normal
 
 _NO_GRADIENT = "a choice of a token is not differentiable"
@@ -31,7 +30,7 @@ def _top_k_signature(k: int, temperature: float) -> str:
     _top_k_signature,
     symbol="TOP-k",
     random=True,
-    domain={"P": POSITIVE},
+    positive="P",
     no_gradient=_NO_GRADIENT,
     examples=({"k": 3, "temperature": 0.8, "key": 5}, {"k": 1000, "key": 5}),
 )

@@ -13,7 +13,6 @@ from typing import Any
 from graphir.errors import DimError
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Attributes, Place, Size, Xp, operator
-from graphir.ir.traits import POSITIVE
 from graphir.ir.types import require_rank
 from graphir.ir.value import Value
 from graphir.operators.attention import softmax
@@ -66,7 +65,7 @@ def d_cross_entropy(xp: Xp, Z: Array, lse: Array, Y: Array, dL: Array, *, ignore
 # -- CE on probabilities: what CE becomes when it is taken apart, as A 1.5 draws it ------------------------
 
 
-@operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", domain={"P": POSITIVE}, flops=1)
+@operator("CEP", "P[*b v!], Y[*b] in v -> L[*b]", symbol="CE", exempt="ignore", positive="P", flops=1)
 def cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Array:
     """L [B, S] = −log P[Y] per token; 0 where Y is `ignore`. P is S's result; CE, from logits, loses no digits.
 
@@ -86,7 +85,7 @@ def _has_words(P: Array) -> Array:
     "dCEP",
     "P[*b v!], Y[*b] in v, dL[*b] -> dP[*b v!]",
     exempt="ignore",
-    domain={"P": POSITIVE},
+    positive="P",
     flops=1,
 )
 def d_cross_entropy_of_probabilities(xp: Xp, P: Array, Y: Array, dL: Array, *, ignore: int = IGNORE) -> Array:

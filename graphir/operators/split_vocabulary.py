@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphir.ir.operator import Array, Attributes, Place, Xp, operator
-from graphir.ir.traits import POSITIVE, SOFTMAX_AGAIN, SOFTMAX_CENTERED
+from graphir.ir.traits import SOFTMAX_AGAIN, SOFTMAX_CENTERED
 from graphir.ir.value import Value
 from graphir.operators.attention import d_softmax, softmax, softmax_rows
 from graphir.operators.loss import IGNORE, cross_entropy, losses
@@ -51,7 +51,7 @@ def pick(xp: Xp, Z: Array, Y: Array, *, ignore: int = IGNORE, at: Place) -> Arra
     "s[*b], top[*b], z[*b], Y[*b] int -> L[*b], lse[*b]",
     no_gradient=_NO_GRADIENT,
     depends={"lse": "s top"},
-    domain={"s": POSITIVE},
+    positive="s",
     flops=3,
 )
 def negative_log_likelihood(

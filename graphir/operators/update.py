@@ -11,7 +11,6 @@ import math
 
 from graphir.errors import TypeCheckError
 from graphir.ir.operator import Array, Xp, operator
-from graphir.ir.traits import POSITIVE
 
 _NO_GRADIENT = "an optimizer's update is not differentiated"
 
@@ -91,7 +90,7 @@ def _moments(
     _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
-    domain={"v": POSITIVE},
+    positive="v",
     no_gradient=_NO_GRADIENT,
     flops=12,
 )
@@ -120,7 +119,7 @@ def adam(
     _adam_signature,
     elementwise=True,
     updates=_ADAM_UPDATES,
-    domain={"v": POSITIVE},
+    positive="v",
     no_gradient=_NO_GRADIENT,
     flops=14,
 )
@@ -157,7 +156,7 @@ def square_sum(xp: Xp, X: Array) -> Array:
 @operator(
     "clip",
     ("n[] -> c[], norm[]", "n[], s[] -> c[], norm[]"),
-    domain={"n": POSITIVE},
+    positive="n",
     no_gradient=_NO_GRADIENT,
     examples=({"limit": 1.0},),
 )

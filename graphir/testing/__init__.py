@@ -29,6 +29,7 @@ from graphir.testing.checks import (
     check_shape_only,
     check_types,
     check_updates,
+    check_variants,
 )
 from graphir.testing.gradients import carries_gradient, check_directional, check_gradient
 
@@ -53,6 +54,7 @@ __all__ = [
     "check_shape_only",
     "check_types",
     "check_updates",
+    "check_variants",
     "distance",
     "positive",
     "same_bits",

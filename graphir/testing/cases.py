@@ -20,7 +20,7 @@ from graphir.ir.dims import product
 from graphir.ir.infer import given_factors
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature, expand
-from graphir.ir.traits import POSITIVE, Domain
+from graphir.ir.traits import Positive
 from graphir.ir.types import INTEGERS
 
 Array: TypeAlias = NDArray[Any]
@@ -37,10 +37,6 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Normal, but no closer to 0 than 0.05: relu has a kink there, which finite differences must not cross."""
     x = rng.standard_normal(shape)
     return x + np.copysign(0.05, x)
-
-
-#: How floats of a domain are drawn.
-_DRAWS: Mapping[str, Draw] = {POSITIVE: positive}
 
 
 @dataclass(frozen=True)
@@ -177,9 +173,8 @@ def draw_case(
         numbers = {name: int(rng.integers(1, 6)) for name in names}
     used = {name for each in (*graph.dims, *_size_attributes(graph.nodes[0])) for name in each.names}
     sizes = {name: size for name, size in numbers.items() if name in used}
-    declared_domains = operator.trait(Domain)
-    known = {name: _DRAWS[domain] for name, domain in (declared_domains.of if declared_domains else {}).items()}
-    known |= domains or {}
+    above_zero = operator.trait(Positive)
+    known = {**dict.fromkeys(above_zero.names if above_zero else (), positive), **(domains or {})}
     arrays = {
         value.name: _draw_array(operand, value, graph.nodes[0], sizes, known, rng)
         for operand, value in zip(rule.inputs, values, strict=True)

@@ -11,14 +11,16 @@ graph's inputs, of shapes drawn at random (`graphir.testing.cases`).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 import graphir as gi
 from graphir.ir.operator import Operator
+from graphir.ir.traits import FromStatistics, GivenDot, Variant, WithSlope, WithStatistics
 from graphir.testing.blocks import check_blocks
-from graphir.testing.cases import Case, Draw, cases, require, same_bits
+from graphir.testing.cases import Array, Case, Draw, cases, require, same_bits
 from graphir.testing.gradients import carries_gradient, check_gradient
 
 
@@ -205,7 +207,38 @@ def check_updates(case: Case) -> None:
         require(old.type == new.type, f"{case}: {new.name} {new.type} is to replace {old.name} {old.type}")
 
 
+def check_variants(case: Case) -> None:
+    """What may stand for the operator makes the same results, of its operands and of what it adds to them."""
+    expected = case.run()
+    known = {**case.arrays, **expected}
+    for kind in _VARIANTS:
+        variant = case.operator.variant(kind)
+        if variant is None:
+            continue
+        if kind is GivenDot:
+            (dot,) = set(variant.operands) - known.keys()
+            known[dot] = np.sum(math.prod(case.arrays.values()), axis=-1)
+        found = _variant_case(case, variant, known).run()
+        for name in expected:
+            same = np.allclose(found[name], expected[name], rtol=1e-12, atol=1e-14)
+            require(same, f"{case}: its variant {variant.key} makes another {name}")
+        known = {**found, **known}
+
+
+def _variant_case(case: Case, variant: Operator, known: Mapping[str, Array]) -> Case:
+    """The case with a node of the variant in place of the operator's."""
+    builder = gi.Builder("case", dtype=case.node.outputs[0].dtype)
+    arrays = {name: known[name] for name in variant.operands}
+    inputs = [builder.input(name, array.shape, str(array.dtype)) for name, array in arrays.items()]
+    attributes = {name: value for name, value in case.node.attributes.items() if name in variant.attributes}
+    return Case(variant, builder.build(*variant.all(*inputs, builder=builder, **attributes)), {}, arrays)
+
+
 # -- which check is for which operator --------------------------------------------------------------------
+
+
+#: Statistics before what is made of them.
+_VARIANTS: tuple[type[Variant], ...] = (WithSlope, WithStatistics, FromStatistics, GivenDot)
 
 
 def _always(operator: Operator) -> bool:
@@ -231,5 +264,6 @@ CHECKS: Mapping[Callable[[Case], None], Callable[[Operator], bool]] = {
     check_linear: lambda operator: bool(operator.linear) or operator.jointly_linear,
     check_associative: lambda operator: operator.associative,
     check_updates: lambda operator: bool(operator.updates),
+    check_variants: lambda operator: any(operator.variant(kind) for kind in _VARIANTS),
     check_gradient: carries_gradient,
 }
