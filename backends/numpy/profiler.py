@@ -42,6 +42,7 @@ from graphir.backends.numpy.profile import (
 from graphir.backends.numpy.threads import Team
 from graphir.backends.plan import Step
 from graphir.errors import ConfigError
+from graphir.formula.flops import find_operations
 from graphir.ir.analysis import contracted
 from graphir.ir.graph import UPDATE, Node
 
@@ -226,15 +227,12 @@ def _reached(segment: Segment, position: Mapping[Node, int], before: int | None)
 
 def node_flops(task: Task, node: Node) -> int:
     """The floating-point operations of a node on all tiles of its task, on one rank."""
-    operator, rule = node.operator, node.inference.rule
-    # Rows that indices scatter into are not visited one by one; see `graphir.cost`.
-    scattered = rule.output_only_factors & {operand.indexes for operand in rule.inputs}
-    visited = [(task.space.factors[node][name],) for name in rule.factors if name not in scattered]
-    points = sum(math.prod(task.width(axis, tile) for axis in visited) for tiles in task.tiles for tile in tiles)
-    share = Fraction(1)
-    if "only" in node.attributes:
-        share = Fraction(len(node.outputs), len(operator.signatures({**node.attributes, "only": None})[0].outputs))
-    return int(operator.flops * share * points)
+    factors, total = task.space.factors[node], Fraction(0)
+    tiles = [tile for some in task.tiles for tile in some]
+    for visited, count in find_operations(node).items():
+        axes = [(factors[name],) for name in node.inference.rule.factors if name in visited]
+        total += count * sum(math.prod(task.width(axis, tile) for axis in axes) for tile in tiles)
+    return int(total)
 
 
 def handed_bytes(arguments: Iterable[Any]) -> int:

@@ -292,7 +292,7 @@ def _growth(planned: ExecutionPlan, roundoff: Mapping[str, float]) -> dict[str, 
             for factor in summed:
                 count *= sizes[factor]
             longest = max(longest, count)
-        g = float(np.sqrt(longest + step.node.operator.flops))
+        g = float(np.sqrt(longest + (step.node.operator.flops or 0)))
         made = min((roundoff[value.name] for value in step.node.outputs if value.name in roundoff), default=1.0)
         for value in (*step.node.inputs, *step.node.outputs):
             if roundoff.get(value.name, 0.0) <= made:

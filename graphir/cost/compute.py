@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from graphir.cost.polynomial import Polynomial
+from graphir.formula.flops import find_operations
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, product
 from graphir.ir.graph import Graph, Node
@@ -21,27 +22,20 @@ def count_elements(values: Iterable[Value]) -> Polynomial:
 def node_flops(node: Node) -> Polynomial:
     """What one rank computes at `node`: the operator's FLOPs a point, times the points of its iteration space.
 
-    A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted. A fused
-    node computes what the nodes that it holds do.
+    A matmul counts 2 a point (multiply and add), its d-node 4, or 2 if one of the two gradients is wanted. Of an
+    operator that does not say, operations are counted in its formula. A fused node computes what the nodes that it
+    holds do.
     """
     body = node.body
     if body is not None:
         return count_flops(body)
-    operator = node.operator
-    if not operator.flops or operator.relayout is not None:
-        return Polynomial()
-    inference = node.inference
+    rule, factors = node.inference.rule, node.inference.factors
     layouts = [value.type.layout for value in node.inputs]
-    assignment = read_assignment(inference.rule, layouts, node.attributes.get("split", ()))
-    rule = inference.rule
-    # Rows that indices scatter into are not visited one by one: an embedding's gradient adds B S rows, not V.
-    scattered = rule.output_only_factors & {operand.indexes for operand in rule.inputs}
-    points = product(_local(inference.factors[f], assignment.get(f, ())) for f in rule.factors if f not in scattered)
-    share = Fraction(1)
-    if "only" in node.attributes:
-        full = operator.signatures({**node.attributes, "only": None})[0]
-        share = Fraction(len(node.outputs), len(full.outputs))
-    return Polynomial([(points, operator.flops * share)])
+    assignment = read_assignment(rule, layouts, node.attributes.get("split", ()))
+    return Polynomial(
+        (product(_local(factors[f], assignment.get(f, ())) for f in rule.factors if f in visited), count)
+        for visited, count in find_operations(node).items()
+    )
 
 
 def _local(dim: Dim, axes: Iterable[str]) -> Dim:

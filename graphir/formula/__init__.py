@@ -7,6 +7,7 @@
     module      the array module that goes with them
     trace       from an operator to its formula
     evaluate    a formula's numbers, by any array module
+    flops       how many operations a node has, by its declaration or by its formula
 
 A kernel is the specification, and it is the only one: it is called once, on arrays that record what is done to them,
 with symbols for lengths and places (`trace.formula_of`). What comes back is a term for each result: sums, maxima and

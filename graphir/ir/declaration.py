@@ -90,7 +90,7 @@ class Declaration:
     """What is said of an operator, by whoever declares it; OperatorError where it contradicts itself.
 
     symbol       how it is drawn
-    flops        floating-point operations at each point of the iteration space
+    flops        floating-point operations at each point of the iteration space; None: as many as its formula has
     no_gradient  why it has none, if so
     examples     attributes to check it under
     traits       what else is promised (`graphir.ir.traits`); those that many ask for have a name below
@@ -100,7 +100,7 @@ class Declaration:
     signature: Declared
     kernel: Kernel
     symbol: str = ""
-    flops: int = 0
+    flops: int | None = None
     no_gradient: str | None = None
     examples: Sequence[Mapping[str, Any]] = ({},)
     traits: Mapping[type[Trait], Trait] = field(default_factory=dict)

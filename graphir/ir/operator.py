@@ -73,7 +73,7 @@ class Operator(Declaration):
         kernel: Kernel,
         *,
         symbol: str = "",
-        flops: int = 0,
+        flops: int | None = None,
         no_gradient: str | None = None,
         examples: Sequence[Mapping[str, Any]] = ({},),
         **traits: Any,
