@@ -20,8 +20,6 @@ from tests.support.paths import ROOT
 FOLDERS = ("graphir", "passes", "backends")
 #: Where operators are declared.
 DECLARATIONS = ("graphir/operators/",)
-#: Modules whose questions are still to be replaced.
-TO_COME: frozenset[str] = frozenset()
 
 
 def _sources() -> Iterator[Path]:
@@ -135,5 +133,4 @@ def test_nobody_asks_which_operator_a_node_has() -> None:
         lines = [] if name.startswith(DECLARATIONS) else questions(path.read_text(encoding="utf-8"))
         if lines:
             found[name] = lines
-    assert {name: lines for name, lines in found.items() if name not in TO_COME} == {}
-    assert found.keys() >= TO_COME, "what is clean needs no place among what is to come"
+    assert found == {}
