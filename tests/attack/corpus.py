@@ -17,6 +17,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 from graphir.passes import autodiff, dce, fuse, lower, optimize, run_pipeline, shard
 from tests.campaign.draw import draw
+from tests.support.dictionary import dictionary
 from tests.support.paths import ROOT
 
 #: So many graphs of the campaign are among the texts.
@@ -91,7 +92,7 @@ def grow(rng: random.Random) -> str:
             values.append(builder.parameter(f"W{i}", shape))
     values += [builder.input("seed", (), "int64"), builder.input("step", (), "int64")]
     corpus()  # whose examples declare operators of their own
-    operators = [each for each in gi.operators() if each.relayout is None and each.examples]
+    operators = [each for each in dictionary() if each.relayout is None and each.examples]
     made: list[Value] = []
     for _ in range(rng.choice((4, 8, 16, 24))):
         operator = rng.choice(operators)

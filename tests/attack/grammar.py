@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import graphir as gi
 from graphir.ir.types import DTYPES
+from tests.support.dictionary import dictionary
 
 #: From a text, another one, and a generator: a text.
 Change: TypeAlias = Callable[[str, str, random.Random], str]
@@ -126,7 +126,7 @@ def _another_operator(text: str, other: str, rng: random.Random) -> str:
     found = _pick(_CALL, text, rng)
     if found is None:
         return text
-    keys = [each.key for each in gi.operators()]
+    keys = [each.key for each in dictionary()]
     siblings = ("exp", "GL", "scale", "zeros", "identity", "S", "cast", "add", "square_sum", "LSE", "row_max", "ARG")
     key = rng.choice(siblings) if found["operands"].count(",") == 0 and rng.random() < 0.7 else rng.choice(keys)
     return _replace(text, found, key, "key")

@@ -11,13 +11,14 @@ import graphir as gi
 from graphir.backends import plan
 from graphir.backends.effects import Effects, declare, effects_of, launches, writes
 from graphir.backends.numpy import NumpyExecutable
-from graphir.ir.operator import Operator, operators
+from graphir.ir.operator import Operator
 from graphir.passes import autodiff, dce, optimize, run_pipeline
 from graphir.testing.cases import cases
 from tests.support.deeds import hold_to_deeds
+from tests.support.dictionary import dictionary
 from tests.support.sampled import sampled
 
-OPERATORS = [each for each in operators() if each.relayout is None and each.examples and each.key != "fused"]
+OPERATORS = [each for each in dictionary() if each.relayout is None and each.examples and each.key != "fused"]
 
 
 # -- declaring --------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ import graphir as gi
 from graphir.formula.trace import Formula, NoFormula
 from graphir.formula.trace import formula_of as formula_of_node
 from graphir.testing import Case
+from tests.support.dictionary import dictionary
 
 #: What no formula says: products of matrices, rows looked up in a table, a choice, text.
 PRIMITIVE = frozenset({"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer"})
-DRAWN = [each for each in gi.operators() if each.examples and not each.view]
+DRAWN = [each for each in dictionary() if each.examples and not each.view]
 FORMULATED = [each for each in DRAWN if each.key not in PRIMITIVE]
 #: Those that fused CUDA kernels compute: all but numbers of elements, and positions in double precision.
 FUSED = [each for each in FORMULATED if each.key not in ("size", "positions")]

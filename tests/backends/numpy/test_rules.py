@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-import graphir as gi
 from graphir.backends.compiled.emission import Array
 from graphir.backends.numpy import rules as _rules  # noqa: F401  declares them
 from graphir.backends.numpy.engine import rules
@@ -32,10 +31,11 @@ from graphir.operators.embedding import d_lookup
 from graphir.operators.special import MASKED
 from graphir.testing import Case, cases, same_bits
 from graphir.testing.cases import draw_case
+from tests.support.dictionary import dictionary
 from tests.support.formulas import FORMULATED
 
 #: What has a rule of its own, and what has a formula.
-OWN = [each for each in gi.operators() if rules.find(each) is not None and each.examples]
+OWN = [each for each in dictionary() if rules.find(each) is not None and each.examples]
 RULED = [*OWN, *(each for each in FORMULATED if each not in OWN)]
 
 

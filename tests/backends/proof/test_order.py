@@ -14,9 +14,10 @@ from graphir.backends import proof
 from graphir.backends.effects import declare, writes
 from graphir.backends.proof.items import axes_of, convert
 from graphir.ir.graph import Graph
-from graphir.ir.operator import Operator, operators
+from graphir.ir.operator import Operator
 from graphir.testing.cases import cases
 from tests.backends.proof.test_proof import SIZES, B, D, chain, exp, fails
+from tests.support.dictionary import dictionary
 from tests.support.handwritten import Handwritten
 
 # -- threads -----------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_it_shares_nothing_with_what_writes_programs() -> None:
                     assert not f"{name}.".startswith(f"{room}."), f"{file}:{node.lineno} imports {name}"
 
 
-@pytest.mark.parametrize("operator", [each for each in operators() if each.view], ids=lambda operator: operator.key)
+@pytest.mark.parametrize("operator", [each for each in dictionary() if each.view], ids=lambda operator: operator.key)
 def test_a_views_rule_says_where_its_kernel_puts_each_element(operator: Operator) -> None:
     for case in cases(operator, count=4):
         node = case.node
