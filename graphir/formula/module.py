@@ -197,6 +197,16 @@ class TracingModule:
         widened = [self.expand_dims(each, axis % rank) for each in parts]
         return self._side_by_side(widened, axis % rank, behind=True)
 
+    def split(self, X: Traced, parts: int, axis: int = 0) -> list[Traced]:
+        """Equal parts of an axis: of (2 c), two of c."""
+        place = axis % X.ndim
+        first, *inner = X.axes[place] or ("",)
+        if not isinstance(parts, int) or first != str(parts) or not inner:
+            raise UntraceableError(f"it splits an axis that its signature does not name: write the axis as ({parts} c)")
+        axes = [*X.axes[:place], tuple(inner), *X.axes[place + 1 :]]
+        terms = self.terms
+        return [Traced(terms, terms.at(X.term, first, terms.number(i, "int")), axes) for i in range(parts)]
+
     def _side_by_side(self, parts: Sequence[Traced], axis: int, behind: bool) -> Traced:
         count = str(len(parts))
         axes = list(together([each.axes for each in parts]))

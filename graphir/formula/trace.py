@@ -13,6 +13,7 @@ from graphir.formula.terms import Term, Terms, UntraceableError, walk
 from graphir.formula.traced import Extent, Traced
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
+from graphir.ir.inference import require_operand
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 from graphir.ir.types import INTEGERS
@@ -68,9 +69,8 @@ class _Starts:
 
     def region(self, operand: str) -> tuple[tuple[Traced, ...], tuple[Extent, ...]]:
         """An operand's first indices and the whole tensor's shape."""
-        found = next(each for each in (*self._rule.inputs, *self._rule.outputs) if each.name == operand)
-        starts = tuple(self.start(factor) for factor in found.factors)
-        return starts, tuple(Extent(self._terms, (factor,), total=True) for factor in found.factors)
+        factors = require_operand(self._rule, operand).factors
+        return tuple(map(self.start, factors)), tuple(Extent(self._terms, (each,), total=True) for each in factors)
 
 
 def formula_of(node: Node, attributes: Mapping[str, Any]) -> Formula | NoFormula:

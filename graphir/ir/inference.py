@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from graphir.errors import OperatorError
 from graphir.ir.dims import Dim
-from graphir.ir.signature import Signature
+from graphir.ir.signature import Operand, Signature
 from graphir.ir.types import TensorType
 
 
@@ -19,6 +20,16 @@ class Inference(NamedTuple):
     types: tuple[TensorType, ...]
 
 
+def require_operand(rule: Signature, name: str) -> Operand:
+    """The operand or result of that name; OperatorError if a kernel asks where another lies."""
+    operands = (*rule.inputs, *rule.outputs)
+    found = next((each for each in operands if each.name == name), None)
+    if found is None:
+        known = ", ".join(each.name for each in operands)
+        raise OperatorError(f"at.region({name!r}): its signature {rule} has no such operand; it has {known}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a kernel's blocks lie: per factor, the first global index here and the global size."""
@@ -28,12 +39,10 @@ class Place:
     sizes: Mapping[str, int]
 
     def start(self, factor: str) -> int:
-        """The first global index of this rank's block along `factor`."""
+        """The first global index of this rank's block along `factor`; 0 along one that only other variants have."""
         return self.starts.get(factor, 0)
 
     def region(self, operand: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """An operand's first global indices and its global shape."""
-        for each in (*self.rule.inputs, *self.rule.outputs):
-            if each.name == operand:
-                return tuple(self.start(f) for f in each.factors), tuple(self.sizes[f] for f in each.factors)
-        raise KeyError(operand)
+        factors = require_operand(self.rule, operand).factors
+        return tuple(map(self.start, factors)), tuple(self.sizes[factor] for factor in factors)

@@ -128,6 +128,11 @@ def reshape(X: Value, pattern: str, name: str | None = None, **sizes: DimLike) -
 
     Of a split's factors all but one need a size; the order of factors must stay as it is (T permutes).
     """
+    if not isinstance(pattern, str):
+        raise TypeCheckError(
+            f"a reshape is told by a pattern like 'b s (h d) -> b s h d', with h=N_H for the new dim, "
+            f"not by a {type(pattern).__name__}"
+        )
     _pattern_signature(pattern)
     left = pattern.partition("->")[0]
     factors = _order(left)

@@ -14,6 +14,9 @@ from graphir.ir.value import Value
 from graphir.passes.patterns import cast
 from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits, speaks_of
 
+#: So many names of what a graph has are told where a plan names none of it.
+_SHOWN = 6
+
 
 @dataclass
 class Given:
@@ -110,8 +113,10 @@ class _Reader:
         entries = self.plan.entries(kind)
         if entries and not any(self.plan.matches(kind, self.names[value]) for value in values):
             patterns = ", ".join(pattern for pattern, _ in entries)
+            known = [self.names[value][0] for value in values]
+            others = f"; it has {', '.join(known[:_SHOWN])}{', …' * (len(known) > _SHOWN)}" if known else ""
             raise LayoutError(
-                f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such"
+                f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such{others}"
             )
         for pattern, split in entries:
             found = [value for value in values if any(fnmatchcase(name, pattern) for name in self.names[value])]

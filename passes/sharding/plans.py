@@ -164,14 +164,14 @@ def _read(
         result = []
         for position, part in enumerate(parts):
             name, *axes = part.split("|")
-            if not name or not all(axes):
+            if not name or not all(map(str.isidentifier, axes)):
                 raise _malformed(split, value)
             if name not in ("_", str(value.shape[position])):
                 raise LayoutError(f"split {split} says {name}, but {value.name} is {value.type}")
             result.append((position, axes))
         return result
     name, *axes = text.split("|")
-    if not name or not axes or not all(axes):
+    if not name or not axes or not all(map(str.isidentifier, axes)):
         raise _malformed(split, value)
     if name == "?":
         for position, dim in enumerate(value.shape):
@@ -192,7 +192,7 @@ def _dims_called(name: str, value: Value) -> list[int]:
 
 
 def _malformed(split: str, value: Value) -> LayoutError:
-    return LayoutError(f"split {split!r} of {value.name} is not of the form [D, D|tp], B|dp or ?|dp")
+    return LayoutError(f"split {split!r} of {value.name} is not of the form B|dp, [B|dp, S|cp, D] or ?|dp")
 
 
 def _divides(dim: Dim, axes: Sequence[str], mesh: Mesh, sizes: Sizes | None) -> bool:

@@ -51,6 +51,11 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
     Errors: LayoutError if the plan does not fit the graph or the mesh, or the graph is sharded already.
     """
     plan = find_plan(plan) if isinstance(plan, str) else plan
+    if not isinstance(plan, Plan):
+        raise LayoutError(
+            f"a plan is a Plan or the name of one, not a {type(plan).__name__}; write one like "
+            'Plan("mine", inputs={"X": "B|dp"}, parameters={"W": "[D, F|tp]"})'
+        )
     if graph.mesh.axes or any(not value.type.layout.is_replicated for value in graph.values.values()):
         raise LayoutError(f"graph {graph.name} is sharded over {graph.mesh} already; shard the graph it came from")
     unknown = [axis for axis in plan.axes if axis not in mesh.sizes]

@@ -74,6 +74,12 @@ def _sorted(xp: gi.Xp, X: gi.Array) -> gi.Array:
     return xp.sort(X, axis=-1)
 
 
+def _split(xp: gi.Xp, X: gi.Array) -> gi.Array:
+    """The halves in the other order, of a dim that is not said to have any."""
+    first, second = xp.split(X, 2, axis=-1)
+    return xp.concatenate((second, first), axis=-1)
+
+
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
@@ -84,6 +90,7 @@ def _sorted(xp: gi.Xp, X: gi.Array) -> gi.Array:
         (_wide, "it computes in float64 what is float32"),
         (_numpy, "it fails on symbols: TypeError"),
         (_part, "it divides the length d, of which the signature does not say that it can be: write the axis"),
+        (_split, "it splits an axis that its signature does not name: write the axis as (2 c)"),
         (_written, "it writes into an array in place"),
         (_sorted, "it calls xp.sort, which no formula has"),
     ],

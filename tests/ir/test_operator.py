@@ -159,7 +159,8 @@ def test_a_place_knows_the_region_of_a_block():
     place = Place(parse_signature("X[b k] -> Y[b]"), {"k": 4}, {"b": 2, "k": 8})
     assert place.region("X") == ((0, 4), (2, 8))
     assert place.region("Y") == ((0,), (2,))
-    with pytest.raises(KeyError, match="Z"):
+    assert (place.start("k"), place.start("b")) == (4, 0)
+    with pytest.raises(OperatorError, match=r"at.region\('Z'\): its signature .* has no such operand; it has X, Y"):
         place.region("Z")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.errors import TypeCheckError
 from graphir.operators.special import erf
 from tests.support.evaluate import evaluate, evaluate_block
 
@@ -148,6 +149,13 @@ def test_reshapes_keep_the_order_of_elements():
     split = evaluate(lambda X: gi.reshape(X, "b s (h d) -> b s h d", h=4), X)
     same(split, X.reshape(2, 3, 4, 5))
     same(evaluate(lambda X: gi.reshape(X, "b s h d -> (b s) (h d)"), split), X.reshape(6, 20))
+
+
+def test_a_reshape_by_a_shape_is_told_how_to_write_a_pattern():
+    block = gi.Builder("reshaped")
+    X = block.input("X", gi.dims("B S"))
+    with pytest.raises(TypeCheckError, match=r"told by a pattern like 'b s \(h d\) -> b s h d'.*not by a tuple"):
+        gi.reshape(X, gi.dims("S B"))
 
 
 def test_heads_side_by_side():

@@ -55,9 +55,9 @@ def swiglu(xp: gi.Xp, X: gi.Array) -> gi.Array:
 @swiglu.backward("dSwiGLU", "X[*b (2 f)], dY[*b f] -> dX[*b (2 f)]", linear="dY", flops=6)
 def d_swiglu(xp: gi.Xp, X: gi.Array, dY: gi.Array) -> gi.Array:
     """dX = (silu'(X₁) ⊙ X₂ ⊙ dY, silu(X₁) ⊙ dY)."""
-    half = X.shape[-1] // 2
-    gate, slope = _silu(xp, X[..., :half])
-    return xp.concatenate((slope * X[..., half:] * dY, gate * dY), axis=-1)
+    one, other = xp.split(X, 2, axis=-1)
+    gate, slope = _silu(xp, one)
+    return xp.concatenate((slope * other * dY, gate * dY), axis=-1)
 
 
 @gi.operator("gated", "G[*b], U[*b] -> Y[*b]", elementwise=True, linear="U", flops=6)

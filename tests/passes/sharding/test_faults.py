@@ -147,6 +147,9 @@ def test_nothing_that_is_not_linear_reads_a_term(plan: str) -> None:
 # -- plans that do not fit ---------------------------------------------------------------------------------
 
 
+PARAMETERS = "embedding/E, embedding/P_theta, layer0/mha/gamma, layer0/mha/beta, layer0/mha/W_Q, layer0/mha/W_K, …"
+
+
 def of(**entries: object) -> Plan:
     return Plan("mine", **entries)  # type: ignore[arg-type]
 
@@ -176,14 +179,20 @@ def of(**entries: object) -> Plan:
         ),
         (
             of(parameters={"*/W_gate": "D|tp"}),
-            "plan mine names parameters */W_gate, but graph transformer has none such",
+            f"plan mine names parameters */W_gate, but graph transformer has none such; it has {PARAMETERS}",
         ),
         (
             of(parameters={"*/W_up": "D|tp", "layer0/mlp/W_gate": "D|tp"}),
             "plan mine names parameters layer0/mlp/W_gate, which graph transformer lacks",
         ),
-        (of(inputs={"ids": "B|tp"}), "plan mine names inputs ids, but graph transformer has none such"),
-        (of(used={"*/W_gate": "-tp"}), "plan mine names used */W_gate, but graph transformer has none such"),
+        (
+            of(inputs={"ids": "B|tp"}),
+            "plan mine names inputs ids, but graph transformer has none such; it has T, Y, seed, step",
+        ),
+        (
+            of(used={"*/W_gate": "-tp"}),
+            f"plan mine names used */W_gate, but graph transformer has none such; it has {PARAMETERS}",
+        ),
         (of(activations={"*/gate": "S|tp"}), "plan mine names activations */gate, but graph transformer has none such"),
         (
             of(parameters={"*/W_up": "V|tp"}),
@@ -212,7 +221,12 @@ def test_plans_that_do_not_fit(plan: Plan | str, text: str) -> None:
     assert str(caught.value) == text
 
 
-FORM = "split {!r} of layer0/mlp/W_up is not of the form [D, D|tp], B|dp or ?|dp"
+def test_what_is_no_plan_is_told_how_to_write_one() -> None:
+    with pytest.raises(LayoutError, match=r"a plan is a Plan or the name of one, not a dict; write one like Plan\("):
+        shard(JOINT, Mesh(tp=2), {"X": "B|tp"})  # type: ignore[arg-type]
+
+
+FORM = "split {!r} of layer0/mlp/W_up is not of the form B|dp, [B|dp, S|cp, D] or ?|dp"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +237,7 @@ FORM = "split {!r} of layer0/mlp/W_up is not of the form [D, D|tp], B|dp or ?|dp
         ("[S, D_ff|tp]", "split [S, D_ff|tp] says S, but layer0/mlp/W_up is float32[D, D_ff]"),
         *(
             (split, FORM.format(split))
-            for split in ("", "tp", "=", "-tp", "D_ff|", "|tp", "?|", "[D, D_ff|]", "[|tp, D_ff]")
+            for split in ("", "tp", "=", "-tp", "D_ff|", "|tp", "?|", "D|tp D_ff|tp", "[D, D_ff|]", "[|tp, D_ff]")
         ),
     ],
 )
