@@ -30,6 +30,8 @@ GRAPHS, SECONDS = 150, 120.0
 PATIENCE = 60.0
 #: And tests that take so many seconds.
 TESTING = 900.0
+#: How a process ends that could not change the code: no verdict on a mutant.
+UNCHANGED = 70
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def all_mutants(modules: Sequence[str]) -> list[Mutant]:
 def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: float, only: str | None) -> None:
     """Prints what the campaign makes of one mutant, or of the code as it is, as one line of JSON."""
     if module is not None:
-        Changed(module, number).install()
+        _install(module, number)
     done, began = 0, time.monotonic()
     try:
         from tests.campaign.run import Campaign
@@ -93,11 +95,19 @@ def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: 
     print(json.dumps({"killed": False, "graphs": done, "by": ""}))
 
 
+def _install(module: str, number: int) -> None:
+    try:
+        Changed(module, number).install()
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(UNCHANGED)
+
+
 def run_tests_alone(module: str, number: int, tests: Sequence[str]) -> int:
     """Runs tests on one mutant; pytest's exit status."""
     import pytest
 
-    Changed(module, number).install()
+    _install(module, number)
     return int(pytest.main(["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]))
 
 
@@ -109,6 +119,8 @@ def try_tests(mutant: Mutant, tests: Sequence[str]) -> str:
         done = subprocess.run(words, capture_output=True, text=True, timeout=TESTING, check=False)
     except subprocess.TimeoutExpired:
         return f"tests: no end within {TESTING:.0f} s"
+    if done.returncode == UNCHANGED:
+        raise RuntimeError(f"{mutant} was never tried: {done.stderr.strip()}")
     if done.returncode == 0:
         return ""
     failed = (line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR")))
@@ -130,6 +142,8 @@ def try_mutant(
     except subprocess.TimeoutExpired:
         # Threads that wait for one another, or a loop without an end.
         return True, 0, f"no end within {seconds + PATIENCE:.0f} s"
+    if done.returncode == UNCHANGED:
+        raise RuntimeError(f"{mutant} was never tried: {done.stderr.strip()}")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         return True, 0, f"the process ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"

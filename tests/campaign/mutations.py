@@ -48,8 +48,17 @@ class Mutant:
 
 
 def find_path(module: str) -> Path:
-    """Where a module's source is; ModuleNotFoundError if there is none."""
-    spec = importlib.util.find_spec(module)
+    """Where a module's source is; ModuleNotFoundError if there is none.
+
+    Nothing is imported for it: a package's own file may import the module that is to be changed.
+    """
+    names, inside = module.split("."), None
+    spec: importlib.machinery.ModuleSpec | None = None
+    for i in range(len(names)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(names[: i + 1]), inside)
+        if spec is None:
+            break
+        inside = spec.submodule_search_locations
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{module} has no source to change; name modules such as graphir.passes.cse")
     return Path(spec.origin)
