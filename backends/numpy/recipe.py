@@ -204,8 +204,11 @@ def _split_conditions(terms: Terms, term: Term, operands: tuple[Term, ...]) -> T
 
 
 def is_masked_number(term: Term) -> bool:
-    """Whether a term is what takes the place of a masked score: whatever lies below it is as good."""
-    return term.operation == "number" and term.kind == "float" and term.detail <= MASKED
+    """Whether a term is what takes the place of a masked score: whatever lies below it is as good.
+
+    No other number is: −∞ in a formula of somebody's own means −∞, also in place of a NaN.
+    """
+    return term.operation == "number" and term.kind == "float" and term.detail == MASKED
 
 
 def _reciprocals(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | None:

@@ -100,9 +100,12 @@ class TracingModule:
 
     def where(self, condition: Any, X: Any, Y: Any) -> Traced:
         """X where the condition holds, Y elsewhere."""
-        chosen = elementwise(self.terms, "add", X, Y)  # for the kinds and axes that the two have together
-        kind = chosen.term.kind
         given = [scalar(self.terms, each) for each in (condition, X, Y)]
+        if given[0].term.kind != "bool":
+            raise UntraceableError("it chooses by what is no boolean: say X != 0")
+        kinds = {each.term.kind for each in given[1:]}
+        # As of a sum: the kind that the two have together.
+        kind = "bool" if kinds == {"bool"} else elementwise(self.terms, "add", X, Y).term.kind
         one, other = (self.terms.convert(each.term, kind) for each in given[1:])
         axes = together([each.axes for each in given])
         return Traced(self.terms, self.terms.apply("where", given[0].term, one, other), axes)
@@ -146,7 +149,9 @@ class TracingModule:
                 if not letters.startswith("..."):
                     raise UntraceableError(f"it sums products by the pattern {pattern}")
                 dots.append(X.axes[: X.ndim - len(named)])
-            known.update(zip(named, X.axes[X.ndim - len(named) :], strict=True))
+            for letter, axis in zip(named, X.axes[X.ndim - len(named) :], strict=True):
+                if known.setdefault(letter, axis) != axis:
+                    raise UntraceableError(f"it sums products by the pattern {pattern} over axes of several lengths")
             plain = Traced(self.terms, X.term, ())
             product = plain if product is None else product * plain
         assert product is not None
@@ -209,7 +214,11 @@ class TracingModule:
 
     def _side_by_side(self, parts: Sequence[Traced], axis: int, behind: bool) -> Traced:
         count = str(len(parts))
-        axes = list(together([each.axes for each in parts]))
+        if len({each.axes for each in parts}) > 1:
+            raise UntraceableError("it puts arrays of several shapes side by side")
+        if any(count in each.term.factors or any(count in (axis or ()) for axis in each.axes) for each in parts):
+            raise UntraceableError(f"it has two axes of {count}")
+        axes = list(parts[0].axes)
         place = axis % len(axes)
         axes[place] = (count, *(axes[place] or ()))
         which = Traced(self.terms, self.terms.leaf("index", count, (count,), "int"), ())

@@ -28,14 +28,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from graphir.errors import GraphirError
 from graphir.ir.attributes import exact
 
 Number: TypeAlias = float | int | bool
 
 
-class UntraceableError(GraphirError):
-    """Why a kernel has no formula: what it did that no formula says."""
+class UntraceableError(BaseException):
+    """Why a kernel has no formula: what it did that no formula says.
+
+    No Exception: a kernel that tries one thing, and another where that fails, must not take it for a failure. Whoever
+    traces a kernel catches it; nobody else sees it.
+    """
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -119,6 +119,8 @@ def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any], d
         results = made if isinstance(made, tuple) else (made,)
         found = _named(operator, rule, attributes, results)
         _require_own_precision(terms, found)
+        _require_axes(rule, found)
+        _require_places(rule, found)
         return Formula(terms, rule, found)
     except UntraceableError as error:
         return NoFormula(str(error), _line(error))
@@ -167,6 +169,26 @@ def _require_own_precision(terms: Terms, results: Mapping[str, Term]) -> None:
     for term in walk(results.values()):
         if term.operation == "round" and term.detail == "float64" != terms.dtype and term not in results.values():
             raise UntraceableError(f"it computes in float64 what is {terms.dtype}")
+
+
+def _require_axes(rule: Signature, results: Mapping[str, Term]) -> None:
+    """UntraceableError where a kernel makes an axis, and adds it up again, that its signature does not have."""
+    known = frozenset(rule.factors)
+    for term in walk(results.values()):
+        if not term.factors <= known:
+            raise UntraceableError(f"it has an axis of {min(term.factors - known)}, which its signature has not")
+
+
+def _require_places(rule: Signature, results: Mapping[str, Term]) -> None:
+    """UntraceableError where a kernel picks elements by numbers of which its signature does not say that they fit."""
+    within = {each.name: each.indexes for each in rule.inputs}
+    for term in walk(results.values()):
+        if term.operation == "at":
+            for each in walk([term.operands[1]]):
+                if each.operation == "operand" and each.kind == "int" and within[each.detail] != term.detail:
+                    raise UntraceableError(
+                        f"it picks elements by {each.detail}, which its signature does not say to be in {term.detail}"
+                    )
 
 
 def _line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from graphir.formula.shapes import Axis, indexed, reshaped
-from graphir.formula.terms import Term, Terms, UntraceableError
+from graphir.formula.terms import ARITHMETIC, COMPARISONS, Term, Terms, UntraceableError
 from graphir.ir.types import DTYPES, FLOATS
 
 
@@ -28,18 +28,27 @@ class Kind:
         """Bytes an element."""
         return DTYPES[self.name]
 
-    @staticmethod
-    def type(value: Any) -> Any:
+    def type(self, value: Any) -> Any:
         """A number of this dtype: `X.dtype.type(2)`."""
         if isinstance(value, (Traced, Extent)):
             raise UntraceableError("it makes a single number of an array")
+        if self.name not in FLOATS and value != int(value):
+            raise UntraceableError(f"it rounds {value} to {self.name}")
         return value
 
     def __eq__(self, other: object) -> bool:
-        return other.name == self.name if isinstance(other, Kind) else other == self.name
+        if isinstance(other, Kind):
+            return other.name == self.name
+        if self.name not in FLOATS:
+            raise UntraceableError("it asks for the dtype of integers or booleans, which a formula does not know")
+        # Of NumPy's types the name, of its dtypes, too.
+        return self.name == getattr(other, "__name__", getattr(other, "name", other))
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 #: Of each kind of term the dtype that a kernel sees; of floats it is that of the operands.
@@ -128,6 +137,9 @@ class Traced:
 
     def __init__(self, terms: Terms, term: Term, axes: Sequence[Axis]) -> None:
         self.terms, self.term, self.axes = terms, term, tuple(axes)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise UntraceableError("it makes an array of NumPy's own, whatever the array module")
 
     # -- what it is -----------------------------------------------------------------------------------
 
@@ -236,8 +248,11 @@ class Traced:
 
     def astype(self, dtype: Any, copy: bool = True) -> Traced:
         """The same numbers as another dtype holds them: of `X.dtype` itself, or of a name."""
+        mine = self.term.kind
         if isinstance(dtype, Kind):
             found = next((name for name, kind in _KINDS.items() if kind is dtype), "float")
+            if found == "int" and mine not in ("int", "bool"):
+                raise UntraceableError("it makes integers of other numbers")
             return self._like(self.terms.convert(self.term, found))
         name = str(dtype)
         if name not in DTYPES:
@@ -245,6 +260,10 @@ class Traced:
         if name in FLOATS and self.term.kind == "float":
             return self._like(self.terms.convert(self.term, "float", name))
         kind = "wide" if name == "float64" else "float" if name in FLOATS else "bool" if name == "bool" else "int"
+        if kind == "int" and (mine not in ("int", "bool") or name != "int64"):
+            raise UntraceableError(f"it makes {name} of other numbers")
+        if kind == "float" and mine in ("int", "wide") and name != self.terms.dtype:
+            raise UntraceableError(f"it rounds to {name}, beside {self.terms.dtype}")
         return self._like(self.terms.convert(self.term, kind))
 
     def copy(self) -> Traced:
@@ -352,12 +371,26 @@ def elementwise(terms: Terms, operation: str, *operands: Any) -> Traced:
     """An operation on arrays and numbers, widened to one shape."""
     given = [scalar(terms, each) for each in operands]
     axes = together([each.axes for each in given])
+    _require_own_kind(terms, operation, given, operands)
     kinds = [each.term.kind for each, operand in zip(given, operands, strict=True) if not _is_weak(operand)]
     made = [
         _as_kind(terms, each.term, kinds) if _is_weak(operand) else each.term
         for each, operand in zip(given, operands, strict=True)
     ]
     return Traced(terms, terms.apply(operation, *made), axes)
+
+
+def _require_own_kind(terms: Terms, operation: str, given: Sequence[Traced], operands: Sequence[Any]) -> None:
+    """UntraceableError where NumPy computes in a dtype that formulas do not have, or bit by bit."""
+    kinds = {each.term.kind for each in given}
+    arrays = {each.term.kind for each, operand in zip(given, operands, strict=True) if not _is_weak(operand)}
+    if operation.startswith("logical") and kinds != {"bool"}:
+        raise UntraceableError("it takes the bits, or the truth, of what is no boolean: say X != 0")
+    if operation in ARITHMETIC and arrays == {"bool"}:
+        raise UntraceableError("it computes with booleans: say which are meant by & and |, or make numbers of them")
+    mixed = operation in ARITHMETIC | COMPARISONS and {"int", "float"} <= arrays
+    if mixed and terms.dtype != "float64":
+        raise UntraceableError(f"it computes in float64 with integers and {terms.dtype}: say I.astype(X.dtype)")
 
 
 def _is_weak(operand: Any) -> bool:

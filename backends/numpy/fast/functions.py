@@ -59,7 +59,12 @@ function = njit(nogil=True, error_model="numpy", fastmath={{"contract"}}, cache=
 
 @function
 def ordered(x):
-    """Integers in the order of floats, and back: a largest integer is found without a case for NaN."""
+    """Integers in the order of floats, and back: a largest integer is found without a case for NaN.
+
+    Of whichever sign a NaN is, it is above all numbers.
+    """
+    if x != x:
+        return L({magnitude})
     i = np.{dtype}(x).view(np.{integer})
     return L(i ^ (L(i >> L({sign})) & L({magnitude})))
 

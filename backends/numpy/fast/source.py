@@ -51,8 +51,9 @@ _TEXT = {
     "sqrt": "np.sqrt({})",
     "sigmoid": "sigmoid({})",
     "normal": "normal({})",
-    "maximum": "{1} if {0} < {1} else {0}",
-    "minimum": "{1} if {0} > {1} else {0}",
+    # A NaN among the two is the result.
+    "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
+    "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
     "choose": "{1} if {0} else {2}",
     "at most": "{} <= {}",
     "less": "{} < {}",

@@ -1,0 +1,149 @@
+"""Kernels as people write them, whose meaning a formula could miss: what is compiled is what the kernel does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.backends.numpy.fast import kernels as fast
+from graphir.ir.operator import Operator
+
+B, D = gi.dims("B D")
+SIZES = {"B": 5, "D": 6}
+Kernel = Callable[..., Any]
+ROWS, NUMBERS, FLAGS = "Z[*b d!]", "Z[*b]", "Z[*b d!] bool"
+
+
+def _swallowed(xp: Any, X: Any, Y: Any, J: Any) -> Any:
+    try:
+        return X * xp.sign(X)
+    except Exception:
+        return X * 7
+
+
+#: By what may be missed: the kernel, and its result.
+KERNELS: dict[str, tuple[Kernel, str]] = {
+    # dtypes
+    "dtype by type": (lambda xp, X, Y, J: X * (2 if X.dtype == np.float32 else 3), ROWS),
+    "dtype by name": (lambda xp, X, Y, J: X * (2 if X.dtype == "float32" else 3), ROWS),
+    "dtype by dtype": (lambda xp, X, Y, J: X * (2 if X.dtype == np.dtype("float32") else 3), ROWS),
+    "dtype in words": (lambda xp, X, Y, J: X * (2 if str(X.dtype) == "float32" else 3), ROWS),
+    "an exception caught": (_swallowed, ROWS),
+    # NumPy's own functions
+    "NumPy's maximum": (lambda xp, X, Y, J: X - np.asarray(X).max(axis=-1, keepdims=True), ROWS),
+    "NumPy's sum": (lambda xp, X, Y, J: X / np.asarray(X).sum(axis=-1, keepdims=True), ROWS),
+    # arrays side by side
+    "two stacks": (
+        lambda xp, X, Y, J: xp.stack([xp.stack([X, Y]), xp.stack([X * X, Y * Y])]).sum(axis=(0, 1)),
+        ROWS,
+    ),
+    "unequal parts": (
+        lambda xp, X, Y, J: xp.concatenate([X.max(axis=-1, keepdims=True), Y], axis=-1).sum(axis=-1),
+        NUMBERS,
+    ),
+    "a stack of two": (lambda xp, X, Y, J: xp.stack([X, X * Y], axis=0).sum(axis=0), ROWS),
+    "products of unequal axes": (
+        lambda xp, X, Y, J: (
+            xp.einsum("bd,bd->b", X, np.broadcast_to(Y.max(axis=-1, keepdims=True), X.shape))
+            if isinstance(X, np.ndarray)
+            else xp.einsum("bd,bd->b", X, Y.max(axis=-1, keepdims=True))
+        ),
+        NUMBERS,
+    ),
+    # booleans
+    "a sum of booleans": (lambda xp, X, Y, J: ((X > -9) + (Y > -9) + (X > -9)).astype(X.dtype), ROWS),
+    "a product of booleans": (lambda xp, X, Y, J: ((X > -9) * (Y > -9) + (X > -9)).astype(X.dtype), ROWS),
+    "booleans as they are": (lambda xp, X, Y, J: (X > 0) * (X < 1), FLAGS),
+    "the larger boolean": (lambda xp, X, Y, J: xp.maximum(X > 0, X < -1), FLAGS),
+    "a choice by integers": (lambda xp, X, Y, J: xp.where(J, X, 1), ROWS),
+    "a choice by bits": (lambda xp, X, Y, J: xp.where(J & 1, X, 1), ROWS),
+    "a choice by floats": (lambda xp, X, Y, J: xp.where(X - X * (Y > 0), X, Y), ROWS),
+    "logic of floats": (lambda xp, X, Y, J: X * xp.logical_and(X, Y * 0), ROWS),
+    "logic of integers": (lambda xp, X, Y, J: X * xp.logical_and(J, X > 0), ROWS),
+    # integers
+    "bits set": (lambda xp, X, Y, J: (J | 4).astype(X.dtype), ROWS),
+    "bits inverted": (lambda xp, X, Y, J: (~J).astype(X.dtype), ROWS),
+    "bits of a mask": (lambda xp, X, Y, J: (J & 1).astype(X.dtype), ROWS),
+    "an integer of a fraction": (lambda xp, X, Y, J: X * J.dtype.type(2.7).astype(X.dtype), ROWS),
+    "large integers": (lambda xp, X, Y, J: ((J + 2**30 + X) - (J + 2**30)).astype(X.dtype), ROWS),
+    "sines of integers": (lambda xp, X, Y, J: xp.sin((J + 1000001) * X).astype(X.dtype), ROWS),
+    "narrow integers": (lambda xp, X, Y, J: (J * 2**31).astype("int32").astype(X.dtype), ROWS),
+    "integers of floats": (lambda xp, X, Y, J: ((X * 10).astype("int32") + J).astype(X.dtype), ROWS),
+    "narrow floats": (
+        lambda xp, X, Y, J: ((xp.arange(X.shape[-1]) + 3001).astype("float16").astype("float32") + Y).astype(X.dtype),
+        ROWS,
+    ),
+    # what is no number
+    "NaN not chosen": (lambda xp, X, Y, J: xp.where(X > 0, xp.log(X), -xp.inf), ROWS),
+    "NaN not chosen, then the largest": (
+        lambda xp, X, Y, J: xp.where(X > 0, xp.log(X), -xp.inf).max(axis=-1),
+        NUMBERS,
+    ),
+    "below what is put in its place": (
+        lambda xp, X, Y, J: xp.where(X > 0, X * X.dtype.type(1e36), X.dtype.type(-1e31)),
+        ROWS,
+    ),
+    "the larger, or NaN": (lambda xp, X, Y, J: xp.maximum(X, xp.log(Y)), ROWS),
+    "the smaller, or NaN": (lambda xp, X, Y, J: xp.minimum(xp.log(X), xp.log(Y)), ROWS),
+    "the largest, or NaN": (lambda xp, X, Y, J: xp.log(X).max(axis=-1), NUMBERS),
+    "the least, or NaN": (lambda xp, X, Y, J: xp.sqrt(X * Y).min(axis=-1), NUMBERS),
+    "the largest of NaN": (lambda xp, X, Y, J: (X * 0 / (Y * 0)).max(axis=-1), NUMBERS),
+    "within bounds, or NaN": (lambda xp, X, Y, J: xp.clip(xp.log(X), -0.5, 0.5), ROWS),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_kernel() -> Iterator[None]:
+    """Numba's kernels, however little there is to compute; NaN is meant here."""
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(fast, "LEAST", 0)
+        yield
+
+
+def _arrays() -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(3)
+    X, Y = (rng.standard_normal((5, 6)).astype("float32") for _ in range(2))
+    return {"X": X, "Y": Y, "J": rng.integers(0, 6, (5, 6))}
+
+
+@pytest.mark.parametrize("kernels", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_is_compiled_is_what_the_kernel_does(name: str, kernels: str) -> None:
+    written, result = KERNELS[name]
+
+    def kernel(xp: gi.Xp, X: gi.Array, Y: gi.Array, J: gi.Array) -> gi.Array:
+        """Z, as it is written."""
+        return written(xp, X, Y, J)
+
+    signature = f"X[*b d!], Y[*b d!], J[*b d!] int -> {result}"
+    operator = Operator("tried", signature, kernel, no_gradient="no test asks for it")
+    block = gi.Builder("tried")
+    operands = block.input("X", (B, D)), block.input("Y", (B, D)), block.input("J", (B, D), "int64")
+    graph = block.build(operator(*operands, name="Z"))
+    given = _arrays()
+    expected = gi.compile(graph, SIZES, backend="reference")(given)["Z"]
+    found = gi.compile(graph, SIZES, kernels=kernels)(given)["Z"]
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])
+def test_numbers_of_elements_that_may_lie_outside_are_left_to_the_kernel(kernels: str) -> None:
+    """A kernel by Numba would read whatever lies behind the array."""
+
+    def kernel(xp: gi.Xp, X: gi.Array, J: gi.Array) -> gi.Array:
+        """Z = X[J] of each row."""
+        return xp.take_along_axis(X, J[..., None], axis=-1)[..., 0]
+
+    operator = Operator("picked", "X[*b d!], J[*b] int -> Z[*b]", kernel, no_gradient="no test asks for it")
+    block = gi.Builder("picked")
+    graph = block.build(operator(block.input("X", (B, D)), block.input("J", (B,), "int64"), name="Z"))
+    X, J = _arrays()["X"], np.array([0, -1, 5, -6, 2])
+    run = gi.compile(graph, SIZES, kernels=kernels)
+    assert np.array_equal(run({"X": X, "J": J})["Z"], np.take_along_axis(X, J[:, None], axis=-1)[:, 0])
+    (fallback,) = run.report().fallbacks  # type: ignore[attr-defined]
+    assert "it picks elements by J, which its signature does not say to be in d" in fallback.reason
