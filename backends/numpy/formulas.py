@@ -254,8 +254,8 @@ class _Tile:
         elif operation in ("max", "min"):
             self._extreme(term, target)
         elif operation == "at":
-            axis = self.arrays.order.index(term.detail)
-            self.call(calls.take_along, self._value(term.operands[0]), self._value(term.operands[1]), axis, target)
+            axis, X = self._along(term)
+            self.call(calls.take_along, X, self._value(term.operands[1]), axis, target)
         elif operation == "keep":
             self._draw(term, target)
         elif operation == "normal":
@@ -273,10 +273,16 @@ class _Tile:
 
     def _viewed(self, term: Term) -> Array:
         """One place along a factor."""
-        X, where = term.operands
-        array, axis = self._value(X), self.arrays.order.index(term.detail)
-        place = where.detail % self.arrays.lengths[term.detail]
+        axis, array = self._along(term)
+        place = term.operands[1].detail % self.arrays.lengths[term.detail]
         return array[tuple(slice(place, place + 1) if i == axis else slice(None) for i in range(array.ndim))]
+
+    def _along(self, term: Term) -> tuple[int, Array]:
+        """The axis along which one place is meant, and what is picked from, with all its places, alike or not."""
+        axis, array = self.arrays.order.index(term.detail), self._value(term.operands[0])
+        shape = [*array.shape]
+        shape[axis] = self.arrays.lengths[term.detail]
+        return axis, np.broadcast_to(array, shape)
 
     def _apply(self, term: Term, target: Array) -> None:
         known = self.recipe.known

@@ -147,3 +147,30 @@ def test_numbers_of_elements_that_may_lie_outside_are_left_to_the_kernel(kernels
     assert np.array_equal(run({"X": X, "J": J})["Z"], np.take_along_axis(X, J[:, None], axis=-1)[:, 0])
     (fallback,) = run.report().fallbacks  # type: ignore[attr-defined]
     assert "it picks elements by J, which its signature does not say to be in d" in fallback.reason
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_place_of_what_is_the_same_in_all_places(threads: int) -> None:
+    """Operands that only repeat themselves have one entry in memory, whichever is asked for."""
+
+    def halves(xp: gi.Xp, X: gi.Array) -> gi.Array:
+        """Z = X₁ − 2 X₂ of two halves."""
+        half = X.shape[-1] // 2
+        return X[..., :half] - 2 * X[..., half:]
+
+    swapped = Operator("halves", "X[*b (2 c)] -> Z[*b c]", halves, no_gradient="no test asks for it")
+    block = gi.Builder("repeated")
+    Y, x = block.input("Y", (B,), "int64"), block.input("x", (B,))
+    spread = gi.broadcast(block.input("one"), (B, D))
+    graph = block.build(
+        gi.cross_entropy(gi.broadcast(block.input("logits", (D,)), (B,)), Y, name="L"),
+        gi.cross_entropy(spread, Y, name="M"),
+        swapped(spread, name="Z"),
+        gi.scale(x, by=2.0),
+    )
+    given = {"Y": np.array([5, 0, 3, 1, 2]), "x": _arrays()["X"][:, 0], "one": np.float32(0.5)}
+    given["logits"] = _arrays()["Y"][0]
+    expected = gi.compile(graph, SIZES, backend="reference")(given)
+    found = gi.compile(graph, SIZES, threads=threads)(given)
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(found[name], wanted, rtol=2e-6, atol=1e-6, err_msg=name)
