@@ -245,11 +245,17 @@ class RowBody:
         """Whether a mask keeps column k."""
         ramp, keys, least = self.row.masks[mask]
         if not self.form.pairs[mask]:
-            return f"draw(h{keys}_0, q{ramp.detail} + k * u{ramp.detail}) >= {least}"
+            return self._drawn_at(mask, "k")
         line = f"const auto drawn{mask} = draws<VECTOR>(h{keys}_0, q{ramp.detail} + k0);"
         if line not in self._loads:
             self._loads.append(line)
         return f"drawn{mask}.v[j] >= {least}"
+
+    def _drawn_at(self, mask: int, column: str) -> str:
+        """Whether a mask keeps one column, by a draw of its own; of a row with one draw, whether it keeps that."""
+        ramp, keys, least = self.row.masks[mask]
+        beyond = f" + {column} * u{ramp.detail}" if column else ""
+        return f"draw(h{keys}_0, q{ramp.detail}{beyond}) >= {least}"
 
     # -- numbers of the row ---------------------------------------------------------------------------
 
@@ -286,8 +292,7 @@ class RowBody:
             case "gather":
                 return self._gathered(value, self._of_row(value.operands[1]))
             case "keep":
-                ramp, keys, least = self.row.masks[value.detail]
-                return f"(draw(h{keys}_0, q{ramp.detail}) >= {least})"
+                return f"({self._drawn_at(value.detail, '')})"
         return apply(value, [self._of_row(each) for each in value.operands])
 
     def _gathered(self, value: Expression, column: str) -> str:
@@ -311,6 +316,5 @@ class RowBody:
         if value.operation == "gather":
             return self._gathered(value, self._picked(value.operands[1], column, level))
         if value.operation == "keep":
-            ramp, keys, least = self.row.masks[value.detail]
-            return f"(draw(h{keys}_0, q{ramp.detail} + {column} * u{ramp.detail}) >= {least})"
+            return f"({self._drawn_at(value.detail, column)})"
         return f"({apply(value, [self._picked(each, column, level) for each in value.operands])})"

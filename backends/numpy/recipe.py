@@ -56,8 +56,8 @@ class Recipe:
     @cached_property
     def scalars(self) -> Scalars:
         """What is computed once a run, in double precision."""
-        found = [term for term in walk(self.results.values()) if self._is_scalar(term)]
-        return Scalars(tuple(each.operands[0] if each.operation == "convert" else each for each in found))
+        terms = self.scalar_terms
+        return Scalars(tuple(each.operands[0] if each.operation == "convert" else each for each in terms))
 
     @cached_property
     def scalar_terms(self) -> tuple[Term, ...]:

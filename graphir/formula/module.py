@@ -194,13 +194,13 @@ class TracingModule:
 
     def concatenate(self, parts: Sequence[Traced], axis: int = 0) -> Traced:
         """Arrays one behind the other: an axis (2 c) of two of c."""
-        return self._side_by_side(parts, axis, behind=True)
+        return self._side_by_side(parts, axis)
 
     def stack(self, parts: Sequence[Traced], axis: int = 0) -> Traced:
         """Arrays along a new axis, of as many places as there are arrays."""
         rank = parts[0].ndim + 1
         widened = [self.expand_dims(each, axis % rank) for each in parts]
-        return self._side_by_side(widened, axis % rank, behind=True)
+        return self._side_by_side(widened, axis % rank)
 
     def split(self, X: Traced, parts: int, axis: int = 0) -> list[Traced]:
         """Equal parts of an axis: of (2 c), two of c."""
@@ -212,7 +212,7 @@ class TracingModule:
         terms = self.terms
         return [Traced(terms, terms.at(X.term, first, terms.number(i, "int")), axes) for i in range(parts)]
 
-    def _side_by_side(self, parts: Sequence[Traced], axis: int, behind: bool) -> Traced:
+    def _side_by_side(self, parts: Sequence[Traced], axis: int) -> Traced:
         count = str(len(parts))
         if len({each.axes for each in parts}) > 1:
             raise UntraceableError("it puts arrays of several shapes side by side")
