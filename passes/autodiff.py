@@ -30,7 +30,7 @@ from graphir.ir.collector import without_collector
 from graphir.ir.graph import BACKWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
-from graphir.ir.types import DTYPES
+from graphir.ir.types import DTYPES, widest
 from graphir.ir.value import Value, gradient_name
 from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add, scale, zeros
@@ -313,10 +313,10 @@ class _Autodiff:
             return parts[0]
         full = self.builder.free_name(gradient_name(name))
         scope = full.rpartition("/")[0]
-        widest = max((part.dtype for part in parts), key=DTYPES.__getitem__)
-        if any(part.dtype != widest for part in parts):
-            with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why=f"summed up in {widest}"):
-                parts = [cast_to(part, widest) for part in parts]
+        wide = widest(part.dtype for part in parts)
+        if any(part.dtype != wide for part in parts):
+            with self.builder.context(scope=scope, phase=BACKWARD, of=name, at=at, why=f"summed up in {wide}"):
+                parts = [cast_to(part, wide) for part in parts]
         if len({part.type.layout for part in parts}) > 1:
             layout = value.type.layout.settled()
             parts = [self._bring(part, layout, scope, name, at) for part in parts]

@@ -11,6 +11,7 @@ from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.graph import UPDATE, Graph
 from graphir.ir.operator import Operator
+from graphir.ir.types import widest
 from graphir.ir.value import Value, gradient_name
 from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add
@@ -184,16 +185,17 @@ def _clip(builder: Builder, gradients: Sequence[Value], limit: float, s: Value |
 
     Only scalars meet: one factor does both, and one sum of squares a gradient tells as well whether it is finite.
     """
-    squares = [square_sum(gradient) for gradient in gradients]
+    wide = widest(gradient.dtype for gradient in gradients)
+    squares = [cast_to(square_sum(gradient), wide) for gradient in gradients]
     total = add(*squares, name="norm2") if len(squares) > 1 else squares[0]
-    factor, norm = clip_factor.all(*([total] if s is None else [total, s]), limit=limit, names=["clip", "norm"])
+    factor, norm = clip_factor.all(*([total] if s is None else [total, cast_to(s, wide)]), limit=limit, names=["clip", "norm"])
     builder.output(norm)
     divided = [] if s is None else ["divided by the loss scale"]
     why = ", ".join([*divided, *([f"gradients clipped to norm {limit}"] if limit < math.inf or s is None else [])])
-    clipped = []
+    clipped, factors = [], {dtype: cast_to(factor, dtype) for dtype in dict.fromkeys(each.dtype for each in gradients)}
     for gradient in gradients:
         with builder.context(scope=gradient.scope, phase=UPDATE, why=why):
-            clipped.append(rescale(gradient, factor, name=f"/{gradient.name}.clipped"))
+            clipped.append(rescale(gradient, factors[gradient.dtype], name=f"/{gradient.name}.clipped"))
     return clipped, norm
 
 
@@ -202,7 +204,7 @@ def _adjust(builder: Builder, optimizer: Optimizer, s: Value, good: Value, norm:
     s_new, good_new, ok = adjust_scale.all(
         s,
         good,
-        norm,
+        cast_to(norm, s.dtype),
         growth=optimizer.growth,
         backoff=optimizer.backoff,
         interval=optimizer.growth_interval,

@@ -29,6 +29,14 @@ INTEGERS = frozenset({"int32", "int64"})
 HIGHEST_RANK = 32
 
 
+def widest(dtypes: Iterable[str]) -> str:
+    """The float dtype in which the numbers of all these are numbers: of float16 and bfloat16 that is float32."""
+    found = set(dtypes)
+    if {"float16", "bfloat16"} <= found:
+        found.add("float32")
+    return max(found, key=DTYPES.__getitem__)
+
+
 class TensorType:
     """What is known of a value before it is computed. Immutable, hashable.
 

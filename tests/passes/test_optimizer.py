@@ -162,6 +162,27 @@ def test_clipping_scales_all_gradients_to_the_limit_and_no_further(limit: float)
         assert np.allclose(moved, g * min(1.0, limit / (norm + 1e-6)), rtol=1e-9, atol=1e-16)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_parameters_of_several_dtypes_have_one_norm(scaled: bool) -> None:
+    b = gi.Builder("mixed")
+    squares = []
+    for dtype in ("float32", "float64", "float16", "bfloat16"):
+        W = b.parameter(f"W_{dtype}", [3], dtype)
+        squares.append(gi.reduce_sum(gi.cast(gi.multiply(W, W), to="float64")))
+    b.output(gi.add(*squares, name="L"))
+    graph = autodiff(b.build(), loss="L", loss_scale=8.0 if scaled else None, dynamic=scaled)
+    graph = optimize(graph, Optimizer("sgd", learning_rate=1.0, clip=0.5))
+    first = gi.initialize(graph, {})
+    run = gi.compile(graph, {})(
+        first | {value.name: np.full_like(first[value.name], 0.5) for value in graph.parameters}, {"step": 0}
+    )
+    norm = np.sqrt(12.0)  # dW = 2 W = 1, of four times three numbers
+    np.testing.assert_allclose(run["optimizer/norm"], norm)
+    for value in graph.parameters:
+        changed = run[f"{value.name}.new"].astype(float)
+        np.testing.assert_allclose(changed, 0.5 - 0.5 / norm, rtol=1e-2 if value.dtype.endswith("16") else 1e-6)
+
+
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("backend", ["reference", "numpy"])
 def test_a_guarded_step_leaves_all_as_it_was_where_a_gradient_is_not_finite(backend: str, clip: float | None) -> None:
