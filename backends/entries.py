@@ -161,6 +161,14 @@ def _make_reference(job: Job) -> Executable:
     return Executable(interpreted, job.options["algorithm"], job.source, job.communicator)
 
 
+def _make_xla(job: Job) -> Executable:
+    from graphir.backends.plan import plan_complete
+    from graphir.backends.xla import XlaExecutable
+
+    optimised = plan_complete(job.optimised, job.plan.sizes)
+    return XlaExecutable(job.plan, optimised, job.source, job.communicator, job.donate)
+
+
 def _numpy_module() -> Any:
     import numpy
 
@@ -187,6 +195,14 @@ def _device(options: Mapping[str, Any]) -> Machine:
     device = device_properties()
     software = {"CuPy": device.cupy, "CUDA": str(device.runtime)}
     return Machine(f"{identity()} {device}", versions() | software, {"GPU": device.name})
+
+
+def _xla_machine(options: Mapping[str, Any]) -> Machine:
+    from graphir.backends.machine import Machine, identity, versions
+    from graphir.backends.xla.library import load_jax
+
+    device = load_jax().devices()[0]
+    return Machine(identity(), versions("jax", "jaxlib"), {"device": device.device_kind})
 
 
 # -- the entries ------------------------------------------------------------------------------------------
@@ -226,7 +242,24 @@ REFERENCE = register(
         machine=_processor,
         options={"algorithm": _ALGORITHM},
         passes=("recompute",),
+        compiles=False,
         programs=False,
+        array_module=_numpy_module,
+    )
+)
+XLA = register(
+    Backend(
+        name="xla",
+        help="whatever JAX computes on, by XLA: an engine that is not graphir's",
+        make=_make_xla,
+        machine=_xla_machine,
+        options={},
+        ranks=(SIMULATED,),
+        passes=("simplify", "recompute", "cse"),
+        # XLA decides by itself what it stores.
+        recompute="nothing",
+        programs=False,
+        # NumPy's functions take JAX's arrays as they are.
         array_module=_numpy_module,
     )
 )

@@ -14,7 +14,7 @@ runs that follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -35,6 +35,14 @@ from graphir.ir.value import Value
 Watch: TypeAlias = Callable[[Node, int, tuple[Any, ...]], None]
 
 
+class Memory(Protocol):
+    """What one rank needs; it prints well."""
+
+    @property
+    def bytes(self) -> int:
+        """All together."""
+
+
 class Executable:
     """A planned graph. Call it with mappings from names to arrays; all arguments, no others.
 
@@ -50,6 +58,8 @@ class Executable:
 
     #: Why a forked child cannot run it; empty if it can.
     no_child = ""
+    #: What has been proved of what it runs.
+    proofs: Sequence[Any] = ()
 
     def __init__(
         self,
@@ -125,6 +135,19 @@ class Executable:
         )
         unchanged = {value.name: array for value, array in given if value is not None and value.name in names}
         return Run(self.fetched, self.local, results, traffic, unchanged)
+
+    @property
+    def memory(self) -> Memory | None:
+        """What one rank needs, where somebody has planned it."""
+        return None
+
+    def working_bytes(self, alone: bool = False) -> int:
+        """What the ranks held here take beside the caller's arrays, as planned; if `alone`, what a single one takes."""
+        return 0
+
+    def left_blocks(self, value: Value) -> Sequence[Any] | None:
+        """What the last run has left of a result in each held rank's own memory; None where no such memory stays."""
+        return None
 
     def whole(self, name: str, array: Any) -> Any:
         """The whole of an argument of which each process holds the whole or a block; all have to call this."""

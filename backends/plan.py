@@ -96,14 +96,18 @@ class Places(dict[int, Place]):
         self._assignment = read_assignment(self._rule, layouts, node.attributes.get("split", ()))
 
     def __missing__(self, rank: int) -> Place:
-        mesh, coordinates, starts = self._mesh, self._mesh.coordinates(rank), dict[str, int]()
+        found = self[rank] = self.at(self._mesh.coordinates(rank))
+        return found
+
+    def at(self, coordinates: Mapping[str, Any]) -> Place:
+        """Where they lie on the rank of these coordinates, which may be numbers that are known only when it runs."""
+        mesh, starts = self._mesh, dict[str, Any]()
         for factor, axes in self._assignment.items():
             index = 0
             for axis in axes:
                 index = index * mesh.sizes[axis] + coordinates[axis]
             starts[factor] = index * (self._sizes[factor] // mesh.count(axes))
-        found = self[rank] = Place(self._rule, starts, self._sizes)
-        return found
+        return Place(self._rule, starts, self._sizes)
 
 
 def _step(

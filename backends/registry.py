@@ -30,7 +30,8 @@ class Backend:
     ranks         what the ranks of a mesh may be: one process's, and processes of their own
     passes        the optimising passes that it takes; all of them unless it says so
     recompute     the level of recomputation, unless somebody asks for another
-    programs      whether it runs programs, whose memory is planned and which can be proved
+    compiles      whether it makes something of a graph that runs, whose memory is planned, rather than interpret it
+    programs      whether that are programs of graphir's own, which can be proved
     on_device     whether it computes on a device, with memory of its own and arithmetic to spare
     library       the package that the type of its arrays is of
     array_module  the module by which they are computed with, `xp`; DeviceError where there is no device
@@ -45,6 +46,7 @@ class Backend:
     ranks: tuple[str, ...] = (SIMULATED, "mpi")
     passes: Collection[str] | None = None
     recompute: str = "masks"
+    compiles: bool = True
     programs: bool = True
     on_device: bool = False
     library: str = "numpy"

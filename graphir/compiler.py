@@ -41,8 +41,9 @@ def compile(
     """An executable of `graph` for these sizes; it returns `fetch`, or the graph's outputs.
 
     backend    "numpy" runs the optimised graph as prepared calls on planned buffers; "cupy" does so on a GPU, in CUDA
-               graphs: results are CuPy arrays, and `run.numpy(name)` brings one home; "reference" runs the graph as it
-               is, node by node, by the operators' own kernels: slow, readable, and what the others are checked against
+               graphs: results are CuPy arrays, and `run.numpy(name)` brings one home; "xla" hands the kernels to JAX,
+               as one function, on a device for each rank of a mesh; "reference" runs the graph as it is, node by node,
+               by the operators' own kernels: slow, readable, and what the others are checked against
     recompute  what the backward pass computes again instead of holding it: see `passes.recompute`. Unless given,
                "masks"; on a GPU "attention", so that scores never leave the kernels that make them
     memory     bytes that a rank may need; where the plan needs more, more is recomputed, from level to level. Unless
@@ -81,7 +82,7 @@ def compile(
     entry = find_backend(backend)
     levels = _levels(entry, recompute, memory)
     chosen = _chosen(entry, ranks, options, check)
-    communicator = communicator_for(graph.mesh, ranks, chosen["algorithm"], backend)
+    communicator = communicator_for(graph.mesh, ranks, chosen.get("algorithm", "ring"), backend)
     fetch = [fetch] if isinstance(fetch, str) else fetch
     graph = unfuse(verify(graph))
     # Sizes are checked against the whole graph: what is fetched does not change which dims there are.
@@ -112,7 +113,7 @@ def _levels(entry: Backend, recompute: str | None, memory: Any) -> Sequence[str]
     level = recompute or entry.recompute
     if level not in LEVELS:
         raise ConfigError(f"recompute={level!r} is no level; choose from {', '.join(LEVELS)}")
-    return LEVELS[LEVELS.index(level) :] if memory is not None and entry.programs else (level,)
+    return LEVELS[LEVELS.index(level) :] if memory is not None and entry.compiles else (level,)
 
 
 def _chosen(entry: Backend, ranks: str, options: Mapping[str, Any], check: bool | None) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _chosen(entry: Backend, ranks: str, options: Mapping[str, Any], check: bool 
             f"passes.mixed_precision(graph, {precision!r}), made before autodiff"
         )
     if check and not entry.programs:
-        raise ConfigError(f"check is for programs; backend={entry.name!r} interprets the graph as it is")
+        raise ConfigError(f"check is for programs that graphir writes; backend={entry.name!r} runs none of them")
     return entry.chosen(options, ranks)
 
 
@@ -143,7 +144,8 @@ def _first_that_fits(entry: Backend, jobs: Iterable[Job], memory: float | None) 
     limit = math.inf if memory is None else memory
     for job in jobs:
         executable: Any = entry.make(job)
-        if limit == math.inf or not entry.programs or executable.memory.bytes <= limit:
+        need = None if limit == math.inf else executable.memory
+        if need is None or need.bytes <= limit:
             return executable  # type: ignore[no-any-return]
     raise ConfigError(f"{job.source.name} does not fit into {limit / 1e6:.1f} MB:\n{executable.memory}")
 

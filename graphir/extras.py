@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cuda12": ("cupy-cuda12x[ctk]>=14", "numpy>=2.1.2", "nvidia-nccl-cu12", "ml_dtypes>=0.4"),
     "cuda13": ("cupy-cuda13x[ctk]>=14", "numpy>=2.1.2", "nvidia-nccl-cu13", "ml_dtypes>=0.4"),
     "bfloat16": ("ml_dtypes>=0.4",),
+    "xla": ("jax>=0.8", "ml_dtypes>=0.4"),
     "tokenizers": ("tokenizers>=0.20",),
 }
 

@@ -188,7 +188,8 @@ def _clip(builder: Builder, gradients: Sequence[Value], limit: float, s: Value |
     wide = widest(gradient.dtype for gradient in gradients)
     squares = [cast_to(square_sum(gradient), wide) for gradient in gradients]
     total = add(*squares, name="norm2") if len(squares) > 1 else squares[0]
-    factor, norm = clip_factor.all(*([total] if s is None else [total, cast_to(s, wide)]), limit=limit, names=["clip", "norm"])
+    read = [total] if s is None else [total, cast_to(s, wide)]
+    factor, norm = clip_factor.all(*read, limit=limit, names=["clip", "norm"])
     builder.output(norm)
     divided = [] if s is None else ["divided by the loss scale"]
     why = ", ".join([*divided, *([f"gradients clipped to norm {limit}"] if limit < math.inf or s is None else [])])

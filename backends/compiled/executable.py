@@ -73,7 +73,7 @@ class CompiledExecutable(Executable, ABC):
         if limited:
             require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
         self._checked = check
-        self.proofs: list[Proof] = []
+        self.proofs: Sequence[Proof] = []
         if check:
             from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
 
@@ -100,6 +100,14 @@ class CompiledExecutable(Executable, ABC):
         return held * (copied + plan.results + plan.arena + plan.shared) + plan.scratch
 
     # -- programs -------------------------------------------------------------------------------------
+
+    def left_blocks(self, value: Value) -> Sequence[Any]:
+        return self._blocks(self._left[value])
+
+    @cached_property
+    def _left(self) -> Mapping[Value, Value]:
+        """The results, as the optimised graph has them."""
+        return dict(zip(self.graph.outputs, self.optimised.outputs, strict=True))
 
     @cached_property
     def _scratch(self) -> list[Scratch]:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from graphir.backends.blocks import split_blocks
-from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.dtypes import is_float
-from graphir.backends.registry import Backend
+from graphir.backends.executable import Executable
+from graphir.backends.machine import default_threads
+from graphir.backends.registry import Backend, find_backend
 from graphir.checking.compare import Comparison, compare
 from graphir.checking.reference import Reference
 from graphir.ir.builder import Builder
@@ -28,27 +29,26 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
 
-def compile_program(graph: Graph, sizes: Sizes, **options: Any) -> CompiledExecutable:
-    """The program to be checked, by `gi.compile` with these `options`, and proved: ProofError if it cannot be."""
+def compile_program(graph: Graph, sizes: Sizes, backend: str = "numpy", **options: Any) -> Executable:
+    """The program to be checked, by `gi.compile` with `options`. One of graphir's own is proved, or ProofError."""
     from graphir.compiler import compile
 
-    program = compile(graph, sizes, check=True, **options)
-    assert isinstance(program, CompiledExecutable), "a program is compiled, not interpreted"
-    return program
+    return compile(graph, sizes, backend=backend, check=find_backend(backend).programs, **options)
 
 
-def compile_whole(graph: Graph, sizes: Sizes, **options: Any) -> CompiledExecutable:
+def compile_whole(graph: Graph, sizes: Sizes, **options: Any) -> Executable:
     """As `compile_program`, of which all that the graph's nodes make is returned."""
     # In a sharded graph the name of an output means what collectives made of it; without outputs, each is itself.
     plain = Builder.extending(graph)[0].build()
     return compile_program(plain, sizes, fetch=[v.name for node in graph.nodes for v in node.outputs], **options)
 
 
-def describe(program: CompiledExecutable, entry: Backend, options: Mapping[str, Any]) -> str:
+def describe(program: Executable, entry: Backend, options: Mapping[str, Any]) -> str:
     """`compiled for numpy, 2 threads, proved`: what makes one program compute otherwise than another."""
     parts = [f"compiled for {entry.name}"]
     if "threads" in entry.options:
-        parts.append(f"{program.threads} thread{'s' * (program.threads > 1)}")
+        threads = options.get("threads") or default_threads()
+        parts.append(f"{threads} thread{'s' * (threads > 1)}")
     kernels = options.get("kernels")
     if kernels not in (None, entry.name):
         parts.append(f"{kernels}'s kernels")
@@ -58,13 +58,13 @@ def describe(program: CompiledExecutable, entry: Backend, options: Mapping[str, 
 
 
 def compare_program(
-    program: CompiledExecutable, reference: Reference | None, *arguments: Mapping[str, Any]
+    program: Executable, reference: Reference | None, *arguments: Mapping[str, Any]
 ) -> dict[str, Comparison]:
     """What a program returns, compared, by name, in the order of computation.
 
     Of several processes, that of rank 0 compares; the others, which need no reference, find nothing.
     """
-    outputs = dict(zip(program.graph.outputs, program.optimised.outputs, strict=True))
+    outputs = frozenset(program.graph.outputs)
     wanted = [value for node in program.graph.nodes for value in node.outputs if value in outputs]
     # A run holds the last of what collectives made of one value.
     held = {program.graph.origin(value): value for value in program.graph.outputs}.values()
@@ -80,15 +80,17 @@ def compare_program(
                 returned[value.name] = compare(value, blocks, mesh, reference, settled=program.local.is_alone)
         program(*arguments)
         for value in wanted:
-            left = collect([each.rank.arrays[outputs[value]] for each in program.programs])
+            blocks = program.left_blocks(value)
+            left = None if blocks is None else collect(blocks)
+            both = [returned[value.name]] if value.name in returned else []
             if left is not None and reference is not None:
-                made = compare(value, left, mesh, reference)
-                both = made, returned.get(value.name, made)
+                both.append(compare(value, left, mesh, reference))
+            if both:
                 found[value.name] = max(both, key=lambda each: (each.departs, each.excess, not each.replicas))
     return found
 
 
-def _returned(program: CompiledExecutable, value: Value, array: Any) -> Sequence[Any] | None:
+def _returned(program: Executable, value: Value, array: Any) -> Sequence[Any] | None:
     """Every rank's block of a result as the caller has it; None but in rank 0's process."""
     if not program.local.is_alone:
         return program.communicator.collect([array])

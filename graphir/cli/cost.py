@@ -143,6 +143,7 @@ def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | No
     The step returns the loss and the new content of what it updates.
     """
     from graphir import compile
+    from graphir.backends.compiled.memory import MemoryPlan
     from graphir.ir.dims import dim_names
     from graphir.passes import LEVELS
 
@@ -153,7 +154,8 @@ def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | No
     for each in LEVELS[LEVELS.index(level) :] if memory is not None else (level,):
         # What costs are asked of may run elsewhere.
         executable = compile(graph, known, fetch=fetch, recompute=each, memory=math.inf)
-        plan: MemoryPlan = executable.memory  # type: ignore[attr-defined]
+        plan = executable.memory
+        assert isinstance(plan, MemoryPlan)
         if memory is None or plan.bytes <= memory:
             return each, plan
     raise ConfigError(f"no level of recomputation fits into --memory {memory:g}; the last needs more: {plan}")

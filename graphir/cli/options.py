@@ -120,7 +120,7 @@ def offered_backends() -> list[Backend]:
     """Those that the command line lets a user choose from: what runs programs."""
     from graphir.backends.registry import BACKENDS  # late: not every command computes
 
-    return [each for each in BACKENDS.values() if each.programs]
+    return [each for each in BACKENDS.values() if each.compiles]
 
 
 def given(context: click.Context) -> set[str]:

@@ -47,7 +47,7 @@ def top_k(
     k = min(k, P.shape[-1])
     smallest = xp.partition(P, P.shape[-1] - k, axis=-1)[..., -k][..., None]
     starts, sizes = at.region("P")
-    bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), int(seed), int(step), key)
+    bits = random_bits(xp, global_indices(xp, starts, sizes, P.shape), seed, step, key)
     uniform = (bits.astype("float64") + 0.5) / 2.0**32
     score = xp.log(xp.maximum(P, smallest_normal(P.dtype))) / temperature - xp.log(-xp.log(uniform))
     above, equal = smallest < P, smallest == P

@@ -52,10 +52,10 @@ def keep_mask(
         for size in shape:
             count *= size
         pairs = xp.arange((count + 1) // 2, dtype=xp.int64)
-        halves = random_bits(xp, pairs, int(seed), int(step), key).view(xp.uint16)
+        halves = random_bits(xp, pairs, seed, step, key).view(xp.uint16)
         return (halves[:count] >= threshold).reshape(tuple(shape))
     index = global_indices(xp, starts, sizes, shape)
-    bits = random_bits(xp, index >> 1, int(seed), int(step), key)
+    bits = random_bits(xp, index >> 1, seed, step, key)
     bits >>= ((index & 1) << 4).astype(xp.uint32)
     return bits.astype(xp.uint16) >= threshold
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphir.ir.dims import as_dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
+from graphir.operators.special import scatter_add
 from graphir.tokenizer import load_tokenizer
 
 
@@ -50,9 +51,7 @@ def d_lookup(xp: Xp, T: Array, dX: Array, *, v: Size, shape: tuple[int, ...], at
     rows, inside = _local_rows(T, shape[0], at)
     if inside is not None:
         dX = dX * inside[..., None]
-    dE = xp.zeros(shape, dtype=dX.dtype)
-    xp.add.at(dE, rows.reshape(-1), dX.reshape(-1, shape[1]))
-    return dE
+    return scatter_add(xp, rows, dX, shape)
 
 
 def _local_rows(T: Array, count: int, at: Place) -> tuple[Array, Array | None]:

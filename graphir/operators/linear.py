@@ -19,7 +19,7 @@ from graphir.operators.cast import cast_to
 from graphir.operators.shape import flatten, reduce_sum, transpose
 
 #: In what products of fewer bits are added up.
-_SUM = "float32"
+SUM = "float32"
 
 
 def _swap(x: Array) -> Array:
@@ -63,7 +63,7 @@ def _product(X: Array, W: Array) -> Array:
 
 def _summable(x: Array) -> Array:
     """x in a dtype in which products can be added up: float32, or its own if that is as wide."""
-    return x.astype(_SUM) if x.dtype.itemsize < DTYPES[_SUM] else x
+    return x.astype(SUM) if x.dtype.itemsize < DTYPES[SUM] else x
 
 
 def _d_matmul_signature(shared: bool, dtype: str) -> str:
@@ -100,11 +100,11 @@ def _d_matmul(context: GradientContext) -> list[Value | None]:
     X, W = context.inputs
     context = context._replace(gradients=(cast_to(context.gradient, X.dtype),))
     shared, dtype, (dX_name, dW_name) = W.type.rank == 2, context.attributes["dtype"], context.names
-    if not (shared and dtype and DTYPES[dtype] < DTYPES[_SUM]):
+    if not (shared and dtype and DTYPES[dtype] < DTYPES[SUM]):
         return context.d_node(d_matmul, shared=shared)
     # One node of each, as they differ in dtype.
     dX, _ = context._replace(names=(dX_name, None)).d_node(d_matmul, shared=shared)
-    _, dW = context._replace(names=(None, dW_name)).d_node(d_matmul, shared=shared, dtype=_SUM)
+    _, dW = context._replace(names=(None, dW_name)).d_node(d_matmul, shared=shared, dtype=SUM)
     return [dX, dW]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphir.ir.operator import Array, Xp
@@ -47,6 +47,16 @@ def einsum(xp: Xp, pattern: str, X: Array, Y: Array) -> Array:
     if X.dtype.name == "bfloat16":
         return xp.einsum(pattern, X.astype(xp.float32), Y.astype(xp.float32)).astype(X.dtype)
     return xp.einsum(pattern, X, Y)
+
+
+def scatter_add(xp: Xp, rows: Array, terms: Array, shape: tuple[int, ...]) -> Array:
+    """Of `shape`: row r is the sum of the terms [*b, d] where `rows` [*b] is r. A module may bring its own."""
+    own = getattr(xp, "scatter_add", None)
+    if own is not None:
+        return own(rows, terms, shape)
+    total = xp.zeros(shape, dtype=terms.dtype)
+    xp.add.at(total, rows.reshape(-1), terms.reshape(-1, shape[-1]))
+    return total
 
 
 def smallest_normal(dtype: Any) -> Any:
@@ -108,43 +118,52 @@ _MASK_32 = 0xFFFFFFFF
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 
-def _mix_64(x: int) -> int:
+def _mix_64(x: Any, word: Callable[[Any], Any]) -> Any:
     """SplitMix64's finalizer (Steele, Lea and Flood, 2014): every bit of x changes half of the result's."""
-    x = (x + 0x9E3779B97F4A7C15) & _MASK_64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK_64
-    return x ^ (x >> 31)
+    whole = word(_MASK_64)
+    x = (x + word(0x9E3779B97F4A7C15)) & whole
+    x = ((x ^ (x >> word(30))) * word(0xBF58476D1CE4E5B9)) & whole
+    x = ((x ^ (x >> word(27))) * word(0x94D049BB133111EB)) & whole
+    return x ^ (x >> word(31))
 
 
-def stream_keys(seed: int, step: int, node: int, page: int) -> tuple[int, int]:
-    """Two 32-bit keys of the stream of (seed, step, node), page `page` of 2³² counters."""
-    mixed = 0
+def stream_keys(seed: Any, step: Any, node: int, page: int, word: Callable[[Any], Any] = int) -> tuple[Any, Any]:
+    """Two 32-bit keys of the stream of (seed, step, node), page `page` of 2³² counters.
+
+    `word` makes a word of 64 bits, or of more, of an integer: who knows none before it runs has words of its own.
+    """
+    mixed = word(0)
     for part in (seed, step, node, page):
-        mixed = _mix_64(mixed ^ (int(part) & _MASK_64))
-    return mixed & _MASK_32, mixed >> 32
+        mixed = _mix_64(mixed ^ (word(part) & word(_MASK_64)), word)
+    return mixed & word(_MASK_32), mixed >> word(32)
 
 
-def random_bits(xp: Xp, counters: Array, seed: int, step: int, node: int) -> Array:
+def random_bits(xp: Xp, counters: Array, seed: Array, step: Array, node: int) -> Array:
     """32 random bits for each 64-bit counter, uint32 of the counters' shape.
 
     A keyed integer hash: the same (seed, step, node, counter) gives the same bits wherever and in
     whatever order it is asked, so a mask does not depend on how a tensor is split.
+    An array module that knows no number before it runs brings its own.
     """
+    own = getattr(xp, "random_bits", None)
+    if own is not None:
+        return own(counters, seed, step, node)
+    seed, step = int(seed), int(step)
     low = counters.astype(xp.uint32)
     if counters.size == 0:
         return low
     first, last = int(counters.min()) >> 32, int(counters.max()) >> 32
     if first == last:
-        return _hash_32(xp, low, *stream_keys(seed, step, node, first))
+        return hash_32(xp, low, *stream_keys(seed, step, node, first))
     pages = counters >> 32
     bits = low.copy()
     for page in range(first, last + 1):
         inside = pages == page
-        bits[inside] = _hash_32(xp, low[inside], *stream_keys(seed, step, node, page))
+        bits[inside] = hash_32(xp, low[inside], *stream_keys(seed, step, node, page))
     return bits
 
 
-def _hash_32(xp: Xp, x: Array, key0: int, key1: int) -> Array:
+def hash_32(xp: Xp, x: Array, key0: Array, key1: Array) -> Array:
     """A 32-bit mixer of three multiply-xorshift rounds, a key before each of the first two.
 
     Two keys, because streams that differ in a first xor alone would be permutations of each other; three

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends import Executable
 from graphir.errors import ConfigError, GraphirError
 from graphir.ir.dims import Sizes
 from graphir.ir.extent import bind_sizes, count_bytes
@@ -56,9 +56,7 @@ class Need:
         return f"{spelled(self.bytes)}: {', '.join(parts)}"
 
 
-def need_of(
-    graph: Graph, sizes: Sizes, step: CompiledExecutable, validation: CompiledExecutable, alone: bool = False
-) -> Need:
+def need_of(graph: Graph, sizes: Sizes, step: Executable, validation: Executable, alone: bool = False) -> Need:
     """What a process needs that trains `graph` by `step`, and looks by `validation` at how it does.
 
     `alone`: if it held a single rank.

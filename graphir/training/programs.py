@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphir.backends.compiled.executable import CompiledExecutable
+from graphir.backends import Executable
 from graphir.compiler import compile
 from graphir.errors import ConfigError, DimError
 from graphir.ir.dims import dim_names
@@ -58,8 +58,8 @@ class Programs:
     graph: Graph
     loss: str
     sizes: Mapping[str, int]
-    step: CompiledExecutable
-    validation: CompiledExecutable
+    step: Executable
+    validation: Executable
 
     @classmethod
     def of(
@@ -74,9 +74,9 @@ class Programs:
         vocabulary = parallel.vocabulary
         sizes = config.sizes(vocabulary.tokens) | vocabulary.sizes
 
-        def compiled(graph: Graph, fetch: list[str], donate: bool = False) -> CompiledExecutable:
+        def compiled(graph: Graph, fetch: list[str], donate: bool = False) -> Executable:
             whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
-            made = compile(
+            return compile(
                 parallel.shard(graph, whole),
                 whole,
                 fetch=fetch,
@@ -89,8 +89,6 @@ class Programs:
                 # Whoever trains asks first whether it fits, validation and checkpoints included, or will not ask.
                 memory=math.inf,
             )
-            assert isinstance(made, CompiledExecutable)
-            return made
 
         graph = training_graph(config, vocabulary.padded)
         loss = next(value.name for value in graph.outputs if value.local_name == "L")

@@ -32,7 +32,7 @@ from graphir.ir.operator import Operator
 from graphir.ir.signature import expand
 from graphir.operators.dropout import keep_mask
 from graphir.operators.normalization import layer_norm
-from graphir.operators.special import MASKED, _hash_32, erf
+from graphir.operators.special import MASKED, erf, hash_32
 from graphir.passes import autodiff
 from graphir.testing import cases
 from tests.support.formulas import FORMULATED
@@ -69,7 +69,7 @@ def _interpreted(dtype: str, text: str) -> Callable[..., None]:
         "kernel": lambda *_: lambda function: function,
         "sigmoid": lambda x: float_of(1) / (float_of(1) + np.exp(-x)),
         "normal": lambda x: float_of(0.5) * (1 + float_of(math.erf(x * math.sqrt(0.5)))),
-        "mixed": lambda x, key0, key1: _hash_32(np, x, int(key0), int(key1)),
+        "mixed": lambda x, key0, key1: hash_32(np, x, int(key0), int(key1)),
     }
     exec(text, names)
     run: Callable[..., None] = names["run"]

@@ -1,0 +1,17 @@
+"""XLA: a graph as one jitted function of JAX, on whatever devices JAX has.
+
+    library      JAX, loaded when it is asked for; its devices, as a mesh
+    module       `xp` for kernels: jax.numpy, and what kernels ask of an array module beside
+    draws        random bits and masks, of seeds that are known only when the program runs
+    products     products as XLA has them: of as many dims as their operands have
+    collectives  the five collectives, as those of a program that every device runs
+    program      the function of a graph, its nodes' kernels called on what JAX traces
+    executable   what `gi.compile` returns: arguments in, compiled once, state that stays on its devices
+
+A node's meaning is its kernel, called once on JAX's tracers; there is no second dictionary. Nothing of a plan, a fused
+node or a buffer is used: XLA decides all of that by itself, which makes it a judge of those who do so here.
+"""
+
+from graphir.backends.xla.executable import XlaExecutable
+
+__all__ = ["XlaExecutable"]
