@@ -53,8 +53,9 @@ class XlaExecutable(Executable):
         #: The arguments that a run may write over, by name.
         self.donated = frozenset(updated) if donate else frozenset[str]()
         self._jax, self._devices = load_jax(), devices_of(self.mesh)
-        self._program = Program(optimised, [*optimised.graph.outputs, *(value for _, value, _ in self._indices_made)])
         with wide():
+            wanted = [*optimised.graph.outputs, *(value for _, value, _ in self._indices_made)]
+            self._program = Program(optimised, wanted)
             self.lowered = self._jitted.lower(*self._kinds)
 
     # -- the function -----------------------------------------------------------------------------------
@@ -218,8 +219,8 @@ class XlaExecutable(Executable):
     def _placed(self, value: Value, array: Any) -> Any:
         if isinstance(array, self._jax.Array) or value.dtype == "text":
             return self._jax.device_put(array, self._sharding(value))
-        # The caller may write into an array as soon as the run has returned, and XLA still be reading.
-        return self._jax.device_put(array, self._sharding(value), may_alias=False)
+        # The caller may write into an array as soon as the run has returned, while XLA still reads what it was given.
+        return self._jax.device_put(np.array(array), self._sharding(value))
 
 
 def _at_home(array: Any) -> Any:

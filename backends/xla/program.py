@@ -14,6 +14,7 @@ from typing import Any
 
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.xla.collectives import Collectives
+from graphir.backends.xla.in_place import departs, writes_in_place
 from graphir.backends.xla.library import load_jax
 from graphir.backends.xla.module import XlaModule
 from graphir.backends.xla.products import PRODUCTS
@@ -33,8 +34,7 @@ class Program:
         self._collectives = Collectives(self._mesh)
         self._again = _made_again(plan)
         for step in plan.steps:
-            if any(value.dtype == "text" for value in step.node.inputs):
-                raise OperatorError(_cannot(step.node, "it reads text, which XLA does not have: hand in ids instead"))
+            self._require_pure(step)
 
     def __call__(self, blocks: Mapping[str, Array]) -> tuple[Array, ...]:
         jax, slots = load_jax(), self.plan.slots
@@ -50,6 +50,14 @@ class Program:
             for position, slot in zip(step.results, step.outputs, strict=True):
                 held[slot] = results[position]
         return tuple(held[slots[value]] for value in self.wanted)
+
+    def _require_pure(self, step: Step) -> None:
+        """OperatorError for a node that means something else to XLA, or nothing."""
+        node = step.node
+        if any(value.dtype == "text" for value in node.inputs):
+            raise OperatorError(_cannot(node, "it reads text, which XLA does not have: hand in ids instead"))
+        if writes_in_place(node.operator) and departs(step, self.plan, self._xp):
+            raise OperatorError(_refusal(node, "it writes into an array that has another name, too"))
 
     def _carried_out(self, step: Step, operands: Sequence[Any]) -> tuple[Any, ...]:
         """What a node makes of its operands."""
