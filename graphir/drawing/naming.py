@@ -5,9 +5,11 @@ from __future__ import annotations
 from graphir.drawing.labels import broadcast_label, shape_label, typeset
 from graphir.drawing.picture import Details, Label, Run
 from graphir.drawing.view import View
+from graphir.formula.spelled import spell
 from graphir.ir.dims import Dim, as_dim, product
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.layout import local_shape
+from graphir.ir.operator import Operator
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value, gradient_name, join
 
@@ -18,6 +20,11 @@ _SYMBOLS_A_LINE = 4
 def is_sign(symbol: str) -> bool:
     """Whether a symbol is a mathematical sign, drawn in a circle: •, +, Σ, but no letter."""
     return len(symbol) == 1 and not (symbol.isascii() and symbol.isalpha())
+
+
+def is_own(operator: Operator) -> bool:
+    """Whether an operator is a user's, who declares no symbol for it."""
+    return operator.symbol == operator.key and not operator.kernel.__module__.startswith("graphir.")
 
 
 def is_fork(node: Node) -> bool:
@@ -149,10 +156,14 @@ class Naming:
     # -- nodes ----------------------------------------------------------------------------------------
 
     def node_lines(self, node: Node) -> tuple[Label, ...]:
-        """What is written in a node: its label; in a fused one what it holds, in order, a few to a line."""
+        """What is written in a node: its label; in a fused one what it holds, in order, a few to a line.
+
+        Nobody knows a user's operator by its key: what it computes stands below, where its kernel says it briefly.
+        """
         symbols = fused_symbols(node)
         if not symbols:
-            return (self.node_label(node),)
+            formula = spell(node) if is_own(node.operator) else None
+            return (self.node_label(node), *([] if formula is None else [(Run(formula, "small"),)]))
         rows = [symbols[i : i + _SYMBOLS_A_LINE] for i in range(0, len(symbols), _SYMBOLS_A_LINE)]
         return tuple((Run("  ".join(row)),) for row in rows)
 

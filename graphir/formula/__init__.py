@@ -8,6 +8,7 @@
     trace       from an operator to its formula
     evaluate    a formula's numbers, by any array module
     flops       how many operations a node has, by its declaration or by its formula
+    spelled     formulas as text to be read
 
 A kernel is the specification, and it is the only one: it is called once, on arrays that record what is done to them,
 with symbols for lengths and places (`trace.formula_of`). What comes back is a term for each result: sums, maxima and

@@ -20,6 +20,7 @@ from graphir.drawing.style import EDGES, NODES
 from graphir.drawing.view import Repeats, within
 from graphir.errors import ConfigError
 from graphir.passes import autodiff, lower, optimize, shard
+from tests.support.own_operators import rms_norm
 
 B, S, D, N_H = gi.dims("B S D N_H")
 
@@ -220,6 +221,16 @@ def test_bc_is_written_on_the_edge_unless_the_full_graph_is_asked_for():
     assert "BC_B,S(b\u0303_up)" in {plain(edge.label) for edge in folded.edges}
     assert "BC" in {node.op for node in full.nodes}
     assert {"seed", "step"} <= {edge.tensor for edge in full.edges}
+
+
+def test_an_operator_of_ones_own_says_below_its_name_what_it_computes():
+    block = gi.Builder("rms")
+    H = rms_norm(block.input("X", (B, D)), block.parameter("gamma", (D,)), name="H")
+    picture = draw(autodiff(block.build(gi.reduce_sum(gi.activation(H, kind="gelu"), name="L"))), View(full=True))
+    labels = {node.op: [plain(line) for line in node.lines] for node in picture.nodes if node.op}
+    assert labels["RMSNorm"] == ["RMSNorm", "X·γ/√(mean(X²)+ε)"]
+    assert labels["dRMSNorm"] == ["dRMSNorm", "Σ(dH·X·r)"], "of dγ, which alone is asked for"
+    assert labels["GL"] == ["GL"], "the documents' own say it elsewhere"
 
 
 def test_scopes_are_matched_part_by_part():
