@@ -12,6 +12,7 @@ from functools import cache
 from runpy import run_path
 
 import graphir as gi
+from examples import custom_operator
 from graphir.errors import GraphirError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
@@ -46,7 +47,7 @@ def _weights() -> tuple[float, ...]:
 def _examples() -> list[Graph]:
     block = run_path(str(_EXAMPLES / "mlp_block.py"))["build"]()
     checked = run_path(str(_EXAMPLES / "check_pytorch.py"))["block"]()
-    own = run_path(str(_EXAMPLES / "custom_operator.py"))["model"]()
+    own = custom_operator.model()
     return [block, autodiff(block), checked, own, autodiff(own)]
 
 

@@ -228,8 +228,8 @@ def test_an_operator_of_ones_own_says_below_its_name_what_it_computes():
     H = rms_norm(block.input("X", (B, D)), block.parameter("gamma", (D,)), name="H")
     picture = draw(autodiff(block.build(gi.reduce_sum(gi.activation(H, kind="gelu"), name="L"))), View(full=True))
     labels = {node.op: [plain(line) for line in node.lines] for node in picture.nodes if node.op}
-    assert labels["RMSNorm"] == ["RMSNorm", "X·γ/√(mean(X²)+ε)"]
-    assert labels["dRMSNorm"] == ["dRMSNorm", "Σ(dH·X·r)"], "of dγ, which alone is asked for"
+    assert labels["RMS"] == ["RMS", "X·γ/√(mean(X²)+ε)"]
+    assert labels["dRMS"] == ["dRMS", "Σ(dH·X·r)"], "of dγ, which alone is asked for"
     assert labels["GL"] == ["GL"], "the documents' own say it elsewhere"
 
 

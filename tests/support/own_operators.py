@@ -1,40 +1,13 @@
-"""Operators of a user's own, as models since 2020 have them: RMS norm, SwiGLU and rotary embeddings."""
+"""Operators of a user's own, as models since 2020 have them: SwiGLU, rotary embeddings, an example's RMS norm."""
 
 from __future__ import annotations
 
 import graphir as gi
+from examples.custom_operator import d_rms_norm, rms_norm
 from graphir.ir.operator import Operator
 
-# -- RMS norm ----------------------------------------------------------------------------------------------
-
-
-@gi.operator("RMSNorm", "X[*b d!], gamma[d!] -> H[*b d!], r[*b]", auxiliary="r", flops=4)
-def rms_norm(xp: gi.Xp, X: gi.Array, gamma: gi.Array, *, epsilon: float = 1e-6) -> tuple[gi.Array, gi.Array]:
-    """H [*b, D] = γ ⊙ X r with r [*b] = 1/√(mean X² + ε), the mean over D (Zhang and Sennrich, 2019)."""
-    r = 1 / xp.sqrt((X * X).mean(axis=-1) + X.dtype.type(epsilon))
-    return X * r[..., None] * gamma, r
-
-
-@rms_norm.backward(
-    "dRMSNorm",
-    "X[*b d!], gamma[d!], r[*b], dH[*b d!] -> dX[*b d!], dgamma[d!]",
-    depends={"dgamma": "X r dH"},
-    linear="dH",
-    flops=8,
-)
-def d_rms_norm(
-    xp: gi.Xp, X: gi.Array, gamma: gi.Array | None, r: gi.Array, dH: gi.Array, *, only: tuple[str, ...]
-) -> tuple[gi.Array | None, gi.Array | None]:
-    """With X̂ = X r and g = γ ⊙ dH:  dX = r (g − X̂ mean(g ⊙ X̂)), the mean over D;  dγ = Σ dH ⊙ X̂ over *b."""
-    normal = X * r[..., None]
-    dX = dgamma = None
-    if "dX" in only:
-        g = dH * gamma
-        dX = r[..., None] * (g - normal * (g * normal).mean(axis=-1)[..., None])
-    if "dgamma" in only:
-        dgamma = (dH * normal).sum(axis=tuple(range(dH.ndim - 1)))
-    return dX, dgamma
-
+__all__ = ["OWN", "d_gated", "d_rms_norm", "d_rotary", "d_rotary_interleaved", "d_swiglu"]
+__all__ += ["gated", "rms_norm", "rotary", "rotary_interleaved", "swiglu"]
 
 # -- SwiGLU (Shazeer, 2020): of a dim's two halves, and of two operands ------------------------------------------
 

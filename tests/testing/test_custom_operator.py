@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from types import ModuleType
 
@@ -10,29 +9,22 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from examples import custom_operator as example
 from graphir.ir import operator as language
 from graphir.passes import autodiff, lower, optimize, run_passes
 from graphir.testing import check_operator
 from tests.support.paths import ROOT
 
-EXAMPLE = ROOT / "examples" / "custom_operator.py"
-
-
-@pytest.fixture(scope="module")
-def example():
-    """The example's names; what it declares is out of the registry when this module's tests are done."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
-        yield runpy.run_path(str(EXAMPLE))
+SOURCE = ROOT / "examples" / "custom_operator.py"
 
 
 @pytest.mark.parametrize("key", ["RMS", "dRMS"])
-def test_a_users_operator_passes_the_checks_of_the_dictionary(example, key):
+def test_a_users_operator_passes_the_checks_of_the_dictionary(key):
     check_operator(gi.find_operator(key), count=10)
 
 
-def test_the_example_checks_itself_by_one_call(example):
-    assert example["check"]() is None
+def test_the_example_checks_itself_by_one_call():
+    assert example.check() is None
 
 
 #: What a user may get wrong in the two kernels, and what is said of it.
@@ -79,41 +71,41 @@ SLIPS = {
 @pytest.mark.parametrize("slip", SLIPS)
 def test_a_slip_is_told_in_the_operators_own_names(monkeypatch, slip):
     right, wrong, complaint = SLIPS[slip]
-    program = EXAMPLE.read_text(encoding="utf-8")
+    program = SOURCE.read_text(encoding="utf-8")
     assert program.count(right) == 1
     monkeypatch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
     for key in ("RMS", "dRMS"):
         language._REGISTRY.pop(key, None)
     module = ModuleType("slip")
     monkeypatch.setitem(sys.modules, "slip", module)
-    exec(compile(program.replace(right, wrong), str(EXAMPLE), "exec"), module.__dict__)
+    exec(compile(program.replace(right, wrong), str(SOURCE), "exec"), module.__dict__)
     with pytest.raises(AssertionError, match=complaint):
         module.check()
 
 
-def test_all_passes_and_the_text_take_it(example):
-    graph = run_passes(example["model"](), [autodiff, lower, optimize])
+def test_all_passes_and_the_text_take_it():
+    graph = run_passes(example.model(), [autodiff, lower, optimize])
     assert {"RMS", "dRMS"} <= {node.operator.key for node in graph.nodes}
     assert gi.parse(gi.to_text(graph)) == graph
 
 
-def test_it_computes_what_it_says(example):
+def test_it_computes_what_it_says():
     X, gamma = np.asarray([[3.0, 4.0], [0.0, 0.0]]), np.asarray([1.0, 2.0])
     block = gi.Builder("rms", dtype="float64")
-    H = example["rms_norm"](block.input("X", (2, 2)), block.input("gamma", (2,)), epsilon=0.5, name="H")
+    H = example.rms_norm(block.input("X", (2, 2)), block.input("gamma", (2,)), epsilon=0.5, name="H")
     out = gi.compile(block.build(H), {})({"X": X, "gamma": gamma})
     # mean X² + ε is 13 in the first row.
     np.testing.assert_allclose(out["H"], [[3 / 13**0.5, 8 / 13**0.5], [0, 0]], rtol=1e-15)
 
 
-def test_a_model_trains_with_it_and_not_without(example):
-    with_norm, without = (example["train"](example["model"](normalized), 150) for normalized in (True, False))
+def test_a_model_trains_with_it_and_not_without():
+    with_norm, without = (example.train(example.model(normalized), 150) for normalized in (True, False))
     assert with_norm[-1] < 1e-3 * with_norm[0]
     assert without[-1] > 0.1 * without[0]
 
 
-def test_it_prints_the_graph_and_both_curves(example, capsys):
-    example["main"](steps=9)
+def test_it_prints_the_graph_and_both_curves(capsys):
+    example.main(steps=9)
     printed = capsys.readouterr().out
     assert "dRMS(X, H.r, dH)" in printed
     assert [line.split()[0] for line in printed.splitlines()[-10:]] == ["step", *map(str, range(9))]
