@@ -9,24 +9,10 @@ import numpy as np
 import pytest
 
 from graphir.errors import ConfigError, LayoutError
-from graphir.training import TrainConfig, load_checkpoint, train
+from graphir.training import load_checkpoint, train
 from graphir.training.metrics import read_metrics
 from tests.support.sampled import sampled
-
-CONFIG = TrainConfig(
-    layers=1,
-    sequence=12,
-    width=24,
-    heads=6,
-    batch=4,
-    dropout=0.2,
-    dtype="float64",
-    steps=6,
-    schedule_steps=6,
-    learning_rate=0.01,
-    validate_batches=1,
-    sample=0,
-)
+from tests.support.small_run import CONFIG
 
 
 def curve(folder: Path) -> list[tuple[float, float]]:

@@ -13,22 +13,12 @@ import pytest
 
 from graphir.cli import main
 from graphir.errors import CheckpointError, ConfigError, NonFiniteError
-from graphir.training import TrainConfig, load_checkpoint, train
+from graphir.training import load_checkpoint, train
 from graphir.training.metrics import read_metrics
+from tests.support import small_run
 from tests.support.sampled import sampled
 
-CONFIG = TrainConfig(
-    layers=1,
-    sequence=12,
-    width=24,
-    heads=6,
-    batch=4,
-    steps=6,
-    schedule_steps=6,
-    learning_rate=0.01,
-    validate_batches=1,
-    sample=0,
-)
+CONFIG = replace(small_run.CONFIG, dtype="float32", dropout=0.0)
 SCALE, GOOD = "loss_scale/scale", "loss_scale/good"
 
 

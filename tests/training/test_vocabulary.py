@@ -19,7 +19,7 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import gradient_name
 from graphir.operators import add, broadcast, cross_entropy, mask_padding, matmul, reduce_sum
 from graphir.passes import Optimizer, autodiff, dce, mixed_precision, optimize, run_pipeline
-from graphir.training import Report, TrainConfig, load_checkpoint, train
+from graphir.training import Report, load_checkpoint, train
 from graphir.training.metrics import read_metrics
 from graphir.training.parallel import Parallel
 from graphir.training.vocabulary import Vocabulary
@@ -27,25 +27,12 @@ from tests.cuda import emulator, standin
 from tests.cuda.harness import to_numpy
 from tests.cuda.sources import step as training_step
 from tests.cuda.sources import texts_of
+from tests.support import small_run
 from tests.support.sampled import sampled
 
 #: Bytes are 256 tokens; of 96 they make 288 rows.
 MULTIPLE, ROWS = 96, 288
-CONFIG = TrainConfig(
-    layers=1,
-    sequence=12,
-    width=24,
-    heads=6,
-    batch=4,
-    dropout=0.2,
-    dtype="float64",
-    steps=6,
-    schedule_steps=6,
-    learning_rate=0.01,
-    validate_every=3,
-    validate_batches=1,
-    sample=0,
-)
+CONFIG = replace(small_run.CONFIG, validate_every=3)
 PADDED = replace(CONFIG, vocabulary_multiple=MULTIPLE)
 
 on_the_stand_in = pytest.mark.skipif(emulator.MISSING is not None, reason=str(emulator.MISSING))
