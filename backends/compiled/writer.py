@@ -19,6 +19,7 @@ from graphir.backends.compiled.task import Task, Tile
 from graphir.backends.effects import writes
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import keywords
+from graphir.backends.rows.plan import RunTile
 from graphir.backends.rows.runs import Run
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
@@ -103,7 +104,8 @@ class Writer:
         for node in run.nodes:
             self._check_ids(node, [arrays.get(value) for value in node.inputs])
         sizes = [self.task.width(axis, self.tile) for axis in run.axes]
-        written = self.rank.kernels.write(self, run, arrays, sizes, self._place, self._keywords)
+        tile = RunTile(arrays, sizes, self._place, self._keywords)
+        written = self.rank.kernels.write(self, run, tile)
         if written:
             self.recorder.computed(start, run.nodes, arrays, self._place)
             self._sums.settle(targets, self.tile)

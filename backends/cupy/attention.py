@@ -8,7 +8,7 @@ the recompute level "attention" on. Everything else is left to products and fuse
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from graphir.backends.cupy.matmul import steps
 from graphir.backends.cupy.module import compiled
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
+from graphir.backends.rows.plan import RunTile
 from graphir.backends.rows.runs import Run
 from graphir.ir.graph import Node
-from graphir.ir.operator import Place
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.operators.dropout import least_kept
@@ -126,19 +126,11 @@ class AttentionKernels:
         tiles = [each.tiles(itemsize, padded(width), run.dropped is not None) for each in kernels]
         return width <= _WIDEST and None not in tiles
 
-    def write(
-        self,
-        call: Calls,
-        run: Run,
-        arrays: Mapping[Value, Array],
-        sizes: Sequence[int],
-        place: Callable[[Node], Place],
-        keywords: Mapping[Node, Mapping[str, Any]],
-    ) -> bool:
+    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
         """As `Kernels.write`."""
         if not isinstance(run, AttentionRun):
-            return self.others.write(call, run, arrays, sizes, place, keywords)
-        return self.fits(run) and _Writing(self.engine, call, run, arrays, place, keywords).write()
+            return self.others.write(call, run, tile)
+        return self.fits(run) and _Writing(self.engine, call, run, tile).write()
 
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -176,18 +168,9 @@ def padded(width: int) -> int:
 class _Writing:
     """A run on a tile."""
 
-    def __init__(
-        self,
-        engine: CupyEngine,
-        call: Calls,
-        run: AttentionRun,
-        arrays: Mapping[Value, Array],
-        place: Callable[[Node], Place],
-        keywords: Mapping[Node, Mapping[str, Any]],
-    ) -> None:
-        self.engine, self.call, self.run, self.place, self.keywords = engine, call, run, place, keywords
-        self.given = arrays
-        self.arrays = {name: arrays[value] for name, value in run.roles.items()}
+    def __init__(self, engine: CupyEngine, call: Calls, run: AttentionRun, tile: RunTile) -> None:
+        self.engine, self.call, self.run, self.tile = engine, call, run, tile
+        self.arrays = {name: tile.arrays[value] for name, value in run.roles.items()}
         for name in ("K_T", "dK_T"):
             if name in self.arrays:
                 self.arrays[name[:-2]] = self.arrays.pop(name).swapaxes(-1, -2)
@@ -218,7 +201,7 @@ class _Writing:
         width, itemsize = padded(self.width), operands[0].itemsize
         tiles = kernel.tiles(itemsize, width, self._rate > 0)
         assert tiles is not None
-        attributes = self.keywords[self.run.masked]
+        attributes = self.tile.keywords[self.run.masked]
         switches = {
             "MASK": _mask_kind(attributes["mask"]),
             "CAUSAL": attributes["causal"],
@@ -250,12 +233,12 @@ class _Writing:
 
     @property
     def _rate(self) -> float:
-        return 0.0 if self.run.dropped is None else float(self.keywords[self.run.dropped]["p"])
+        return 0.0 if self.run.dropped is None else float(self.tile.keywords[self.run.dropped]["p"])
 
     @property
     def _ahead(self) -> int:
         """How many keys lie before the first query: query q sees keys up to q + so many."""
-        at = self.place(self.run.masked)
+        at = self.tile.place(self.run.masked)
         return at.start("q") - at.start("k")
 
     def _id_dtype(self) -> str:
@@ -264,16 +247,16 @@ class _Writing:
     def _mask(self) -> tuple[Any, ...]:
         """Which scores count, and the stream of dropout: MASK_PARAMETERS of attention.cuh."""
         masked, dropped, unread = self.run.masked, self.run.dropped, self.arrays["Q"]
-        kind = _mask_kind(self.keywords[masked]["mask"])
+        kind = _mask_kind(self.tile.keywords[masked]["mask"])
         keep = unread
         strides: tuple[int, ...] = (0, 0, 0)
         if kind:
-            keep = self.given[masked.inputs[1]]
+            keep = self.tile.arrays[masked.inputs[1]]
             strides = (keep.strides[0], 0, keep.strides[1]) if kind == 1 else (0, *keep.strides)
         seed, step, key, threshold = unread, unread, 0, 0
         if dropped is not None:
-            seed, step = self.given[dropped.inputs[1]], self.given[dropped.inputs[2]]
-            key, threshold = self.keywords[dropped]["key"], least_kept(self._rate)
+            seed, step = self.tile.arrays[dropped.inputs[1]], self.tile.arrays[dropped.inputs[2]]
+            key, threshold = self.tile.keywords[dropped]["key"], least_kept(self._rate)
         places = (*map(np.int64, (*strides, self._ahead)), seed, step, np.uint64(key % (1 << 64)), np.uint32(threshold))
         return (keep, *places, *map(np.int64, self._elements))
 
@@ -282,7 +265,7 @@ class _Writing:
         """The number, in all of P, of the first element here, and how far the next of b, h and q are from it."""
         if self.run.dropped is None:
             return 0, 0, 0, 0
-        starts, sizes = self.place(self.run.dropped).region("X")
+        starts, sizes = self.tile.place(self.run.dropped).region("X")
         leading = tuple(math.prod(sizes[i:]) for i in (1, 2, 3))
         return sum(start * size for start, size in zip(starts, (*leading, 1), strict=True)), *leading
 

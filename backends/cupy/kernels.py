@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from graphir.backends.compiled.assignment import Assignment
-from graphir.backends.compiled.emission import Array, Calls
+from graphir.backends.compiled.emission import Calls
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.launch import Launch
 from graphir.backends.rows.geometry import lay_ramps, overlap
 from graphir.backends.rows.plan import Plans, RunTile
 from graphir.backends.rows.runs import Keywords, Run, find_runs
-from graphir.ir.graph import Node
-from graphir.ir.operator import Place
 from graphir.ir.value import Value
 
 #: Kernels compute in float32, or in float64 where an array is of it, whatever the others are.
@@ -35,28 +33,13 @@ class CudaKernels:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 
-    def write(
-        self,
-        call: Calls,
-        run: Run,
-        arrays: Mapping[Value, Array],
-        sizes: Sequence[int],
-        place: Callable[[Node], Place],
-        keywords: Keywords,
-    ) -> bool:
-        """Records the launches that compute a run on a tile; False where the tile's arrays lie in no way for it.
-
-        arrays     the tile's part of each operand and result of the run
-        sizes      how much of each of the run's axes it covers
-        place      where a node's part lies in the global tensors
-        keywords   the nodes' attributes, with dims in numbers
-        """
-        tile = RunTile(arrays, sizes, place, keywords)
+    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+        """Records the launches that compute a run on a tile; False where the tile's arrays lie in no way for it."""
         planned = self._plans.find(run, tile)
         if planned is None:
             return False
         plan, lying, dtypes = planned
-        ramps = lay_ramps(run, plan.row, place)
+        ramps = lay_ramps(run, plan.row, tile.place)
         if ramps is None or overlap(lying, plan.written):
             return False
         return Launch(self.engine, call, run, plan, tile, lying, dtypes, ramps).record()

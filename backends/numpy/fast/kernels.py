@@ -54,28 +54,13 @@ class Kernels:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 
-    def write(
-        self,
-        call: Calls,
-        run: Run,
-        arrays: Mapping[Value, Array],
-        sizes: Sequence[int],
-        place: Callable[[Node], Place],
-        keywords: Keywords,
-    ) -> bool:
-        """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it.
-
-        arrays     the tile's part of each operand and result of the run
-        sizes      how much of each of the run's axes it covers
-        place      where a node's part lies in the global tensors
-        keywords   the nodes' attributes, with dims in numbers
-        """
-        tile = RunTile(arrays, sizes, place, keywords)
+    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+        """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it."""
         planned = self._plans.find(run, tile)
         if planned is None:
             return False
         plan, lying, _ = planned
-        geometry = _geometry(run, plan, lying, sizes, place)
+        geometry = _geometry(run, plan, lying, tile.sizes, tile.place)
         if geometry is None or overlap(lying, plan.written):
             return False
         _record(call, run, plan, lying, tile, *geometry)
