@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from graphir.backends.cupy.text import OPERATIONS
 from graphir.backends.rows.scalars import Scalars
 from graphir.formula.terms import Term
 
 _TYPES = {"float": "double", "wide": "double", "int": "long long", "bool": "bool"}
 _TEXT = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
+    **OPERATIONS,
     "divide": "double({}) / double({})",
     "negative": "-{}",
-    "absolute": "fabs({})",
-    "power": "pow({}, {})",
-    "remainder": "{0} - floor({0} / {1}) * {1}",
-    "maximum": "({0} >= {1} || {0} != {0}) ? {0} : {1}",
-    "minimum": "({0} <= {1} || {0} != {0}) ? {0} : {1}",
-    "exp": "exp({})",
-    "log": "log({})",
-    "sqrt": "sqrt({})",
-    "tanh": "tanh({})",
-    "sin": "sin({})",
-    "cos": "cos({})",
-    "erf": "erf({})",
     "where": "{} ? {} : {}",
     "equal": "{} == {}",
     "not_equal": "{} != {}",
-    "less": "{} < {}",
     "less_equal": "{} <= {}",
     "logical_and": "{} && {}",
     "logical_or": "{} || {}",
