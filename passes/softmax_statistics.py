@@ -47,7 +47,7 @@ def keep_softmax_statistics(graph: Graph) -> Graph:
     its own, for c, and so O, has to be there before; `cse` would undo that, so it comes before. Of 16-bit scores no
     sums are kept, which would be rounded to 16 bits; those, and all that is not as above, stay as they are.
     """
-    plan = _Plan(graph)
+    plan = _Decisions(graph)
     return _Keeping(graph, plan).run() if plan.dots else graph
 
 
@@ -83,7 +83,7 @@ class _Sides(NamedTuple):
     gradient: Value
 
 
-class _Plan:
+class _Decisions:
     """What is to be done with which node.
 
     dots    each softmax gradient that is given inner products
@@ -230,7 +230,7 @@ def _is_settled(X: Value, dX: Value) -> bool:
 
 
 class _Keeping(Rewriter):
-    def __init__(self, graph: Graph, plan: _Plan) -> None:
+    def __init__(self, graph: Graph, plan: _Decisions) -> None:
         super().__init__(graph)
         self.plan = plan
         self.keeping = frozenset(plan.keeps.values())

@@ -9,14 +9,14 @@ from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.emission import Calls
 from graphir.backends.compiled.task import Task
 from graphir.backends.rows.plan import RunTile
-from graphir.backends.rows.runs import Keywords, Run
+from graphir.backends.rows.runs import FusedRun, Keywords
 from graphir.ir.value import Value
 
 
 class Kernels(Protocol):
     """What writes a run of nodes as one call."""
 
-    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, FusedRun]:
         """The runs of a task, by the position of their first node."""
 
     def in_registers(self, task: Task) -> frozenset[Value]:
@@ -25,5 +25,5 @@ class Kernels(Protocol):
         Such a task is not cut, and these values need no memory. Empty of every other task.
         """
 
-    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+    def write(self, call: Calls, run: FusedRun, tile: RunTile) -> bool:
         """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it."""

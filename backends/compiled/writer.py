@@ -20,7 +20,7 @@ from graphir.backends.effects import writes
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import keywords
 from graphir.backends.rows.plan import RunTile
-from graphir.backends.rows.runs import Run
+from graphir.backends.rows.runs import FusedRun
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -51,7 +51,7 @@ class Writer:
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
         #: Nodes that one fused kernel computes, by the position of the first.
-        self._runs: Mapping[int, Run] = (
+        self._runs: Mapping[int, FusedRun] = (
             {} if rank.kernels is None else rank.kernels.runs(task, assignment, self._keywords)
         )
 
@@ -92,7 +92,7 @@ class Writer:
 
     # -- nodes ----------------------------------------------------------------------------------------
 
-    def _write_run(self, run: Run) -> bool:
+    def _write_run(self, run: FusedRun) -> bool:
         """Writes the nodes of a run as one call; False if this tile is to be written node by node."""
         assert self.rank.kernels is not None
         self.recorder.node = run.nodes[0]

@@ -27,8 +27,7 @@ from graphir.backends.cupy.module import compiled
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
 from graphir.backends.rows.plan import RunTile
-from graphir.backends.rows.runs import Run
-from graphir.ir.graph import Node
+from graphir.backends.rows.runs import FusedRun, Keywords
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 from graphir.operators.dropout import least_kept
@@ -99,7 +98,7 @@ class AttentionKernels:
     def __init__(self, engine: CupyEngine, others: Kernels) -> None:
         self.engine, self.others = engine, others
 
-    def runs(self, task: Task, assignment: Assignment, keywords: Mapping[Node, Mapping[str, Any]]) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, FusedRun]:
         """The runs of a task, by the position of their first node."""
         return {**self.others.runs(task, assignment, keywords), **find_attention(task)}
 
@@ -126,7 +125,7 @@ class AttentionKernels:
         tiles = [each.tiles(itemsize, padded(width), run.dropped is not None) for each in kernels]
         return width <= _WIDEST and None not in tiles
 
-    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+    def write(self, call: Calls, run: FusedRun, tile: RunTile) -> bool:
         """As `Kernels.write`."""
         if not isinstance(run, AttentionRun):
             return self.others.write(call, run, tile)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphir.backends.compiled.task import Task
-from graphir.backends.rows.runs import Run
+from graphir.backends.rows.runs import FusedRun
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
 from graphir.ir.traits import (
@@ -36,7 +36,7 @@ ROWS = ("top", "s", "c")
 
 
 @dataclass(frozen=True)
-class AttentionRun(Run):
+class AttentionRun(FusedRun):
     """The nodes of attention's core, or of its gradient.
 
     roles     of the core Q, K_T, V, O, and top and s where they leave; of the gradient Q, K_T, V, top, s, c, dO, dQ,

@@ -10,8 +10,8 @@ from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.task import Task
 from graphir.backends.cupy.launch import Launch
 from graphir.backends.rows.geometry import lay_ramps, overlap
-from graphir.backends.rows.plan import Plans, RunTile
-from graphir.backends.rows.runs import Keywords, Run, find_runs
+from graphir.backends.rows.plan import KernelPlans, RunTile
+from graphir.backends.rows.runs import FusedRun, Keywords, find_runs
 from graphir.ir.value import Value
 
 #: Kernels compute in float32, or in float64 where an array is of it, whatever the others are.
@@ -23,9 +23,9 @@ class CudaKernels:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._plans = Plans(engine.address, packed=False, converts=True)
+        self._plans = KernelPlans(engine.address, packed=False, converts=True)
 
-    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, FusedRun]:
         """The runs of a task, by the position of their first node: all that has a formula, however small."""
         return find_runs(task, assignment, keywords, 0, _FLOATS, numbers=True)
 
@@ -33,7 +33,7 @@ class CudaKernels:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 
-    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+    def write(self, call: Calls, run: FusedRun, tile: RunTile) -> bool:
         """Records the launches that compute a run on a tile; False where the tile's arrays lie in no way for it."""
         planned = self._plans.find(run, tile)
         if planned is None:

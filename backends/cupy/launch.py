@@ -36,8 +36,8 @@ from graphir.backends.effects import launches
 from graphir.backends.rows.draws import write_keys
 from graphir.backends.rows.expressions import Expression, Prepared
 from graphir.backends.rows.geometry import LaidRamp, Loop, merge_loops
-from graphir.backends.rows.plan import Part, Plan, RunTile
-from graphir.backends.rows.runs import Run
+from graphir.backends.rows.plan import KernelPlan, Part, RunTile
+from graphir.backends.rows.runs import FusedRun
 from graphir.backends.rows.scalars import Scalars
 from graphir.backends.rows.schedule import Store, find_expressions
 
@@ -112,8 +112,8 @@ class Launch:
         self,
         engine: Engine,
         call: Calls,
-        run: Run,
-        plan: Plan,
+        run: FusedRun,
+        plan: KernelPlan,
         tile: RunTile,
         lying: Mapping[int, Part],
         dtypes: Mapping[int, str],

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from graphir.backends.rows.expressions import Row
 from graphir.backends.rows.plan import Part
-from graphir.backends.rows.runs import Axis, Run
+from graphir.backends.rows.runs import Axis, FusedRun
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
 
@@ -17,7 +17,7 @@ LaidRamp: TypeAlias = tuple[int, list[int]]
 Loop: TypeAlias = tuple[int, list[int]]
 
 
-def lay_ramps(run: Run, row: Row, place: Callable[[Node], Place]) -> list[LaidRamp] | None:
+def lay_ramps(run: FusedRun, row: Row, place: Callable[[Node], Place]) -> list[LaidRamp] | None:
     """The ramps of a tile; None where one grows along what is no axis of the run."""
     ramps = []
     for number, where in row.ramps:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from graphir.backends.compiled.emission import Array
 from graphir.backends.rows.expressions import Expression, Row
 from graphir.backends.rows.lower import lower
-from graphir.backends.rows.runs import Keywords, Run, other_columns, strides
+from graphir.backends.rows.runs import FusedRun, Keywords, other_columns, strides
 from graphir.backends.rows.schedule import Store, find_expressions
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass
-class Plan:
+class KernelPlan:
     """What a run computes, for a way in which its arrays lie.
 
     stores    the results
@@ -87,12 +87,12 @@ class RunTile:
 class Planned(NamedTuple):
     """A plan, and by its arrays' numbers the parts that it reads or writes, and every array's dtype."""
 
-    plan: Plan
+    plan: KernelPlan
     lying: Mapping[int, Part]
     dtypes: Mapping[int, str]
 
 
-class Plans:
+class KernelPlans:
     """The plans of runs for one kind of kernel, each made once for all that compute the same on arrays that lie alike.
 
     `address` tells where an array begins; see `find_parts` for `packed`, `make_plan` for `converts`.
@@ -100,9 +100,9 @@ class Plans:
 
     def __init__(self, address: Callable[[Array], int], *, packed: bool, converts: bool) -> None:
         self._address, self._packed, self._converts = address, packed, converts
-        self._plans: dict[Key, Plan | None] = {}
+        self._plans: dict[Key, KernelPlan | None] = {}
 
-    def find(self, run: Run, tile: RunTile) -> Planned | None:
+    def find(self, run: FusedRun, tile: RunTile) -> Planned | None:
         """The plan of a run on a tile; None where its arrays lie in no way for such kernels, or it has no plan."""
         parts = find_parts(run, tile.arrays, tile.sizes, self._address, self._packed)
         if parts is None:
@@ -119,7 +119,7 @@ class Plans:
 
 
 def find_parts(
-    run: Run, arrays: Mapping[Value, Array], sizes: Sequence[int], address: Callable[[Array], int], packed: bool
+    run: FusedRun, arrays: Mapping[Value, Array], sizes: Sequence[int], address: Callable[[Array], int], packed: bool
 ) -> dict[Value, Part] | None:
     """Every operand and result that is no text; None where one lies in no way that kernels read.
 
@@ -156,7 +156,7 @@ def same_memory(parts: Mapping[Value, Part]) -> dict[Value, int]:
     return {value: order.setdefault(part.identity, len(order)) for value, part in parts.items()}
 
 
-def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int]) -> Key:
+def structure(run: FusedRun, parts: Mapping[Value, Part], at: Mapping[Value, int]) -> Key:
     """Equal for runs that compute the same, of whatever values, on arrays that lie alike."""
     numbers = {value: i for i, value in enumerate(run.inputs)}
     nodes = []
@@ -169,7 +169,7 @@ def structure(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int]) ->
     return tuple(nodes), values, run.axes, outputs, run.dtype, tuple(at.values()), tuple(p.each for p in parts.values())
 
 
-def make_plan(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], converts: bool) -> Plan | None:
+def make_plan(run: FusedRun, parts: Mapping[Value, Part], at: Mapping[Value, int], converts: bool) -> KernelPlan | None:
     """Lowers the formulas of a run's nodes; None where an array would have to be converted.
 
     `converts`: whether the kernel converts what it loads and stores.
@@ -204,4 +204,4 @@ def make_plan(run: Run, parts: Mapping[Value, Part], at: Mapping[Value, int], co
         if not converts and value.dtype not in (run.dtype, "bool", "int32", "int64"):
             return None
         slots[load.detail] = at[value]
-    return Plan(row, stores, slots)
+    return KernelPlan(row, stores, slots)

@@ -31,7 +31,7 @@ ALIKE = (frozenset({"float32"}), frozenset({"float64"}))
 
 
 @dataclass(frozen=True)
-class Run:
+class FusedRun:
     """Nodes to compute together. `axes` are the dims of the rows and, last, of the columns.
 
     formulas   what the nodes compute, with how their factors lie
@@ -58,14 +58,14 @@ def find_runs(
     least: int,
     floats: Sequence[frozenset[str]] = ALIKE,
     numbers: bool = False,
-) -> dict[int, Run]:
+) -> dict[int, FusedRun]:
     """A task's runs of at least `least` elements, by the position of their first node.
 
     `floats` are the sets of dtypes that one kernel may have; with `numbers`, nodes on scalars are taken, too, as a row
     of one column.
     """
     formulas = {node: formula_of(node, keywords[node]) for node in task.nodes}
-    runs: dict[int, Run] = {}
+    runs: dict[int, FusedRun] = {}
     position = 0
     while position < len(task.nodes):
         nodes, axes, stop = _longest(task, formulas, position, floats, numbers)
@@ -191,13 +191,13 @@ def _make(
     formulas: Sequence[tuple[Formula, Cut]],
     axes: tuple[Axis, ...],
     stop: int,
-) -> Run:
+) -> FusedRun:
     made = [value for node in nodes for value in node.outputs]
     inputs = dict.fromkeys(value for node in nodes for value in node.inputs if value not in set(made))
     outputs = [value for value in made if assignment.last.get(value, -1) >= stop]
     found = _floats((*inputs, *made)) | {value.dtype for value in outputs}
     dtype = "float64" if "float64" in found else "float32"
-    return Run(task, tuple(nodes), tuple(formulas), axes, tuple(inputs), tuple(outputs), dtype, stop)
+    return FusedRun(task, tuple(nodes), tuple(formulas), axes, tuple(inputs), tuple(outputs), dtype, stop)
 
 
 def _floats(values: Iterable[Value]) -> set[str]:
@@ -205,7 +205,7 @@ def _floats(values: Iterable[Value]) -> set[str]:
     return {value.dtype for value in values if value.shape and value.dtype not in ("bool", "int32", "int64")}
 
 
-def strides(run: Run, value: Value, given: Sequence[int]) -> tuple[int, ...]:
+def strides(run: FusedRun, value: Value, given: Sequence[int]) -> tuple[int, ...]:
     """Of an array's strides those along the run's axes; 0 along what the value does not have."""
     dims = run.task.space.dims[value]
     mine: Mapping[Axis, int] = dict(zip(dims, given, strict=True))

@@ -127,12 +127,12 @@ def inject(
     reference = make_reference(single, parallel, sizes, *arguments)
     require_kinship(single, parallel, reference)
     planned = plan(parallel, sizes)
-    clean = _Run(Executable(planned), arguments)
+    clean = _Recording(Executable(planned), arguments)
     wrong = next((c for c in compare_run(Executable(planned), reference, *arguments).values() if c.departs), None)
     if wrong is not None:
         raise ConfigError(f"{wrong.name} departs without any fault; run the check without injection first")
     for fault in faults_of(parallel) if faults is None else faults:
-        faulty = _Run(FaultyExecutable(planned, fault), arguments, clean, reference)
+        faulty = _Recording(FaultyExecutable(planned, fault), arguments, clean, reference)
         found = faulty.first
         seen = found.name if found is not None else fault.node.name
         changes = any(_changed(value, faulty, clean, reference) for value in parallel.outputs)
@@ -150,7 +150,7 @@ def inject(
         )
 
 
-class _Run:
+class _Recording:
     """Every rank's block of every value that a run makes; and the first value that departs, of a run like `right`.
 
     What has the bits of a right run, which does not depart, need not be compared.
@@ -160,7 +160,7 @@ class _Run:
         self,
         executable: Executable,
         arguments: Iterable[Mapping[str, Any]],
-        right: _Run | None = None,
+        right: _Recording | None = None,
         reference: Reference | None = None,
     ) -> None:
         self.held: dict[str, list[NDArray[Any]]] = {}
@@ -180,7 +180,7 @@ class _Run:
         with np.errstate(all="ignore"):  # a fault may well overflow
             executable(*arguments, watch=look)
 
-    def differ(self, other: _Run, name: str) -> tuple[int, ...]:
+    def differ(self, other: _Recording, name: str) -> tuple[int, ...]:
         """The ranks whose block of that value has other bits; none for an argument."""
         pairs = zip(self.held.get(name, ()), other.held.get(name, ()), strict=True)
         return tuple(
@@ -199,7 +199,7 @@ def _near(graph: Graph, node: Node) -> frozenset[str]:
     return frozenset(found)
 
 
-def _changed(value: Value, faulty: _Run, clean: _Run, reference: Reference) -> bool:
+def _changed(value: Value, faulty: _Recording, clean: _Recording, reference: Reference) -> bool:
     """Whether an output changes on some rank; judged by its norm alone, not by the parity check's own tolerance."""
     if not value.type.is_float or _vanishes(value, reference):
         return not value.type.is_float and bool(faulty.differ(clean, value.name))
@@ -214,7 +214,7 @@ def _vanishes(value: Value, reference: Reference) -> bool:
     return value.type.is_float and float(np.linalg.norm(reference.exact[value.name])) <= limit
 
 
-def _reason(fault: Fault, graph: Graph, clean: _Run, faulty: _Run, reference: Reference) -> str:
+def _reason(fault: Fault, graph: Graph, clean: _Recording, faulty: _Recording, reference: Reference) -> str:
     """Why a fault changes no result."""
     node = fault.node
     if _vanishes(node.outputs[0], reference):

@@ -38,7 +38,7 @@ from graphir.training.config import TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
 from graphir.training.folder import RunFolder
 from graphir.training.parallel import Parallel
-from graphir.training.programs import Plans, Programs
+from graphir.training.programs import Needs, Programs
 from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
 from graphir.training.terms import terms_of
@@ -128,7 +128,7 @@ def train(
     if resume:
         find_checkpoint(Path(out))  # where there is none, no folder is made
     with RunFolder(Path(out), communicator.leads) as folder:
-        run = _Run(config, folder, resume, communicator, ranks, backend, recompute, ignore_memory, verify_replicas)
+        run = _Training(config, folder, resume, communicator, ranks, backend, recompute, ignore_memory, verify_replicas)
         report = (report if communicator.leads else None) or Report()
         try:
             report.begin(run.config, run.corpus, run.sizes, run.parameter_count, run.step)
@@ -139,7 +139,7 @@ def train(
             report.end()
 
 
-class _Run:
+class _Training:
     """A run that is ready to go: everything that can be wrong with it has been found before anything is written."""
 
     def __init__(
@@ -172,7 +172,7 @@ class _Run:
         free = None if ignore_memory or find_backend(backend).on_device else free_memory()
         if free is not None and saved is not None:  # what is there already will not be needed again
             free += sum(array.nbytes for array in saved.arrays.values())
-        budget = Budget(config, recompute, Plans(self.corpus.vocabulary), free and free // processes_here())
+        budget = Budget(config, recompute, Needs(self.corpus.vocabulary), free and free // processes_here())
         # What cannot be, whatever the plan, is told before minutes of planning.
         self._require(budget.refuse_tensors())
         programs = Programs.of(config, self.parallel, ranks, backend, recompute)

@@ -107,7 +107,7 @@ class Programs:
 
 
 @dataclass(frozen=True)
-class Plans:
+class Needs:
     """What configurations would need, of a vocabulary of so many tokens: `budget.Planner`."""
 
     tokens: int

@@ -43,14 +43,14 @@ import os, sys
 import numpy as np
 from graphir.training import loop
 who, step, bit = map(int, sys.argv[1:4])
-usual = loop._Run._advance
+usual = loop._Training._advance
 def advance(run):
     record = usual(run)
     if run.communicator.ranks[0] == who and run.step == step:
         held = run.arrays["layer0/mlp/gamma"].view(np.uint8)
         held[bit // 8 % held.size] ^= np.uint8(1 << bit % 8)
     return record
-loop._Run._advance = advance
+loop._Training._advance = advance
 from graphir.cli import main
 main(sys.argv[4:])
 """

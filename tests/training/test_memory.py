@@ -12,7 +12,7 @@ import pytest
 from graphir.errors import ConfigError
 from graphir.training import TrainConfig, loop, train
 from graphir.training.budget import Budget, Need
-from graphir.training.programs import Plans
+from graphir.training.programs import Needs
 
 MB = 10**6
 #: Half of what `SMALL` needs.
@@ -35,12 +35,12 @@ def test_tensors_are_counted_by_hand() -> None:
     config = TrainConfig(layers=1, width=16, heads=2, sequence=8, tied=False, final_norm=True)
     D, V, S = 16, 100, 8
     parameters = 12 * D * D + 10 * D + 2 * V * D + S * D + V + 2 * D
-    assert abs(Plans(V).tensors(config) - 3 * 4 * parameters) <= 3 * 4 * D
+    assert abs(Needs(V).tensors(config) - 3 * 4 * parameters) <= 3 * 4 * D
 
 
 def test_every_simulated_rank_has_an_arena_of_its_own() -> None:
-    one, two = (Plans(256).need(TrainConfig(layers=1, dp=dp), None) for dp in (1, 2))
-    alone = Plans(256).need(TrainConfig(layers=1, dp=2), None, alone=True)
+    one, two = (Needs(256).need(TrainConfig(layers=1, dp=dp), None) for dp in (1, 2))
+    alone = Needs(256).need(TrainConfig(layers=1, dp=2), None, alone=True)
     assert one.tensors == two.tensors
     assert two.step > 1.5 * alone.step
     assert two.step > one.step
@@ -91,7 +91,7 @@ def test_what_is_said_to_fit_fits(free: Callable[[int | None], None], allocating
     for words, level, alone in found:
         name, value = words.removeprefix("--").split()
         options: dict[str, Any] = {} if name == "recompute" else {name: int(value)}
-        need = Plans(256).need(
+        need = Needs(256).need(
             TrainConfig(**{**SMALL.as_dict(), **options}),
             value if name == "recompute" else level or None,
             alone=bool(alone),
@@ -115,13 +115,13 @@ def test_a_model_whose_tensors_alone_are_too_many_is_not_planned(
     free: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     planned: list[int] = []
-    need = Plans.need
+    need = Needs.need
 
-    def counted(self: Plans, config: TrainConfig, *others: Any, **named: Any) -> Need:
+    def counted(self: Needs, config: TrainConfig, *others: Any, **named: Any) -> Need:
         planned.append(config.layers)
         return need(self, config, *others, **named)
 
-    monkeypatch.setattr(Plans, "need", counted)
+    monkeypatch.setattr(Needs, "need", counted)
     free(24_000 * MB)
     with pytest.raises(ConfigError, match=r"training needs at least 1,449\.9 GB: tensors 483\.3 GB"):
         train(TrainConfig(layers=200, width=4096), tmp_path / "run")
@@ -139,7 +139,7 @@ def test_the_command_refuses_with_exit_code_2(
 
 
 def test_a_level_of_recomputation_is_what_training_compiles(tmp_path: Path) -> None:
-    plain, again = (Plans(256).need(SMALL, level) for level in (None, "full"))
+    plain, again = (Needs(256).need(SMALL, level) for level in (None, "full"))
     assert again.step < plain.step / 2
     tiny = TrainConfig(layers=1, width=8, heads=2, batch=2, sequence=4, steps=1, validate_batches=1, sample=0)
     assert train(tiny, tmp_path / "run", recompute="full").step == 1
@@ -148,7 +148,7 @@ def test_a_level_of_recomputation_is_what_training_compiles(tmp_path: Path) -> N
 def test_many_layers_are_the_plans_of_few_carried_on() -> None:
     """What is carried on from 2 and 3 layers is what the plan of 6 says, but for what is not alike."""
     config = TrainConfig(**{**SMALL.as_dict(), "layers": 6})
-    carried = Budget(config, None, Plans(256), None)._need(config, None)
-    whole = Plans(256).need(config, None)
+    carried = Budget(config, None, Needs(256), None)._need(config, None)
+    whole = Needs(256).need(config, None)
     assert carried.tensors == whole.tensors
     assert carried.bytes == pytest.approx(whole.bytes, rel=0.05)

@@ -86,7 +86,7 @@ def test_a_step_that_was_skipped_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_scale_that_falls_and_falls_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights beyond float16's range make infinities at any scale; that names the node, as without a scale."""
     monkeypatch.setattr("graphir.training.config.DYNAMIC_START", 2.0**-14)
-    monkeypatch.setattr("graphir.training.loop._Run._save", lambda self: self.folder)
+    monkeypatch.setattr("graphir.training.loop._Training._save", lambda self: self.folder)
     config = replace(CONFIG, precision="float16", learning_rate=1e9, clip=0.0, optimizer="sgd", steps=200)
     with pytest.raises(NonFiniteError, match=r"step \d+ gives loss .* is the first value to hold .*cast\(.*float32"):
         train(config, tmp_path)

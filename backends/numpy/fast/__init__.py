@@ -10,6 +10,5 @@ without a formula, and tiles whose arrays lie in no way for it, are left to NumP
 """
 
 from graphir.backends.numpy.fast.kernels import Kernels
-from graphir.backends.rows.runs import Run
 
-__all__ = ["Kernels", "Run"]
+__all__ = ["Kernels"]

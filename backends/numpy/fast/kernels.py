@@ -21,8 +21,8 @@ from graphir.backends.numpy.fast.build import build, require_numba
 from graphir.backends.numpy.fast.source import Source
 from graphir.backends.rows.expressions import Expression
 from graphir.backends.rows.geometry import last_of, lay_ramps, merge_loops, overlap
-from graphir.backends.rows.plan import Part, Plan, Plans, RunTile
-from graphir.backends.rows.runs import Keywords, Run, find_runs
+from graphir.backends.rows.plan import KernelPlan, KernelPlans, Part, RunTile
+from graphir.backends.rows.runs import FusedRun, Keywords, find_runs
 from graphir.backends.rows.schedule import Store
 from graphir.ir.graph import Node
 from graphir.ir.operator import Place
@@ -44,9 +44,9 @@ class Kernels:
     def __init__(self, least: int | None = None) -> None:
         require_numba()
         self.least = LEAST if least is None else least
-        self._plans = Plans(_address, packed=True, converts=False)
+        self._plans = KernelPlans(_address, packed=True, converts=False)
 
-    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, Run]:
+    def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, FusedRun]:
         """The runs of a task, by the position of their first node."""
         return find_runs(task, assignment, keywords, self.least)
 
@@ -54,7 +54,7 @@ class Kernels:
         """None: what these kernels are for is cut into tiles beforehand."""
         return frozenset()
 
-    def write(self, call: Calls, run: Run, tile: RunTile) -> bool:
+    def write(self, call: Calls, run: FusedRun, tile: RunTile) -> bool:
         """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it."""
         planned = self._plans.find(run, tile)
         if planned is None:
@@ -68,7 +68,7 @@ class Kernels:
 
 
 def _record(
-    call: Calls, run: Run, plan: Plan, lying: Mapping[int, Part], tile: RunTile, geometry: Array, loops: int
+    call: Calls, run: FusedRun, plan: KernelPlan, lying: Mapping[int, Part], tile: RunTile, geometry: Array, loops: int
 ) -> None:
     dtype = np.dtype(run.dtype)
     prepared = []
@@ -90,7 +90,7 @@ def _record(
     call(function, geometry, np.array(plan.row.numbers, dtype), *flat.values(), *prepared, *rows)
 
 
-def _argument(run: Run, tile: RunTile, known: Mapping[str, Any], given: Any) -> Any:
+def _argument(run: FusedRun, tile: RunTile, known: Mapping[str, Any], given: Any) -> Any:
     """What a function that prepares numbers is handed: an attribute, a scalar operand, or what it is to compute."""
     if isinstance(given, str):
         return known[given]
@@ -101,7 +101,7 @@ def _argument(run: Run, tile: RunTile, known: Mapping[str, Any], given: Any) -> 
 
 
 def _compile(
-    run: Run, plan: Plan, loops: int, arrays: Mapping[int, Array], prepared: Sequence[Array]
+    run: FusedRun, plan: KernelPlan, loops: int, arrays: Mapping[int, Array], prepared: Sequence[Array]
 ) -> tuple[Any, list[str]]:
     """The kernel's function, and the dtypes of the buffers that it needs."""
     place = {index: i for i, index in enumerate(arrays)}
@@ -143,7 +143,7 @@ def _flat(part: Part) -> Array:
 
 
 def _geometry(
-    run: Run, plan: Plan, lying: Mapping[int, Part], sizes: Sequence[int], place: Callable[[Node], Place]
+    run: FusedRun, plan: KernelPlan, lying: Mapping[int, Part], sizes: Sequence[int], place: Callable[[Node], Place]
 ) -> tuple[Array, int] | None:
     """The kernel's integers, as its text reads them, and how many loops its rows take.
 
