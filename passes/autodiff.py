@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphir.errors import ConfigError, DifferentiationError
-from graphir.ir.analysis import dependents, needed_nodes
+from graphir.ir.analysis import dependents
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.graph import BACKWARD, Graph, Node
@@ -35,6 +35,7 @@ from graphir.ir.value import Value, gradient_name
 from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add, scale, zeros
 from graphir.operators.loss import one
+from graphir.passes.obstacles import Obstacles
 from graphir.passes.rename import rename, wide_names
 from graphir.passes.sharding.reshard import route
 
@@ -111,6 +112,7 @@ class _Group:
 class _Autodiff:
     def __init__(self, graph: Graph, loss: Value, targets: list[Value]) -> None:
         self.graph, self.loss, self.targets = graph, loss, targets
+        self.obstacles = Obstacles(graph, loss)
         self.active = {value for value in dependents(graph, targets) if value.type.is_float}
         self.aliases_of: dict[Value, list[str]] = defaultdict(list)
         for name, value in graph.aliases.items():
@@ -125,13 +127,13 @@ class _Autodiff:
     def run(self, loss_scale: float | None, dynamic: bool) -> Graph:
         self._check_names()
         if self.loss not in self.active:
-            raise DifferentiationError(self._unreachable(self.targets))
+            raise DifferentiationError(self.obstacles.before(self.targets))
         self.gradients[self.loss] = self._start(loss_scale, dynamic)
         for node in reversed(self.graph.nodes):
             self._visit(node)
         lost = [target for target in self.targets if self._gradient(target) is None]
         if lost:
-            raise DifferentiationError(self._unreachable(lost))
+            raise DifferentiationError(self.obstacles.before(lost))
         for value in (*self.graph.arguments, *self.graph.producers):
             self._alias_gradients(value)
         outputs = (*self.graph.outputs, *([] if self.loss in self.graph.outputs else [self.loss]))
@@ -226,9 +228,9 @@ class _Autodiff:
         for result, gradient in zip(rule.outputs, gradients, strict=True):
             if gradient is not None and result.name in node.operator.auxiliary:
                 why = f"its output {result.name} is a cached statistic, which carries no gradient"
-                raise DifferentiationError(self._blocked(node, why))
+                raise DifferentiationError(self.obstacles.at(node, why))
         if node.operator.no_gradient:
-            raise DifferentiationError(self._blocked(node, node.operator.no_gradient))
+            raise DifferentiationError(self.obstacles.at(node, node.operator.no_gradient))
         groups = {position: self._groups_of(node.inputs[position]) for position in wanted}
         names: list[str | None] = [None] * len(node.inputs)
         for position in wanted:
@@ -245,14 +247,16 @@ class _Autodiff:
             )
         if len(made) != len(node.inputs):
             why = f"its rule returns {len(made)} gradients for {len(node.inputs)} operands"
-            raise DifferentiationError(self._blocked(node, why))
+            raise DifferentiationError(self.obstacles.at(node, why))
         for position in wanted:
             value, contribution, operand = node.inputs[position], made[position], rule.inputs[position].name
             if contribution is None:
-                raise DifferentiationError(self._blocked(node, f"it declares no gradient for its operand {operand}"))
+                raise DifferentiationError(
+                    self.obstacles.at(node, f"it declares no gradient for its operand {operand}")
+                )
             if contribution.shape != value.shape or not _holds(contribution.dtype, value.dtype):
                 why = f"the gradient of its operand {operand} is {contribution.type}, but {value.name} is {value.type}"
-                raise DifferentiationError(self._blocked(node, why))
+                raise DifferentiationError(self.obstacles.at(node, why))
             groups[position][self._block_name(value, node.meta.scope)].arrived.append(contribution)
 
     def _fit(self, node: Node, output: Value, gradient: Value | None) -> Value | None:
@@ -349,44 +353,6 @@ class _Autodiff:
             alias = gradient_name(name)
             if through is not None and alias == self.builder.free_name(alias):
                 self.builder.alias(f"/{alias}", through)
-
-    # -- what stands in the way -----------------------------------------------------------------------
-
-    def _blocked(self, node: Node, why: str) -> str:
-        path = self._path_to(node)
-        at = f" ({node.meta.at})" if node.meta.at else ""
-        return (
-            f"{node.name} = {node.operator.key}(…){at} has no gradient: {why}.\n"
-            f"  The loss depends on it by {' <- '.join(path)}.\n"
-            f"  Take it out of that path, or leave what lies behind it out of wrt."
-        )
-
-    def _path_to(self, goal: Node) -> list[str]:
-        """Names from the loss back to `goal`'s output, along the shortest way."""
-        parent: dict[Value, Value | None] = {self.loss: None}
-        queue = [self.loss]
-        for value in queue:
-            if value in goal.outputs:
-                path: list[str] = []
-                step: Value | None = value
-                while step is not None:
-                    path.append(step.name)
-                    step = parent[step]
-                return path[::-1]
-            node = self.graph.producers.get(value)
-            for operand in node.inputs if node else ():
-                if operand not in parent:
-                    parent[operand] = value
-                    queue.append(operand)
-        return [self.loss.name]
-
-    def _unreachable(self, targets: Sequence[Value]) -> str:
-        behind = dependents(self.graph, targets)
-        for node in reversed(needed_nodes(self.graph, [self.loss])):
-            if node.operator.no_gradient and not behind.isdisjoint(node.inputs):
-                return self._blocked(node, node.operator.no_gradient)
-        names = ", ".join(target.name for target in targets)
-        return f"the loss {self.loss.name} does not depend on {names}; leave it out of wrt"
 
 
 def _holds(dtype: str, other: str) -> bool:
