@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 
@@ -29,23 +30,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@cache
+def no_gpu() -> str | None:
+    """Why no test runs on a GPU here; None where there is one."""
+    try:
+        require_device()
+    except (DeviceError, MissingDependencyError) as error:
+        return str(error)
+    return None
+
+
 @pytest.hookimpl(trylast=True)  # when it has been said of all tests whether they are for a GPU
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where there is no GPU, all tests on one are skipped, for one reason."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where there is no GPU, tests on one are left out: hundreds that are skipped would hide one that should not be."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu:
-        try:
-            require_device()
-        except (DeviceError, MissingDependencyError) as error:
-            for item in on_gpu:
-                item.add_marker(pytest.mark.skip(reason=f"no GPU: {error}"))
+    if on_gpu and no_gpu():
+        config.hook.pytest_deselected(items=on_gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason to skip tests: pytest's own has one for each place, hundreds where there is no GPU."""
+    """One line for each reason to skip tests: pytest's own has one for each place; and one for all that need a GPU."""
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
-    for reason, count in reasons.items():
-        terminalreporter.write_line(f"SKIPPED [{count}] {shorten(reason, 110, placeholder=' …')}")
+    lines = [f"SKIPPED [{count}] {reason}" for reason, count in reasons.items()]
+    lines += [f"LEFT OUT what needs a GPU: {why}"] if (why := no_gpu()) else []
+    for line in lines:
+        terminalreporter.write_line(shorten(line, 120, placeholder=" …"))
 
 
 @pytest.fixture
