@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 
@@ -31,29 +32,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @cache
-def no_gpu() -> str | None:
-    """Why no test runs on a GPU here; None where there is one."""
+def absent() -> Mapping[str, str]:
+    """What this machine lacks, by the mark of the tests that need it, and why they cannot have it."""
+    found = {}
     try:
         require_device()
     except (DeviceError, MissingDependencyError) as error:
-        return str(error)
-    return None
+        found["gpu"] = str(error)
+    if find_spec("torch") is None:
+        found["torch"] = "PyTorch is not installed"
+    return found
 
 
-@pytest.hookimpl(trylast=True)  # when it has been said of all tests whether they are for a GPU
+@pytest.hookimpl(trylast=True)  # when it has been said of all tests what they need
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there is no GPU, tests on one are left out: hundreds that are skipped would hide one that should not be."""
-    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and no_gpu():
-        config.hook.pytest_deselected(items=on_gpu)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    """Tests that need what is not there are left out: hundreds that are skipped would hide one that should not be."""
+    vain = {item: None for item in items if any(item.get_closest_marker(mark) for mark in absent())}
+    config.hook.pytest_deselected(items=[*vain])
+    items[:] = [item for item in items if item not in vain]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason to skip tests: pytest's own has one for each place; and one for all that need a GPU."""
+    """One line for each reason to skip tests, where pytest's own has one for each place; and for what is left out."""
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
     lines = [f"SKIPPED [{count}] {reason}" for reason, count in reasons.items()]
-    lines += [f"LEFT OUT what needs a GPU: {why}"] if (why := no_gpu()) else []
+    lines += [f"LEFT OUT tests marked {mark}: {why}" for mark, why in absent().items()]
     for line in lines:
         terminalreporter.write_line(shorten(line, 120, placeholder=" …"))
 

@@ -34,4 +34,4 @@ def test_a_fault_is_found(name: str) -> None:
 
 def test_without_a_fault_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAULTS, "none", nullcontext)
-    assert hunt("none", 12) is None
+    assert hunt("none", 6) is None

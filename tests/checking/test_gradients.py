@@ -100,6 +100,7 @@ def test_only_what_ends_in_grad_is_meant_after_all_reductions(name: str, settled
     assert NameMap(shard(_model(), MESH, PLAN)).find(name).settled is settled
 
 
+@pytest.mark.torch
 def test_pytorchs_own_gradients_are_right(tmp_path: Path) -> None:
     """The same, with H.grad as PyTorch's autograd makes each rank's term and a sum reduces it."""
     torch = pytest.importorskip("torch")

@@ -10,7 +10,7 @@ import graphir as gi
 from tests.support.sampled import sampled
 
 #: Beyond what Python recurses into.
-MANY = 1500
+MANY = 1100
 
 
 def _text(rows: list[str], last: str, head: str = "deep") -> str:

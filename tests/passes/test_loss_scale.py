@@ -148,6 +148,7 @@ def test_a_bad_step_changes_nothing_but_the_scale(kind: str, backend: str) -> No
     assert all(same_bits(after[name], tensors[name]) for name in after)
 
 
+@pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_it_goes_as_pytorchs_scaler_does() -> None:
     """A made-up overflow in step 4, growth after three good steps: scale, count and parameters, step by step."""

@@ -36,7 +36,7 @@ MESHES = [
 ]
 
 
-@sampled(3, mesh=MESHES)
+@sampled(2, mesh=MESHES)
 def test_ranks_follow_the_curve_of_one_rank(alone, tmp_path, mesh):
     outcome = train(replace(CONFIG, **mesh), tmp_path)
     assert np.allclose(curve(tmp_path), curve(alone), rtol=1e-9, atol=0)

@@ -31,15 +31,23 @@ def _bfloat16() -> None:
     pytest.importorskip("ml_dtypes")
 
 
+@pytest.fixture(scope="module")
+def in_float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wide")
+    train(CONFIG, folder)
+    return folder
+
+
 @sampled(
     results=["wide", "narrow"],
     precision=["bfloat16", "float16"],
     ranks=[{}, {"tp": 3, "plan": "sequence+vocabulary"}, {"dp": 2, "plan": "zero3"}],
 )
-def test_the_curve_is_that_of_float32(results: str, precision: str, ranks: dict[str, Any], tmp_path: Path) -> None:
-    train(CONFIG, tmp_path / "wide")
-    train(replace(CONFIG, precision=precision, results=results, **ranks), tmp_path / "narrow")
-    for wide, narrow in zip(records(tmp_path / "wide"), records(tmp_path / "narrow"), strict=True):
+def test_the_curve_is_that_of_float32(
+    results: str, precision: str, ranks: dict[str, Any], in_float32: Path, tmp_path: Path
+) -> None:
+    train(replace(CONFIG, precision=precision, results=results, **ranks), tmp_path)
+    for wide, narrow in zip(records(in_float32), records(tmp_path), strict=True):
         assert narrow["loss"] == pytest.approx(wide["loss"], rel=2e-3)
         assert narrow["norm"] == pytest.approx(wide["norm"], rel=2e-2)
         assert narrow["loss"] != wide["loss"]

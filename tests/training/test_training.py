@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -31,11 +32,24 @@ SMALL = TrainConfig(
 )
 
 
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "text.txt"
     path.write_text("the cat sat on the mat, and the rat sat on the cat. " * 40)
     return dataclasses.replace(SMALL, text=(str(path),))
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(small, folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """The folder of a run that has ended, to do with as one likes."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def told(folder):
@@ -58,22 +72,19 @@ def test_two_halves_are_one_whole_bit_for_bit(small, tmp_path, changes):
     assert told(tmp_path / "whole/metrics.jsonl") == told(tmp_path / "halves/metrics.jsonl")
 
 
-def test_what_a_lost_run_did_after_its_checkpoint_is_done_again_once(small, tmp_path):
-    folder = tmp_path / "run"
-    train(small, folder)
-    expected = told(folder / "metrics.jsonl")
-    list_checkpoints(folder)[-1][1].unlink()  # what was saved at step 8 is lost; steps 5 to 8 are in the metrics
-    (folder / ".step-000008.safetensors.abc.partial").write_bytes(b"half")
-    with (folder / "metrics.jsonl").open("a") as file:
+def test_what_a_lost_run_did_after_its_checkpoint_is_done_again_once(small, run):
+    expected = told(run / "metrics.jsonl")
+    list_checkpoints(run)[-1][1].unlink()  # what was saved at step 8 is lost; steps 5 to 8 are in the metrics
+    (run / ".step-000008.safetensors.abc.partial").write_bytes(b"half")
+    with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
-    train(small, folder, resume=True)
-    assert told(folder / "metrics.jsonl") == expected
-    assert not list(folder.glob(".*"))
+    train(small, run, resume=True)
+    assert told(run / "metrics.jsonl") == expected
+    assert not list(run.glob(".*"))
 
 
-def test_the_metrics_have_a_line_for_every_step(small, tmp_path):
-    train(small, tmp_path / "run")
-    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+def test_the_metrics_have_a_line_for_every_step(trained):
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 9))
     assert [record["step"] for record in records if "val_loss" in record] == [2, 4, 6, 8]
     for record in records:
@@ -91,10 +102,9 @@ def test_it_learns(small, tmp_path):
     assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_validation_leaves_the_run_as_it_is(small, tmp_path):
-    once = train(dataclasses.replace(small, validate_every=1), tmp_path / "often")
+def test_validation_leaves_the_run_as_it_is(small, trained, tmp_path):
     never = train(dataclasses.replace(small, validate_every=0), tmp_path / "seldom")
-    assert once.loss == never.loss
+    assert never.loss == told(trained / "metrics.jsonl")[-1]["loss"]
 
 
 def test_the_validation_loss_is_the_mean_over_tokens_without_dropout(small, tmp_path):
@@ -139,9 +149,9 @@ def test_the_second_moment_forgets_within_a_hundred_steps(small, tmp_path):
     assert np.abs(arrays["layer0/mlp/W_up.m"]).max() > 0
 
 
-def test_the_run_depends_on_its_seed(small, tmp_path):
-    losses = {train(dataclasses.replace(small, seed=seed), tmp_path / str(seed)).loss for seed in (1, 2)}
-    assert len(losses) == 2
+def test_the_run_depends_on_its_seed(small, trained, tmp_path):
+    other = train(dataclasses.replace(small, seed=small.seed + 1), tmp_path / "other")
+    assert other.loss != told(trained / "metrics.jsonl")[-1]["loss"]
 
 
 def test_old_checkpoints_go(small, tmp_path):
@@ -217,28 +227,25 @@ def test_options_that_cannot_be(small, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten(small, tmp_path):
-    train(small, tmp_path / "run")
+def test_a_run_is_not_overwritten(small, run):
     with pytest.raises(ConfigError, match="run holds a run already; go on with it by --resume"):
-        train(small, tmp_path / "run")
+        train(small, run)
 
 
-def test_a_checkpoint_of_another_configuration_names_every_difference(small, tmp_path):
-    train(small, tmp_path / "run")
+def test_a_checkpoint_of_another_configuration_names_every_difference(small, run):
     other = dataclasses.replace(small, steps=12, schedule_steps=8, width=32, dropout=0.1, validate_every=1)
     message = "is of another configuration: .*--width 32, not 16; "
     with pytest.raises(CheckpointError, match=message) as raised:
-        train(other, tmp_path / "run", resume=True)
+        train(other, run, resume=True)
     assert "--dropout 0.1, not 0.2" in str(raised.value)
     assert "--validate-every" not in str(raised.value)  # which may differ
 
 
-def test_another_text_is_noticed(small, tmp_path):
-    train(small, tmp_path / "run")
+def test_another_text_is_noticed(small, run, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("quite another text " * 100)
     with pytest.raises(CheckpointError, match=r"was trained on another text: its fingerprint is \w{12}, that of"):
-        train(dataclasses.replace(small, steps=12, schedule_steps=8, text=(str(other),)), tmp_path / "run", resume=True)
+        train(dataclasses.replace(small, steps=12, schedule_steps=8, text=(str(other),)), run, resume=True)
 
 
 def test_nothing_to_resume(small, tmp_path):

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,26 +109,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+Plain = Callable[[bool], tuple[Path, Told]]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """The run without padding, tied or not: its folder, and what it says of itself."""
+
+    @cache
+    def run(tied: bool) -> tuple[Path, Told]:
+        folder, told = tmp_path_factory.mktemp("plain"), Told()
+        train(replace(CONFIG, tied=tied), folder, report=told)
+        return folder, told
+
+    return run
+
+
 @sampled(2, variant=list(VARIANTS))
-def test_a_padded_run_is_the_run(tmp_path: Path, variant: str) -> None:
+def test_a_padded_run_is_the_run(tmp_path: Path, plain: Plain, variant: str) -> None:
     changes, told = VARIANTS[variant], Told()
-    alone = replace(CONFIG, tied=changes.get("tied", True))
-    train(alone, tmp_path / "plain", report=(plain := Told()))
-    train(replace(PADDED, **changes), tmp_path / "padded", report=told)
-    assert_same_run(tmp_path / "padded", tmp_path / "plain")
-    assert plain.sizes == {"B": 4, "S": 12, "D": 24, "N_H": 6, "D_ff": 96, "V": 256}
-    assert told.sizes == {**plain.sizes, "V_pad": ROWS}
+    folder, usual = plain(changes.get("tied", True))
+    train(replace(PADDED, **changes), tmp_path, report=told)
+    assert_same_run(tmp_path, folder)
+    assert usual.sizes == {"B": 4, "S": 12, "D": 24, "N_H": 6, "D_ff": 96, "V": 256}
+    assert told.sizes == {**usual.sizes, "V_pad": ROWS}
     # Rows of padding are not trained.
-    assert told.parameters == plain.parameters
+    assert told.parameters == usual.parameters
 
 
 @sampled(1, order=[(MULTIPLE, 1), (1, MULTIPLE), (MULTIPLE, None), (None, 100)])
-def test_a_run_goes_on_with_another_multiple(tmp_path: Path, order: tuple[int | None, int | None]) -> None:
-    train(CONFIG, tmp_path / "whole")
+def test_a_run_goes_on_with_another_multiple(
+    tmp_path: Path, plain: Plain, order: tuple[int | None, int | None]
+) -> None:
     for steps, multiple in zip((3, 6), order, strict=True):
         config = replace(CONFIG, steps=steps, vocabulary_multiple=multiple)
-        train(config, tmp_path / "halves", resume=steps == 6)
-    assert_same_run(tmp_path / "halves", tmp_path / "whole")
+        train(config, tmp_path, resume=steps == 6)
+    assert_same_run(tmp_path, plain(True)[0])
 
 
 @on_the_stand_in

@@ -103,7 +103,7 @@ def test_positions_that_are_summed_and_spread_in_a_norm() -> None:
         agree(graph, sizes, given, threads=1 + seed % 3, tiling=drawn(seed))
 
 
-@pytest.mark.parametrize("sizes", [(2, 3), (3, 2), (5, 7)])
+@sampled(1, sizes=[(5, 7), (2, 3), (3, 2)])
 def test_results_that_are_views_of_what_nobody_else_sees(sizes: tuple[int, int]) -> None:
     graph = spread_rows()
     given = {"X": np.random.default_rng(0).standard_normal(sizes)}
@@ -133,22 +133,25 @@ def test_a_view_of_a_sum_with_a_loop_as_its_minor_factor() -> None:
 # -- causal attention ----------------------------------------------------------------------------------------
 
 
-@sampled(heads=[1, 2, 3], threads=[2, 3, 4, 8])
-def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int) -> None:
+@sampled(heads=[1, 2, 3], threads=[2, 3, 4, 8], batch=[1, 2])
+def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int, batch: int) -> None:
     """Where the forward pass is too small for a second thread and the backward pass is not."""
     graph = transformer()
-    for batch in (1, 2):
-        for length in (9, 12, 17):
-            for width in (4, 6):
-                D = heads * width
-                sizes = {"B": batch, "S": length, "D": D, "N_H": heads, "D_ff": 4 * D, "V": 17}
-                agree(graph, sizes, *arguments(graph, sizes), threads=threads)
+    for length in (9, 12, 17):
+        for width in (4, 6):
+            D = heads * width
+            sizes = {"B": batch, "S": length, "D": D, "N_H": heads, "D_ff": 4 * D, "V": 17}
+            agree(graph, sizes, *arguments(graph, sizes), threads=threads)
 
 
-@sampled(options=[{"causal": True}, {"causal": True, "mask": "padding"}, {"causal": False}], level=LEVELS)
-def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str) -> None:
+@sampled(
+    options=[{"causal": True}, {"causal": True, "mask": "padding"}, {"causal": False}],
+    level=LEVELS,
+    seeds=[range(3), range(3, 6)],
+)
+def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str, seeds: range) -> None:
     graph = transformer(dropout=0.25, **options)
-    for seed in range(6):
+    for seed in seeds:
         sizes = {"B": 1 + seed % 3, "S": 4 + seed, "D": 6, "N_H": 1 + seed % 2, "D_ff": 8, "V": 5}
         given = arguments(graph, sizes, seed)
         agree(graph, sizes, *given, threads=1 + seed % 4, tiling=drawn(seed), recompute=level)

@@ -9,7 +9,6 @@ import pytest
 
 import graphir as gi
 from graphir.passes import autodiff, optimize, shard
-from tests.support.sampled import sampled
 
 SIZES = {"B": 8, "S": 256, "D": 256, "N_H": 4, "D_ff": 1024, "V": 2048}
 
@@ -47,7 +46,8 @@ def check(graph, ranks=1, **options):
     )
 
 
-@sampled(1, level=["masks", "nothing", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["masks", "nothing", "full"])
 def test_gradients_at_levels(gradients, level):
     check(gradients, recompute=level)
 

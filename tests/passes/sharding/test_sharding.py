@@ -41,7 +41,7 @@ def test_the_lattice_has_every_plan_and_mesh() -> None:
 
 @sampled(1, algorithm=ALGORITHMS)
 def test_every_algorithm_computes_the_same(algorithm: str) -> None:
-    case = Case("data+sequence+vocabulary+zero1", (("dp", 3), ("tp", 3)), layers=2)
+    case = Case("data+sequence+vocabulary+zero1", (("dp", 3), ("tp", 3)))
     deviation, where = worst(case, algorithm=algorithm)
     assert deviation <= TOLERANCE, where
 
@@ -110,7 +110,7 @@ ULP = 2.0**-23
 
 
 @sampled(
-    2,
+    1,
     case=[
         Case("data+megatron", DP_TP),
         Case("data+sequence+vocabulary", (("dp", 2), ("tp", 3)), tied=False, padded=True),
