@@ -314,9 +314,9 @@ def call(capsys, *arguments):
 
 
 def test_the_command_is_green(capsys):
-    code, out, _ = call(capsys, "check", "--layers", "1", "--dp", "2", "--tp", "3", "--plan", "data+megatron")
+    code, out, _ = call(capsys, "check", "--layers", "1", "--dp", "2", "--tp", "2", "--plan", "data+megatron")
     assert code == 0
-    assert "data+megatron on dp=2, tp=3: " in out
+    assert "data+megatron on dp=2, tp=2: " in out
     assert "; the interpreter); the worst, " in out
     assert "layer0/mha  backward" in out
 

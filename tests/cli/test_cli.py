@@ -1,6 +1,7 @@
 """The command line: what it says, with which exit code, and what it leaves on the disk."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from graphir.cli import main
 from graphir.launch import LISTEN, TIMEOUT, TOKEN
 from graphir.training import load_checkpoint
 from graphir.training.checkpoint import list_checkpoints
@@ -18,20 +20,25 @@ MODEL = ["--layers=1", "--sequence=16", "--width=16", "--heads=2", "--batch=2", 
 MODEL += ["--validate-batches=1"]
 
 
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("the cat sat on the mat, and the rat sat on the cat. " * 40)
     return str(path)
 
 
-@pytest.fixture
-def trained(call, text, tmp_path):
-    """A folder with a small run of 6 steps."""
-    folder = tmp_path / "run"
-    code, _, err = call("train", "--text", text, *MODEL, "--steps", 6, "--out", folder, "--quiet")
-    assert (code, err) == (0, "")
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--text", text, *MODEL, "--steps=6", f"--out={folder}", "--quiet"])
     return folder
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    """A folder with a small run of 6 steps, to do with as one likes."""
+    return shutil.copytree(run, tmp_path / "run")
 
 
 def refuses(call, *arguments):

@@ -23,8 +23,9 @@ from tests.support.mpi import OPEN_MPIS_LAUNCHER, environment, launch, needs_mpi
 from tests.support.paths import ROOT
 
 PROGRAMS = [
-    ("dp=2", "data,zero1", "numpy", 1 << 20),
+    ("dp=2", "zero1", "numpy", 1 << 20),
     ("tp=2", "sequence", "reference", 0),
+    pytest.param("dp=2", "data,zero1", "numpy", 1 << 20, marks=pytest.mark.slow),
     pytest.param("dp=2", "data", "numpy", 0, marks=pytest.mark.slow),
     pytest.param("dp=2", "data,zero3", "numpy", 1000, marks=pytest.mark.slow),
     pytest.param("dp=2,cp=2", "data+context", "numpy", 1000, marks=pytest.mark.slow),

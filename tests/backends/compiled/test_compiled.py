@@ -73,9 +73,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@sampled(variant=list(VARIANTS), large=[False, True], level=LEVELS)
-def test_every_node_of_the_transformer(variant: str, large: bool, level: str) -> None:
-    sizes = LARGE if large else SIZES
+@sampled(variant=list(VARIANTS), level=LEVELS)
+def test_every_node_of_the_transformer(variant: str, level: str) -> None:
+    hold_every_node(variant, level, SIZES)
+
+
+@sampled(1, variant=["untied", "bidirectional", "plain", "no dropout"], level=LEVELS)
+def test_every_node_of_a_large_transformer(variant: str, level: str) -> None:
+    hold_every_node(variant, level, LARGE)
+
+
+def hold_every_node(variant: str, level: str, sizes: dict[str, int]) -> None:
+    """Fetched all together, and its results alone at a level of recomputation."""
     options = {"dropout": 0.2, "activation": "gelu_tanh", "dtype": "float64", "decode": None, **VARIANTS[variant]}
     graph = autodiff(gi.models.transformer(2, **options))
     given = arguments(graph, sizes)
