@@ -72,14 +72,14 @@ class XlaExecutable(Executable):
             return made
 
         run.__name__ = _word(self.graph.name)
-        return self._jax.jit(run, donate_argnums=0)
+        return self._jax.jit(run, donate_argnums=0, keep_unused=True)
 
     @cached_property
     def _whole(self) -> Any:
         """The function of whole arrays: every device runs the program on its blocks."""
         if not self.mesh.names:
             return self._program
-        layouts = [value.type.layout for value in self._program.wanted]
+        layouts = [value.type.layout for value in self.results]
 
         def of_rank(blocks: Mapping[str, Any]) -> tuple[Any, ...]:
             made = self._program(blocks)
@@ -92,7 +92,7 @@ class XlaExecutable(Executable):
         mapped = self._jax.shard_map(
             of_rank,
             mesh=self._jax_mesh,
-            in_specs=({value.name: self._spec(value.type.layout) for value in self._numbers},),
+            in_specs=({value.name: self._spec(value.type.layout) for value in self.arguments},),
             out_specs=tuple(map(self._spec, layouts)),
             check_vma=False,
         )
@@ -114,15 +114,22 @@ class XlaExecutable(Executable):
         pending = [axis for axis, _ in layout.pending]
         return self._jax.sharding.PartitionSpec(*pending, *(axes or None for axes in layout.splits))
 
+    @cached_property
+    def arguments(self) -> tuple[Value, ...]:
+        """In the function's order: the donated ones, then the others, each by name."""
+        by_name = sorted(self.optimised.graph.arguments, key=lambda value: value.name)
+        return tuple(sorted(by_name, key=lambda value: value.name not in self.donated))
+
     @property
-    def _numbers(self) -> list[Value]:
-        return list(self.optimised.graph.arguments)
+    def results(self) -> tuple[Value, ...]:
+        """In the function's order: what is fetched, then indices that are looked at."""
+        return self._program.wanted
 
     @cached_property
     def _kinds(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What comes in, donated and kept: shapes, dtypes, and where they lie."""
         kinds: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-        for value in self._numbers:
+        for value in self.arguments:
             shape = tuple(dim.size(self.optimised.sizes) for dim in value.shape)
             dtype = self._jax.numpy.dtype(value.dtype)
             kind = self._jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding(value))
