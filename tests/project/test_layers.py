@@ -37,7 +37,7 @@ STOREYS = (
     ("graphir.drawing",),
     ("graphir",),
     ("graphir.training", "graphir.checking", "graphir.testing"),
-    ("graphir.guide",),
+    ("graphir.guide", "graphir.export"),
     ("graphir.cli",),
     ("graphir.__main__",),
 )
@@ -194,6 +194,7 @@ def loaded_after(statements):
 
 
 EXTRAS = {"cupy", "mpi4py", "matplotlib", "graphviz", "click", "rich", "torch", "safetensors", "tokenizers", "numba"}
+EXTRAS |= {"onnx", "onnxruntime"}
 HEAVY = {"numpy", "networkx"}
 
 
