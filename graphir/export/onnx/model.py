@@ -55,8 +55,9 @@ def to_onnx(
     chosen = newest if opset is None else opset
     if not 1 <= chosen <= newest:
         raise ExportError(f"opset {opset} is unknown to onnx {onnx().__version__}, which has 1 to {newest}")
-    wanted = [graph[name] for name in fetch] if fetch is not None else list(graph.outputs)
-    kept = dce(unfuse(graph), [value.name for value in wanted])
+    kept = dce(unfuse(graph), fetch)
+    if not kept.outputs:
+        raise ExportError(f"graph {graph.name} returns nothing; name values to return, by fetch=[…]")
     require_forward(kept)
     dims = Dims(kept, sizes or {}, open, dim_names([graph.dims]))
     arrays = None if parameters is None else _arrays(kept, dims, parameters)
@@ -160,7 +161,7 @@ class _Export:
             [*lengths, *write.nodes],
             graph.name,
             [self._typed(value, self._noted(value)) for value in inputs],
-            [self._typed(value) for value in graph.outputs],
+            [self._typed(value) for value in dict.fromkeys(graph.outputs)],
             write.initializers,
             doc_string=f"The graph {graph.name} of graphir {__version__}: names, dims and scopes are its own.",
             value_info=[self._typed(value) for value in inner],

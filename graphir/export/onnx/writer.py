@@ -71,7 +71,7 @@ class Writer:
         """Ends the graph's node: its results take the names that they have in the graph."""
         written, _, _ = self._site
         results = list(results)
-        _prune(written, {tensor.name for _, tensor in results})
+        self._prune(written, {tensor.name for _, tensor in results})
         makers = {name: node for node in written for name in node.output}
         for value, tensor in results:
             maker = makers.pop(tensor.name, None)
@@ -81,6 +81,17 @@ class Writer:
             maker.name = value.name
             _rename(written, tensor.name, value.name)
         self.nodes += written
+
+    def _prune(self, written: list[Any], wanted: set[str]) -> None:
+        """Drops nodes that nobody reads, and results that may be left out: statistics that are for a gradient."""
+        for node in reversed(list(written)):
+            if wanted.isdisjoint(node.output):
+                written.remove(node)
+                continue
+            wanted.update(node.input)
+            fewest = self.onnx.defs.get_schema(node.op_type, self.opset, "").min_output
+            while len(node.output) > fewest and node.output[-1] not in wanted:
+                del node.output[-1]
 
     def _free(self, base: str) -> str:
         """A name that nothing has yet."""
@@ -146,7 +157,7 @@ class Writer:
 
     def array(self, name: str, array: Any) -> str:
         """An array, under a name that is returned."""
-        self.initializers.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     # -- lengths --------------------------------------------------------------------------------------
@@ -250,17 +261,6 @@ class Writer:
     def transpose(self, X: Tensor, order: Sequence[int]) -> Tensor:
         """X with its axes in this order."""
         return X if list(order) == sorted(order) else self("Transpose", X, perm=list(order))
-
-
-def _prune(nodes: list[Any], wanted: set[str]) -> None:
-    """Drops nodes, and results at a node's end, that nobody reads: statistics of an LN that is not differentiated."""
-    for node in reversed(list(nodes)):
-        while node.output and node.output[-1] not in wanted:
-            del node.output[-1]
-        if node.output:
-            wanted.update(node.input)
-        else:
-            nodes.remove(node)
 
 
 def _rename(nodes: Iterable[Any], old: str, new: str) -> None:
