@@ -11,11 +11,11 @@ from graphir.errors import ExportError, InputError
 from graphir.export.onnx import operators  # noqa: F401  declares the rules
 from graphir.export.onnx.dims import OPEN, Dims
 from graphir.export.onnx.package import element_type, onnx
-from graphir.export.onnx.refusals import require_forward, require_inference, told, without_formula
+from graphir.export.onnx.refusals import require_forward, require_inference, told, with_open_size, without_formula
 from graphir.export.onnx.rules import find_rule
 from graphir.export.onnx.terms import write_formula
 from graphir.export.onnx.writer import LackingError, Tensor, Writer
-from graphir.formula.trace import NoFormula, formula_of
+from graphir.formula.trace import Formula, NoFormula, formula_of
 from graphir.ir.dims import Dim, Sizes, dim_names
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
@@ -91,6 +91,10 @@ def save(
     model = to_onnx(graph, sizes, fetch=fetch, parameters=parameters, opset=opset, open=open)
     content = model.SerializeToString()
     write_atomically(Path(path), lambda file: file.write(content))
+
+
+#: What stands for a size, to see whether a kernel has a formula once it is known.
+_SOME_SIZE = 2
 
 
 class _UnavailableError(Exception):
@@ -236,26 +240,30 @@ class _Export:
             every = operator.signatures({**node.attributes, "only": None})[0].outputs
             return [results[i] for i, each in enumerate(every) if each.name in names]
         require_inference(node)
-        formula = formula_of(node, {name: self._number(each) for name, each in node.attributes.items()})
+        formula = self._formula(node, _Open())
         if isinstance(formula, NoFormula):
+            if isinstance(self._formula(node, _SOME_SIZE), Formula):
+                raise with_open_size(node, self.dims)
             raise without_formula(node, formula)
         return write_formula(self.write, node, formula, operands, wanted)
 
-    def _number(self, attribute: object) -> object:
-        """An attribute as a kernel takes it."""
-        if isinstance(attribute, tuple):
-            return tuple(map(self._number, attribute))
-        if not isinstance(attribute, Dim):
-            return attribute
-        size = self.dims.fixed(attribute)
-        return _Open(str(attribute)) if size is None else size
+    def _formula(self, node: Node, open: object) -> Formula | NoFormula:
+        """The node's formula, with `open` in place of attributes that are sizes which only a run knows."""
+
+        def number(attribute: object) -> object:
+            if isinstance(attribute, tuple):
+                return tuple(map(number, attribute))
+            if not isinstance(attribute, Dim):
+                return attribute
+            size = self.dims.fixed(attribute)
+            return open if size is None else size
+
+        return formula_of(node, {name: number(each) for name, each in node.attributes.items()})
 
 
 @dataclass(frozen=True)
 class _Open:
-    """Stands for a size that only a run knows: a kernel that computes with it has no formula, and the error says so."""
-
-    name: str
+    """Stands for a size that only a run knows: a kernel that computes with it has no formula."""
 
 
 def _tensor(value: Value) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from graphir.errors import ExportError
+from graphir.export.onnx.dims import Dims
+from graphir.ir.dims import Dim
 from graphir.ir.graph import FORWARD, Graph, Node
 
 
@@ -50,3 +52,18 @@ def without_formula(node: Node, reason: object) -> ExportError:
         f"{reason}. Write the kernel so that it has one (examples/custom_operator.py has), or declare a rule beside "
         "it by @rule of graphir.export.onnx"
     )
+
+
+def with_open_size(node: Node, dims: Dims) -> ExportError:
+    """The error for a kernel that computes with a size which only a run knows."""
+    given = [each for attribute in node.attributes.values() for each in _dims_in(attribute)]
+    names = sorted(frozenset().union(*(each.names & dims.open for each in given)))
+    return ExportError(
+        f"{told(node)} computes with the size of {', '.join(names)}, which stays open: give it one, "
+        f"by sizes={{{names[0]!r}: …}}"
+    )
+
+
+def _dims_in(attribute: object) -> list[Dim]:
+    parts = attribute if isinstance(attribute, tuple) else (attribute,)
+    return [each for each in parts if isinstance(each, Dim)]
