@@ -75,6 +75,17 @@ def test_a_dim_that_no_input_shows_needs_a_size() -> None:
 
 
 @pytest.mark.slow
+def test_an_opset_that_lacks_what_only_open_sizes_need_is_told() -> None:
+    pytest.importorskip("onnx")
+    block = gi.Builder("wide")
+    B, S = gi.dims("B S")
+    graph = block.build(gi.broadcast(block.input("X", (S,)), (B,), name="Y"), gi.exponential(block.input("Z", (B,))))
+    with pytest.raises(ExportError, match="opset 13 has no Shape of 1 operands with start, end, which the model needs"):
+        to_onnx(graph, opset=13)
+    assert to_onnx(graph, {"B": 2, "S": 3}, opset=13).graph.node
+
+
+@pytest.mark.slow
 def test_a_size_that_a_kernel_computes_with_cannot_stay_open() -> None:
     pytest.importorskip("onnx")
 

@@ -226,6 +226,12 @@ def test_running_a_graph_loads_numpy_and_no_extra():
     assert not loaded & EXTRAS
 
 
+def test_a_format_is_loaded_when_something_is_exported():
+    loaded = loaded_after("import graphir.export.onnx")
+    assert "graphir.export" in loaded
+    assert not loaded & EXTRAS
+
+
 @pytest.mark.parametrize("folder", ["passes", "backends"])
 def test_the_two_folders_have_one_name_each(folder):
     done = run_python(f"import {folder}")

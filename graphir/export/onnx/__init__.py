@@ -24,5 +24,6 @@ from __future__ import annotations
 
 from graphir.export.onnx.model import save, to_onnx
 from graphir.export.onnx.rules import rule
+from graphir.export.onnx.writer import Tensor, Writer
 
-__all__ = ["rule", "save", "to_onnx"]
+__all__ = ["Tensor", "Writer", "rule", "save", "to_onnx"]

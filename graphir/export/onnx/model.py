@@ -21,6 +21,7 @@ from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 from graphir.passes import dce, unfuse
 from graphir.text import fingerprint
+from graphir.training.files import write_atomically
 from graphir.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: What a file of protobuf's holds.
 _MOST_BYTES = (1 << 31) - (1 << 20)
+#: What stands for a size, to see whether a kernel has a formula once it is known.
+_SOME_SIZE = 2
 
 
 def to_onnx(
@@ -61,13 +64,12 @@ def to_onnx(
     require_forward(kept)
     dims = Dims(kept, sizes or {}, open, dim_names([graph.dims]))
     arrays = None if parameters is None else _arrays(kept, dims, parameters)
-    export = _Export(kept, dims, arrays, chosen)
     try:
-        return export.model(fingerprint(graph))
-    except _UnavailableError as error:
+        return _Export(kept, dims, arrays, chosen).model(fingerprint(graph))
+    except LackingError as error:
         least = next((each for each in range(chosen + 1, newest + 1) if _works(kept, dims, each)), None)
         raise ExportError(
-            f"opset {chosen} {error.lacks}, which {told(error.node)} needs; "
+            f"opset {chosen} {error}, which {error.needed_by} needs; "
             + ("no other that this onnx knows has it" if least is None else f"the least that will do is {least}")
         ) from None
 
@@ -86,29 +88,16 @@ def save(
 
     Errors: as `to_onnx`; ConfigError where the file cannot be written.
     """
-    from graphir.training.files import write_atomically
-
     model = to_onnx(graph, sizes, fetch=fetch, parameters=parameters, opset=opset, open=open)
     content = model.SerializeToString()
     write_atomically(Path(path), lambda file: file.write(content))
 
 
-#: What stands for a size, to see whether a kernel has a formula once it is known.
-_SOME_SIZE = 2
-
-
-class _UnavailableError(Exception):
-    """The opset does not have what a node needs."""
-
-    def __init__(self, node: Node, lacks: LackingError) -> None:
-        self.node, self.lacks = node, lacks
-
-
 def _works(graph: Graph, dims: Dims, opset: int) -> bool:
     """Whether the graph can be written in that opset."""
     try:
-        _Export(graph, dims, None, opset).write_nodes()
-    except _UnavailableError:
+        _Export(graph, dims, None, opset).model("")
+    except LackingError:
         return False
     return True
 
@@ -205,7 +194,8 @@ class _Export:
             try:
                 made = self._written(node)
             except LackingError as error:
-                raise _UnavailableError(node, error) from None
+                error.needed_by = told(node)
+                raise
             results = zip(node.outputs, made, strict=True)
             self.write.end([(value, X) for value, X in results if X is not None and self._is_wanted(value)])
 
@@ -216,7 +206,8 @@ class _Export:
             self.write.array(value.name, array)
             return
         self.write.begin(value.name, f"{value.type}: the beginning of what the longest run has")
-        whole = Tensor(self.write.array(f"{value.name}.whole", array), value.dtype)
+        whole = Tensor(self.write.free(f"{value.name}.whole"), value.dtype)
+        self.write.array(whole.name, array)
         ends = self.write.shape([value.shape[axis] for axis in asked])
         starts, axes = self.write.integers([0] * len(asked)), self.write.integers(asked)
         self.write.end([(value, self.write("Slice", whole, starts, ends, axes))])

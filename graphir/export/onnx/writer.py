@@ -27,7 +27,9 @@ class Tensor(NamedTuple):
 
 
 class LackingError(Exception):
-    """What an opset does not have; `to_onnx` looks for one that does."""
+    """What an opset does not have, and who needs it; `to_onnx` looks for one that does."""
+
+    needed_by = "the model"
 
 
 class Writer:
@@ -57,7 +59,7 @@ class Writer:
         """Writes a node, and returns its first `results`."""
         dtypes = self._result_types(kind, operands, results, attributes)
         written, base, said = self._site
-        names = [self._free(f"{base}.{kind}") for _ in range(results)]
+        names = [self.free(f"{base}.{kind}") for _ in range(results)]
         read = [each.name if each else "" for each in operands]
         made = self.onnx.helper.make_node(kind, read, names, name=names[0], doc_string=said, **attributes)
         written.append(made)
@@ -93,7 +95,7 @@ class Writer:
             while len(node.output) > fewest and node.output[-1] not in wanted:
                 del node.output[-1]
 
-    def _free(self, base: str) -> str:
+    def free(self, base: str) -> str:
         """A name that nothing has yet."""
         found, count = base, 1
         while found in self._taken:
@@ -150,15 +152,14 @@ class Writer:
 
     def _constant(self, name: str, dtype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Tensor:
         if name not in self._known:
-            self._known[name] = Tensor(self._free(name), dtype)
+            self._known[name] = Tensor(self.free(name), dtype)
             made = self.onnx.helper.make_tensor(self._known[name].name, element_type(dtype), shape, values)
             self.initializers.append(made)
         return self._known[name]
 
-    def array(self, name: str, array: Any) -> str:
-        """An array, under a name that is returned."""
+    def array(self, name: str, array: Any) -> None:
+        """An array, as the value of that name."""
         self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
-        return name
 
     # -- lengths --------------------------------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class Writer:
         one = above = below = self.integers([1])
         for name, power in powers:
             if name not in self._open:
-                self._open[name] = Tensor(self._free(name), "int64")
+                self._open[name] = Tensor(self.free(name), "int64")
             for _ in range(abs(power)):
                 if power > 0:
                     above = self._times(above, self._open[name])
