@@ -21,8 +21,9 @@ from graphir.cli.options import (
 )
 from graphir.errors import ConfigError
 from graphir.export import FORMATS
+from graphir.ir.dims import dim_names
 from graphir.models import MODELS
-from graphir.models.sizes import VOCABULARY, Sizes
+from graphir.models.sizes import DIMS, VOCABULARY, Sizes
 from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
@@ -111,13 +112,12 @@ def _built(model: str, options: Mapping[str, Any], told: set[str]) -> _Source:
     """The model with these options, and sizes of the dims that it has; `told` are those that the user wrote."""
     from graphir.training.config import TrainConfig
 
-    entry = MODELS[model]
-    known = options_of(entry.options)
-    foreign = sorted(flag(name) for name in told & set(_MODEL) - known.keys())
-    if foreign:
-        raise ConfigError(f"the model {model} has no {', '.join(foreign)}")
+    known = options_of(MODELS[model].options)
     config = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}, dropout=0.0).check()
-    graph = entry.build(**{name: value for name, value in config.model_options().items() if name in known})
+    graph = MODELS[model].build(**{name: value for name, value in config.model_options().items() if name in known})
+    has = {*known, *(name for name, dim in DIMS.items() if dim in dim_names([graph.dims]))}
+    if told - has:
+        raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
     return _Source(graph, _fixed(graph, config.sizes(options["vocabulary"])), None)
 
 
@@ -125,7 +125,7 @@ def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
     """A checkpoint's model."""
     from graphir.training import find_checkpoint, load_checkpoint
 
-    if MODELS[model].build is not MODELS["transformer"].build:
+    if model != "transformer":
         raise ConfigError(f"a checkpoint is of a transformer, not of {model}")
     if told:
         raise ConfigError(f"the checkpoint says what its model is: leave out {', '.join(sorted(map(flag, told)))}")
@@ -136,8 +136,6 @@ def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
 
 def _fixed(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
     """Those of the sizes that are of the graph's dims, and do not stay open."""
-    from graphir.ir.dims import dim_names
-
     return {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys() - {*_OPEN.values()}}
 
 
