@@ -96,6 +96,10 @@ class MissingDependencyError(GraphirError):
     """An optional package is needed for what was asked, and not installed."""
 
 
+class ExportError(GraphirError):
+    """A graph, or a part of it, cannot be written in the format that it is to be exported to."""
+
+
 class ReplicaError(GraphirError):
     """Ranks that should hold the same numbers do not; all of them raise this, with the same words."""
 

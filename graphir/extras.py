@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bfloat16": ("ml_dtypes>=0.4",),
     "xla": ("jax>=0.8", "ml_dtypes>=0.4"),
     "tokenizers": ("tokenizers>=0.20",),
+    "onnx": ("onnx>=1.19",),
 }
 
 

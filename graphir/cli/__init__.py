@@ -1,4 +1,5 @@
-"""The command line: `train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `profile`, `bench`, `ops`.
+"""The command line: `train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `profile`, `bench`, `export`,
+`ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
 as one line on stderr, `error: …`, and exit code 2, a defect as one line and exit code 1; an interrupted command exits
@@ -33,6 +34,7 @@ _COMMANDS = {
     "cost": ("graphir.cli.cost", "Work out what a training step costs: parameters, FLOPs, memory, bytes sent."),
     "profile": ("graphir.cli.profile", "Show where the time of a step goes, node by node, beside its floor."),
     "bench": ("graphir.cli.bench", "Show how fast NumPy's BLAS multiplies here, and what to set."),
+    "export": ("graphir.cli.export", "Write a model in a format that other programs run."),
     "ops": ("graphir.cli.inspect", "List the operator dictionary."),
 }
 

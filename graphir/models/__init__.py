@@ -10,13 +10,17 @@ from graphir.models.transformer import Options, transformer
 
 @dataclass(frozen=True)
 class Model:
-    """A model by what builds it, of keywords, and what declares these."""
+    """A model by what builds it, of keywords, what declares these, and the values that it is run for, once trained."""
 
     build: Callable[..., Graph]
     options: type
+    answers: tuple[str, ...]
 
 
 #: The models by name.
-MODELS = {"transformer": Model(transformer, Options), "mlp": Model(mlp, MlpOptions)}
+MODELS = {
+    "transformer": Model(transformer, Options, ("output/Z_bias",)),
+    "mlp": Model(mlp, MlpOptions, ("Y",)),
+}
 
 __all__ = ["MODELS", "Model", "mlp", "transformer"]

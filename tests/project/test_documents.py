@@ -119,7 +119,7 @@ def test_every_room_is_in_the_table() -> None:
 MAPPED = (
     *("backends", "backends/communicator", "backends/compiled", "backends/cupy", "backends/numpy"),
     *("backends/numpy/fast", "backends/proof", "backends/rows", "passes", "passes/fuse", "passes/sharding"),
-    *("graphir/checking", "graphir/formula", "graphir/ir", "graphir/training"),
+    *("graphir/checking", "graphir/export/onnx", "graphir/formula", "graphir/ir", "graphir/training"),
 )
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.support.paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+#: What needs another's package, by its name; with the slow tests.
+NEEDS = {"export_onnx": "onnxruntime"}
 
 
 @cache
@@ -27,8 +29,13 @@ def test_there_are_examples():
     assert {"mlp_block.py", "train_tiny.py"} <= {path.name for path in EXAMPLES}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in NEEDS else [], id=path.stem) for path in EXAMPLES],
+)
 def test_an_example_runs(path):
+    if path.stem in NEEDS:
+        pytest.importorskip(NEEDS[path.stem])
     result, left = run(path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -77,3 +84,13 @@ def test_the_custom_backend_times_every_block_and_refuses_what_its_option_cannot
     assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
     assert "as compiled" in lines[-2]
     assert lines[-1] == "refused: depth must be at least 1, not 0"
+
+
+@pytest.mark.slow
+def test_what_onnxruntime_computes_is_what_graphir_does():
+    pytest.importorskip("onnxruntime")
+    lines = run(ROOT / "examples/export_onnx.py")[0].stdout.splitlines()
+    apart = [float(line.split()[-1]) for line in lines if line.startswith("B=")]
+    assert len(apart) == 3
+    assert max(apart) < 1e-5
+    assert lines[-1] == "softcap of 0 and 1000: [ 0. 30.]"

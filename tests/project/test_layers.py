@@ -37,7 +37,7 @@ STOREYS = (
     ("graphir.drawing",),
     ("graphir",),
     ("graphir.training", "graphir.checking", "graphir.testing"),
-    ("graphir.guide",),
+    ("graphir.guide", "graphir.export"),
     ("graphir.cli",),
     ("graphir.__main__",),
 )
@@ -194,6 +194,7 @@ def loaded_after(statements):
 
 
 EXTRAS = {"cupy", "mpi4py", "matplotlib", "graphviz", "click", "rich", "torch", "safetensors", "tokenizers", "numba"}
+EXTRAS |= {"onnx", "onnxruntime"}
 HEAVY = {"numpy", "networkx"}
 
 
@@ -222,6 +223,12 @@ def test_running_a_graph_loads_numpy_and_no_extra():
         "assert gi.compile(graph, {})({'X': 0.5})['Y'] == 1"
     )
     assert {"numpy", "graphir.passes", "graphir.backends"} <= loaded
+    assert not loaded & EXTRAS
+
+
+def test_a_format_is_loaded_when_something_is_exported():
+    loaded = loaded_after("import graphir.export.onnx")
+    assert "graphir.export" in loaded
     assert not loaded & EXTRAS
 
 

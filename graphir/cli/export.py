@@ -1,0 +1,147 @@
+"""`graphir export`: a model as a file that other programs run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from graphir.cli.options import (
+    MODEL_OPTIONS,
+    SIZE_OPTIONS,
+    GroupedCommand,
+    GroupedOption,
+    all_declared,
+    config_options,
+    declared,
+    given,
+)
+from graphir.errors import ConfigError
+from graphir.export import FORMATS
+from graphir.ir.dims import dim_names
+from graphir.models import MODELS
+from graphir.models.sizes import DIMS, VOCABULARY, Sizes
+from graphir.options import flag, options_of
+
+if TYPE_CHECKING:
+    from graphir.ir.graph import Graph
+
+#: Of these, what a run is given says how large they are, unless somebody fixes them.
+_OPEN = {"batch": "B", "sequence": "S"}
+#: What is exported is run, not trained: it is built without dropout.
+_MODEL = tuple(name for name in MODEL_OPTIONS if name != "dropout")
+_SIZES = tuple(name for name in SIZE_OPTIONS if name not in _OPEN)
+_open_options = {
+    name: replace(each, default=None, help=f"{each.help}  [default: whatever a run has]")
+    for name, each in options_of(Sizes).items()
+    if name in _OPEN
+}
+_format_options = {name: each for entry in FORMATS.values() for name, each in entry.options.items()}
+
+
+class _Source(NamedTuple):
+    """What is exported: a graph, the sizes of its dims, and the arrays of its parameters, if there are any."""
+
+    graph: Graph
+    sizes: Mapping[str, int]
+    arrays: Mapping[str, Any] | None
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model", type=click.Choice(MODELS))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="onnx",
+    show_default=True,
+    help=f"What to write: {', or '.join(each.help for each in FORMATS.values())}.",
+)
+@click.option("--out", "-o", metavar="FILE", required=True, help="The file to write.")
+@click.option(
+    "--checkpoint",
+    metavar="CHECKPOINT_OR_DIR",
+    help="A trained Transformer, whose parameters are written, too: a checkpoint, or the folder of a run. Without it, "
+    "parameters are inputs of what is exported.",
+)
+@click.option(
+    "--fetch", metavar="NAME,…", help="The values to return.  [default: logits of a Transformer, Y of an MLP]"
+)
+@config_options(only=(*_MODEL, *_SIZES))
+@all_declared(_open_options)
+@declared("vocabulary", VOCABULARY)
+@click.option("--size", cls=GroupedOption, group="Model", metavar="DIM=N", multiple=True, help="Of any other dim.")
+@all_declared(_format_options)
+@click.pass_context
+def export(
+    context: click.Context,
+    /,
+    model: str,
+    format_: str,
+    out: str,
+    checkpoint: str | None,
+    fetch: str | None,
+    size: tuple[str, ...],
+    **options: Any,
+) -> int:
+    """Write a model's forward graph as a file that other programs run.
+
+    It is the model without dropout, for every B and S unless they are given. What a checkpoint says of its model need
+    not be said again; with learned positions a run has at most as many tokens as it was trained on.
+    """
+    chosen = FORMATS[format_].chosen(format_, {name: options.pop(name) for name in _format_options})
+    told = given(context) & {*_MODEL, *_SIZES, "vocabulary"}
+    source = _built(model, options, told) if checkpoint is None else _trained(model, checkpoint, told)
+    named = {_OPEN[name]: options[name] for name in _OPEN if options[name] is not None}
+    wanted = list(MODELS[model].answers) if fetch is None else [name.strip() for name in fetch.split(",")]
+    FORMATS[format_].save(
+        source.graph,
+        Path(out),
+        {**source.sizes, **named, **dict(map(_named_size, size))},
+        fetch=wanted,
+        parameters=source.arrays,
+        **chosen,
+    )
+    return 0
+
+
+def _built(model: str, options: Mapping[str, Any], told: set[str]) -> _Source:
+    """The model with these options, and sizes of the dims that it has; `told` are those that the user wrote."""
+    from graphir.training.config import TrainConfig
+
+    known = options_of(MODELS[model].options)
+    config = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}, dropout=0.0).check()
+    graph = MODELS[model].build(**{name: value for name, value in config.model_options().items() if name in known})
+    has = {*known, *(name for name, dim in DIMS.items() if dim in dim_names([graph.dims]))}
+    if told - has:
+        raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
+    return _Source(graph, _fixed(graph, config.sizes(options["vocabulary"])), None)
+
+
+def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
+    """A checkpoint's model."""
+    from graphir.training import find_checkpoint, load_checkpoint
+
+    if model != "transformer":
+        raise ConfigError(f"a checkpoint is of a transformer, not of {model}")
+    if told:
+        raise ConfigError(f"the checkpoint says what its model is: leave out {', '.join(sorted(map(flag, told)))}")
+    saved = load_checkpoint(find_checkpoint(Path(checkpoint)))
+    graph = MODELS[model].build(**saved.config.model_options(dropout=0.0))
+    return _Source(graph, _fixed(graph, saved.sizes), saved.arrays)
+
+
+def _fixed(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Those of the sizes that are of the graph's dims, and do not stay open."""
+    return {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys() - {*_OPEN.values()}}
+
+
+def _named_size(written: str) -> tuple[str, int]:
+    """`("D_in", 8)` of `D_in=8`."""
+    name, _, number = written.partition("=")
+    if not number.isdecimal():
+        raise ConfigError(f"--size {written} is no dim and its size; write it like D_in=8")
+    return name, int(number)
