@@ -23,8 +23,8 @@ NumPy's calls (`graphir.backends.numpy`). Where a machine has something better t
 operator's own overrides it (`graphir.backends.compiled.emission`).
 
 A kernel that asks how large a length or an element is, of what type its operands are, writes into an array, reads what
-may change unnoticed, or uses what symbols do not have, has none (`trace.NoFormula`, with the reason and the line). It is
-called as it was written, which `executable.report()` tells. A global that it reads is part of what a formula is
+may change unnoticed, or uses what symbols do not have, has none (`trace.NoFormula`, with the reason and the line). It
+is called as it was written, which `executable.report()` tells. A global that it reads is part of what a formula is
 remembered by: what is compiled after it has changed has the new number, and an executable keeps the one that it was
 compiled with.
 
