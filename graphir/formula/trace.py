@@ -189,8 +189,9 @@ def _named(
         if tuple(axis or () for axis in result.axes) != axes:
             shape = " ".join("1" if axis is None else "·".join(axis) for axis in result.axes)
             raise UntraceableError(f"its result {each.name} has the shape [{shape}], where its signature says {each}")
-        expected = {"bool": "bool", "": "float"}.get(each.dtype, result.term.kind)
-        if result.term.kind not in (expected, double(terms) if expected == "float" else expected):
+        kind = result.term.kind
+        expected = {"bool": "bool", "": "float"}.get(each.dtype, kind)
+        if kind != expected and not (kind == "wide" and expected == double(terms)):
             raise UntraceableError(f"its result {each.name} is of another dtype than its signature says")
         made[each.name] = result.term
     return made
