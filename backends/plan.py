@@ -92,6 +92,7 @@ class Places(dict[int, Place]):
     def __init__(self, node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self._rule, self._mesh, self._sizes = node.inference.rule, mesh, sizes
+        self._known = node.operator.known_factors
         layouts = [value.type.layout for value in node.inputs]
         self._assignment = read_assignment(self._rule, layouts, node.attributes.get("split", ()))
 
@@ -107,7 +108,7 @@ class Places(dict[int, Place]):
             for axis in axes:
                 index = index * mesh.sizes[axis] + coordinates[axis]
             starts[factor] = index * (self._sizes[factor] // mesh.count(axes))
-        return Place(self._rule, starts, self._sizes)
+        return Place(self._rule, starts, self._sizes, self._known)
 
 
 def _step(

@@ -182,10 +182,10 @@ class Writer:
         """Where the tile's part of a node lies in the global tensors, as far as its kernel asks."""
         place = self.rank.places.get(node)
         if place is None:
-            return Place(node.inference.rule, {}, {})
+            return Place(node.inference.rule, {}, {}, node.operator.known_factors)
         names = self.task.space.factors[node]
-        starts = {name: place.start(name) + self.tile.get(names[name], (0, 0))[0] for name in names}
-        return Place(place.rule, starts, place.sizes)
+        starts = {name: place.starts.get(name, 0) + self.tile.get(names[name], (0, 0))[0] for name in names}
+        return Place(place.rule, starts, place.sizes, place.known)
 
     # -- operands -------------------------------------------------------------------------------------
 

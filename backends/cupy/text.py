@@ -45,6 +45,8 @@ _TEXT = {
     **OPERATIONS,
     "divide": "{} / {}",
     "minus": "(long long)({}) - (long long)({})",
+    "minus long": "(long long)((unsigned long long)({}) - (unsigned long long)({}))",
+    "narrow": "(long long)(int)({})",
     "plus": "{} + {}",
     "times": "{} * {}",
     "quotient": "{} / {}",
@@ -62,8 +64,9 @@ _TEXT = {
     "zero": "{} == T(0)",
     "finite": "bool(isfinite({}))",
 }
-_CONDITIONS = ("and", "or", "not", "same", "other", "compare", "at most", "less", "zero", "finite", "keep")
-_INTEGERS = ("integer", "minus", "plus", "times", "quotient", "rest", "ramp", "column", "count")
+_COMPARED = ("compare", "compare long")
+_CONDITIONS = ("and", "or", "not", "same", "other", *_COMPARED, "at most", "less", "zero", "finite", "keep")
+_INTEGERS = ("integer", "narrow", "minus", "minus long", "plus", "times", "quotient", "rest", "ramp", "column", "count")
 _INCLUDED = ("conversions", "packs", "reductions", "hash", "functions", "partials")
 
 
@@ -94,7 +97,7 @@ def type_of(value: Expression, dtype_of: Callable[[Expression], str]) -> str:
 
 def apply(value: Expression, operands: Sequence[str]) -> str:
     """The text of an operation on operands that have names."""
-    if value.operation == "compare":
+    if value.operation in _COMPARED:
         return f" {value.detail} ".join(operands)
     if value.operation == "round":
         return f"number(convert<{TYPES[value.detail]}>({operands[0]}))"

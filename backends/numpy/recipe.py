@@ -15,9 +15,8 @@ from functools import cached_property, lru_cache
 
 from graphir.backends.rows.idioms import normal_of
 from graphir.backends.rows.scalars import Scalars, can_be_scalars
-from graphir.formula.terms import Term, Terms, rebuild, walk
+from graphir.formula.terms import Masked, Term, Terms, rebuild, walk
 from graphir.formula.trace import Formula
-from graphir.operators.special import MASKED
 
 #: Operations that NumPy carries out in one call, element by element, so that the result may lie where an operand did.
 UFUNCS = frozenset(
@@ -119,7 +118,7 @@ def recipe_of(formula: Formula, guarded: bool = True) -> Recipe:
     if guard is not None:
         old = {name: root.operands[2] for name, root in results.items()}
         results = {name: root.operands[1] for name, root in results.items()}
-    for change in (_normal, _negated, _split_conditions, _reciprocals, _hoisted, _squares):
+    for change in (_normal, _negated, _split_conditions, _squares):
         results = rebuild(terms, results, change)
     return Recipe(formula, results, guard, old)
 
@@ -158,8 +157,10 @@ def sum_of_products(term: Term) -> tuple[Term, ...]:
     if any(each.operation == "number" for each in (X, Y)):
         return ()
     over, both = set(term.detail), X.factors | Y.factors
+    # Of what is the same in all terms of a sum a product would be made at its end, which is another sum where one of
+    # the terms is infinite.
     fits = (X.factors == Y.factors == both) or any(
-        one.factors == both and (other.factors <= over or not other.factors & over) for one, other in ((X, Y), (Y, X))
+        one.factors == both and other.factors <= over for one, other in ((X, Y), (Y, X))
     )
     return (X, Y) if fits else ()
 
@@ -206,32 +207,9 @@ def _split_conditions(terms: Terms, term: Term, operands: tuple[Term, ...]) -> T
 def is_masked_number(term: Term) -> bool:
     """Whether a term is what takes the place of a masked score: whatever lies below it is as good.
 
-    No other number is: −∞ in a formula of somebody's own means −∞, also in place of a NaN.
+    No other number is: −1e30 in a formula of somebody's own means −1e30, also in place of a NaN.
     """
-    return term.operation == "number" and term.kind == "float" and term.detail == MASKED
-
-
-def _reciprocals(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | None:
-    """One quotient a row, and a product an element, in place of a quotient an element."""
-    if term.operation == "divide" and term.kind == "float":
-        X, Y = operands
-        if Y.factors < X.factors and Y.operation != "number" and Y.factors:
-            return terms.apply("multiply", X, terms.apply("divide", terms.number(1.0, "float"), Y))
-    return None
-
-
-def _hoisted(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | None:
-    """Σ X r = r Σ X, and Σ X c = c Σ X: what is the same in all terms of a sum is multiplied once."""
-    if term.operation != "sum" or operands[0].operation != "multiply" or operands[0].kind != "float":
-        return None
-    over = set(term.detail)
-    for X, Y in (operands[0].operands, reversed(operands[0].operands)):
-        if Y.kind == "float" and X.kind == "float" and not Y.factors & over and over <= X.factors:
-            # Beside rows that are kept, a row of weights is what BLAS takes.
-            if Y.factors and not Y.factors <= X.factors - over:
-                continue
-            return terms.apply("multiply", terms.reduce("sum", X, term.detail), Y)
-    return None
+    return term.operation == "number" and term.kind == "float" and isinstance(term.detail, Masked)
 
 
 def _normal(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | None:

@@ -19,12 +19,22 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from graphir.backends.rows.scalars import Scalars
+from graphir.formula.places import Sum
 from graphir.ir.attributes import exact
 from graphir.ir.operator import Place
 
 #: Where a row lies: the number of its first element, and by how much that grows with each of the named dims.
 Ramp: TypeAlias = Callable[[Place], tuple[int, Mapping[str, int]]]
 Operand: TypeAlias = "Expression | float"
+
+
+def ramp_of(given: Sum) -> Ramp:
+    """An integer that follows from where a row lies: its first, and by how much it grows with each factor."""
+
+    def ramp(at: Place) -> tuple[int, Mapping[str, int]]:
+        return given.at(lambda key: at.start(key[1]) if key[0] == "start" else at.sizes[key[1]]), given.steps
+
+    return ramp
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +206,10 @@ class Row:
         """X where the condition holds, Y elsewhere."""
         return self.apply("choose", condition, X, Y)
 
-    def compare(self, X: Expression, sign: str, Y: Expression | int) -> Expression:
-        """A condition on integers: X == Y, X != Y, X <= Y, X < Y."""
+    def compare(self, X: Expression, sign: str, Y: Expression | int, moderate: bool = True) -> Expression:
+        """A condition on integers: X == Y, X != Y, X <= Y, X < Y; of `moderate` ones 32 bits will do."""
         right = Y if isinstance(Y, Expression) else self.leaf("integer", Y)
-        return self.apply("compare", X, right, detail=sign)
+        return self.apply("compare" if moderate else "compare long", X, right, detail=sign)
 
     def finite(self, X: Expression) -> Expression:
         """Whether X is neither NaN nor infinite."""

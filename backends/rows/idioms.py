@@ -1,4 +1,4 @@
-"""What is put otherwise before it is written, as kernels have functions for it: σ and Φ, powers, products of numbers.
+"""What is put otherwise before it is written, as kernels have functions for it: σ and Φ, powers.
 
 Nothing here knows an operator: a formula is rewritten term by term.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 
 from graphir.formula.terms import Term, Terms, rebuild
+
+#: Numbers up to here, and from its inverse on, are multiplied up.
+_MODEST = 2.0**20
 
 
 def with_idioms(terms: Terms, results: dict[str, Term]) -> dict[str, Term]:
@@ -22,23 +25,23 @@ def _rewritten(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | N
         case "power":
             return _power(terms, *operands)
         case "convert" if operands[0].operation == "sum" and term.kind in ("float", "wide"):
-            # Counted in floats.
+            # Counted in floats, which integers of any size would not fit in.
             (inside,) = operands[0].operands
+            if inside.kind != "bool":
+                return None
             return terms.reduce("sum", terms.convert(inside, term.kind), operands[0].detail)
     return None
 
 
 def _product(terms: Terms, X: Term, Y: Term) -> Term | None:
-    """½ (1 + tanh u) = σ(2u), ½ (1 + erf u) = Φ(√2 u); numbers are multiplied up, and by a condition one chooses."""
+    """½ (1 + tanh u) = σ(2u), ½ (1 + erf u) = Φ(√2 u), and by a condition one chooses."""
     if X.operation == "number":
         X, Y = Y, X
-    if Y.operation == "number" and X.kind == "bool" and Y.kind == "float":
-        return terms.apply("where", X, Y, terms.number(0.0, "float"))
     if Y.operation == "number":
         gate = _one_and(X) if Y.detail == 0.5 else None
         if gate is not None and gate.operation == "tanh":
             return terms.apply("sigmoid", times(terms, gate.operands[0], 2.0))
-        return normal_of(terms, X, Y) or times(terms, X, Y.detail)
+        return normal_of(terms, X, Y)
     if Y.kind == "bool" and X.kind == "float":
         return _chosen(terms, X, Y)
     if X.kind == "bool" and Y.kind == "float":
@@ -56,14 +59,22 @@ def normal_of(terms: Terms, X: Term, Y: Term) -> Term | None:
 
 
 def times(terms: Terms, X: Term, number: float) -> Term:
-    """X times a number, put together with one that X is a product of."""
+    """X times a number, put together with one that X is a product of, as the argument of σ or Φ.
+
+    There, and for numbers such as these, it does not matter that c₁X may be infinite where c₁c₂X is not: σ and Φ are 0
+    or 1 at both. In any other product it would.
+    """
     if X.operation == "multiply":
         for one, other in (X.operands, reversed(X.operands)):
-            if other.operation == "number":
+            if other.operation == "number" and all(map(_is_modest, (other.detail, other.detail * number))):
                 return times(terms, one, other.detail * number)
     if math.isclose(number, 1, rel_tol=1e-15) and X.kind == "float":
         return X
     return terms.apply("multiply", X, terms.number(number, X.kind))
+
+
+def _is_modest(number: float) -> bool:
+    return 1 / _MODEST <= abs(number) <= _MODEST
 
 
 def _one_and(X: Term) -> Term | None:
@@ -77,9 +88,6 @@ def _one_and(X: Term) -> Term | None:
 
 def _chosen(terms: Terms, X: Term, condition: Term) -> Term:
     """X ⊙ condition: a product still, so that NaN and infinity stay visible."""
-    if X.operation == "multiply" and X.operands[1].operation == "number":
-        X, number = X.operands
-        return terms.apply("multiply", X, terms.apply("where", condition, number, terms.number(0.0, "float")))
     factor = terms.apply("where", condition, terms.number(1.0, "float"), terms.number(0.0, "float"))
     return terms.apply("multiply", X, factor)
 

@@ -9,19 +9,18 @@ an index, of where blocks begin, and of numbers, so that what is known of a row'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from graphir.backends.rows.draws import draw_mask
-from graphir.backends.rows.expressions import Expression, Row
+from graphir.backends.rows.expressions import Expression, Row, ramp_of
 from graphir.backends.rows.idioms import with_idioms
 from graphir.backends.rows.scalars import Scalars, can_be_scalars, write_scalars
 from graphir.formula.places import Sum, sum_of
 from graphir.formula.terms import COMPARISONS, REDUCTIONS, Term, walk
 from graphir.formula.trace import Formula
-from graphir.ir.operator import Place
-from graphir.ir.signature import Signature, is_literal
+from graphir.ir.signature import is_literal
 
 #: Formulas of more terms are kernels of their own: what writes them goes from term to term by recursion.
 _MOST_TERMS = 256
@@ -85,7 +84,7 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
     `operands` are those of the formula's operands. A result that lacks rows is the sum over them of its expression.
     """
-    lowering = _Lowering(row, formula.rule, cut, operands, formula.terms.dtype == "float64")
+    lowering = _Lowering(row, formula, cut, operands)
     results = rewritten(formula)
     lowering.prepare(list(results.values()))
     outputs = {each.name: frozenset(each.factors) for each in formula.rule.outputs}
@@ -93,8 +92,12 @@ def lower(row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expressio
 
 
 class _Lowering:
-    def __init__(self, row: Row, rule: Signature, cut: Cut, operands: Mapping[str, Expression], wide: bool) -> None:
-        self.row, self.cut, self.operands, self.wide = row, cut, operands, wide
+    def __init__(self, row: Row, formula: Formula, cut: Cut, operands: Mapping[str, Expression]) -> None:
+        rule = formula.rule
+        self.row, self.cut, self.operands, self.wide = row, cut, operands, formula.terms.dtype == "float64"
+        #: The operands that index a factor.
+        self.indices = {each.name for each in rule.inputs if each.indexes is not None}
+        self.narrow = formula.terms.narrow
         self._axes = {each.name: [axis.factors for axis in each.axes] for each in rule.inputs}
         self._known: dict[Hashable, Expression] = {}
         #: Factors along which one place is meant, each with its number.
@@ -210,9 +213,6 @@ class _Lowering:
         if term.kind == "wide" and not self.wide:
             raise NoRowError("it computes in double precision")
         given = [self._number(each) for each in term.operands]
-        if operation == "divide" and given[0].each and not given[1].each and given[1].operation != "number":
-            # One quotient a row, and a product an element.
-            return given[0] * (1.0 / given[1])
         return self.row.apply(operation, *given)
 
     def _picked(self, term: Term) -> Expression:
@@ -297,8 +297,12 @@ class _Lowering:
 
     def _compared_integers(self, term: Term) -> Expression:
         """What follows from a place goes to one side, so that the other is a column, or one integer of the row."""
-        difference = sum_of(term.operands[0]).plus(sum_of(term.operands[1]), -1)
         sign = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<="}[term.operation]
+        if not all(map(self._is_moderate, walk(term.operands))):
+            # They may begin anew at the other end: what is said of X + 1 > Y is not what is said of X > Y - 1.
+            one, other = map(self._integer, term.operands)
+            return self.row.compare(one, sign, other, moderate=False)
+        difference = sum_of(term.operands[0]).plus(sum_of(term.operands[1]), -1)
         columns = [("index", factor) for factor in (*self.cut.columns, *self._places)]
         column = next((each for each in columns if each in difference.places), ("", ""))
         places, others = dict(difference.places), difference.others
@@ -310,6 +314,16 @@ class _Lowering:
         if any(count < 0 for count in (*kept.places.values(), *(count for count, _ in kept.others))):
             return self.row.compare(self._made_of(rest.times(-1)), sign, self._made_of(kept.times(-1)))
         return self.row.compare(self._made_of(kept), sign, self._made_of(rest))
+
+    def _is_moderate(self, term: Term) -> bool:
+        """Whether an integer is no longer than dims are, so that 32 bits hold it, and a few of them added up."""
+        if term.operation == "operand" and term.kind == "int":
+            return term.detail in self.indices
+        return term.operation != "number" or term.kind != "int" or abs(term.detail) < 1 << 30
+
+    def _is_short(self, term: Term) -> bool:
+        """Whether 64 bits hold sums of an integer."""
+        return self._is_moderate(term) or (term.operation == "operand" and term.detail in self.narrow)
 
     def _integer(self, term: Term) -> Expression:
         return self._made_of(sum_of(term))
@@ -325,6 +339,8 @@ class _Lowering:
             case "where":
                 one, other = (self._integer(each) for each in term.operands[1:])
                 return row.choose(self._of(term.operands[0]), one, other)
+            case "round":
+                return row.apply("narrow", self._integer(term.operands[0]))
             case "convert" if term.operands[0].kind == "bool":
                 return row.choose(self._of(term.operands[0]), row.leaf("integer", 1), row.leaf("integer", 0))
             case "multiply":
@@ -336,6 +352,8 @@ class _Lowering:
     def _made_of(self, given: Sum) -> Expression:
         row, places = self.row, dict(given.places)
         made: Expression | None = None
+        short = all(map(self._is_short, walk(term for _, term in given.others)))
+        minus = "minus" if short else "minus long"
         for factor in (*self.cut.columns, *self._places):
             if ("index", factor) in places:
                 if made is not None or places.pop(("index", factor)) != 1:
@@ -347,34 +365,22 @@ class _Lowering:
                 made = each
             elif abs(count) == 1:
                 left = row.leaf("integer", 0) if made is None else made
-                made = row.minus(left, each if count < 0 else self._minus(each))
+                made = row.apply(minus, left, each if count < 0 else row.apply(minus, row.leaf("integer", 0), each))
             else:
                 raise NoRowError("kernels have no product of integers")
         rest = Sum(given.constant, places)
         if not places:
             if made is None:
                 return row.leaf("integer", given.constant)
-            return made if not given.constant else row.minus(made, row.leaf("integer", -given.constant))
-        return self._ramp(rest) if made is None else row.minus(made, self._ramp(rest.times(-1)))
-
-    def _minus(self, X: Expression) -> Expression:
-        return self.row.minus(self.row.leaf("integer", 0), X)
+            return made if not given.constant else row.apply(minus, made, row.leaf("integer", -given.constant))
+        return self._ramp(rest) if made is None else row.apply(minus, made, self._ramp(rest.times(-1)))
 
     def _ramp(self, given: Sum) -> Expression:
         key = given.constant, tuple(sorted(given.places.items()))
         found = self._ramps.get(key)
         if found is None:
-            found = self._ramps[key] = self.row.ramp(_place(given))
+            found = self._ramps[key] = self.row.ramp(ramp_of(given))
         return found
-
-
-def _place(given: Sum) -> Callable[[Place], tuple[int, Mapping[str, int]]]:
-    """An integer that follows from where a row lies: its first, and by how much it grows with each factor."""
-
-    def ramp(at: Place) -> tuple[int, Mapping[str, int]]:
-        return given.at(lambda key: at.start(key[1]) if key[0] == "start" else at.sizes[key[1]]), given.steps
-
-    return ramp
 
 
 _COMPARED = {"equal": "same", "not_equal": "other", "less": "less", "less_equal": "at most"}

@@ -44,8 +44,8 @@ _PYTHON: Mapping[str, Callable[..., Any]] = {
     "absolute": abs,
     "power": _guarded(operator.pow, np.power),
     "remainder": _guarded(operator.mod, np.remainder),
-    "maximum": lambda x, y: y if x < y else x,
-    "minimum": lambda x, y: y if x > y else x,
+    "maximum": lambda x, y: y if x < y or y != y else x,
+    "minimum": lambda x, y: y if x > y or y != y else x,
     "exp": _guarded(math.exp, np.exp),
     "log": _guarded(math.log, np.log),
     "sqrt": _guarded(math.sqrt, np.sqrt),
@@ -99,8 +99,14 @@ class Scalars:
             elif term.operation == "convert":
                 known[term] = _CONVERT[term.detail](known[term.operands[0]])
             else:
-                known[term] = _PYTHON[term.operation](*(known[each] for each in term.operands))
+                made = _PYTHON[term.operation](*(known[each] for each in term.operands))
+                known[term] = _in_64_bits(made) if term.kind == "int" else made
         return [known[root] for root in self.roots]
+
+
+def _in_64_bits(integer: int) -> int:
+    """An integer as NumPy has it, which begins anew at the other end."""
+    return (integer + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def can_be_scalars(term: Term) -> bool:

@@ -6,16 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from graphir.formula.shapes import Axis
+from graphir.formula.kinds import double, is_weak
+from graphir.formula.opaque import Opaque
+from graphir.formula.shapes import Axis, positions, together
 from graphir.formula.terms import Terms, UntraceableError
-from graphir.formula.traced import (
-    Extent,
-    Traced,
-    elementwise,
-    reduced,
-    scalar,
-    together,
-)
+from graphir.formula.traced import Extent, Traced, elementwise, reduced, scalar
 
 #: NumPy's functions of elements, by the name of the operation that they are.
 _ELEMENTWISE = {
@@ -31,9 +26,10 @@ _SWAPPED = {"greater": "less", "greater_equal": "less_equal"}
 _REDUCTIONS = ("sum", "max", "min")
 
 
-class TracingModule:
+class TracingModule(Opaque):
     """As NumPy, of traced arrays. What it lacks has no formula: UntraceableError says so."""
 
+    what = "the array module"
     pi, e, inf, nan, newaxis = math.pi, math.e, math.inf, math.nan, None
     float32, float64, int32, int64, bool_ = "float32", "float64", "int32", "int64", "bool"
 
@@ -47,8 +43,6 @@ class TracingModule:
             return lambda X, Y: elementwise(self.terms, _SWAPPED[name], Y, X)
         if name in _REDUCTIONS:
             return lambda X, axis=None, keepdims=False: reduced(name, X, axis, keepdims)
-        if name.startswith("__"):
-            raise AttributeError(name)
         raise UntraceableError(f"it calls xp.{name}, which no formula has")
 
     # -- making arrays --------------------------------------------------------------------------------
@@ -56,21 +50,22 @@ class TracingModule:
     def asarray(self, value: Any, dtype: Any = None) -> Traced:
         """A number or an array as an array."""
         made = scalar(self.terms, value)
+        if dtype is None and type(value) is not Traced and is_weak(value) and made.term.kind == "float":
+            return Traced(self.terms, self.terms.convert(made.term, double(self.terms)), ())
         return made if dtype is None else made.astype(dtype)
 
     array = asarray
 
     def arange(self, count: Any, dtype: Any = None) -> Traced:
         """0, 1, … along the axis whose length is `count`."""
-        if not isinstance(count, Extent) or count.total or len(count.factors) != 1:
+        if type(count) is not Extent or count.total or len(count.factors) != 1:
             raise UntraceableError("it numbers the places of what is no single axis")
         made = Traced(self.terms, self.terms.leaf("index", count.factors[0], count.factors, "int"), [count.factors])
         return made if dtype is None else made.astype(dtype)
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> Traced:
         """A number everywhere."""
-        made = scalar(self.terms, value)
-        return self.broadcast_to(made if dtype is None else made.astype(dtype), shape)
+        return self.broadcast_to(self.asarray(value, dtype), shape)
 
     def zeros(self, shape: Any, dtype: Any = None) -> Traced:
         """0 everywhere."""
@@ -104,8 +99,8 @@ class TracingModule:
         if given[0].term.kind != "bool":
             raise UntraceableError("it chooses by what is no boolean: say X != 0")
         kinds = {each.term.kind for each in given[1:]}
-        # As of a sum: the kind that the two have together.
-        kind = "bool" if kinds == {"bool"} else elementwise(self.terms, "add", X, Y).term.kind
+        # As the larger one's: the kind that the two have together.
+        kind = "bool" if kinds == {"bool"} else elementwise(self.terms, "maximum", X, Y).term.kind
         one, other = (self.terms.convert(each.term, kind) for each in given[1:])
         axes = together([each.axes for each in given])
         return Traced(self.terms, self.terms.apply("where", given[0].term, one, other), axes)
@@ -116,11 +111,11 @@ class TracingModule:
 
     def square(self, X: Traced) -> Traced:
         """X²."""
-        return X * X
+        return elementwise(self.terms, "multiply", X, X)
 
     def reciprocal(self, X: Traced) -> Traced:
         """1 / X."""
-        return 1.0 / X
+        return elementwise(self.terms, "divide", 1.0, X)
 
     def mean(self, X: Traced, axis: Any = None, keepdims: bool = False) -> Traced:
         """Σ over the number of terms."""
@@ -128,10 +123,11 @@ class TracingModule:
 
     def take_along_axis(self, X: Traced, indices: Traced, axis: int) -> Traced:
         """Of each row of X the element of which `indices`, one to a row, has the number."""
-        factors = X.axes[axis]
+        (place,) = positions(axis, X.ndim)
+        factors = X.axes[place]
         if factors is None or len(factors) != 1 or indices.axes[axis] is not None:
             raise UntraceableError("it takes several elements along an axis")
-        axes = [None if i == axis % X.ndim else each for i, each in enumerate(X.axes)]
+        axes = [None if i == place else each for i, each in enumerate(X.axes)]
         made = together([axes, indices.axes])
         return Traced(self.terms, self.terms.at(X.term, factors[0], indices.term), made)
 
@@ -139,7 +135,9 @@ class TracingModule:
 
     def einsum(self, pattern: str, *operands: Traced) -> Traced:
         """A sum of products over the letters that the result lacks, with dots for what all have in common."""
-        left, _, right = pattern.replace(" ", "").partition("->")
+        left, arrow, right = pattern.replace(" ", "").partition("->")
+        if not arrow or "..." in right[1:] or ("..." in left) != ("..." in right):
+            raise UntraceableError(f"it sums products by the pattern {pattern}: say what is left, dots first")
         known: dict[str, Axis] = {}
         dots: list[tuple[Axis, ...]] = []
         product: Traced | None = None
@@ -155,6 +153,11 @@ class TracingModule:
             plain = Traced(self.terms, X.term, ())
             product = plain if product is None else product * plain
         assert product is not None
+        summed = [factor for axis in known.values() for factor in axis or ()]
+        if len(set(summed)) < len(summed) or any(
+            len(set(each)) < len(each) for each in left.replace(".", "").split(",")
+        ):
+            raise UntraceableError(f"it sums products by the pattern {pattern} over one axis by two letters")
         leading = together(dots) if dots else ()
         over = [factor for letter, axis in known.items() if letter not in right for factor in axis or ()]
         axes = [*(leading if right.startswith("...") else ()), *(known[each] for each in right.replace("...", ""))]
@@ -165,7 +168,7 @@ class TracingModule:
     def broadcast_to(self, X: Any, shape: Sequence[Any]) -> Traced:
         """X with the same elements along further axes."""
         made = scalar(self.terms, X)
-        axes = [_axis(length) for length in (shape if isinstance(shape, (tuple, list)) else (shape,))]
+        axes = [_axis(length) for length in (shape if type(shape) in (tuple, list) else (shape,))]
         if together([made.axes, axes]) != tuple(axes):
             raise UntraceableError("it widens an array to a shape that it does not fit")
         return Traced(self.terms, made.term, axes)
@@ -185,7 +188,8 @@ class TracingModule:
     def expand_dims(self, X: Traced, axis: int) -> Traced:
         """A new axis of length 1."""
         axes = list(X.axes)
-        axes.insert(axis if axis >= 0 else axis + X.ndim + 1, None)
+        for place in sorted(positions(axis, X.ndim + 1)):
+            axes.insert(place, None)
         return Traced(self.terms, X.term, axes)
 
     def ascontiguousarray(self, X: Traced) -> Traced:
@@ -198,15 +202,14 @@ class TracingModule:
 
     def stack(self, parts: Sequence[Traced], axis: int = 0) -> Traced:
         """Arrays along a new axis, of as many places as there are arrays."""
-        rank = parts[0].ndim + 1
-        widened = [self.expand_dims(each, axis % rank) for each in parts]
-        return self._side_by_side(widened, axis % rank)
+        (place,) = positions(axis, parts[0].ndim + 1)
+        return self._side_by_side([self.expand_dims(each, place) for each in parts], place)
 
     def split(self, X: Traced, parts: int, axis: int = 0) -> list[Traced]:
         """Equal parts of an axis: of (2 c), two of c."""
-        place = axis % X.ndim
+        (place,) = positions(axis, X.ndim)
         first, *inner = X.axes[place] or ("",)
-        if not isinstance(parts, int) or first != str(parts) or not inner:
+        if type(parts) is not int or first != str(parts) or not inner:
             raise UntraceableError(f"it splits an axis that its signature does not name: write the axis as ({parts} c)")
         axes = [*X.axes[:place], tuple(inner), *X.axes[place + 1 :]]
         terms = self.terms
@@ -219,7 +222,7 @@ class TracingModule:
         if any(count in each.term.factors or any(count in (axis or ()) for axis in each.axes) for each in parts):
             raise UntraceableError(f"it has two axes of {count}")
         axes = list(parts[0].axes)
-        place = axis % len(axes)
+        (place,) = positions(axis, len(axes))
         axes[place] = (count, *(axes[place] or ()))
         which = Traced(self.terms, self.terms.leaf("index", count, (count,), "int"), ())
         made = Traced(self.terms, parts[-1].term, ())
@@ -237,7 +240,7 @@ class TracingModule:
         self, starts: Sequence[Traced], sizes: Any, shape: Any, seed: Any, step: Any, key: Any, p: float
     ) -> Traced:
         """Which elements a dropout mask keeps; see `graphir.operators.dropout`."""
-        leaves = [each.term.operation if isinstance(each, Traced) else "" for each in (seed, step, key)]
+        leaves = [each.term.operation if type(each) is Traced else "" for each in (seed, step, key)]
         if leaves != ["operand", "operand", "attribute"]:
             raise UntraceableError("it draws a mask by other than its operands seed and step and its key")
         factors = tuple(each.term.detail for each in starts)
@@ -252,8 +255,8 @@ class TracingModule:
 
 
 def _axis(length: Any) -> Axis:
-    if isinstance(length, Extent) and not length.total:
+    if type(length) is Extent and not length.total:
         return length.factors or None
-    if isinstance(length, int):
+    if type(length) is int:
         return None if length == 1 else (str(length),)
     raise UntraceableError("it makes an array of a length that is computed")

@@ -30,10 +30,10 @@ def indexed(terms: Terms, term: Term, axes: Sequence[Axis], index: tuple[Any, ..
             continue
         axis = axes[position]
         position += 1
-        if isinstance(each, slice):
+        if type(each) is slice:
             term, kept = _sliced(terms, term, axis, each)
             made.append(kept)
-        elif isinstance(each, int) and not isinstance(each, bool):
+        elif type(each) is int:
             term = _fixed(terms, term, axis, each)
         else:
             raise UntraceableError("it indexes an array by what is no number")
@@ -41,17 +41,19 @@ def indexed(terms: Terms, term: Term, axes: Sequence[Axis], index: tuple[Any, ..
 
 
 def _fixed(terms: Terms, term: Term, axis: Axis, index: int) -> Term:
+    """One element of an axis: of one whose length is known any that it has, of another the first or the last."""
     if axis is None and index in (0, -1):
         return term
     if axis is not None and len(axis) == 1:
         (factor,) = axis
-        where: Term = terms.number(index, "int")
-        if index < 0 and not is_literal(factor):
-            where = terms.apply("add", terms.leaf("extent", axis, (), "int"), where)
-        elif index < 0:
-            where = terms.number(index + int(factor), "int")
-        return terms.at(term, factor, where)
-    raise UntraceableError(f"it takes the element {index} of an axis")
+        if is_literal(factor) and -int(factor) <= index < int(factor):
+            return terms.at(term, factor, terms.number(index % int(factor), "int"))
+        if index == 0:
+            return terms.at(term, factor, terms.number(0, "int"))
+        if index == -1:
+            last = terms.apply("add", terms.leaf("extent", axis, (), "int"), terms.number(-1, "int"))
+            return terms.at(term, factor, last)
+    raise UntraceableError(f"it takes the element {index} of an axis that may have none there")
 
 
 def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axis]:
@@ -74,13 +76,13 @@ def _sliced(terms: Terms, term: Term, axis: Axis, cut: slice) -> tuple[Term, Axi
 def _factors_of(length: Any) -> tuple[str, ...] | None:
     """The factors of a length; None of what is none, or is not there."""
     found: tuple[str, ...] | None = getattr(length, "factors", None)
-    return found
+    return None if found is None or length.total else found
 
 
 def reshaped(axes: Sequence[Axis], wanted: Sequence[Any]) -> list[Axis]:
     """The axes with other ends, in these lengths, of which one may be −1; UntraceableError where a factor is cut."""
     factors = [factor for axis in axes if axis is not None for factor in axis]
-    open_at = next((i for i, each in enumerate(wanted) if isinstance(each, int) and each == -1), None)
+    open_at = next((i for i, each in enumerate(wanted) if type(each) is int and each == -1), None)
     before = _taken(factors, wanted[:open_at])
     if open_at is None:
         if sum(len(axis or ()) for axis in before) < len(factors):
@@ -96,15 +98,37 @@ def _taken(factors: Sequence[str], lengths: Sequence[Any], backwards: bool = Fal
     """The axes of `factors` that have these lengths, from the first on."""
     rest, made = list(factors), list[Axis]()
     for length in lengths:
-        if isinstance(length, int) and length == 1:
+        if type(length) is int and length == 1:
             made.append(None)
             continue
-        names = (str(length),) if isinstance(length, int) else _factors_of(length)
+        names = (str(length),) if type(length) is int else _factors_of(length)
         if names is None:
             raise UntraceableError("it reshapes an array to a length that is computed")
         order = tuple(reversed(names)) if backwards else names
         if tuple(rest[: len(order)]) != order:
-            raise UntraceableError(f"it reshapes an array where a length of {length} cuts through {', '.join(rest)}")
+            raise UntraceableError(
+                f"it reshapes an array where a length of {'·'.join(names)} cuts through {', '.join(rest)}"
+            )
         del rest[: len(order)]
         made.append(tuple(names) or None)
     return made
+
+
+def together(shapes: Sequence[Sequence[Axis]]) -> tuple[Axis, ...]:
+    """The axes of what arrays of these axes make together."""
+    rank = max(map(len, shapes))
+    made: list[Axis] = []
+    for i in range(-rank, 0):
+        found = {axes[i] for axes in shapes if len(axes) >= -i} - {None}
+        if len(found) > 1:
+            raise UntraceableError(f"it puts {' and '.join(sorted(map(str, found)))} side by side")
+        made.append(found.pop() if found else None)
+    return tuple(made)
+
+
+def positions(axis: Any, ndim: int) -> list[int]:
+    """The axes that are meant, of `ndim`, counted from the first: of all, one or several."""
+    given = range(ndim) if axis is None else axis if type(axis) in (tuple, list) else (axis,)
+    if not all(type(i) is int and -ndim <= i < ndim for i in given) or len({i % ndim for i in given}) < len(given):
+        raise UntraceableError("it names axes that there are not, or one twice")
+    return [i % ndim for i in given]

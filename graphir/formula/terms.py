@@ -73,11 +73,22 @@ _FOLD: Mapping[str, Callable[..., Number]] = {
 }
 
 
-class Terms:
-    """Makes terms, whose floats are of `dtype`. Equal ones are one: what two results have in common is one term."""
+class Masked(float):
+    """What takes the place of a masked score: whatever lies below it is as good.
 
-    def __init__(self, dtype: str = "float32") -> None:
-        self.dtype = dtype
+    No other number is, though it be as large: −1e30 in a formula of somebody's own means −1e30.
+    """
+
+
+class Terms:
+    """Makes terms, whose floats are of `dtype`. Equal ones are one: what two results have in common is one term.
+
+    narrow    the integer operands of 32 bits
+    places    the operands that index a factor, and so are no larger than a dim is long
+    """
+
+    def __init__(self, dtype: str = "float32", narrow: Iterable[str] = (), places: Iterable[str] = ()) -> None:
+        self.dtype, self.narrow, self.places = dtype, frozenset(narrow), frozenset(places)
         self._made: dict[tuple[Any, ...], Term] = {}
 
     def leaf(self, operation: str, detail: Any, factors: Iterable[str], kind: str) -> Term:
@@ -118,8 +129,12 @@ class Terms:
         if X.kind == kind:
             return X
         if X.operation == "number":
+            if kind in ("float", "wide") and isinstance(X.detail, float):
+                return self.number(X.detail, kind)
             value = {"bool": bool, "int": int}.get(kind, float)(X.detail)
             return self.number(value, kind)
+        if X.operation == "where" and all(each.operation == "number" for each in X.operands[1:]):
+            return self.apply("where", X.operands[0], *(self.convert(each, kind) for each in X.operands[1:]))
         return self._make("convert", (X,), kind, X.factors, kind)
 
     def primitive(self, name: str, operands: tuple[Term, ...], detail: Any, factors: Iterable[str], kind: str) -> Term:
@@ -136,7 +151,7 @@ class Terms:
     def _make(
         self, operation: str, operands: tuple[Term, ...], detail: Any, factors: frozenset[str], kind: str
     ) -> Term:
-        key = operation, tuple(map(id, operands)), exact(detail), factors, kind
+        key = operation, tuple(map(id, operands)), exact(detail), isinstance(detail, Masked), factors, kind
         found = self._made.get(key)
         if found is None:
             found = self._made[key] = Term(operation, operands, detail, factors, kind)

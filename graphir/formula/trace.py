@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from graphir.formula.kinds import double
 from graphir.formula.module import TracingModule
+from graphir.formula.opaque import Opaque
+from graphir.formula.reads import what_it_reads
 from graphir.formula.terms import Term, Terms, UntraceableError, walk
 from graphir.formula.traced import Extent, Traced
 from graphir.ir.attributes import exact
 from graphir.ir.graph import Node
-from graphir.ir.inference import require_operand
+from graphir.ir.inference import require_factor, require_operand
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 from graphir.ir.types import INTEGERS
@@ -51,11 +54,13 @@ class NoFormula:
         return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
-class _Starts:
+class _Starts(Opaque):
     """Where blocks lie, in symbols: what a kernel asks of `at`."""
 
-    def __init__(self, terms: Terms, rule: Signature) -> None:
-        self._terms, self._rule = terms, rule
+    what = "a place"
+
+    def __init__(self, terms: Terms, rule: Signature, known: frozenset[str] | None) -> None:
+        self._terms, self._rule, self._known = terms, rule, known
         self.rule = rule
 
     @property
@@ -65,7 +70,8 @@ class _Starts:
 
     def start(self, factor: str) -> Traced:
         """The first index of the block along `factor`, in the whole tensor."""
-        return Traced(self._terms, self._terms.leaf("start", factor, (), "int"), ())
+        require_factor(self._rule, self._known, factor)
+        return Traced(self._terms, self._terms.leaf("start", factor, (), "int"), (), weak=True)
 
     def region(self, operand: str) -> tuple[tuple[Traced, ...], tuple[Extent, ...]]:
         """An operand's first indices and the whole tensor's shape."""
@@ -75,57 +81,80 @@ class _Starts:
 
 def formula_of(node: Node, attributes: Mapping[str, Any]) -> Formula | NoFormula:
     """The formula of a node, or why it has none; `attributes` are its kernel's, dims in numbers."""
+    rule = node.inference.rule
     floats = [value.dtype for value in (*node.inputs, *node.outputs) if value.type.is_float]
-    return find_formula(node.operator, node.inference.rule, attributes, floats[0] if floats else "float32")
+    narrow = frozenset(e.name for e, value in zip(rule.inputs, node.inputs, strict=True) if value.dtype == "int32")
+    return find_formula(node.operator, rule, attributes, floats[0] if floats else "float32", narrow)
 
 
 def find_formula(
-    operator: Operator, rule: Signature, attributes: Mapping[str, Any], dtype: str = "float32"
+    operator: Operator,
+    rule: Signature,
+    attributes: Mapping[str, Any],
+    dtype: str = "float32",
+    narrow: frozenset[str] = frozenset(),
 ) -> Formula | NoFormula:
     """The formula of `operator` under `rule`, a signature with ranks known, on floats of `dtype`, or why it has none.
 
-    `attributes` are its kernel's, dims in numbers. A formula holds whatever the sizes. The kernel is called once for
-    it: what it reads beside operands and attributes, a global variable say, is read once, too.
+    `attributes` are its kernel's, dims in numbers; `narrow` are the operands that are integers of 32 bits. A formula
+    holds whatever the sizes. The kernel is called once for it, and once more where what it reads beside operands and
+    attributes, a global variable say, is another by then.
     """
     own = operator.attributes.keys() - ({_KEY} if operator.random else set())
     given = {name: value for name, value in attributes.items() if name in own}
     items = tuple((name, given[name]) for name in sorted(given))
-    return _remembered(operator, rule, dtype, items, exact(tuple(value for _, value in items)))
+    try:
+        read = what_it_reads(operator.kernel)
+    except UntraceableError as error:
+        return NoFormula(str(error))
+    return _remembered(operator, rule, dtype, narrow, items, (exact(tuple(value for _, value in items)), read))
 
 
 @lru_cache(maxsize=4096)
 def _remembered(
-    operator: Operator, rule: Signature, dtype: str, attributes: tuple[tuple[str, Any], ...], exactly: Hashable
+    operator: Operator,
+    rule: Signature,
+    dtype: str,
+    narrow: frozenset[str],
+    attributes: tuple[tuple[str, Any], ...],
+    exactly: Hashable,
 ) -> Formula | NoFormula:
-    return _trace(operator, rule, dict(attributes), dtype)
+    return _trace(operator, rule, dict(attributes), dtype, narrow)
 
 
-def _trace(operator: Operator, rule: Signature, attributes: Mapping[str, Any], dtype: str) -> Formula | NoFormula:
-    terms = Terms(dtype)
-    named = {each.name: _operand(terms, each) for each in rule.inputs}
-    operands = list(named.values()) if operator.variadic else [named.get(name) for name in operator.operands]
-    keywords: dict[str, Any] = dict(attributes)
-    if operator.random:
-        keywords[_KEY] = Traced(terms, terms.leaf("attribute", _KEY, (), "int"), ())
-    first = rule.outputs[0]
-    if "shape" in operator.keywords:
-        keywords["shape"] = tuple(Extent(terms, axis.factors) for axis in first.axes)
-    if "at" in operator.keywords:
-        keywords["at"] = _Starts(terms, rule)
-    if "only" in operator.keywords:
-        keywords["only"] = tuple(each.name for each in rule.outputs)
+def _trace(
+    operator: Operator, rule: Signature, attributes: Mapping[str, Any], dtype: str, narrow: frozenset[str]
+) -> Formula | NoFormula:
+    terms = Terms(dtype, narrow, [each.name for each in rule.inputs if each.indexes is not None])
     try:
-        made = operator.kernel(TracingModule(terms), *operands, **keywords)
-        results = made if isinstance(made, tuple) else (made,)
-        found = _named(operator, rule, attributes, results)
-        _require_own_precision(terms, found)
-        _require_axes(rule, found)
-        _require_places(rule, found)
-        return Formula(terms, rule, found)
+        return _called(terms, operator, rule, attributes)
     except UntraceableError as error:
         return NoFormula(str(error), _line(error))
     except Exception as error:  # whatever a kernel does to what is no array of numbers
         return NoFormula(f"it fails on symbols: {type(error).__name__}: {error}", _line(error))
+
+
+def _called(terms: Terms, operator: Operator, rule: Signature, attributes: Mapping[str, Any]) -> Formula:
+    """The formula, by one call of the kernel; UntraceableError, or whatever the kernel raises, where it has none."""
+    named = {each.name: _operand(terms, each) for each in rule.inputs}
+    operands = list(named.values()) if operator.variadic else [named.get(name) for name in operator.operands]
+    keywords: dict[str, Any] = dict(attributes)
+    if operator.random:
+        keywords[_KEY] = Traced(terms, terms.leaf("attribute", _KEY, (), "int"), (), weak=True)
+    first = rule.outputs[0]
+    if "shape" in operator.keywords:
+        keywords["shape"] = tuple(Extent(terms, axis.factors) for axis in first.axes)
+    if "at" in operator.keywords:
+        keywords["at"] = _Starts(terms, rule, operator.known_factors)
+    if "only" in operator.keywords:
+        keywords["only"] = tuple(each.name for each in rule.outputs)
+    made = operator.kernel(TracingModule(terms), *operands, **keywords)
+    results = made if type(made) is tuple else (made,)
+    found = _named(terms, operator, rule, attributes, results)
+    _require_own_precision(terms, found)
+    _require_axes(rule, found)
+    _require_places(rule, found)
+    return Formula(terms, rule, found)
 
 
 def _operand(terms: Terms, operand: Operand) -> Traced:
@@ -144,7 +173,7 @@ def _kind(operand: Operand) -> str:
 
 
 def _named(
-    operator: Operator, rule: Signature, attributes: Mapping[str, Any], results: tuple[Any, ...]
+    terms: Terms, operator: Operator, rule: Signature, attributes: Mapping[str, Any], results: tuple[Any, ...]
 ) -> dict[str, Term]:
     """The results that the rule keeps, by name, each held to the axes that its signature says."""
     names = [each.name for each in rule.outputs]
@@ -154,12 +183,16 @@ def _named(
     made = {}
     for each in rule.outputs:
         result = found[each.name]
-        if not isinstance(result, Traced):
+        if type(result) is not Traced:
             raise UntraceableError(f"its result {each.name} is no array that follows from its operands")
         axes = tuple(axis.factors for axis in each.axes)
         if tuple(axis or () for axis in result.axes) != axes:
             shape = " ".join("1" if axis is None else "·".join(axis) for axis in result.axes)
             raise UntraceableError(f"its result {each.name} has the shape [{shape}], where its signature says {each}")
+        kind = result.term.kind
+        expected = {"bool": "bool", "": "float"}.get(each.dtype, kind)
+        if kind != expected and not (kind == "wide" and expected == double(terms)):
+            raise UntraceableError(f"its result {each.name} is of another dtype than its signature says")
         made[each.name] = result.term
     return made
 

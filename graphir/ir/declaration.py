@@ -136,6 +136,13 @@ class Declaration:
         return tuple(inspect.signature(self.signature).parameters) if callable(self.signature) else ()
 
     @cached_property
+    def known_factors(self) -> frozenset[str] | None:
+        """The factors of all signatures, none of them spelled out; None where signatures follow from attributes."""
+        if self.static is None:
+            return None
+        return frozenset(factor for signature in self.static for factor in signature.factors)
+
+    @cached_property
     def doc(self) -> str:
         """The formula, as the kernel's docstring states it."""
         return inspect.getdoc(self.kernel) or ""

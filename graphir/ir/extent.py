@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from graphir.errors import SizeError
+from graphir.errors import DimError, SizeError
 from graphir.ir.dims import LARGEST, Dim, Sizes, resolve_sizes, shape_text
-from graphir.ir.graph import Graph
+from graphir.ir.graph import Graph, Node
+from graphir.ir.signature import is_literal
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
 
@@ -25,7 +26,11 @@ def bind_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
     `resolve_sizes`; SizeError, with the largest tensor and its dims, where one would have 2^63 bytes or more, which no
     array has.
     """
-    complete = resolve_sizes([graph.dims, _factors_within(graph)], sizes)
+    try:
+        complete = resolve_sizes([graph.dims, _factors_within(graph)], sizes)
+    except DimError as error:
+        _tell_where(graph, sizes, error)
+        raise
     found = largest(values_within(graph), complete)
     if found is not None and found[1] > LARGEST:
         raise SizeError(
@@ -33,6 +38,37 @@ def bind_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
             f"{graph.name}; no array has as many: choose smaller sizes"
         )
     return complete
+
+
+def _tell_where(graph: Graph, sizes: Sizes, error: DimError) -> None:
+    """DimError that names the node, where it is one's signature that makes `error`: of (2 c) an axis of odd length."""
+    for node in _nodes_within(graph):
+        rule, factors = node.inference.rule, node.inference.factors
+        for operand, value in zip(rule.inputs, node.inputs, strict=True):
+            for axis, size in zip(operand.axes, value.shape, strict=True):
+                if any(map(is_literal, axis.factors)) and any(_fails(factors[f], sizes, error) for f in axis.factors):
+                    number = math.prod(int(factor) for factor in axis.factors if is_literal(factor))
+                    at = f" at {node.meta.at}" if node.meta.at else ""
+                    raise DimError(
+                        f"{node.name} = {node.operator.key}({value}){at}: its signature splits {size} as {axis}, but "
+                        f"{size}={size.size(sizes)} is not a multiple of {number}; choose sizes that divide"
+                    ) from None
+
+
+def _fails(dim: Dim, sizes: Sizes, error: DimError) -> bool:
+    try:
+        dim.size(sizes)
+    except DimError as found:
+        return str(found) == str(error)
+    return False
+
+
+def _nodes_within(graph: Graph) -> Iterator[Node]:
+    """The graph's nodes, and those within its fused nodes."""
+    for node in graph.nodes:
+        yield node
+        if node.body is not None:
+            yield from _nodes_within(node.body)
 
 
 def values_within(graph: Graph) -> Iterator[Value]:
@@ -45,10 +81,8 @@ def values_within(graph: Graph) -> Iterator[Value]:
 
 def _factors_within(graph: Graph) -> Iterator[Dim]:
     """The dims of all nodes' factors, those within fused nodes included."""
-    for node in graph.nodes:
+    for node in _nodes_within(graph):
         yield from node.inference.factors.values()
-        if node.body is not None:
-            yield from _factors_within(node.body)
 
 
 def count_bytes(type: TensorType, sizes: Sizes) -> int:

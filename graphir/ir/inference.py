@@ -30,16 +30,30 @@ def require_operand(rule: Signature, name: str) -> Operand:
     return found
 
 
+def require_factor(rule: Signature, known: frozenset[str] | None, factor: str) -> None:
+    """OperatorError if a kernel asks where its blocks begin along what is a factor of none of its variants, `known`."""
+    if known is None or factor in rule.factors or factor.partition(".")[0] in known:
+        return
+    names = ", ".join(sorted(known)) or "none"
+    raise OperatorError(f"at.start({factor!r}): its signature {rule} has no such factor; its operator has {names}")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a kernel's blocks lie: per factor, the first global index here and the global size."""
+    """Where a kernel's blocks lie: per factor, the first global index here and the global size.
+
+    `known` are the factors of all variants of its operator; None where a kernel may ask for any.
+    """
 
     rule: Signature
     starts: Mapping[str, int]
     sizes: Mapping[str, int]
+    known: frozenset[str] | None = None
 
     def start(self, factor: str) -> int:
         """The first global index of this rank's block along `factor`; 0 along one that only other variants have."""
+        if factor not in self.starts:
+            require_factor(self.rule, self.known, factor)
         return self.starts.get(factor, 0)
 
     def region(self, operand: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

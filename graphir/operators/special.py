@@ -17,8 +17,9 @@ MASKED = -1e30
 
 
 def masked_score(dtype: Any) -> Any:
-    """MASKED in a float dtype; −∞ in float16, whose numbers end before."""
-    return dtype.type(-math.inf if dtype == "float16" else MASKED)
+    """MASKED in a float dtype; −∞ in float16, whose numbers end before. A dtype of symbols brings its own."""
+    value = -math.inf if dtype == "float16" else MASKED
+    return getattr(dtype, "masked", dtype.type)(value)
 
 
 def is_masked(Z: Array) -> Array:

@@ -93,6 +93,57 @@ KERNELS: dict[str, tuple[Kernel, str]] = {
     "the least, or NaN": (lambda xp, X, Y, J: xp.sqrt(X * Y).min(axis=-1), NUMBERS),
     "the largest of NaN": (lambda xp, X, Y, J: (X * 0 / (Y * 0)).max(axis=-1), NUMBERS),
     "within bounds, or NaN": (lambda xp, X, Y, J: xp.clip(xp.log(X), -0.5, 0.5), ROWS),
+    "masked by a number of one's own": (lambda xp, X, Y, J: xp.where(Y > 0, xp.log(X), -1e30), ROWS),
+    # one axis twice
+    "all pairs of a row": (lambda xp, X, Y, J: (X[..., :, None] - Y[..., None, :]).sum(-1), ROWS),
+    "one of each, counted": (
+        lambda xp, X, Y, J: (J[..., None] == xp.arange(X.shape[-1])).astype(X.dtype).sum(-2),
+        ROWS,
+    ),
+    "all pairs by letters": (lambda xp, X, Y, J: xp.einsum("bd,be->b", X, Y), NUMBERS),
+    "letters without an arrow": (lambda xp, X, Y, J: xp.einsum("bd,d", X, Y[0]), NUMBERS),
+    # orders of computing, where one of them has no number
+    "a quotient by what is tiny": (lambda xp, X, Y, J: X / (abs(Y) * 1e-20 * 1e-20).sum(-1)[..., None], ROWS),
+    "a quotient by what is huge": (lambda xp, X, Y, J: X / ((abs(Y).sum(-1) + 1) * 1e37)[..., None] * 1e30, ROWS),
+    "products of numbers": (lambda xp, X, Y, J: X * 1e-30 * 1e-30 * 1e30 * 1e30, ROWS),
+    "a large number, and a small one": (lambda xp, X, Y, J: (X * 1e38 * 1e38) * 1e-38, ROWS),
+    "a sum of infinities": (lambda xp, X, Y, J: (X * xp.inf).sum(-1), NUMBERS),
+    "a sum times an infinity": (lambda xp, X, Y, J: (X * (X.max(-1, keepdims=True) * xp.inf)).sum(-1), NUMBERS),
+    "a product with an inverse": (lambda xp, X, Y, J: X * 1e-30 * (1 / (Y * 1e-30 * 1e-10)), ROWS),
+    "a wide argument of tanh": (lambda xp, X, Y, J: 0.5 * (1 + xp.tanh((X + 5) * 3e38)), ROWS),
+    "left out, and large": (lambda xp, X, Y, J: X * 1e38 * 10.0 * (X > 9), ROWS),
+    # integers of any size
+    "beyond 32 bits": (lambda xp, X, Y, J: xp.where(J + 2**32 > 2**32 + 2, X, Y), ROWS),
+    "beyond 64 bits": (lambda xp, X, Y, J: xp.where(J + (2**63 - 3) > 0, X, Y), ROWS),
+    "a sum beyond 24 bits": (lambda xp, X, Y, J: ((J + 2**30).sum(-1) - 6 * 2**30).astype(X.dtype), NUMBERS),
+    # dtypes of numbers
+    "a number of float64": (
+        lambda xp, X, Y, J: (X * np.float64(1 / 3) + np.float64(1e9) - np.float64(1e9)).astype(X.dtype),
+        ROWS,
+    ),
+    "an array of a number": (lambda xp, X, Y, J: (X * xp.asarray(0.1) + 1e9 - 1e9).astype(X.dtype), ROWS),
+    "a choice of two numbers": (
+        lambda xp, X, Y, J: (xp.where(X > Y, 1 / 3, 2 / 3) + 1e9 - 1e9).astype(X.dtype),
+        ROWS,
+    ),
+    "a length and numbers": (lambda xp, X, Y, J: X * (X.shape[-1] ** -0.5) + X * (2.0 / (X.shape[-1] - 1)), ROWS),
+    # what a kernel asks of what it is handed
+    "an array of NumPy": (lambda xp, X, Y, J: X * (2 if isinstance(X, np.ndarray) else 3), ROWS),
+    "the array module": (lambda xp, X, Y, J: X * (2 if xp is np else 3), ROWS),
+    "the array module's like": (lambda xp, X, Y, J: X * (2 if xp == np else 3), ROWS),
+    "the array module's name": (lambda xp, X, Y, J: X * (2 if xp.__name__ == "numpy" else 3), ROWS),
+    "what the module has": (lambda xp, X, Y, J: X * (2 if hasattr(xp, "linalg") else 3), ROWS),
+    "the very type": (lambda xp, X, Y, J: X * (2 if type(X) is np.ndarray else 3), ROWS),
+    "the type's name": (lambda xp, X, Y, J: X * (2 if type(X).__name__ == "ndarray" else 3), ROWS),
+    "the class": (lambda xp, X, Y, J: X * (2 if X.__class__ is np.ndarray else 3), ROWS),
+    "an interface": (lambda xp, X, Y, J: X * (2 if getattr(X, "__array_interface__", None) else 3), ROWS),
+    "its text": (lambda xp, X, Y, J: X * (2 if "[" in f"{X}" else 3), ROWS),
+    "a length as a number": (lambda xp, X, Y, J: X * (2 if isinstance(X.shape[-1], int) else 3), ROWS),
+    "a length as a key": (lambda xp, X, Y, J: X * {6: 2}.get(X.shape[-1], 3), ROWS),
+    "a length as text": (lambda xp, X, Y, J: X * (2 if str(X.shape[-1]) == "6" else 3), ROWS),
+    "a dtype as a key": (lambda xp, X, Y, J: X * {np.dtype("float32"): 2}.get(X.dtype, 3), ROWS),
+    "a dtype by letters": (lambda xp, X, Y, J: X * (2 if X.dtype == "f4" else 3), ROWS),
+    "a dtype by type of Python": (lambda xp, X, Y, J: X * (2 if X.dtype != float else 3), ROWS),
 }
 
 
@@ -129,6 +180,44 @@ def test_what_is_compiled_is_what_the_kernel_does(name: str, kernels: str) -> No
     found = gi.compile(graph, SIZES, kernels=kernels)(given)["Z"]
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("index", [1, 3, -2])
+def test_an_element_that_may_not_be_there_is_left_to_the_kernel(index: int, kernels: str) -> None:
+    def kernel(xp: gi.Xp, X: gi.Array) -> gi.Array:
+        """Z, one element of each row."""
+        return X[..., index] * 2
+
+    operator = Operator("one", "X[*b d!] -> Z[*b]", kernel, no_gradient="no test asks for it")
+    block = gi.Builder("one")
+    graph = block.build(operator(block.input("X", (B, D)), name="Z"))
+    X = _arrays()["X"]
+    assert np.array_equal(gi.compile(graph, SIZES, kernels=kernels)({"X": X})["Z"], X[:, index] * 2)
+    with pytest.raises(IndexError):
+        gi.compile(graph, {"B": 5, "D": 1}, kernels=kernels)({"X": X[:, :1]})
+
+
+@pytest.mark.parametrize("kernels", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda J: J + 5, lambda J: J * 3, lambda J: -J - 7, abs, lambda J: J - J.max(axis=-1, keepdims=True)],
+    ids=["sum", "product", "negative", "absolute", "difference"],
+)
+def test_integers_begin_anew_where_those_of_numpy_do(change: Kernel, dtype: str, kernels: str) -> None:
+    def kernel(xp: gi.Xp, X: gi.Array, J: gi.Array) -> gi.Array:
+        """Z, by the sign of an integer."""
+        return xp.where(change(J) > 0, X, -2 * X)
+
+    operator = Operator("anew", "X[*b d!], J[*b d!] int -> Z[*b d!]", kernel, no_gradient="no test asks for it")
+    block = gi.Builder("anew")
+    graph = block.build(operator(block.input("X", (B, D)), block.input("J", (B, D), dtype), name="Z"))
+    ends = np.iinfo(dtype)
+    J = np.random.default_rng(1).choice([ends.min, ends.min + 2, -1, 0, 4, ends.max - 3, ends.max], (5, 6))
+    given = {"X": _arrays()["X"], "J": J.astype(dtype)}
+    expected = gi.compile(graph, SIZES, backend="reference")(given)["Z"]
+    assert np.array_equal(gi.compile(graph, SIZES, kernels=kernels)(given)["Z"], expected)
 
 
 @pytest.mark.parametrize("kernels", ["numpy", pytest.param("numba", marks=pytest.mark.slow)])

@@ -80,6 +80,18 @@ def _split(xp: gi.Xp, X: gi.Array) -> gi.Array:
     return xp.concatenate((second, first), axis=-1)
 
 
+def test_a_result_of_another_dtype_is_left_to_the_kernel() -> None:
+    def scaled(xp: gi.Xp, X: gi.Array) -> gi.Array:
+        """Y = √2 X, in float64: NumPy's numbers have a dtype of their own."""
+        return X * np.sqrt(2)
+
+    made = language.Operator("scaled", "X[*b] -> Y[*b]", scaled, no_gradient="a test asks for none")
+    block = gi.Builder("scaled")
+    graph = block.build(made(block.input("X", gi.dims("B")), name="Y"))
+    (fallback,) = gi.compile(graph, {"B": 3}).report().fallbacks  # type: ignore[attr-defined]
+    assert fallback.reason == "its result Y is of another dtype than its signature says"
+
+
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [

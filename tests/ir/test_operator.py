@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from graphir.errors import OperatorError, TypeCheckError, VerifyError
+from graphir.errors import DimError, OperatorError, TypeCheckError, VerifyError
 from graphir.ir import operator as language
 from graphir.ir import traits
-from graphir.ir.operator import Attributes, Place
+from graphir.ir.operator import Attributes, Operator, Place
 from graphir.ir.signature import expand, parse_signature
 from graphir.passes import autodiff
 
@@ -162,6 +162,45 @@ def test_a_place_knows_the_region_of_a_block():
     assert (place.start("k"), place.start("b")) == (4, 0)
     with pytest.raises(OperatorError, match=r"at.region\('Z'\): its signature .* has no such operand; it has X, Y"):
         place.region("Z")
+
+
+def test_a_place_knows_the_factors_of_all_variants():
+    rule = expand(parse_signature("X[*b k] -> Y[*b]"), (2,))
+    place = Place(rule, {"k": 4}, {"b.0": 2, "k": 8}, frozenset({"b", "k", "width"}))
+    assert (place.start("k"), place.start("b.0"), place.start("width")) == (4, 0, 0)
+    with pytest.raises(OperatorError, match=r"at.start\('widht'\): .* no such factor; its operator has b, k, width"):
+        place.start("widht")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "reference"])
+def test_a_misspelled_factor_is_told(backend):
+    def shifted(xp, X, *, at: Place):
+        """Y = X + the first column's number."""
+        return X + at.start("colums")
+
+    shift = Operator("shifted", "X[*b columns] -> Y[*b columns]", shifted, no_gradient="no test asks for it")
+    block = gi.Builder("shifted")
+    graph = block.build(shift(block.input("X", gi.dims("B D")), name="Y"))
+    with pytest.raises(OperatorError, match=r"at.start\('colums'\): .*; its operator has b, columns"):
+        gi.compile(graph, {"B": 2, "D": 3}, backend=backend)({"X": np.ones((2, 3), "float32")})
+
+
+@pytest.mark.parametrize("backend", ["numpy", "reference"])
+def test_an_axis_of_two_halves_bound_to_an_odd_size_is_told_where_it_is_split(backend):
+    def halves(xp, X):
+        """Y = X₁ + X₂."""
+        half = X.shape[-1] // 2
+        return X[..., :half] + X[..., half:]
+
+    halve = Operator("halves", "X[*b (2 c)] -> Y[*b c]", halves, no_gradient="no test asks for it")
+    block = gi.Builder("halved")
+    graph = block.build(halve(block.input("X", gi.dims("B D")), name="Y"))
+    said = (
+        r"^Y = halves\(X: float32\[B, D\]\) at tests/ir/test_operator.py:\d+: its signature splits D as \(2 c\), "
+        r"but D=5 is not a multiple of 2; choose sizes that divide$"
+    )
+    with pytest.raises(DimError, match=said):
+        gi.compile(graph, {"B": 2, "D": 5}, backend=backend)
 
 
 def test_a_trait_is_declared_by_its_keyword_and_asked_for_by_its_class():

@@ -24,8 +24,9 @@ _SIGNATURE = "X[*b d!], Y[*b d!], w[d!], r[*b] -> P[*b d!], Q[*b d!], s[*b]"
 def draw_operator(seed: int) -> Operator:
     """An operator with two results of each element and one of each row."""
     rng = random.Random(seed)
-    steps = [_step(rng) for _ in range(rng.randint(2, 9))]
-    chosen = [rng.random() for _ in range(3)]
+    # Tuples: a kernel that reads lists is not traced, for they may change.
+    steps = tuple(_step(rng) for _ in range(rng.randint(2, 9)))
+    chosen = tuple(rng.random() for _ in range(3))
 
     def kernel(xp: gi.Xp, X: gi.Array, Y: gi.Array, w: gi.Array, r: gi.Array) -> tuple[gi.Array, ...]:
         """P, Q, s: whatever was drawn."""

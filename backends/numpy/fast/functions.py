@@ -10,9 +10,9 @@ not subnormal; NaN stays NaN.
 Everything else follows from it: σ(x) = 1 / (1 + e^−x), and Φ(x) = σ(2 x p(x²)) with the polynomial p of the
 NumPy's calls. In float64, exp and erfc are the C library's.
 
-Kernels may add up in any order (`reassoc`), and fuse products into sums (`contract`); these functions only fuse, for
-their rounding is meant. None assumes that there is no NaN or infinity: masked scores are −1e30, and a loss that
-diverges has to show.
+Kernels fuse products into sums (`contract`), and add up rows in any order (`reassoc`, of `plus` alone). All else is
+done in the order in which it is written: X/Y · Z is not XZ/Y where XZ is infinite. None assumes that there is no NaN or
+infinity: masked scores are −1e30, and a loss that diverges has to show.
 """
 
 from __future__ import annotations
@@ -49,12 +49,18 @@ def OUT(dtype):
 
 def kernel(*arguments):
     return njit(
-        types.void(*arguments), nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}, cache=CACHE,
+        types.void(*arguments), nogil=True, error_model="numpy", fastmath={{"contract"}}, cache=CACHE,
         pipeline_class=Disjoint,
     )
 
 
 function = njit(nogil=True, error_model="numpy", fastmath={{"contract"}}, cache=CACHE)
+
+
+@njit(nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}, cache=CACHE)
+def plus(x, y):
+    """What adds up a row, in any order."""
+    return x + y
 
 
 @function

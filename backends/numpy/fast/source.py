@@ -7,7 +7,7 @@
             s0 = T(0)
             for k in range(d):                     level 0
                 v0 = a0[p0 + k] + a1[p1 + k]
-                s0 += v0
+                s0 = plus(s0, v0)
             v1 = s0 / T(d)
             for k in range(d):                     level 1
                 a2[p2 + k] = …
@@ -29,6 +29,8 @@ _TEXT = {
     "multiply": "{} * {}",
     "divide": "{} / {}",
     "minus": "{} - {}",
+    # A compiler takes it that integers with a sign do not begin anew.
+    "minus long": "np.int64(np.uint64({}) - np.uint64({}))",
     "plus": "{} + {}",
     "times": "{} * {}",
     "quotient": "{} // {}",
@@ -37,6 +39,7 @@ _TEXT = {
     "or": "{} | {}",
     "not": "not {}",
     "real": "T({})",
+    "narrow": "np.int64(np.int32({}))",
     "same": "{} == {}",
     "other": "{} != {}",
     "power": "{} ** {}",
@@ -51,9 +54,9 @@ _TEXT = {
     "sqrt": "np.sqrt({})",
     "sigmoid": "sigmoid({})",
     "normal": "normal({})",
-    # A NaN among the two is the result.
-    "maximum": "{0} if {0} >= {1} or {0} != {0} else {1}",
-    "minimum": "{0} if {0} <= {1} or {0} != {0} else {1}",
+    # A NaN among the two is the result; of 0 and -0, as NumPy has it of long rows, the second.
+    "maximum": "{0} if {0} > {1} or {0} != {0} else {1}",
+    "minimum": "{0} if {0} < {1} or {0} != {0} else {1}",
     "choose": "{1} if {0} else {2}",
     "at most": "{} <= {}",
     "less": "{} < {}",
@@ -148,7 +151,7 @@ class Source:
             self._names[each] = total
             if each.operation == "sum":
                 before.append(f"{total} = T(0)")
-                body.append(f"{total} += {term}")
+                body.append(f"{total} = plus({total}, {term})")
             else:
                 before.append(f"{total} = ordered(T(-np.inf))")
                 body += [f"o{i} = ordered({term})", f"{total} = o{i} if o{i} > {total} else {total}"]
@@ -243,6 +246,8 @@ class Source:
 
 
 def _apply(value: Expression, operands: Sequence[str]) -> str:
+    if value.operation == "compare long":
+        return f" {value.detail} ".join(operands)
     if value.operation == "compare":
         # In a vector, columns are 32-bit integers as floats are.
         wrap = "I({})" if value.each else "{}"

@@ -63,7 +63,7 @@ def _interpreted(dtype: str, text: str) -> Callable[..., None]:
     float_of = getattr(np, dtype)
     types = ("float32", "float64", "int32", "int64", "uint32", "boolean")
     names: dict[str, Any] = dict(np=np, T=float_of, I=np.int32, N=np.uint64, U=np.uint32, IN=str, OUT=str)  # noqa: C408
-    names |= {"exp": np.exp, "ordered": float_of, "unordered": float_of}
+    names |= {"exp": np.exp, "ordered": float_of, "unordered": float_of, "plus": lambda x, y: x + y}
     names |= {
         "types": SimpleNamespace(**{name: name for name in types}),
         "kernel": lambda *_: lambda function: function,
