@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from graphir.backends.numpy.recipe import recipe_of
 from graphir.formula.trace import Formula, find_formula
 from graphir.ir.operator import Operator, Place
 from graphir.ir.signature import Signature, expand
+from graphir.operators.special import MASKED
 from tests.backends.numpy.test_rules import Recorder
 from tests.support.random_halves import draw_halved
 from tests.support.random_kernels import draw_operator
@@ -49,6 +50,7 @@ class Tried:
         self.formula = formula
         rng = np.random.default_rng(0)
         self.operands = {each.name: rng.standard_normal(self.shape(each)) for each in rule.inputs}
+        self.operands |= {each.name: np.asarray(True) for each in rule.inputs if each.dtype == "bool"}
         made = operator.kernel(np, *self.operands.values())
         names = [each.name for each in rule.outputs]
         self.expected = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
@@ -107,3 +109,86 @@ def test_what_may_lie_over_an_operand_costs_nothing_more(seed: int) -> None:
                 if tried.operands[operand].shape == tried.expected[name].shape:
                     call, _ = tried.record({name: operand})
                     assert len(call.calls) <= len(fresh.calls), f"{name} over {operand}"
+
+
+# -- kernels that were written for it ---------------------------------------------------------------------
+
+Kernel = Callable[..., Any]
+ONE, TWO = "X[*b d!], Y[*b d!] -> Z[*b d!]", "X[*b d!], Y[*b d!] -> P[*b d!], Q[*b d!]"
+PARTS = "X[*b (2 d)], Y[*b (2 d)] -> Z[*b (2 d)]"
+
+
+def _tried(kernel: Kernel, signature: str) -> Tried:
+    kernel.__doc__ = "As it is written."
+    return Tried(Operator("tried", signature, kernel, no_gradient="no test asks for it"))
+
+
+def _exchanged(xp: Any, X: Any, Y: Any) -> Any:
+    one, other = xp.split(X, 2, axis=-1)
+    return xp.concatenate((other, one), axis=-1) + xp.tanh(Y)
+
+
+#: By what it is about: a kernel, its signature, and for each result the operands that it may lie over.
+CHANCES: dict[str, tuple[Kernel, str, dict[str, tuple[str, ...]]]] = {
+    "those first that are let go of first": (lambda xp, X, Y: xp.tanh(Y) * X, ONE, {"Z": ("Y", "X")}),
+    "what both read is the last one's": (lambda xp, X, Y: (X + Y, X * Y), TWO, {"P": (), "Q": ("X", "Y")}),
+    "what is read early and late": (
+        lambda xp, X, Y: (xp.tanh(X), (Y + 1) * X),
+        TWO,
+        {"P": (), "Q": ("Y", "X")},
+    ),
+    "a choice is made elsewhere": (lambda xp, X, Y: xp.where(X < Y, X, 0.5), ONE, {"Z": ("Y",)}),
+    "a mask is not": (lambda xp, X, Y: xp.where(Y < 1, X, MASKED), ONE, {"Z": ("Y", "X")}),
+    "an operand that is a result": (lambda xp, X, Y: (Y, X), TWO, {"P": ("Y",), "Q": ("X",)}),
+    "an operand that is a result and is read": (lambda xp, X, Y: (X, X + Y), TWO, {"P": ("Y", "X"), "Q": ("Y",)}),
+    "what is not computed": (lambda xp, X, Y: (xp.tanh(X), xp.ones_like(X)), TWO, {"P": ("X",), "Q": ("X",)}),
+    "what is read at another place": (_exchanged, PARTS, {"Z": ("Y",)}),
+    "numbers of rows before rows": (
+        lambda xp, X, r: (X * r[..., None], r * 2),
+        "X[*b d!], r[*b] -> P[*b d!], s[*b]",
+        {"P": ("r", "X"), "s": ()},
+    ),
+    "what stays as it was": (
+        lambda xp, X, Y, go: (xp.where(go, X + Y, X), xp.where(go, X * Y, Y)),
+        "X[*b d!], Y[*b d!], go[] bool -> P[*b d!], Q[*b d!]",
+        {"P": ("X",), "Q": ("Y",)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_which_operands_a_result_may_lie_over(name: str) -> None:
+    kernel, signature, expected = CHANCES[name]
+    tried = _tried(kernel, signature)
+    assert recipe_of(tried.formula).inplace == expected
+    for over in tried.choices():
+        _, results = tried.record(over)
+        for result, array in tried.expected.items():
+            np.testing.assert_allclose(results[result], array, rtol=1e-12, atol=1e-12, err_msg=f"{result}, {over}")
+
+
+#: By what it is about: a kernel, its signature, what lies over what, how many calls there are, and arrays beside.
+COSTS: dict[str, tuple[Kernel, str, dict[str, str], int, int]] = {
+    "a chain lies in its result": (lambda xp, X, Y: xp.tanh(xp.exp(X)) + Y, ONE, {}, 3, 0),
+    "and in its operand": (lambda xp, X, Y: xp.tanh(xp.exp(X)) + Y, ONE, {"Z": "X"}, 3, 0),
+    "not in what is read later": (lambda xp, X, Y: xp.tanh(xp.exp(X)) + Y, ONE, {"Z": "Y"}, 3, 1),
+    "one of two beside it": (lambda xp, X, Y: xp.exp(X) * xp.sin(Y), ONE, {}, 3, 1),
+    "in another result until that is made": (lambda xp, X, Y: (xp.exp(X) * xp.sin(Y), X + Y), TWO, {}, 4, 0),
+    "what is let go of is taken again": (
+        lambda xp, X, Y: (xp.exp(X) * xp.sin(Y)) + xp.exp(Y) * xp.sin(X),
+        ONE,
+        {},
+        7,
+        2,
+    ),
+    "a choice is copied from elsewhere": (lambda xp, X, Y: xp.where(X < Y, X, 0.5), ONE, {"Z": "X"}, 3, 2),
+    "operands exchanged": (lambda xp, X, Y: (Y, X), TWO, {"P": "X", "Q": "Y"}, 4, 2),
+    "operands where they belong": (lambda xp, X, Y: (Y, X), TWO, {"P": "Y", "Q": "X"}, 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_how_much_is_copied_and_lies_elsewhere(name: str) -> None:
+    kernel, signature, over, calls, lent = COSTS[name]
+    call, _ = _tried(kernel, signature).record(over)
+    assert (len(call.calls), call.lent) == (calls, lent)
