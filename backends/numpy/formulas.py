@@ -110,7 +110,7 @@ class _Tile:
             self.roots.setdefault(recipe.results[name], []).append(name)
         #: The array of each term that has one.
         self._made: dict[Term, Array] = {}
-        #: Terms that lie in scratch memory, or, until it is needed for what belongs there, in a result's.
+        #: In which memory each step lies that is read later: scratch, or a result's.
         self._lent: dict[Term, Array] = {}
         self._free: list[Array] = []
         self._last = self._last_reads()
@@ -177,13 +177,11 @@ class _Tile:
         for name in (*self.roots.get(term, ()), *self._lenders(term)):
             result = self.arrays.results[name]
             if result.shape == shape and result.dtype == dtype and self._is_free(name, position, simple):
-                mine = name in self.roots.get(term, ())
-                reused = None if mine else self._reused(term, position, shape, dtype, simple)
+                belongs = name in self.roots.get(term, ())
+                reused = None if belongs else self._reused(term, position, shape, dtype, simple)
                 if reused is not None:
                     return reused
-                self._holds[name] = term
-                if not mine:
-                    self._lent[term] = result
+                self._holds[name], self._lent[term] = term, result
                 return result
         reused = self._reused(term, position, shape, dtype, simple)
         if reused is not None:
@@ -227,11 +225,8 @@ class _Tile:
     def _is_free(self, name: str, position: int, simple: bool) -> bool:
         """Whether a result's memory may be written by the step at `position`, element by element if it is `simple`."""
         held = self._holds.get(name)
-        if held is not None:
-            if held is self.recipe.results[name] and held not in self._lent:
-                return False
-            if self._last[held] > position or (self._last[held] == position and not simple):
-                return False
+        if held is not None and (self._last[held] > position or (self._last[held] == position and not simple)):
+            return False
         for operand, same in self._shared[name]:
             until = self._operand_last(operand)
             if until > position or (until == position and not (simple and same)):

@@ -39,8 +39,7 @@ class Counting(Recorder):
 class Tried:
     """An operator on rows of numbers, and what its kernel makes of them."""
 
-    def __init__(self, operator: Operator) -> None:
-        self.operator = operator
+    def __init__(self, operator: Operator, flag: bool = True) -> None:
         (signature,) = operator.signatures({})
         rule = expand(signature, tuple(len(each.axes) for each in signature.inputs))
         assert rule is not None
@@ -50,7 +49,7 @@ class Tried:
         self.formula = formula
         rng = np.random.default_rng(0)
         self.operands = {each.name: rng.standard_normal(self.shape(each)) for each in rule.inputs}
-        self.operands |= {each.name: np.asarray(True) for each in rule.inputs if each.dtype == "bool"}
+        self.operands |= {each.name: np.asarray(flag) for each in rule.inputs if each.dtype == "bool"}
         made = operator.kernel(np, *self.operands.values())
         names = [each.name for each in rule.outputs]
         self.expected = dict(zip(names, made if isinstance(made, tuple) else (made,), strict=True))
@@ -64,10 +63,14 @@ class Tried:
         operands = {name: array.copy() for name, array in self.operands.items()}
         results = {name: np.full(array.shape, np.nan) for name, array in self.expected.items()}
         results |= {name: operands[operand] for name, operand in over.items()}
+        return self.emit(operands, results), results
+
+    def emit(self, operands: Mapping[str, Array], results: Mapping[str, Array]) -> Counting:
+        """The calls on these arrays, which have been run."""
         call = Counting()
         assert rule_of(self.formula).emit(call, operands, results, Place(self.rule, {}, {}), {})
         call.run()
-        return call, results
+        return call
 
     def choices(self) -> list[dict[str, str]]:
         """Which results may lie over which operands, each over another one."""
@@ -118,9 +121,9 @@ ONE, TWO = "X[*b d!], Y[*b d!] -> Z[*b d!]", "X[*b d!], Y[*b d!] -> P[*b d!], Q[
 PARTS = "X[*b (2 d)], Y[*b (2 d)] -> Z[*b (2 d)]"
 
 
-def _tried(kernel: Kernel, signature: str) -> Tried:
+def _tried(kernel: Kernel, signature: str, flag: bool = True) -> Tried:
     kernel.__doc__ = "As it is written."
-    return Tried(Operator("tried", signature, kernel, no_gradient="no test asks for it"))
+    return Tried(Operator("tried", signature, kernel, no_gradient="no test asks for it"), flag)
 
 
 def _exchanged(xp: Any, X: Any, Y: Any) -> Any:
@@ -156,10 +159,11 @@ CHANCES: dict[str, tuple[Kernel, str, dict[str, tuple[str, ...]]]] = {
 }
 
 
+@pytest.mark.parametrize("flag", [True, False])
 @pytest.mark.parametrize("name", CHANCES)
-def test_which_operands_a_result_may_lie_over(name: str) -> None:
+def test_which_operands_a_result_may_lie_over(name: str, flag: bool) -> None:
     kernel, signature, expected = CHANCES[name]
-    tried = _tried(kernel, signature)
+    tried = _tried(kernel, signature, flag)
     assert recipe_of(tried.formula).inplace == expected
     for over in tried.choices():
         _, results = tried.record(over)
@@ -174,10 +178,46 @@ COSTS: dict[str, tuple[Kernel, str, dict[str, str], int, int]] = {
     "not in what is read later": (lambda xp, X, Y: xp.tanh(xp.exp(X)) + Y, ONE, {"Z": "Y"}, 3, 1),
     "one of two beside it": (lambda xp, X, Y: xp.exp(X) * xp.sin(Y), ONE, {}, 3, 1),
     "in another result until that is made": (lambda xp, X, Y: (xp.exp(X) * xp.sin(Y), X + Y), TWO, {}, 4, 0),
+    "in none that is made before it is let go of": (
+        lambda xp, X, Y: ((E := xp.exp(X)) * Y, E + 2),
+        TWO,
+        {},
+        3,
+        0,
+    ),
+    "nor in one that is chosen from it": (lambda xp, X, Y: xp.where(X < Y, xp.exp(X), 0.5), ONE, {}, 3, 2),
+    "in another's place where both are read later": (
+        lambda xp, X, Y: (xp.tanh(xp.exp(X)), X + Y * 2),
+        TWO,
+        {"P": "Y", "Q": "X"},
+        5,
+        2,
+    ),
+    "over what nobody reads": (
+        lambda xp, X, r: X.sum(axis=-1),
+        "X[*b d!], r[*b] -> s[*b]",
+        {"s": "r"},
+        1,
+        0,
+    ),
+    "nothing is computed of what stays as it was": (
+        lambda xp, X, Y, go: (xp.where(go, X + Y, X), xp.where(go, X * Y, Y)),
+        "X[*b d!], Y[*b d!], go[] bool -> P[*b d!], Q[*b d!]",
+        {"P": "X", "Q": "Y"},
+        5,
+        1,
+    ),
     "what is let go of is taken again": (
         lambda xp, X, Y: (xp.exp(X) * xp.sin(Y)) + xp.exp(Y) * xp.sin(X),
         ONE,
         {},
+        7,
+        2,
+    ),
+    "nor is it lost where a result is made": (
+        lambda xp, X, Y: (xp.exp(X) * xp.sin(Y), xp.cos(X) * xp.tanh(Y) + Y),
+        TWO,
+        {"Q": "Y"},
         7,
         2,
     ),
@@ -192,3 +232,23 @@ def test_how_much_is_copied_and_lies_elsewhere(name: str) -> None:
     kernel, signature, over, calls, lent = COSTS[name]
     call, _ = _tried(kernel, signature).record(over)
     assert (len(call.calls), call.lent) == (calls, lent)
+
+
+def test_what_lies_otherwise_in_the_same_memory_is_not_written_over() -> None:
+    memory = np.arange(20.0)
+    X = memory[:16].reshape(4, 4)
+    tried = _tried(lambda xp, X: 2 * X, "X[*b d!] -> Z[*b d!]")
+    for Z in (memory[1:17].reshape(4, 4), X.T):
+        memory[:] = np.arange(20.0)
+        expected = 2 * X
+        assert tried.emit({"X": X}, {"Z": Z}).lent == 1
+        assert np.array_equal(Z, expected)
+    assert tried.emit({"X": X}, {"Z": X}).lent == 0
+
+
+def test_integers_in_the_same_memory_are_not_written_over() -> None:
+    J = np.arange(12).reshape(3, 4)
+    tried = _tried(lambda xp, X, J: X * J, "X[*b d!], J[*b d!] int -> Z[*b d!]")
+    X, Z = np.full(J.shape, 0.5), J.view("float64")
+    assert tried.emit({"X": X, "J": J}, {"Z": Z}).lent == 1
+    assert np.array_equal(Z, 0.5 * np.arange(12).reshape(3, 4))
