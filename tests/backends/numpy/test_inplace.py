@@ -186,12 +186,12 @@ COSTS: dict[str, tuple[Kernel, str, dict[str, str], int, int]] = {
         0,
     ),
     "nor in one that is chosen from it": (lambda xp, X, Y: xp.where(X < Y, xp.exp(X), 0.5), ONE, {}, 3, 2),
-    "in another's place where both are read later": (
-        lambda xp, X, Y: (xp.tanh(xp.exp(X)), X + Y * 2),
+    "what is elsewhere stays there": (
+        lambda xp, X, Y: (xp.tanh(xp.exp(X)), X + Y),
         TWO,
         {"P": "Y", "Q": "X"},
-        5,
-        2,
+        4,
+        1,
     ),
     "over what nobody reads": (
         lambda xp, X, r: X.sum(axis=-1),
@@ -252,3 +252,11 @@ def test_integers_in_the_same_memory_are_not_written_over() -> None:
     X, Z = np.full(J.shape, 0.5), J.view("float64")
     assert tried.emit({"X": X, "J": J}, {"Z": Z}).lent == 1
     assert np.array_equal(Z, 0.5 * np.arange(12).reshape(3, 4))
+
+
+def test_a_choice_among_texts_is_left_to_the_kernel() -> None:
+    signature = "X[*b], T[*b] text, U[*b] text -> Z[*b] text"
+    tried = _tried(lambda xp, X, T, U: xp.where(X < 0, T, U), signature)
+    texts = {name: np.full(array.shape, "a", object) for name, array in tried.operands.items() if name != "X"}
+    operands, Z = {**tried.operands, **texts}, np.empty_like(texts["T"])
+    assert not rule_of(tried.formula).emit(Counting(), operands, {"Z": Z}, Place(tried.rule, {}, {}), {})
