@@ -20,7 +20,16 @@ from graphir.backends.numpy.calls import maximum, minimum
 from graphir.backends.numpy.guarded import guarded
 from graphir.backends.numpy.known import Known, region_of
 from graphir.backends.numpy.masks import can_record_mask, record_mask
-from graphir.backends.numpy.recipe import UFUNCS, Recipe, is_masked_number, parts_of, recipe_of
+from graphir.backends.numpy.recipe import (
+    UFUNCS,
+    Recipe,
+    is_masked_number,
+    is_simple,
+    is_view,
+    parts_of,
+    recipe_of,
+    whole_of,
+)
 from graphir.backends.numpy.shared import full_row, number, record_normal
 from graphir.backends.numpy.sums import record_sum
 from graphir.backends.numpy.tile_arrays import TileArrays
@@ -30,6 +39,7 @@ from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
 from graphir.ir.signature import is_literal
 
+#: When results are copied to where they belong: behind every step.
 _LAST = 1 << 30
 
 
@@ -100,13 +110,15 @@ class _Tile:
             self.roots.setdefault(recipe.results[name], []).append(name)
         #: The array of each term that has one.
         self._made: dict[Term, Array] = {}
-        #: Terms that lie in scratch memory, or, until it is needed for what belongs there, in a result's.
+        #: In which memory each step lies that is read later: scratch, or a result's.
         self._lent: dict[Term, Array] = {}
         self._free: list[Array] = []
         self._last = self._last_reads()
         #: What each result's memory holds, and the operands that lie in it, with whether they are the very same array.
         self._holds: dict[str, Term] = {}
         self._shared = {name: list(self._sharing(array)) for name, array in arrays.results.items()}
+        #: Up to which step each result's memory may be lent.
+        self._room = {name: self._room_of(recipe.results[name]) for name in arrays.results}
 
     def record(self) -> None:
         """Records every step, and copies what does not lie where it belongs."""
@@ -124,10 +136,11 @@ class _Tile:
                     self.call(np.copyto, self.arrays.results[name], made)
 
     def _rescue(self) -> None:
-        """Copies operands that are results, and lie where another result is to be written."""
+        """Copies operands that are results, or have one as their part, and lie where another is to be written."""
         for root, names in self.roots.items():
-            others = [shared for name, shared in self._shared.items() if name not in names]
-            if root.operation == "operand" and any(root.detail == each for shared in others for each, _ in shared):
+            others = [each for name, shared in self._shared.items() if name not in names for each, _ in shared]
+            whole = whole_of(root)
+            if whole.operation == "operand" and whole.detail in others:
                 array = self._value(root)
                 self._made[root] = self.call.scratch(array.shape, array.dtype)
                 self.call(np.copyto, self._made[root], array)
@@ -146,7 +159,7 @@ class _Tile:
     def _last_reads(self) -> dict[Term, int]:
         last: dict[Term, int] = dict.fromkeys(self.roots, _LAST)
         for position, term in reversed(list(enumerate(self.steps))):
-            until = last.get(term, position) if _is_view(term) else position
+            until = last.get(term, position) if is_view(term) else position
             for each in parts_of(term):
                 last[each] = max(last.get(each, -1), until)
         return last
@@ -158,19 +171,17 @@ class _Tile:
 
     def _target(self, term: Term, position: int) -> Array | None:
         """Where a step's array is to lie."""
-        if _is_view(term):
+        if is_view(term):
             return None
-        shape, dtype, simple = self.arrays.shape(term), self.arrays.dtype_of(term), _is_simple(term, self.recipe)
-        for name in (*self.roots.get(term, ()), *(self.arrays.results if term not in self.roots else ())):
+        shape, dtype, simple = self.arrays.shape(term), self.arrays.dtype_of(term), is_simple(term)
+        for name in (*self.roots.get(term, ()), *self._lenders(term)):
             result = self.arrays.results[name]
             if result.shape == shape and result.dtype == dtype and self._is_free(name, position, simple):
-                mine = name in self.roots.get(term, ())
-                reused = None if mine else self._reused(term, position, shape, dtype, simple)
+                belongs = name in self.roots.get(term, ())
+                reused = None if belongs else self._reused(term, position, shape, dtype, simple)
                 if reused is not None:
                     return reused
-                self._holds[name] = term
-                if not mine:
-                    self._lent[term] = result
+                self._holds[name], self._lent[term] = term, result
                 return result
         reused = self._reused(term, position, shape, dtype, simple)
         if reused is not None:
@@ -182,6 +193,15 @@ class _Tile:
         self._lent[term] = made = self.call.scratch(shape, dtype)
         return made
 
+    def _room_of(self, root: Term) -> int:
+        """Up to which step what a result's memory holds may be read: until what belongs there is made, or copied."""
+        made = root in self.steps and not is_view(root)
+        return self.steps.index(root) - (not is_simple(root)) if made else _LAST - 1
+
+    def _lenders(self, term: Term) -> list[str]:
+        """The results in whose memory a term may lie until then; in none if it is a result, or has one as its part."""
+        return [name for name, until in self._room.items() if self._last[term] <= until]
+
     def _reused(
         self, term: Term, position: int, shape: tuple[int, ...], dtype: np.dtype[Any], simple: bool
     ) -> Array | None:
@@ -192,8 +212,7 @@ class _Tile:
             buffer = self._lent.get(each)
             if buffer is None or self._last[each] > position or buffer.shape != shape or buffer.dtype != dtype:
                 continue
-            # What is a result is not to lie in another one's memory.
-            if term in self.roots and any(held is each for held in self._holds.values()):
+            if not {name for name, held in self._holds.items() if held is each} <= {*self._lenders(term)}:
                 continue
             del self._lent[each]
             self._lent[term] = buffer
@@ -206,11 +225,8 @@ class _Tile:
     def _is_free(self, name: str, position: int, simple: bool) -> bool:
         """Whether a result's memory may be written by the step at `position`, element by element if it is `simple`."""
         held = self._holds.get(name)
-        if held is not None:
-            if held is self.recipe.results[name] and held not in self._lent:
-                return False
-            if self._last[held] > position or (self._last[held] == position and not simple):
-                return False
+        if held is not None and (self._last[held] > position or (self._last[held] == position and not simple)):
+            return False
         for operand, same in self._shared[name]:
             until = self._operand_last(operand)
             if until > position or (until == position and not (simple and same)):
@@ -368,18 +384,6 @@ _UFUNCS = {name: getattr(np, name) for name in UFUNCS}
 
 def _is_number(term: Term) -> bool:
     return term.operation == "number"
-
-
-def _is_view(term: Term) -> bool:
-    """Whether a step is a part of its operand's memory."""
-    return term.operation == "at" and term.operands[1].operation == "number"
-
-
-def _is_simple(term: Term, recipe: Recipe) -> bool:
-    """Whether a step reads each element of its operands before it writes the same one."""
-    if term.operation == "where":
-        return is_masked_number(term.operands[2])
-    return term.operation in UFUNCS
 
 
 def _is_same(one: Array, other: Array) -> bool:

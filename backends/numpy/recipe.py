@@ -89,10 +89,9 @@ class Recipe:
         for term in (*steps, *self.results.values()):
             for each in term.operands:
                 if each.operation == "operand":
-                    last[each.detail] = steps.get(term, len(steps))
-        for root in self.results.values():
-            if root.operation == "operand":
-                last[root.detail] = len(steps)
+                    last[each.detail] = max(last.get(each.detail, -1), steps.get(term, len(steps)))
+        # Where one result is an operand, no other may be written over it without a copy.
+        last |= {root.detail: len(steps) + 1 for root in self.results.values() if root.operation == "operand"}
         elsewhere = {
             each.detail
             for term in steps
@@ -103,8 +102,11 @@ class Recipe:
         found = {}
         for name, root in self.results.items():
             made = steps.get(root, len(steps))
-            mine = [each for each, until in last.items() if until <= made and each not in elsewhere]
-            found[name] = tuple(sorted(mine, key=last.__getitem__))
+            own = root.detail if root.operation == "operand" else None
+            # What is not simple would have to be made elsewhere, and copied.
+            read = made if root not in steps or is_simple(root) else made - 1
+            free = (each for each, until in last.items() if until <= read or each == own)
+            found[name] = tuple(sorted((each for each in free if each not in elsewhere), key=last.__getitem__))
         return found
 
 
@@ -144,6 +146,21 @@ def parts_of(term: Term) -> tuple[Term, ...]:
     if term.operation == "sum":
         return sum_of_products(term) or _counted(term)
     return term.operands
+
+
+def is_simple(term: Term) -> bool:
+    """Whether a step reads each element of its operands before it writes the same one."""
+    return is_masked_number(term.operands[2]) if term.operation == "where" else term.operation in UFUNCS
+
+
+def is_view(term: Term) -> bool:
+    """Whether a step is a part of its operand's memory."""
+    return term.operation == "at" and term.operands[1].operation == "number"
+
+
+def whole_of(term: Term) -> Term:
+    """What a term is a part of, or itself."""
+    return whole_of(term.operands[0]) if is_view(term) else term
 
 
 def sum_of_products(term: Term) -> tuple[Term, ...]:

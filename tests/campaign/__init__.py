@@ -6,6 +6,7 @@
     moves       what a graph is made of, one move after the other
     sums        sums, counts, lookups and losses among them
     views       reshapes by position
+    own         operators that are not the dictionary's, with kernels of somebody's own or drawn
     attention   attention, written in the ways that people write it
     draw        from a seed to a case: a graph, sizes, and what is made of it (gradients, updates, a plan)
     case        a case, its arrays, its text

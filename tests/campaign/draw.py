@@ -9,12 +9,12 @@ from dataclasses import replace
 import graphir as gi
 from graphir.ir.dims import dim_names
 from graphir.ir.value import Value
-from tests.campaign import attention, moves
+from tests.campaign import attention, moves, own
 from tests.campaign.case import KINDS, OVERFLOW, Case
 from tests.campaign.writer import Writer, draw_sizes
 
 #: All that has to occur.
-FEATURES = (*moves.FEATURES, *attention.FEATURES, "a Transformer")
+FEATURES = (*moves.FEATURES, *attention.FEATURES, *own.FEATURES, "a Transformer")
 MESHES = ({"tp": 2}, {"dp": 2}, {"cp": 2}, {"tp": 3}, {"dp": 4}, {"dp": 2, "tp": 2}, {"tp": 2, "cp": 2})
 _OPTIMIZERS = (
     {"kind": "sgd", "momentum": 0.0},
@@ -44,7 +44,7 @@ def draw_with_features(seed: int, only: str | None = None) -> tuple[Case, set[st
     w = Writer(rng, draw_sizes(rng, ranks), dtype, casts)
     for _ in range(rng.choice((1, 2, 2, 3))):
         w.made(w.argument(w.shape()), 1)
-    steps: list[tuple[moves.Move, int]] = [*moves.MOVES, (attention.attention, 8)]
+    steps: list[tuple[moves.Move, int]] = [*moves.MOVES, (attention.attention, 8), (own.own, 8)]
     if casts:
         steps.append((moves.CAST, 6))
     for _ in range(rng.choice((1, 2, 3, 3, 4, 5, 6, 8, 10))):

@@ -59,6 +59,7 @@ KERNELS: dict[str, tuple[Kernel, str]] = {
     "a product of booleans": (lambda xp, X, Y, J: ((X > -9) * (Y > -9) + (X > -9)).astype(X.dtype), ROWS),
     "booleans as they are": (lambda xp, X, Y, J: (X > 0) * (X < 1), FLAGS),
     "the larger boolean": (lambda xp, X, Y, J: xp.maximum(X > 0, X < -1), FLAGS),
+    "the truth of integers": (lambda xp, X, Y, J: xp.where(J.astype("bool"), X, Y), ROWS),
     "a choice by integers": (lambda xp, X, Y, J: xp.where(J, X, 1), ROWS),
     "a choice by bits": (lambda xp, X, Y, J: xp.where(J & 1, X, 1), ROWS),
     "a choice by floats": (lambda xp, X, Y, J: xp.where(X - X * (Y > 0), X, Y), ROWS),

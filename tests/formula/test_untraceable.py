@@ -128,6 +128,43 @@ def test_a_kernel_is_called_as_it_is_and_the_report_says_why(kernel: Callable[..
         assert np.array_equal(run({"X": X})["Y"], 2 * kernel(np, X.copy()))
 
 
+#: By what they take of an array: a kernel, its signature, and why it has no formula.
+PARTS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "an element of two axes in one": (
+        lambda xp, X: X[..., 0],
+        "X[*b (2 d)] -> Y[*b]",
+        "it takes the element 0 of an axis",
+    ),
+    "all but a third": (
+        lambda xp, X: X[..., X.shape[-1] // 3 :].sum(axis=-1),
+        "X[*b (3 d)] -> Y[*b]",
+        "it takes a part of an axis that its signature does not name",
+    ),
+    "every other element of a half": (
+        lambda xp, X: X[..., : X.shape[-1] // 2 : 2].sum(axis=-1),
+        "X[*b (2 d)] -> Y[*b]",
+        "it takes a part of an axis that its signature does not name",
+    ),
+    "elements by their numbers": (
+        lambda xp, X: X[..., xp.arange(X.shape[-1])],
+        "X[*b d!] -> Y[*b d!]",
+        "it indexes an array by what is no number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_is_none_of_a_formulas_is_left_to_the_kernel(name: str) -> None:
+    kernel, signature, reason = PARTS[name]
+    kernel.__doc__ = "As it is written."
+    made = gi.operator("part", signature, no_gradient="a test asks for none")(kernel)
+    rule = expand(made.signatures({})[0], (2,))
+    assert rule is not None
+    found = find_formula(made, rule, {})
+    assert isinstance(found, NoFormula)
+    assert found.reason.startswith(reason), found
+
+
 def test_a_mask_by_another_key_is_none_of_the_formulas() -> None:
     @gi.operator("masked", "X[*b], seed[] int, step[] int -> Y[*b]", random=True, no_gradient="a test asks for none")
     def masked(xp: gi.Xp, X: gi.Array, seed: gi.Array, step: gi.Array, *, key: int, at: gi.Place) -> gi.Array:
