@@ -9,6 +9,7 @@
     communicator                what moves blocks between ranks; buckets: what travels together; replicas: whether what
                                 ranks hold alike still is
     compiled, rows              what compiled backends share; numpy and cupy are theirs
+    xla                         a backend that hands a graph's kernels to JAX, as one function
     effects, trace, proof       what a call writes, what a program does, and that this is right
     turns, forks                whose turn it is; what a forked child has anew
     indices                     ids out of range, refused where they come in

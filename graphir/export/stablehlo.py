@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from graphir.backends.entries import XLA
 from graphir.backends.xla import XlaExecutable
 from graphir.backends.xla.library import load_jax
 from graphir.errors import ConfigError
@@ -57,7 +58,7 @@ def to_stablehlo(graph: Graph, sizes: Mapping[str, int], fetch: Sequence[str] | 
     """
     from graphir.compiler import compile
 
-    executable = compile(graph, sizes, backend="xla", fetch=fetch)
+    executable = compile(graph, sizes, backend=XLA.name, fetch=fetch)
     assert isinstance(executable, XlaExecutable)
     jax = load_jax()
     ir, extended = jax.interpreters.mlir.ir, import_module("jax.extend.mlir")

@@ -56,7 +56,9 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    setting = Setting(mesh=gi.Mesh(dp=2, tp=2), plan="data+sequence", layers=1, dtype="float64", optimizer="none", qkv_bias=False)
+    setting = Setting(
+        mesh=gi.Mesh(dp=2, tp=2), plan="data+sequence", layers=1, dtype="float64", optimizer="none", qkv_bias=False
+    )
     return Exported(setting, tmp_path_factory.mktemp("program"))
 
 
