@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, staged
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 
 #: Of these, what a run is given says how large they are, unless somebody fixes them.
 _OPEN = {"batch": "B", "sequence": "S"}
-#: What is exported is run, not trained: it is built without dropout.
+#: What is exported to be run is built without dropout.
 _MODEL = tuple(name for name in MODEL_OPTIONS if name != "dropout")
+#: What a step has, for the formats that have steps.
+_STEP = ("dropout", *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS)
+_STAGES = ("forward", "autodiff", "train")
 _SIZES = tuple(name for name in SIZE_OPTIONS if name not in _OPEN)
 _open_options = {
-    name: replace(each, default=None, help=f"{each.help}  [default: whatever a run has]")
+    name: replace(each, default=None, help=f"{each.help}  [default: in ONNX whatever a run has]")
     for name, each in options_of(Sizes).items()
     if name in _OPEN
 }
@@ -70,7 +74,14 @@ class _Source(NamedTuple):
 @click.option(
     "--fetch", metavar="NAME,…", help="The values to return.  [default: logits of a Transformer, Y of an MLP]"
 )
-@config_options(only=(*_MODEL, *_SIZES))
+@click.option(
+    "--stage",
+    type=click.Choice(_STAGES),
+    default=_STAGES[0],
+    show_default=True,
+    help="Of StableHLO: the model alone, with its gradients, or with its update, too.",
+)
+@config_options(only=(*_MODEL, *_SIZES, *_STEP))
 @all_declared(_open_options)
 @declared("vocabulary", VOCABULARY)
 @click.option("--size", cls=GroupedOption, group="Model", metavar="DIM=N", multiple=True, help="Of any other dim.")
@@ -83,25 +94,38 @@ def export(
     format_: str,
     out: str,
     checkpoint: str | None,
+    stage: str,
     fetch: str | None,
     size: tuple[str, ...],
     **options: Any,
 ) -> int:
-    """Write a model's forward graph as a file that other programs run.
+    """Write a model as a file that other programs run.
 
-    It is the model without dropout, for every B and S unless they are given. What a checkpoint says of its model need
-    not be said again; with learned positions a run has at most as many tokens as it was trained on.
+    In ONNX it is the forward graph without dropout, for every B and S unless they are given. What a checkpoint says of
+    its model need not be said again; with learned positions a run has at most as many tokens as it was trained on.
+
+    In StableHLO it is the program of a step, up to --stage; with --dp, --cp or --tp that of one rank, with its
+    collectives. FILE.mlir is text; the same as portable bytecode, and a description in JSON, are written beside it.
     """
-    chosen = FORMATS[format_].chosen(format_, {name: options.pop(name) for name in _format_options})
-    told = given(context) & {*_MODEL, *_SIZES, "vocabulary"}
-    source = _built(model, options, told) if checkpoint is None else _trained(model, checkpoint, told)
-    named = {_OPEN[name]: options[name] for name in _OPEN if options[name] is not None}
-    wanted = list(MODELS[model].answers) if fetch is None else [name.strip() for name in fetch.split(",")]
-    FORMATS[format_].save(
+    entry, written = FORMATS[format_], given(context)
+    chosen = entry.chosen(format_, {name: options.pop(name) for name in _format_options})
+    named = {_OPEN[name]: options.pop(name) for name in _OPEN}
+    told = written & {*_MODEL, *_SIZES, "vocabulary"}
+    step = sorted(map(flag, written & {*_STEP, "stage"}))
+    if checkpoint is not None:
+        source = _trained(model, checkpoint, told)
+    elif entry.steps:
+        source = _step(model, stage, options, told)
+    else:
+        source = _built(model, options, told)
+    if step and not (entry.steps and checkpoint is None):
+        raise ConfigError(f"{', '.join(step)}: what is exported so is the forward graph of one rank, which has none")
+    answers = list(MODELS[model].answers) if stage == _STAGES[0] else None
+    entry.save(
         source.graph,
         Path(out),
-        {**source.sizes, **named, **dict(map(_named_size, size))},
-        fetch=wanted,
+        {**source.sizes, **{name: size for name, size in named.items() if size}, **dict(map(_named_size, size))},
+        fetch=answers if fetch is None else [name.strip() for name in fetch.split(",")],
         parameters=source.arrays,
         **chosen,
     )
@@ -119,6 +143,16 @@ def _built(model: str, options: Mapping[str, Any], told: set[str]) -> _Source:
     if told - has:
         raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
     return _Source(graph, _fixed(graph, config.sizes(options["vocabulary"])), None)
+
+
+def _step(model: str, stage: str, options: Mapping[str, Any], told: set[str]) -> _Source:
+    """The model's step as far as `stage`, of every rank; its sizes are those of a training, unless told."""
+    from graphir.training.config import TrainConfig
+
+    compiler = {"without": None, "recompute": "nothing"}
+    graph = staged(model, stage, {name: options[name] for name in (*_MODEL, *_STEP)} | compiler, told)
+    sizes = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}).sizes(options["vocabulary"])
+    return _Source(graph, {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys()}, None)
 
 
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:

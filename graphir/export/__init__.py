@@ -1,4 +1,4 @@
-"""Export: a model's forward graph in a format that other programs run.
+"""Export: a model's graph in a format that other programs run.
 
 Each format is a package of its own, which says how a graph becomes a file, and imports the format's library only when
 something is exported. `FORMATS` is the table by which the command line finds them: a format more is an entry here.
@@ -24,11 +24,14 @@ class Format:
     help      what it is, as the command line's help says it
     module    has `save(graph, path, sizes, fetch=…, parameters=…, **options)`
     options   its own options
+    steps     whether it has gradients, updates and ranks, too, for sizes that are all known; else it has the forward
+              graph, whose batch and length may stay open
     """
 
     help: str
     module: str
     options: Mapping[str, Option]
+    steps: bool = False
 
     def chosen(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `given` that are not None; ConfigError, with who has it, for an option of another format."""
@@ -56,4 +59,5 @@ _OPSET = Option(
 #: The formats by name.
 FORMATS: dict[str, Format] = {
     "onnx": Format("ONNX, for onnxruntime and others", "graphir.export.onnx", {"opset": _OPSET}),
+    "stablehlo": Format("StableHLO, for XLA's compilers", "graphir.export.stablehlo", {}, steps=True),
 }

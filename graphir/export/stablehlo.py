@@ -86,11 +86,20 @@ def to_stablehlo(graph: Graph, sizes: Mapping[str, int], fetch: Sequence[str] | 
     )
 
 
-def save(graph: Graph, path: Path, sizes: Mapping[str, int], fetch: Sequence[str] | None = None) -> list[Path]:
+def save(
+    graph: Graph,
+    path: Path,
+    sizes: Mapping[str, int],
+    fetch: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Writes the program as text into `path`, named `….mlir`, and beside it the bytecode, `….mlirbc`, and `….json`.
 
-    Returns these files. Errors: ConfigError for another name, or where they cannot be written; as `to_stablehlo`.
+    Returns these files. Errors: ConfigError for another name, for arrays of parameters, which a program is given when
+    it runs, or where it cannot be written; as `to_stablehlo`.
     """
+    if parameters is not None:
+        raise ConfigError("a program of StableHLO is given its parameters when it runs: export it without a checkpoint")
     if path.suffix != ".mlir":
         raise ConfigError(f"{path} is to be named ….mlir; its bytecode is written beside it, as {path.stem}.mlirbc")
     program = to_stablehlo(graph, sizes, fetch)

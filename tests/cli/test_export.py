@@ -36,7 +36,10 @@ def trained(call: Call, tmp_path: Path) -> Path:
         (["transformer", "--checkpoint=run", "--layers=3", "--width=8"], "leave out --layers, --width"),
         (["transformer", "--checkpoint=nowhere"], "nowhere does not exist"),
         (["transformer", "--opset=0"], "--opset must be at least 1, not 0"),
-        (["transformer", "--dropout=0.5"], "--dropout"),
+        (["transformer", "--dropout=0.5"], "--dropout: what is exported so is the forward graph of one rank"),
+        (["transformer", "--dp=2", "--stage=train"], "--dp, --stage: what is exported so is the forward graph"),
+        (["transformer", "--format=stablehlo", "--opset=20"], "the format stablehlo has no --opset"),
+        (["transformer", "--format=stablehlo"], "model.onnx is to be named ….mlir"),
         (["transformer", "--format=png"], "'png' is not"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
@@ -101,3 +104,15 @@ def test_a_missing_folder_and_an_old_opset_are_told(call: Call, tmp_path: Path) 
     assert code == 2
     assert "the least that will do is 18" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_step_of_every_rank_is_exported_as_stablehlo(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    step = ["--format=stablehlo", "--stage=train", "--dp=2", "--tp=2", "--batch=4", "--sequence=6", "--dropout=0.1"]
+    assert call("export", "transformer", *SMALL, *step, "-o", tmp_path / "step.mlir") == (0, "", "")
+    assert {each.name for each in tmp_path.iterdir()} == {"step.mlir", "step.mlirbc", "step.json"}
+    text = (tmp_path / "step.mlir").read_text()
+    assert '{graphir.name = "T", graphir.type = "int64[B|dp, S]"}' in text
+    assert "stablehlo.all_reduce" in text
+    assert call("export", "transformer", "--format=stablehlo", "-o", tmp_path / "step.onnx")[0] == 2
