@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first graph's seed; then each next one (default 0)")
     parser.add_argument("--only", choices=KINDS, help="graphs of that kind alone")
     parser.add_argument("--no-numba", action="store_true", help="leave out Numba's kernels")
+    parser.add_argument("--no-xla", action="store_true", help="leave out XLA, which is there if JAX is installed")
     parser.add_argument("--no-proofs", action="store_true", help="prove no program, and compare numbers alone")
     parser.add_argument("--shrink", type=int, default=20, help="shrink so many departures, count the rest (default 20)")
     parser.add_argument("--out", type=Path, help="a folder for departures, each as text that gi.parse reads")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(departure is not None)
     minutes = 1.0 if given.minutes is None and given.graphs is None else given.minutes
     campaign = Campaign(
-        given.seed, given.only, not given.no_numba, not given.no_proofs, shrinks=given.shrink, out=given.out
+        given.seed, given.only, not given.no_numba, not given.no_xla, not given.no_proofs, given.shrink, given.out
     )
     began = time.monotonic()
     with Progress(

@@ -79,7 +79,7 @@ def run_alone(module: str | None, number: int, seed: int, graphs: int, seconds: 
         from tests.campaign.run import Campaign
         from tests.support.poison import poisoned
 
-        campaign = Campaign(seed, only, numba=False, shrinks=0)
+        campaign = Campaign(seed, only, numba=False, xla=False, shrinks=0)
         with poisoned():
             for done in range(1, graphs + 1):
                 found = next(iter(campaign.try_seed(seed + done - 1)), None)

@@ -7,8 +7,10 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,13 @@ from tests.campaign.draw import draw
 from tests.campaign.report import Tally
 from tests.campaign.shrink import Found, shrink
 from tests.campaign.trial import Departure, Outcome, UnfitError, attempt, refer
-from tests.campaign.ways import Way, draw_ways, read_way
+from tests.campaign.ways import DEVICES, Way, draw_ways, read_way
 from tests.support.poison import poisoned
 
 #: One graph in so many is run with Numba's kernels, each of which is compiled for about a second.
 NUMBA_ONE_IN = 40
+#: One in so many on XLA, which takes about half a second to compile a graph.
+XLA_ONE_IN = 20
 #: One differentiated graph in so many is held to finite differences.
 DIFFERENCES_ONE_IN = 10
 #: After so many seconds without an end, a graph hangs.
@@ -37,6 +41,7 @@ class Campaign:
 
     only     of that kind alone
     numba    whether Numba's kernels are among the executors
+    xla      whether XLA is
     proofs   whether some programs are proved
     shrinks  how many departures are shrunk; more are counted only
     out      where departures are written to
@@ -45,6 +50,7 @@ class Campaign:
     seed: int = 0
     only: str | None = None
     numba: bool = True
+    xla: bool = True
     proofs: bool = True
     shrinks: int = 20
     out: Path | None = None
@@ -89,7 +95,10 @@ class Campaign:
             self.tally.differences += 1
             if departure is not None:
                 yield self._keep(Found(case, Way("optimised"), departure), lambda case, way: differences(case))
-        for way in draw_ways(rng, case, self.numba and rng.randrange(NUMBA_ONE_IN) == 0):
+        numba = self.numba and rng.randrange(NUMBA_ONE_IN) == 0
+        # By a generator of its own: whether there is an XLA changes nothing for the others.
+        xla = self.xla and has_xla() and random.Random(f"xla {seed}").randrange(XLA_ONE_IN) == 0
+        for way in draw_ways(rng, case, numba, xla):
             way = replace(way, check=way.check and self.proofs)
             try:
                 outcome = attempt(case, way, known)
@@ -113,6 +122,18 @@ class Campaign:
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "seed").write_text(f"{seed}\n", encoding="utf-8")
+
+
+@cache
+def has_xla() -> bool:
+    """Whether JAX is installed; then it has devices for ranks, unless it has begun without."""
+    if find_spec("jax") is None:
+        return False
+    import jax
+
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", DEVICES)
+    return True
 
 
 @contextmanager

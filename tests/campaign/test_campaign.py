@@ -316,7 +316,7 @@ def test_what_departs_is_shrunk_to_what_it_takes(kind: str) -> None:
 def test_an_executor_broken_on_purpose_is_found_and_shrunk(tmp_path: Path) -> None:
     """Sums of two tiles lose their second term; the campaign finds it, and what it writes shows it again."""
     with patch.object(NumpyEngine, "add", lambda X, Y, out: None):
-        campaign = Campaign(seed=0, numba=False, shrinks=1, out=tmp_path)
+        campaign = Campaign(seed=0, numba=False, xla=False, shrinks=1, out=tmp_path)
         for seed in range(100):
             found = next(iter(campaign.try_seed(seed)), None)
             if found is not None:
@@ -367,7 +367,9 @@ def test_each_branch_that_is_missed_is_told_with_its_reason() -> None:
 
 def test_the_command_tells_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "results" / "campaign.md"
-    status = main(["--graphs", "3", "--seed", "7", "--only", "forward", "--no-numba", "--markdown", str(page)])
+    status = main(
+        ["--graphs", "3", "--seed", "7", "--only", "forward", "--no-numba", "--no-xla", "--markdown", str(page)]
+    )
     out = capsys.readouterr().out
     assert "forward" in out
     text = page.read_text(encoding="utf-8")

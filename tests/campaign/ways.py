@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,9 @@ from tests.support.serial import serial
 from tests.support.tilings import DrawnTiling, drawn
 
 #: Executors, as the closing table has them.
-EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks", "ranks apart")
+EXECUTORS = ("compiled", "numba", "optimised", "simulated ranks", "compiled ranks", "ranks apart", "xla", "xla ranks")
+#: How many devices XLA has, virtual ones, for the ranks of a mesh.
+DEVICES = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Way:
     `optimised` and `simulated ranks` are graphs that passes have changed, run by the reference interpreter: what
     departs there is the passes' fault. The others are compiled, and with `check` proved; with `serial` their threads
     run one after the other, and what is dead between two of their meetings is poisoned. `ranks apart` are compiled each
-    by itself, and `bucket` is how many bytes travel together between them. With `watch` the third run is one that is
+    by itself, and `bucket` is how many bytes travel together between them. `xla` is an engine that is not graphir's,
+    and `xla ranks` are devices of it. With `watch` the third run is one that is
     watched, node by node.
     """
 
@@ -52,7 +56,7 @@ class Way:
 
     @property
     def is_compiled(self) -> bool:
-        return self.executor not in ("optimised", "simulated ranks")
+        return self.executor not in ("optimised", "simulated ranks", "xla", "xla ranks")
 
     @property
     def is_sharded(self) -> bool:
@@ -62,6 +66,10 @@ class Way:
         """The executable; to be compiled and first run under `applied`."""
         if self.executor == "optimised":
             return _optimised(case, self)
+        if self.executor.startswith("xla"):
+            graph = case.sharded if self.is_sharded else case.program
+            options = {"fetch": self.fetch, "recompute": self.recompute, "donate": self.donate}
+            return gi.compile(graph, case.bound_of(graph), backend="xla", **options)
         options: dict[str, Any] = {"fetch": self.fetch, "recompute": self.recompute, "algorithm": self.algorithm}
         if self.is_compiled:
             options |= {"threads": self.threads, "without": self.without, "donate": self.donate}
@@ -147,8 +155,11 @@ def draw_tiling(rng: random.Random) -> Tiling:
     )
 
 
-def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
-    """How a case is run: compiled twice or thrice, and in whatever other ways it has; `numba` adds its kernels."""
+def draw_ways(rng: random.Random, case: Case, numba: bool = False, xla: bool = False) -> list[Way]:
+    """How a case is run: compiled twice or thrice, and in whatever other ways it has; `numba` adds its kernels.
+
+    `xla` adds that engine, on one device and, where there are ranks, on one for each.
+    """
     found = [_draw_compiled(rng, case, "compiled") for _ in range(rng.choice((2, 2, 3)))]
     if numba:
         found.append(_draw_compiled(rng, case, "numba"))
@@ -159,6 +170,12 @@ def draw_ways(rng: random.Random, case: Case, numba: bool = False) -> list[Way]:
         found.append(Way("simulated ranks", algorithm=rng.choice(("ring", "direct", "naive"))))
         found.append(_draw_compiled(rng, case, "compiled ranks"))
         found.append(_draw_compiled(rng, case, "ranks apart"))
+    if xla:
+        fetch = _draw_fetch(rng, case) if rng.random() < 0.35 else None
+        donate = bool(case.program.updates) and rng.random() < 0.4
+        found.append(Way("xla", recompute=rng.choice((None, *LEVELS)), fetch=fetch, donate=donate))
+        if case.mesh and math.prod(case.mesh.values()) <= DEVICES:
+            found.append(Way("xla ranks", donate=donate))
     return found
 
 
