@@ -80,7 +80,7 @@ class Backend:
 
     def _foreign(self, name: str) -> str:
         """Why the backend does not take an option of this name."""
-        has = f"which has {', '.join(self.options)}"
+        has = f"which has {', '.join(self.options) or 'none'}"
         others = [each.name for each in BACKENDS.values() if name in each.options]
         if not others:
             return f"unknown option {name}: none of gi.compile, and none of backend {self.name!r}, {has}"
