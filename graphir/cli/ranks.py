@@ -59,6 +59,11 @@ def start_ranks(ranks: str | None, backend: str = "numpy") -> tuple[str, bool]:
         # The last is what its ranks are as processes; torchrun starts them for GPUs.
         of_backend = find_backend(backend).ranks[-1]
         ranks = "simulated" if launch is None else "nccl" if launch.master is not None else of_backend
+        if ranks == "simulated" and launch is not None and launch.size > 1:
+            raise ConfigError(
+                f"{launch.size} processes were started, and with --backend {backend} each of them would run all ranks; "
+                f"start one process, without a launcher"
+            )
     # Alone, a rank on a GPU needs nobody to meet.
     if ranks == "simulated" or (ranks == "nccl" and launch is None):
         return ranks, True
