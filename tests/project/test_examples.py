@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: What needs another's package, by its name; with the slow tests.
-NEEDS = {"export_onnx": "onnxruntime"}
+NEEDS = {"export_onnx": "onnxruntime", "second_engine": "jax"}
 
 
 @cache
@@ -94,3 +94,12 @@ def test_what_onnxruntime_computes_is_what_graphir_does():
     assert len(apart) == 3
     assert max(apart) < 1e-5
     assert lines[-1] == "softcap of 0 and 1000: [ 0. 30.]"
+
+
+@pytest.mark.slow
+def test_two_engines_agree():
+    pytest.importorskip("jax")
+    lines = run(ROOT / "examples/second_engine.py")[0].stdout.splitlines()
+    apart = [float(line.split()[-1]) for line in lines if "differs from numpy" in line]
+    assert len(apart) == 2
+    assert max(apart) < 1e-12

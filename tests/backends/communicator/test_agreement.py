@@ -221,6 +221,8 @@ def test_no_process_of_several_simulates_all_ranks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PMI_RANK", "1")
     with pytest.raises(ConfigError, match=r"^2 processes were started, and with --ranks simulated each of them would"):
         start_ranks("simulated")
+    with pytest.raises(ConfigError, match=r"^2 processes were started, and with --backend xla each of them would"):
+        start_ranks(None, "xla")
     monkeypatch.setenv("PMI_SIZE", "1")
     monkeypatch.setenv("PMI_RANK", "0")
     assert start_ranks("simulated") == ("simulated", True)

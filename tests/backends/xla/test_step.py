@@ -122,6 +122,16 @@ def _sent(executable: Any) -> Mapping[str, int]:
     return Counter({kind: text.count(f'"stablehlo.{kind}"') for kind in kinds if f'"stablehlo.{kind}"' in text})
 
 
+def test_what_is_gathered_again_on_purpose_is_kept_apart() -> None:
+    """XLA's CPU compiler takes barriers away before it looks for what is computed twice; others do not."""
+    setting = Setting(mesh=gi.Mesh(dp=2), plan="zero3", layers=1, dropout=0.0, optimizer="none")
+    executable: Any = gi.compile(setting.parallel(setting.single()), setting.complete_sizes(), backend="xla")
+    gathers = [node.inputs[0] for node in executable.optimised.graph.nodes if node.operator.collective == "all_gather"]
+    again = len(gathers) - len(set(gathers))
+    assert again > 5
+    assert executable.lowered.as_text().count("stablehlo.optimization_barrier") == again
+
+
 def test_a_check_compares_every_tensor() -> None:
     setting = Setting(mesh=gi.Mesh(dp=2, tp=2), layers=1)
     single = setting.single()
