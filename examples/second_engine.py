@@ -3,9 +3,9 @@
     pip install jax
     python examples/second_engine.py
 
-XLA is given the same kernels, by way of JAX. What it shares with graphir's executor is the graph and nothing else: where
-both agree to the last digits, and on every bit of dropout's masks, neither has misread it. On a mesh each rank is a
-device; of a machine with CPUs alone they are virtual.
+XLA is given the same kernels, by way of JAX. What it shares with graphir's executor is the graph and nothing else:
+where both agree to the last digits, and on every bit of dropout's masks, neither has misread it. On a mesh each rank is
+a device; of a machine with CPUs alone they are virtual.
 """
 
 from __future__ import annotations
