@@ -18,9 +18,7 @@ ROWS, THREE, HALVES, PAIRS = "X[*b d!] -> Z[*b]", "X[*b 3] -> Z[*b]", "X[*b (2 d
 #: By what is taken or made: a kernel, and its signature.
 KERNELS: dict[str, tuple[Kernel, str]] = {
     "the first element": (lambda xp, X: X[..., 0], ROWS),
-    "the third": (lambda xp, X: X[..., 2], ROWS),
     "the last": (lambda xp, X: X[..., -1], ROWS),
-    "the last but one": (lambda xp, X: X[..., -2], ROWS),
     "the second of three": (lambda xp, X: X[..., 1], THREE),
     "the last of three": (lambda xp, X: X[..., -1], THREE),
     "the last but one of three": (lambda xp, X: X[..., -2], THREE),

@@ -21,9 +21,9 @@ def draw_halved(seed: int) -> Operator:
     """An operator with two results of whole rows and one of a part."""
     rng = random.Random(f"halves {seed}")
     pairs = rng.random() < 0.5
-    steps = [_step(rng, pairs) for _ in range(rng.randint(1, 7))]
+    steps = tuple(_step(rng, pairs) for _ in range(rng.randint(1, 7)))
     # Now and then an operand itself, or the same result twice.
-    chosen = [rng.choice((0.0, 0.5, 0.99, rng.random())) for _ in range(3)]
+    chosen = tuple(rng.choice((0.0, 0.5, 0.99, rng.random())) for _ in range(3))
 
     def kernel(xp: gi.Xp, X: gi.Array, Y: gi.Array, U: gi.Array, w: gi.Array) -> tuple[gi.Array, ...]:
         """P, Q, R: whatever was drawn."""
