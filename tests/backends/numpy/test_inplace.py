@@ -15,7 +15,7 @@ from graphir.backends.numpy.recipe import recipe_of
 from graphir.formula.trace import Formula, find_formula
 from graphir.ir.operator import Operator, Place
 from graphir.ir.signature import Signature, expand
-from graphir.operators.special import MASKED
+from graphir.operators.special import masked_score
 from tests.backends.numpy.test_rules import Recorder
 from tests.support.random_halves import draw_halved
 from tests.support.random_kernels import draw_operator
@@ -141,7 +141,7 @@ CHANCES: dict[str, tuple[Kernel, str, dict[str, tuple[str, ...]]]] = {
         {"P": (), "Q": ("Y", "X")},
     ),
     "a choice is made elsewhere": (lambda xp, X, Y: xp.where(X < Y, X, 0.5), ONE, {"Z": ("Y",)}),
-    "a mask is not": (lambda xp, X, Y: xp.where(Y < 1, X, MASKED), ONE, {"Z": ("Y", "X")}),
+    "a mask is not": (lambda xp, X, Y: xp.where(Y < 1, X, masked_score(X.dtype)), ONE, {"Z": ("Y", "X")}),
     "an operand that is a result": (lambda xp, X, Y: (Y, X), TWO, {"P": ("Y",), "Q": ("X",)}),
     "an operand that is a result and is read": (lambda xp, X, Y: (X, X + Y), TWO, {"P": ("Y", "X"), "Q": ("Y",)}),
     "what is not computed": (lambda xp, X, Y: (xp.tanh(X), xp.ones_like(X)), TWO, {"P": ("X",), "Q": ("X",)}),
