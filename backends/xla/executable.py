@@ -224,10 +224,18 @@ class XlaExecutable(Executable):
                 )
 
     def _placed(self, value: Value, array: Any) -> Any:
-        if isinstance(array, self._jax.Array) or value.dtype == "text":
-            return self._jax.device_put(array, self._sharding(value))
-        # The caller may write into an array as soon as the run has returned, while XLA still reads what it was given.
-        return self._jax.device_put(np.array(array), self._sharding(value))
+        there = self._lies[value.name]
+        if not isinstance(array, self._jax.Array):
+            # The caller may write into it as soon as the run has returned, while XLA still reads what it was given.
+            array = np.array(array)
+        elif array.sharding == there:
+            return array  # JAX would find so, too, but more slowly than it runs a small graph
+        return self._jax.device_put(array, there)
+
+    @cached_property
+    def _lies(self) -> Mapping[str, Any]:
+        """Where each argument lies, by name."""
+        return {value.name: self._sharding(value) for value in self.arguments}
 
 
 def _at_home(array: Any) -> Any:

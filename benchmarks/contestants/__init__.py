@@ -20,6 +20,7 @@ CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pytorch": ("pytorch", {}),
     "torch.compile": ("pytorch", {"compiled": True}),
     "jax": ("xla", {}),
+    "graphir-xla": ("xla_graphs", {}),
     "floor": ("floor", {"own_threads": True}),
     "floor-blas": ("floor", {"own_threads": False}),
 }

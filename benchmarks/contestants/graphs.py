@@ -17,7 +17,11 @@ def rate() -> float:
 
 
 def prepare(
-    problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any], **options: Any
+    problem: Problem,
+    parameters: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    wait: Callable[[Run], None] | None = None,
+    **options: Any,
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
     graph = problem.graph()
     updated = [value.name for value in graph.updates.values()]
@@ -33,6 +37,8 @@ def prepare(
         count += 1
         if updated:
             held = result.updated()
+        if wait is not None:
+            wait(result)
         return result
 
     def step() -> None:

@@ -250,10 +250,10 @@ def test_pytorch_agrees(what):
 @pytest.mark.parametrize("what", WORK)
 def test_jax_agrees(what):
     pytest.importorskip("jax", reason="JAX is not installed")
-    from benchmarks.contestants import xla
+    from benchmarks.contestants import xla, xla_graphs
 
     problem = Problem("tiny", what)
-    agree(problem, ("jax", numbers(xla, problem)))
+    agree(problem, ("jax", numbers(xla, problem)), ("graphir-xla", numbers(xla_graphs, problem)))
 
 
 def test_an_update_changes_the_loss():
