@@ -26,9 +26,8 @@ class XlaModule:
         return self._jax.lax.erf(X)
 
     def scatter_add(self, rows: Array, terms: Array, shape: tuple[int, ...]) -> Array:
-        """As `special.scatter_add`: XLA adds up in place what it has made itself."""
-        total = self._jax.numpy.zeros(shape, dtype=terms.dtype)
-        return total.at[rows.reshape(-1)].add(terms.reshape(-1, shape[-1]))
+        """As `special.scatter_add`, in place; dims that devices may share are not flattened."""
+        return self._jax.numpy.zeros(shape, dtype=terms.dtype).at[rows].add(terms)
 
     def random_bits(self, counters: Array, seed: Array, step: Array, node: int) -> Array:
         """As `special.random_bits`."""
