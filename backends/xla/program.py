@@ -4,7 +4,8 @@ On a mesh it is the program of one rank: `shard_map` has every device run it on 
 and where a kernel asks for its place, that follows from the device's coordinates.
 
 What the graph computes twice on purpose (a softmax made again, a parameter gathered again for the backward pass) XLA
-would find and compute once, and hold what was to be let go. A barrier before the second keeps the two apart.
+would find and compute once, and hold what was to be let go. A barrier before the second keeps the two apart, where
+XLA's compiler keeps it: that for CPUs takes barriers away before it looks for what is alike.
 """
 
 from __future__ import annotations
