@@ -4,7 +4,7 @@
     module       `xp` for kernels: jax.numpy, and what kernels ask of an array module beside
     draws        random bits and masks, of seeds that are known only when the program runs
     products     products as XLA has them: of as many dims as their operands have
-    in_place     kernels of a user's that write in place, which in JAX is something else
+    trial        kernels of a user's, tried on numbers: what is written for NumPy may mean something else here
     collectives  the five collectives, as those of a program that every device runs
     program      the function of a graph, its nodes' kernels called on what JAX traces
     executable   what `gi.compile` returns: arguments in, compiled once, state that stays on its devices
