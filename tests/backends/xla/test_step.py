@@ -41,6 +41,9 @@ def test_twenty_steps_are_those_of_numpy() -> None:
         assert distance(found["L"], expected["L"]) <= 1e-12
         one, other = expected.updated(), found.updated()
     for name, array in one.items():
+        if np.abs(array).max() < 1e-15:  # 0 but for rounding, as the bias of the keys
+            assert np.abs(other[name]).max() < 1e-15, name
+            continue
         assert distance(other[name], array) <= 1e-10, name  # what rounding differs in, Adam has carried on 20 times
 
 
@@ -76,7 +79,6 @@ def test_a_block_of_a_mask_has_the_bits_of_the_whole(shape: tuple[int, ...], sta
 def test_products_of_fewer_bits(precision: str) -> None:
     graph = autodiff(mixed_precision(gi.models.transformer(layers=1, decode=None), precision))
     given = gi.initialize(graph, SIZES, seed=1), next(batches())
-    given[1].pop("seed"), given[1].pop("step")
     expected, found = (gi.compile(graph, SIZES, backend=backend)(*given) for backend in ("reference", "xla"))
     assert distance(found["L"], expected["L"]) <= 1e-4
     for name, array in expected.items():
