@@ -38,9 +38,9 @@ def keep_mask(
     """As `dropout.keep_mask`, of starts that may be traced, too."""
     jnp = load_jax().numpy
     threshold, count = jnp.uint16(least_kept(p)), math.prod(sizes)
-    # Where a rank begins, which is traced, is a multiple of what it has.
-    within = bool(shape) and isinstance(starts[-1], int) and starts[-1] % 2 == 1
-    if shape and shape[-1] and sizes[-1] % 2 == 0 and shape[-1] % 2 == 0 and not within:
+    # A start that is traced is a multiple of what its rank has.
+    odd = bool(shape) and isinstance(starts[-1], int) and starts[-1] % 2 == 1
+    if shape and shape[-1] and sizes[-1] % 2 == 0 and shape[-1] % 2 == 0 and not odd:
         # Rows of whole pairs: one hash for both halves.
         halved = [*starts[:-1], starts[-1] // 2], [*sizes[:-1], sizes[-1] // 2], [*shape[:-1], shape[-1] // 2]
         bits = random_bits(global_indices(jnp, *halved), seed, step, key, count // 2)

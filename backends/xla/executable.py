@@ -8,6 +8,7 @@ gone after the run. Nothing waits for a result but who looks at it: `float(run["
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -18,10 +19,10 @@ from graphir.backends.executable import Executable, Watch
 from graphir.backends.indices import check_indices
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.run import Run
-from graphir.backends.xla.library import devices_of, load_jax, wide
+from graphir.backends.xla.library import devices_of, first_line, load_jax, own_settings, require_untraced
 from graphir.backends.xla.memory import XlaMemory
 from graphir.backends.xla.program import Program
-from graphir.errors import InputError
+from graphir.errors import DeviceError, InputError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Layout
 from graphir.ir.value import Value
@@ -53,10 +54,19 @@ class XlaExecutable(Executable):
         #: The arguments that a run may write over, by name.
         self.donated = frozenset(updated) if donate else frozenset[str]()
         self._jax, self._devices = load_jax(), devices_of(self.mesh)
-        with wide():
+        require_untraced()
+        with own_settings(), self._alone():
             wanted = [*optimised.graph.outputs, *(value for _, value, _ in self._indices_made)]
             self._program = Program(optimised, wanted)
             self.lowered = self._jitted.lower(*self._kinds)
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Inside, no mesh is set but the graph's own."""
+        jax = self._jax
+        found: AbstractContextManager[Any] = (
+            nullcontext() if jax.sharding.get_abstract_mesh().empty else jax.set_mesh(self._jax_mesh)
+        )
+        return found
 
     # -- the function -----------------------------------------------------------------------------------
 
@@ -172,10 +182,13 @@ class XlaExecutable(Executable):
         for step, value, index in self._indices_given:
             check_indices(step.node, index[1], _at_home(given[value]), *index[2:])
         self._check_donated(given)
-        with wide():
+        with own_settings(), self._jax.ensure_compile_time_eval():
             placed = {value.name: self._placed(value, array) for value, array in given.items()}
             donated, kept = ({name: placed[name] for name in kinds} for kinds in self._kinds)
-            made = self.compiled(donated, kept)
+            try:
+                made = self.compiled(donated, kept)
+            except self._jax.errors.JaxRuntimeError as error:
+                raise DeviceError(f"XLA could not run {self.graph.name}: {first_line(error)}") from error
         outputs = self.graph.outputs
         for (step, _, index), found in zip(self._indices_made, made[len(outputs) :], strict=True):
             check_indices(step.node, index[1], np.asarray(found), *index[2:])
@@ -198,19 +211,23 @@ class XlaExecutable(Executable):
     # -- what comes in ------------------------------------------------------------------------------------
 
     def _check_array(self, value: Value, array: Any) -> Any:
-        if not isinstance(array, self._jax.Array):
+        jax = self._jax
+        if not isinstance(array, jax.Array):
             return super()._check_array(value, array)
+        if isinstance(array, jax.core.Tracer):
+            raise InputError(
+                f"{value.name} is what JAX traces a function with, and has no content yet: call this outside of what "
+                f"jit, grad or vmap transform"
+            )
         if array.is_deleted():
             raise InputError(
                 f"the array that is given for {value.name} is no more: an earlier run with donate=True wrote over it; "
                 f"go on from run.updated() of the latest run"
             )
-        if array.dtype != value.dtype or array.shape != self._shapes[value]:
+        if array.shape != self._shapes[value]:
             wanted, found = f"{value.dtype}{list(self._shapes[value])}", f"{array.dtype}{list(array.shape)}"
-            if not array.shape == self._shapes[value] or array.ndim:
-                raise InputError(f"{value.name} must be {wanted}, {value.type}, not {found}")
-            return super()._check_array(value, np.asarray(array))
-        return array
+            raise InputError(f"{value.name} must be {wanted}, {value.type}, not {found}")
+        return array if array.dtype == value.dtype else super()._check_array(value, np.asarray(array))
 
     def _check_donated(self, given: Mapping[Value, Any]) -> None:
         """InputError if an array that a run writes over is given under another name, too."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from graphir.errors import DeviceError, MissingDependencyError
+from graphir.errors import DeviceError, MissingDependencyError, RunError
 from graphir.extras import install
 from graphir.ir.layout import Mesh
 
@@ -24,7 +26,7 @@ def load_jax() -> Any:
         importlib.import_module("jax.export")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "jax"
-        why = "is not installed" if missing else f"cannot be loaded ({str(error).strip().splitlines()[0]})"
+        why = "is not installed" if missing else f"cannot be loaded ({first_line(error)})"
         raise MissingDependencyError(f'backend="xla" was asked for, and JAX {why}: {install("xla")}') from None
     found = tuple(int(part) for part in jax.__version__.split(".")[:2])
     if found < _OLDEST:
@@ -35,25 +37,49 @@ def load_jax() -> Any:
     return jax
 
 
-def wide() -> AbstractContextManager[Any]:
-    """Inside, JAX has the integers and floats of 64 bits that a graph has, whatever it does outside."""
-    found: AbstractContextManager[Any] = load_jax().enable_x64(True)
-    return found
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Inside, JAX has what a graph asks for, whatever it is told outside.
+
+    That is integers and floats of 64 bits, NumPy's ways of bringing dtypes and shapes together, and products of all the
+    bits of their factors, of which GPUs and TPUs else take fewer.
+    """
+    jax = load_jax()
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.default_matmul_precision("highest"),
+        jax.disable_jit(False),
+    ):
+        yield
+
+
+def require_untraced() -> None:
+    """RunError inside of a function that JAX is tracing, where nothing has content."""
+    jax = load_jax()
+    if isinstance(jax.numpy.zeros(()), jax.core.Tracer):
+        raise RunError("a graph is compiled inside of a function that JAX traces; compile it outside of jit")
 
 
 def devices_of(mesh: Mesh) -> list[Any]:
     """As many devices as the mesh has ranks, in their order.
 
     Of a machine with CPUs alone JAX is asked for so many virtual ones, as long as nothing has used it yet.
-    DeviceError, with what to do, where there are fewer.
+    DeviceError, with what to do, where there are fewer; RunError in a child of a process that has used them.
     """
     jax = load_jax()
+    if os.getpid() != _process():
+        raise RunError(
+            "this process was forked from one in which JAX was at work, and JAX does not go along; start processes by "
+            "'spawn', and compile there"
+        )
     try:
         if mesh.size > 1:
             _provide(mesh.size)
         found = jax.devices()
     except RuntimeError as error:
-        raise DeviceError(f'backend="xla" finds no device: {str(error).strip().splitlines()[0]}') from None
+        raise DeviceError(f'backend="xla" finds no device: {first_line(error)}') from None
     if len(found) < mesh.size:
         kind = found[0].platform
         how = f"; start Python with {_FLAG}={mesh.size} for virtual ones" if kind == "cpu" else ""
@@ -61,6 +87,12 @@ def devices_of(mesh: Mesh) -> list[Any]:
             f"mesh {mesh} needs {mesh.size} devices, but JAX has {len(found)} ({kind}){how}; or choose a smaller one"
         )
     return list(found[: mesh.size])
+
+
+@cache
+def _process() -> int:
+    """The process in which JAX was first asked for devices; whoever is forked from it knows this, too."""
+    return os.getpid()
 
 
 def _provide(count: int) -> None:
@@ -71,3 +103,8 @@ def _provide(count: int) -> None:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:  # JAX has begun
             return
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; those of JAX go on for pages."""
+    return str(error).strip().partition("\n")[0].rstrip(".")

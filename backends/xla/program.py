@@ -15,10 +15,10 @@ from typing import Any
 
 from graphir.backends.plan import ExecutionPlan, Step
 from graphir.backends.xla.collectives import Collectives
-from graphir.backends.xla.in_place import departs, writes_in_place
-from graphir.backends.xla.library import load_jax
+from graphir.backends.xla.library import first_line, load_jax
 from graphir.backends.xla.module import XlaModule
 from graphir.backends.xla.products import PRODUCTS
+from graphir.backends.xla.trial import departure, is_foreign
 from graphir.errors import GraphirError, OperatorError
 from graphir.ir.graph import Node
 from graphir.ir.operator import Array
@@ -34,8 +34,9 @@ class Program:
         self._mesh = plan.graph.mesh
         self._collectives = Collectives(self._mesh)
         self._again = _made_again(plan)
-        for step in plan.steps:
-            self._require_pure(step)
+        tried = {_call(step, plan): step for step in reversed(plan.steps)}
+        for step in reversed(tried.values()):
+            self._require_alike(step)
 
     def __call__(self, blocks: Mapping[str, Array]) -> tuple[Array, ...]:
         jax, slots = load_jax(), self.plan.slots
@@ -52,13 +53,14 @@ class Program:
                 held[slot] = results[position]
         return tuple(held[slots[value]] for value in self.wanted)
 
-    def _require_pure(self, step: Step) -> None:
+    def _require_alike(self, step: Step) -> None:
         """OperatorError for a node that means something else to XLA, or nothing."""
         node = step.node
         if any(value.dtype == "text" for value in node.inputs):
             raise OperatorError(_cannot(node, "it reads text, which XLA does not have: hand in ids instead"))
-        if writes_in_place(node.operator) and departs(step, self.plan, self._xp):
-            raise OperatorError(_refusal(node, "it writes into an array that has another name, too"))
+        why = departure(step, self.plan, self._xp) if is_foreign(node.operator) else ""
+        if why:
+            raise OperatorError(_refusal(node, why))
 
     def _carried_out(self, step: Step, operands: Sequence[Any]) -> tuple[Any, ...]:
         """What a node makes of its operands."""
@@ -77,7 +79,7 @@ class Program:
             raise
         except Exception as error:
             raise OperatorError(
-                _refusal(step.node, f"it raised {type(error).__name__}: {_first_line(error)}")
+                _refusal(step.node, f"it raised {type(error).__name__}: {first_line(error)}")
             ) from error
         return self._checked(step, made if isinstance(made, tuple) else (made,))
 
@@ -110,6 +112,13 @@ def _made_again(plan: ExecutionPlan) -> frozenset[Step]:
     return frozenset(found)
 
 
+def _call(step: Step, plan: ExecutionPlan) -> tuple[object, ...]:
+    """What a step calls: the same kernel, of the same shapes, means the same."""
+    kinds = tuple((value.dtype, plan.shapes[value]) for value in step.node.inputs)
+    present = tuple(slot is not None for slot in step.operands)
+    return step.node.operator, kinds, present, step.node.attributes
+
+
 def _cannot(node: Node, why: str) -> str:
     at = f", written at {node.meta.at}" if node.meta.at else ""
     return f"XLA cannot run {node.name} = {node.operator.key}(…){at}: {why}"
@@ -119,7 +128,3 @@ def _refusal(node: Node, why: str) -> str:
     why = f"its kernel is called once, on arrays whose content is not known yet, and {why}"
     how = "write it without looking at numbers and without writing into arrays"
     return _cannot(node, f'{why}; {how}, or compile with backend="numpy"')
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

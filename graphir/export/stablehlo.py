@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,8 +65,9 @@ def to_stablehlo(graph: Graph, sizes: Mapping[str, int], fetch: Sequence[str] | 
     module = ir.Module.parse(lowered.get_asm(enable_debug_info=True), context=lowered.context)
     with module.context, ir.Location.unknown():
         program = RankProgram(ir, module)
-        if executable.mesh.names:
+        if executable.mesh.size > 1:
             program.keep_rank(executable.mesh.size)
+        program.forget_devices()
         program.forget_sources()
         program.describe(executable.arguments, executable.results)
     if not module.operation.verify():
@@ -88,7 +88,7 @@ def to_stablehlo(graph: Graph, sizes: Mapping[str, int], fetch: Sequence[str] | 
 
 def save(
     graph: Graph,
-    path: Path,
+    path: str | Path,
     sizes: Mapping[str, int],
     fetch: Sequence[str] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -100,6 +100,7 @@ def save(
     """
     if parameters is not None:
         raise ConfigError("a program of StableHLO is given its parameters when it runs: export it without a checkpoint")
+    path = Path(path)
     if path.suffix != ".mlir":
         raise ConfigError(f"{path} is to be named ….mlir; its bytecode is written beside it, as {path.stem}.mlirbc")
     program = to_stablehlo(graph, sizes, fetch)
@@ -109,13 +110,23 @@ def save(
         path.with_suffix(".mlirbc"): program.bytecode,
         path.with_suffix(".json"): described.encode(),
     }
-    for file, data in content.items():
-        write_atomically(file, partial(_write, data))
+    for file in content:
+        if file.is_dir():
+            raise ConfigError(f"cannot write {file}: it is a folder")
+    _write(list(content.items()))
     return list(content)
 
 
-def _write(data: bytes, file: BinaryIO) -> None:
-    file.write(data)
+def _write(files: Sequence[tuple[Path, bytes]]) -> None:
+    """Writes files that belong together: the content of all is there before the first of them takes its place."""
+    if files:
+        (path, data), *others = files
+
+        def fill(file: BinaryIO) -> None:
+            file.write(data)
+            _write(others)
+
+        write_atomically(path, fill)
 
 
 def _told(value: Value, executable: XlaExecutable) -> dict[str, Any]:
@@ -161,9 +172,6 @@ class RankProgram:
         body.append_to(rank.regions[0])
         whole.erase()
         rank.attributes["sym_name"] = ir.StringAttr.get("main")
-        for op in list(self.module.body.operations):
-            if op.operation.name == "sdy.mesh":
-                op.operation.erase()
         for op in list(self._within(self.module.operation)):
             if op.name == "stablehlo.partition_id":
                 number = ir.Operation.create(
@@ -174,6 +182,12 @@ class RankProgram:
         kind = ir.IntegerType.get_signless(32)
         for name, value in (("mhlo.num_partitions", 1), ("mhlo.num_replicas", count)):
             self.module.operation.attributes[name] = ir.IntegerAttr.get(kind, value)
+
+    def forget_devices(self) -> None:
+        """Leaves out which devices JAX had, and with it the one dialect that is not StableHLO's."""
+        for op in list(self.module.body.operations):
+            if op.operation.name == "sdy.mesh":
+                op.operation.erase()
 
     def describe(self, arguments: Sequence[Value], results: Sequence[Value]) -> None:
         """Says of each argument and result which value of the graph it is."""

@@ -17,6 +17,7 @@ from graphir.backends.blocks import join_blocks, split_blocks
 from graphir.checking import Setting
 from graphir.errors import ConfigError
 from graphir.export import stablehlo
+from graphir.passes import shard
 from tests.support import xla_client
 from tests.support.xla import distance, jax
 
@@ -132,3 +133,20 @@ def test_a_file_of_another_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot write"):
         stablehlo.save(gi.models.mlp(1), tmp_path / "no" / "step.mlir", {"B": 2, "D_in": 2, "D_out": 2})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mesh", [None, gi.Mesh(dp=1, tp=1), gi.Mesh(dp=1, tp=2)], ids=str)
+def test_no_other_dialect_is_needed(mesh: gi.Mesh | None) -> None:
+    graph = gi.models.transformer(layers=1, decode=None, dropout=0.1)
+    if mesh is not None:
+        graph = shard(graph, mesh, "megatron")
+    program = stablehlo.to_stablehlo(graph, {"B": 2, "S": 4, "D": 8, "N_H": 2, "D_ff": 8, "V": 16})
+    assert "sdy" not in program.text
+    assert f"mhlo.num_replicas = {mesh.size if mesh else 1} " in program.text
+
+
+def test_of_three_files_none_is_written_where_one_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "step.json").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot write .*step\.json: it is a folder"):
+        stablehlo.save(gi.models.mlp(1), str(tmp_path / "step.mlir"), {"B": 2, "D_in": 2, "D_out": 2})
+    assert [each.name for each in tmp_path.iterdir()] == ["step.json"]

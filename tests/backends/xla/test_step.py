@@ -61,14 +61,14 @@ def test_masks_are_the_same_bits() -> None:
 @pytest.mark.parametrize("shape", [(3, 8), (3, 7), (1,), (), (5, 2, 3), (2, 0)])
 @pytest.mark.parametrize("start", [0, 1, 6, (1 << 33) - 2])
 def test_a_block_of_a_mask_has_the_bits_of_the_whole(shape: tuple[int, ...], start: int) -> None:
-    from graphir.backends.xla.library import wide
+    from graphir.backends.xla.library import own_settings
     from graphir.backends.xla.module import XlaModule
     from graphir.operators.dropout import keep_mask
 
     starts = tuple(start if axis == len(shape) - 1 else axis for axis in range(len(shape)))
     sizes = tuple(each + size + axis for axis, (each, size) in enumerate(zip(starts, shape, strict=True)))
     expected = keep_mask(np, starts, sizes, shape, np.int64(-3), np.int64(5), (1 << 63) + 1, 0.3)
-    with wide():
+    with own_settings():
         traced = jax.jit(
             lambda seed, step: keep_mask(XlaModule(), starts, sizes, shape, seed, step, (1 << 63) + 1, 0.3)
         )
