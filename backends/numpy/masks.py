@@ -9,6 +9,7 @@ M(i) is a table made once, and two operators in three of the first round are sav
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +63,14 @@ def _cut_runs(above: Array, odd: Array, length: int, m: Array) -> None:
 
 @writes("keys")
 def _write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
-    first, second = stream_keys(int(seed), int(step), key, 0)
-    keys[:] = first ^ (first >> 17), second
+    np.copyto(keys, _keys(int(seed), int(step), key))
+
+
+@lru_cache(maxsize=1024)
+def _keys(seed: int, step: int, key: int) -> Array:
+    """M(k₀) and k₁. Every thread asks, forward and backward, and Python's integers take longer than a call."""
+    first, second = stream_keys(seed, step, key, 0)
+    return np.array((first ^ (first >> 17), second), np.uint32)
 
 
 class _Runs(NamedTuple):
