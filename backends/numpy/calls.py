@@ -41,6 +41,15 @@ def erf(X: Array, out: Array) -> None:
 
 
 @writes("out")
+def extreme_of_rows(function: np.ufunc, X: Array, starts: Array, out: Array) -> None:
+    """The largest or smallest element of each row; X and `out` are lines, `starts` are where rows begin in X.
+
+    Of short rows twice as fast as `reduce`.
+    """
+    function.reduceat(X, starts, 0, None, out)
+
+
+@writes("out")
 def sum_products(X: Array, Y: Array, axes: tuple[int, ...], out: Array) -> None:
     """Σ X ⊙ Y over axes, which the result keeps with length 1."""
     order = list(range(X.ndim))

@@ -18,7 +18,7 @@ from graphir.backends.compiled.emission import Array, Calls, Rule
 from graphir.backends.numpy import calls
 from graphir.backends.numpy.calls import maximum, minimum
 from graphir.backends.numpy.guarded import guarded
-from graphir.backends.numpy.known import Known, region_of
+from graphir.backends.numpy.known import Known, Region, region_of
 from graphir.backends.numpy.masks import can_record_mask, record_mask
 from graphir.backends.numpy.recipe import (
     UFUNCS,
@@ -31,7 +31,7 @@ from graphir.backends.numpy.recipe import (
     whole_of,
 )
 from graphir.backends.numpy.shared import full_row, number, record_normal
-from graphir.backends.numpy.sums import record_sum
+from graphir.backends.numpy.sums import record_extreme, record_sum
 from graphir.backends.numpy.tile_arrays import TileArrays
 from graphir.backends.rows.scalars import write_scalars
 from graphir.formula.terms import Term
@@ -41,6 +41,8 @@ from graphir.ir.signature import is_literal
 
 #: When results are copied to where they belong: behind every step.
 _LAST = 1 << 30
+#: How many columns are masked in vain rather than left out: whole rows are one loop, parts of them a loop for each.
+_SPARED = 256
 
 
 @lru_cache(maxsize=4096)
@@ -186,11 +188,19 @@ class _Tile:
         reused = self._reused(term, position, shape, dtype, simple)
         if reused is not None:
             return reused
+        self._lent[term] = made = self._scratch(shape, dtype)
+        return made
+
+    def _scratch(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         for i, buffer in enumerate(self._free):
             if buffer.shape == shape and buffer.dtype == dtype:
-                self._lent[term] = self._free.pop(i)
-                return buffer
-        self._lent[term] = made = self.call.scratch(shape, dtype)
+                return self._free.pop(i)
+        return self.call.scratch(shape, dtype)
+
+    def _spare(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Memory that a step needs only while it is at work."""
+        made = self._scratch(shape, dtype)
+        self._free.append(made)
         return made
 
     def _room_of(self, root: Term) -> int:
@@ -266,9 +276,11 @@ class _Tile:
         elif operation == "where":
             self._choose(term, target)
         elif operation == "sum":
-            record_sum(self.call, self.arrays, term, [self._value(each) for each in parts_of(term)], target)
+            parts = [self._value(each) for each in parts_of(term)]
+            record_sum(self.call, self.arrays, term, parts, target, self._spare)
         elif operation in ("max", "min"):
-            self._extreme(term, target)
+            X = np.broadcast_to(self._value(term.operands[0]), self.arrays.shape(term.operands[0]))
+            record_extreme(self.call, operation, X, self.arrays.axes(term.detail), target)
         elif operation == "at":
             axis, X = self._along(term)
             self.call(calls.take_along, X, self._value(term.operands[1]), axis, target)
@@ -310,7 +322,7 @@ class _Tile:
         given = [self._value(each) for each in term.operands]
         if term.operation in ("maximum", "minimum"):
             # Several times slower with a single number.
-            given = [full_row(self.call, each.detail, target) if _is_number(each) else array
+            given = [full_row(self.call, each.detail, target) if each.operation == "number" else array
                      for each, array in zip(term.operands, given, strict=True)]  # fmt: skip
             self.call(maximum if term.operation == "maximum" else minimum, *given, target)
             return
@@ -331,12 +343,15 @@ class _Tile:
 
     def _mask(self, X: Term, condition: Term, target: Array, function: Any, seen: float, hidden: float) -> None:
         """X, and where a condition of the place does not hold everywhere, `function` of it and `seen` or `hidden`."""
-        array = self._value(X)
+        array, width = self._value(X), self.arrays.lengths[self.arrays.order[-1]]
         region = region_of(condition, self.arrays.order, self.arrays.lengths, self.arrays.place)
-        if X.operation == "operand" and array is target:
-            # All of it is written: who proves a program does not know that the rest is right already.
-            region = region._replace(start=0, stop=self.arrays.lengths[self.arrays.order[-1]])
-        elif array is not target:
+        few = region.start < region.stop and width - (region.stop - region.start) <= _SPARED
+        # All of an operand is written: who proves a program does not know that the rest is right already.
+        if few or (X.operation == "operand" and array is target):
+            table = self.known.table(condition, Region(0, width), seen, hidden, target.dtype)
+            self.call(function, array, table, target)
+            return
+        if array is not target:
             self.call(np.copyto, target, array)
         if region.start < region.stop:
             table = self.known.table(condition, region, seen, hidden, target.dtype)
@@ -362,13 +377,6 @@ class _Tile:
             array = self._value(either[0] if holds[place] else either[1])
             self.call(np.copyto, target[index], array[index] if array.shape[axis] > 1 else array)
 
-    def _extreme(self, term: Term, target: Array) -> None:
-        (X,) = term.operands
-        array, axes = np.broadcast_to(self._value(X), self.arrays.shape(X)), self.arrays.axes(term.detail)
-        reduce = np.maximum.reduce if term.operation == "max" else np.minimum.reduce
-        kept = (*(slice(None) if i not in axes else 0 for i in range(array.ndim)), ...)
-        self.call(reduce, array, axes if len(axes) > 1 else axes[0], None, target[kept])
-
     def _draw(self, term: Term, target: Array) -> None:
         factors, p = term.detail
         seed, step = (self.arrays.given[each.detail] for each in term.operands[:2])
@@ -380,10 +388,6 @@ class _Tile:
 
 
 _UFUNCS = {name: getattr(np, name) for name in UFUNCS}
-
-
-def _is_number(term: Term) -> bool:
-    return term.operation == "number"
 
 
 def _is_same(one: Array, other: Array) -> bool:

@@ -1,9 +1,10 @@
-"""Sums as NumPy and BLAS add up fastest: of a matrix's rows or columns a product with ones, or with weights."""
+"""Sums as NumPy and BLAS add up fastest: of a matrix's rows or columns a product with ones or weights. Extremes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +15,31 @@ from graphir.backends.numpy.tile_arrays import TileArrays
 from graphir.formula.terms import Term
 
 
-def record_sum(call: Calls, arrays: TileArrays, term: Term, parts: Sequence[Array], out: Array) -> None:
-    """Records the sum of the product of `parts`, one or two arrays, over the factors of `term`."""
+def record_sum(
+    call: Calls,
+    arrays: TileArrays,
+    term: Term,
+    parts: Sequence[Array],
+    out: Array,
+    spare: Callable[[tuple[int, ...], np.dtype[Any]], Array],
+) -> None:
+    """Records the sum of the product of `parts`, one or two arrays, over the factors of `term`.
+
+    `spare` gives memory to work in until this is recorded.
+    """
     body = term.operands[0].factors
     over, kept = arrays.axes(term.detail), arrays.axes(term.factors)
     lengths = [arrays.lengths[factor] if factor in body else 1 for factor in arrays.order]
     if len(parts) == 2:
-        _record_products(call, parts[0], parts[1], over, kept, lengths, out)
-        return
+        X, Y = parts
+        columns = bool(kept) and max(over) < min(kept) and X.shape == Y.shape == tuple(lengths)
+        if not (columns and _matrix(X, over, kept) is not None and X.dtype == Y.dtype == out.dtype):
+            _record_products(call, X, Y, over, kept, lengths, out)
+            return
+        # Of columns the product first: NumPy's sums of products go through a column element by element.
+        product = spare(X.shape, X.dtype)
+        call(np.multiply, X, Y, product)
+        parts = (product,)
     X = np.broadcast_to(parts[0], lengths) if parts[0].shape != tuple(lengths) else parts[0]
     matrix = _matrix(X, over, kept)
     flat = _line(out)
@@ -61,6 +79,17 @@ def _record_products(
         call(np.matmul, *((matrix, vector) if min(over) > max(kept) else (vector, matrix)), flat)
         return
     call(calls.sum_products, X, Y, tuple(over), out)
+
+
+def record_extreme(call: Calls, operation: str, X: Array, axes: Sequence[int], out: Array) -> None:
+    """Records the largest or smallest element, `max` or `min`, over some axes, which `out` has with length 1."""
+    function = np.maximum if operation == "max" else np.minimum
+    if tuple(axes) == (X.ndim - 1,) and X.flags.c_contiguous and out.flags.c_contiguous:
+        starts = call.constant(np.arange, 0, X.size, X.shape[-1])
+        call(calls.extreme_of_rows, function, X.reshape(-1), starts, out.reshape(-1))
+        return
+    kept = (*(slice(None) if i not in axes else 0 for i in range(X.ndim)), ...)
+    call(function.reduce, X, tuple(axes) if len(axes) > 1 else axes[0], None, out[kept])
 
 
 def _matrix(X: Array, over: Sequence[int], kept: Sequence[int]) -> Array | None:
