@@ -242,7 +242,10 @@ class Writer:
             self._views[value] = found
             return Target(value, found)
         if self._sums.has_begun(value, self.tile):
-            term, place = self.memory.allocate(found.shape, found.dtype)
+            # It lies as its sum does, so that adding goes through both in one way.
+            order = sorted(range(found.ndim), key=found.strides.__getitem__, reverse=True)
+            array, place = self.memory.allocate([found.shape[axis] for axis in order], found.dtype)
+            term = array.transpose(sorted(range(found.ndim), key=order.__getitem__))
             self._own.append(place)
             return Target(value, term, total=found)
         return Target(value, found, rest=self._sums.beyond(value, self.tile))
