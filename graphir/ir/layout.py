@@ -60,7 +60,7 @@ class Mesh:
         """The axes, slowest first."""
         return tuple(name for name, _ in self.axes)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of ranks."""
         return math.prod(size for _, size in self.axes)
