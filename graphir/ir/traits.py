@@ -23,8 +23,12 @@ Written: TypeAlias = Mapping[str, Any]
 Names: TypeAlias = frozenset[str]
 
 
+@dataclass(frozen=True)
 class Trait:
-    """A promise. `keyword` is how a declaration spells it."""
+    """A promise. `keyword` is how a declaration spells it.
+
+    A class that says no more than the one that it is made of needs no decorator, which would take longer than all else.
+    """
 
     keyword: ClassVar[str] = ""
 
@@ -39,7 +43,7 @@ class Trait:
         """The trait that `value` says under the keyword; None if it says that there is none."""
         if value is None or value is False or value == "":
             return None
-        return cls() if value is True and not fields(cls) else cls(value)  # type: ignore[arg-type, call-arg]
+        return cls() if value is True and not fields(cls) else cls(value)  # type: ignore[call-arg]
 
     @property
     def operands(self) -> Iterable[str]:
@@ -95,7 +99,6 @@ class _OfOperands(_Named):
 # -- how results follow from operands --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Auxiliary(_Named, keyword="auxiliary"):
     """Results that carry no gradient: statistics and masks, cached for the d-node.
 
@@ -130,7 +133,6 @@ class Depends(Trait, keyword="depends"):
         return self.on
 
 
-@dataclass(frozen=True)
 class Elementwise(Trait, keyword="elementwise"):
     """Element i of each result follows from element i of the operands, and from scalars.
 
@@ -138,7 +140,6 @@ class Elementwise(Trait, keyword="elementwise"):
     """
 
 
-@dataclass(frozen=True)
 class Linear(_OfOperands, keyword="linear"):
     """It is linear in these operands, each for itself: a pending sum may pass through one, and 0 stays 0.
 
@@ -146,12 +147,10 @@ class Linear(_OfOperands, keyword="linear"):
     """
 
 
-@dataclass(frozen=True)
 class JointlyLinear(Trait, keyword="jointly_linear"):
     """It is linear in all operands together: a pending sum passes if all of them are pending (check_linear)."""
 
 
-@dataclass(frozen=True)
 class Associative(Trait, keyword="associative"):
     """Of a variadic operator: operands may be put together in groups first, as in a sum (check_associative)."""
 
@@ -166,7 +165,6 @@ class Reduction(Trait, keyword="reduction"):
     kind: str
 
 
-@dataclass(frozen=True)
 class Retypes(Trait, keyword="retypes"):
     """The result is the operand in another dtype, and nothing else: a cast. Read by passes that move casts."""
 
@@ -181,7 +179,6 @@ class Accumulates(Trait, keyword="accumulates"):
     attribute: str
 
 
-@dataclass(frozen=True)
 class Random(Trait, keyword="random"):
     """It draws numbers, by seed, step and the node's attribute `key`, the same whoever computes them.
 
@@ -189,12 +186,10 @@ class Random(Trait, keyword="random"):
     """
 
 
-@dataclass(frozen=True)
 class ShapeOnly(Trait, keyword="shape_only"):
     """The result follows from the operands' shapes alone, so that no gradient flows through it (check_shape_only)."""
 
 
-@dataclass(frozen=True)
 class View(Trait, keyword="view"):
     """The results hold the operand's own elements in another order, so that none need be moved.
 
@@ -230,12 +225,10 @@ class Causal(Trait, keyword="causal"):
     when: Callable[[Written], bool]
 
 
-@dataclass(frozen=True)
 class IgnoresMasked(_OfOperands, keyword="ignores_masked"):
     """Operands whose masked entries change nothing but their own results, which are 0. Read by the causal half."""
 
 
-@dataclass(frozen=True)
 class Vanishes(_OfOperands, keyword="vanishes"):
     """Operands where 0 makes the result 0 and changes nothing else: so too, of an elementwise one, the linear ones.
 
@@ -292,7 +285,6 @@ class Exempt(Trait, keyword="exempt"):
     attribute: str
 
 
-@dataclass(frozen=True)
 class Positive(_OfOperands, keyword="positive"):
     """Operands of which not any float will do: probabilities, squares, what a logarithm or a root is taken of.
 
@@ -341,12 +333,10 @@ SOFTMAX, SOFTMAX_ROWS = "softmax", "softmax with statistics"
 SOFTMAX_AGAIN, SOFTMAX_CENTERED = "softmax from statistics", "gradient of softmax given dot"
 
 
-@dataclass(frozen=True)
 class Infix(Trait, keyword="infix"):
     """Its symbol is written between its operands: X • W. Read by the guide."""
 
 
-@dataclass(frozen=True)
 class Hidden(Trait, keyword="hidden"):
     """Passes alone make it, and no program is written in it: the dictionary's figure leaves it out."""
 
@@ -361,7 +351,6 @@ class Variant(Trait):
     key: str
 
 
-@dataclass(frozen=True)
 class WithSlope(Variant, keyword="with_slope"):
     """As this operator, with its slope as a second result: the d-node is then a product, dX = slope ⊙ dY.
 
@@ -369,17 +358,14 @@ class WithSlope(Variant, keyword="with_slope"):
     """
 
 
-@dataclass(frozen=True)
 class WithStatistics(Variant, keyword="with_statistics"):
     """As this operator, with statistics of its rows as further results. Read by keep_statistics."""
 
 
-@dataclass(frozen=True)
 class FromStatistics(Variant, keyword="from_statistics"):
     """Makes the result again of the operand and those statistics. Read by keep_statistics."""
 
 
-@dataclass(frozen=True)
 class GivenDot(Variant, keyword="given_dot"):
     """As this d-operator of P and dP, given the inner product of each row of the two as a third operand.
 
