@@ -8,7 +8,7 @@ that is read later, steps lie in scratch memory. So a result is right wherever i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,11 +21,13 @@ from graphir.backends.numpy.guarded import guarded
 from graphir.backends.numpy.known import Known, Region, region_of
 from graphir.backends.numpy.masks import can_record_mask, record_mask
 from graphir.backends.numpy.recipe import (
+    LAST,
     UFUNCS,
     Recipe,
     is_masked_number,
     is_simple,
     is_view,
+    last_reads,
     parts_of,
     recipe_of,
     whole_of,
@@ -39,8 +41,6 @@ from graphir.formula.trace import Formula
 from graphir.ir.operator import Place
 from graphir.ir.signature import is_literal
 
-#: When results are copied to where they belong: behind every step.
-_LAST = 1 << 30
 #: How many columns are masked in vain rather than left out: whole rows are one loop, parts of them a loop for each.
 _SPARED = 256
 
@@ -103,7 +103,7 @@ class _Tile:
     """Records the steps of one tile, each into memory that is free by then."""
 
     def __init__(
-        self, recipe: Recipe, steps: Sequence[Term], call: Calls, arrays: TileArrays, attributes: Mapping[str, Any]
+        self, recipe: Recipe, steps: tuple[Term, ...], call: Calls, arrays: TileArrays, attributes: Mapping[str, Any]
     ) -> None:
         self.recipe, self.steps, self.call, self.arrays, self.attributes = recipe, steps, call, arrays, attributes
         self.known = Known(call, arrays.order, arrays.lengths, arrays.place, arrays.dtype)
@@ -115,7 +115,8 @@ class _Tile:
         #: In which memory each step lies that is read later: scratch, or a result's.
         self._lent: dict[Term, Array] = {}
         self._free: list[Array] = []
-        self._last = self._last_reads()
+        self._last = last_reads(steps, frozenset(self.roots))
+        self._operand_last = {term.detail: until for term, until in self._last.items() if term.operation == "operand"}
         #: What each result's memory holds, and the operands that lie in it, with whether they are the very same array.
         self._holds: dict[str, Term] = {}
         self._shared = {name: list(self._sharing(array)) for name, array in arrays.results.items()}
@@ -158,14 +159,6 @@ class _Tile:
 
     # -- who is read until when, and where what is made may lie ----------------------------------------
 
-    def _last_reads(self) -> dict[Term, int]:
-        last: dict[Term, int] = dict.fromkeys(self.roots, _LAST)
-        for position, term in reversed(list(enumerate(self.steps))):
-            until = last.get(term, position) if is_view(term) else position
-            for each in parts_of(term):
-                last[each] = max(last.get(each, -1), until)
-        return last
-
     def _sharing(self, result: Array) -> Iterator[tuple[str, bool]]:
         for name, operand in self.arrays.operands.items():
             if np.may_share_memory(result, operand):
@@ -206,7 +199,7 @@ class _Tile:
     def _room_of(self, root: Term) -> int:
         """Up to which step what a result's memory holds may be read: until what belongs there is made, or copied."""
         made = root in self.steps and not is_view(root)
-        return self.steps.index(root) - (not is_simple(root)) if made else _LAST - 1
+        return self.steps.index(root) - (not is_simple(root)) if made else LAST - 1
 
     def _lenders(self, term: Term) -> list[str]:
         """The results in whose memory a term may lie until then; in none if it is a result, or has one as its part."""
@@ -238,16 +231,10 @@ class _Tile:
         if held is not None and (self._last[held] > position or (self._last[held] == position and not simple)):
             return False
         for operand, same in self._shared[name]:
-            until = self._operand_last(operand)
+            until = self._operand_last.get(operand, -1)
             if until > position or (until == position and not (simple and same)):
                 return False
         return True
-
-    def _operand_last(self, name: str) -> int:
-        for term, until in self._last.items():
-            if term.operation == "operand" and term.detail == name:
-                return until
-        return -1
 
     def _let_go(self, term: Term, position: int) -> None:
         for each in parts_of(term):

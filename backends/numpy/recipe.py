@@ -26,6 +26,8 @@ UFUNCS = frozenset(
         "logical_and", "logical_or", "logical_not", "isfinite",
     }
 )  # fmt: skip
+#: When results are copied to where they belong: behind every step.
+LAST = 1 << 30
 _LEAVES = frozenset({"operand", "number", "index", "start", "extent", "total", "attribute"})
 
 
@@ -139,6 +141,17 @@ def _steps(recipe: Recipe, wanted: tuple[str, ...]) -> tuple[Term, ...]:
             stack.append((term, True))
             stack.extend((each, False) for each in reversed(parts_of(term)))
     return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def last_reads(steps: tuple[Term, ...], roots: frozenset[Term]) -> Mapping[Term, int]:
+    """By which of the `steps` each term is read for the last time; `roots`, which are results, behind all of them."""
+    last: dict[Term, int] = dict.fromkeys(roots, LAST)
+    for position, term in reversed(list(enumerate(steps))):
+        until = last.get(term, position) if is_view(term) else position
+        for each in parts_of(term):
+            last[each] = max(last.get(each, -1), until)
+    return last
 
 
 def parts_of(term: Term) -> tuple[Term, ...]:
