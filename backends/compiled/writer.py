@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.buffers import Scratch
-from graphir.backends.compiled.emission import Array, Function
+from graphir.backends.compiled.emission import Array, Function, Rule
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
@@ -47,6 +47,8 @@ class Writer:
         self._sums = Sums(task, self.engine, self.located, self.recorder)
         self._until = assignment.ends()
         self._signatures: dict[Node, Signature] = {}
+        #: The rules that follow from formulas: the same on every tile.
+        self._general: dict[Node, Rule | None] = {}
         self._prepared: dict[tuple[Any, ...], Array] = {}
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
@@ -158,7 +160,9 @@ class Writer:
             named.update({o.name: results.get(o.name) for o in full} if len(full) >= len(results) else results)
             if rule.emit(self, **named, **extra) is not False:
                 return
-        general = rules.by_formula(node, attributes)
+        if node not in self._general:
+            self._general[node] = rules.by_formula(node, attributes)
+        general = self._general[node]
         if general is not None and general.emit(self, given, results, self._place(node), attributes):
             return
         for name in ("shape", "only"):
