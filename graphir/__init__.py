@@ -15,7 +15,7 @@ them together and loads the latter two only when called.
 from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  before what takes its time to load
 
 from os.path import dirname, isfile, join
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 # A checkout without symbolic links, such as a zip that was unpacked on Windows, has small files where the links to
 # `passes` and `backends` should be. The folders themselves lie beside this one, so they are looked for there, too.
@@ -36,7 +36,6 @@ from graphir.ir.value import Value
 from graphir.ir.verify import verify
 from graphir.operators import *  # noqa: F403
 from graphir.operators import __all__ as _operator_names
-from graphir.text import parse, to_text
 from graphir.version import __version__ as __version__
 
 
@@ -50,9 +49,16 @@ def to_dot(graph: Graph, view: str = "overall") -> str:
     return to_dot(graph, view)
 
 
-if not TYPE_CHECKING:  # to a type checker, a module that has this has whatever is asked for
+if TYPE_CHECKING:
+    from graphir.text import parse, to_text
+else:  # to a type checker, a module that has this has whatever is asked for
 
-    def __getattr__(name: str) -> NoReturn:
+    def __getattr__(name: str) -> object:
+        if name in ("parse", "to_text"):  # whoever needs no text need not load what reads and writes it
+            from graphir import text
+
+            found = globals()[name] = getattr(text, name)
+            return found
         if name == "draw":
             raise AttributeError(
                 "graphir has no draw: gi.to_dot(graph) is a drawing in the DOT language, and "

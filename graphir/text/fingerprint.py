@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from graphir.ir.graph import Graph, Node
@@ -11,6 +10,8 @@ from graphir.text.literals import dims_in
 
 def fingerprint(graph: Graph) -> str:
     """A digest of all that the graph's text says, meta left out: the same in every process for the same text."""
+    import hashlib  # late: it loads a library of the system's
+
     return hashlib.sha256("\n".join(_said(graph)).encode(errors="surrogatepass")).hexdigest()
 
 
