@@ -25,7 +25,7 @@ from benchmarks.hlo import collectives
 from benchmarks.plans_table import PLANS, mesh_of
 from benchmarks.verdicts import HEAD, VERDICTS
 from graphir.backends.xla import XlaExecutable
-from graphir.backends.xla.library import load_jax, wide
+from graphir.backends.xla.library import load_jax, own_settings
 from graphir.backends.xla.memory import XlaMemory
 from graphir.backends.xla.program import Program
 from graphir.checking import Setting
@@ -133,7 +133,7 @@ class Judge:
         def run(_: Mapping[str, Any], blocks: Mapping[str, Any]) -> tuple[Any, ...]:
             return program(blocks)
 
-        with wide():
+        with own_settings():
             shapes = {
                 value.name: jax.ShapeDtypeStruct(plan.shapes[value], value.dtype, sharding=lies[value.name])
                 for value in plan.graph.arguments
@@ -194,7 +194,7 @@ class Judge:
     def _run(self, compiled: Any, like: XlaExecutable) -> Sequence[Any]:
         """The results of a program whose arguments lie as those of `like`."""
         put = load_jax().device_put
-        with wide():
+        with own_settings():
             whole = {value: np.asarray(self.given[value.name], value.dtype) for value in like.arguments}
             placed = {value.name: put(array, like._sharding(value)) for value, array in whole.items()}
             found: Sequence[Any] = compiled({}, placed)

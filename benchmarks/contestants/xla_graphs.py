@@ -13,7 +13,7 @@ import jax
 from benchmarks.contestants import graphs, xla
 from benchmarks.contestants.problem import Problem
 from graphir.backends import Run
-from graphir.backends.xla.library import wide
+from graphir.backends.xla.library import own_settings
 
 
 def rate() -> float:
@@ -23,7 +23,7 @@ def rate() -> float:
 def prepare(
     problem: Problem, parameters: Mapping[str, Any], batch: Mapping[str, Any]
 ) -> tuple[Callable[[], None], Callable[[], dict[str, float]]]:
-    with wide():
+    with own_settings():
         held = {name: jax.device_put(array.copy()) for name, array in parameters.items()}
         given = {name: jax.device_put(array) if name in "TY" else array for name, array in batch.items()}
     return graphs.prepare(problem, held, given, backend="xla", wait=_wait)
