@@ -14,6 +14,7 @@ runs that follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from graphir.backends.communicator import Communicator, SimulatedCommunicator, T
 from graphir.backends.dtypes import is_float
 from graphir.backends.indices import check_indices
 from graphir.backends.local_ranks import LocalRanks
-from graphir.backends.plan import ExecutionPlan, Step
+from graphir.backends.plan import ExecutionPlan, Indexed, Step
 from graphir.backends.run import Fetched, Run
 from graphir.backends.turns import Turn
 from graphir.errors import InputError, NonFiniteError, OperatorError
@@ -172,19 +173,9 @@ class Executable:
 
     def _check_results(self, step: Step, results: tuple[Any, ...]) -> None:
         """Holds a kernel to its signature, the first time it runs: a wrong dtype would go unnoticed for long."""
-        for position, value in zip(step.results, step.node.outputs, strict=True):
-            made: Any = results[position] if position < len(results) else None
-            shape = self.plan.shapes[value]
-            if getattr(made, "shape", None) != shape or getattr(made, "dtype", None) != value.dtype:
-                found = (
-                    "nothing"
-                    if made is None
-                    else f"{getattr(made, 'dtype', type(made).__name__)}{list(getattr(made, 'shape', ()))}"
-                )
-                raise OperatorError(
-                    f"the kernel of {step.node.operator.key} made {found} for {value.name}, which its signature makes "
-                    f"{value.type} = {value.dtype}{list(shape)}"
-                )
+        mistake = step.mistake(results, self.plan.shapes)
+        if mistake:
+            raise OperatorError(f"the kernel of {step.node.operator.key} {mistake}")
         self._seen.add(step)
 
     def _communicate(self, step: Step, ranks: list[list[Any]]) -> Traffic:
@@ -193,6 +184,15 @@ class Executable:
         for slots, block in zip(ranks, blocks, strict=True):
             slots[step.outputs[0]] = block
         return traffic
+
+    def _check_given_indices(self, given: Mapping[Value, Any]) -> None:
+        """InputError for ids out of range among the arguments, before anything is read or written by them."""
+        for node, position, value, end, exempt in self._indexed:
+            check_indices(node, position, given[value], end, exempt)
+
+    @cached_property
+    def _indexed(self) -> list[Indexed]:
+        return self.plan.indexed(self.graph.arguments)
 
     # -- what a subclass may do otherwise -------------------------------------------------------------
 

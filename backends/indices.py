@@ -26,7 +26,8 @@ def check_indices(node: Node, position: int, indices: Any, count: int | None, ex
         if not (found if exempt is None else found & (indices != exempt)).any():
             return
         indices = to_numpy(indices)
-    elif indices.min() >= 0 and indices.max() < count:
+    indices = np.asarray(indices)
+    if indices.min() >= 0 and indices.max() < count:
         return
     wrong = (indices < 0) | (indices >= count)
     if exempt is not None:

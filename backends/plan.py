@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
@@ -36,6 +36,27 @@ class Step:
     indices: tuple[tuple[int, int, int | None, int | None], ...]
     dying: tuple[int, ...]
 
+    def mistake(self, results: tuple[Any, ...], shapes: Mapping[Value, tuple[int, ...]]) -> str:
+        """Which of a kernel's results is not what its signature says, blocks having these shapes; empty if all are."""
+        for position, value in zip(self.results, self.node.outputs, strict=True):
+            made: Any = results[position] if position < len(results) else None
+            shape, kind = getattr(made, "shape", None), getattr(made, "dtype", None)
+            if shape != shapes[value] or kind != value.dtype:
+                found = "nothing" if made is None else f"{kind or type(made).__name__}{list(shape or ())}"
+                wanted = f"{value.type} = {value.dtype}{list(shapes[value])}"
+                return f"made {found} for {value.name}, which its signature makes {wanted}"
+        return ""
+
+
+class Indexed(NamedTuple):
+    """A node's operand whose integers have bounds: those below `end` (None: no end), and who is exempt."""
+
+    node: Node
+    position: int
+    value: Value
+    end: int | None
+    exempt: int | None
+
 
 @dataclass(frozen=True)
 class ExecutionPlan:
@@ -46,6 +67,16 @@ class ExecutionPlan:
     slots: Mapping[Value, int]
     shapes: Mapping[Value, tuple[int, ...]]
     steps: tuple[Step, ...]
+
+    def indexed(self, values: Iterable[Value]) -> list[Indexed]:
+        """The operands among `values` whose integers have bounds."""
+        among = {self.slots[value]: value for value in values if value in self.slots}
+        return [
+            Indexed(step.node, position, among[slot], count, exempt)
+            for step in self.steps
+            for slot, position, count, exempt in step.indices
+            if slot in among
+        ]
 
 
 def plan(graph: Graph, sizes: Mapping[str, int]) -> ExecutionPlan:

@@ -26,7 +26,6 @@ from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.report import Report, report_of
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
-from graphir.backends.indices import check_indices
 from graphir.backends.plan import ExecutionPlan, Places, Step
 from graphir.backends.trace import ThreadTrace, Trace
 from graphir.ir.graph import Graph, Node
@@ -248,7 +247,7 @@ class CompiledExecutable(Executable, ABC):
     ) -> Run:
         """A run, of which each segment of each rank held here, and each exchange, is carried out as given."""
         given = self._check(arguments)
-        self._check_all_indices(given)
+        self._check_given_indices(given)
         return self.local.turn.take(self._run_in_turn, arguments, given, run_segment, exchange)
 
     def _run_in_turn(
@@ -293,21 +292,6 @@ class CompiledExecutable(Executable, ABC):
     def _blocks(self, value: Value) -> list[Array]:
         """Each held rank's array of a value."""
         return _blocks_of(self.programs, value)
-
-    def _check_all_indices(self, given: Mapping[Value, Any]) -> None:
-        """Ids out of range would read or write past a buffer; those that are arguments are looked at first."""
-        for node, position, value, count, exempt in self._indexed:
-            check_indices(node, position, given[value], count, exempt)
-
-    @cached_property
-    def _indexed(self) -> list[tuple[Node, int, Value, int | None, int | None]]:
-        arguments = {self.plan.slots[value]: value for value in self.graph.arguments}
-        return [
-            (step.node, position, arguments[slot], count, exempt)
-            for step in self.plan.steps
-            for slot, position, count, exempt in step.indices
-            if slot in arguments
-        ]
 
     @cached_property
     def _donated(self) -> frozenset[Value]:

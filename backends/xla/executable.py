@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from graphir.backends.communicator import Communicator
 from graphir.backends.executable import Executable, Watch
 from graphir.backends.indices import check_indices
-from graphir.backends.plan import ExecutionPlan, Step
+from graphir.backends.plan import ExecutionPlan, Indexed
 from graphir.backends.run import Run
 from graphir.backends.xla.library import devices_of, first_line, load_jax, own_settings, require_untraced
 from graphir.backends.xla.memory import XlaMemory
@@ -26,9 +26,6 @@ from graphir.errors import DeviceError, InputError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Layout
 from graphir.ir.value import Value
-
-#: A step, its operand with bounds, and what `Step.indices` says of it.
-_Index: TypeAlias = tuple[Step, Value, tuple[int, int, int | None, int | None]]
 
 
 class XlaExecutable(Executable):
@@ -56,7 +53,7 @@ class XlaExecutable(Executable):
         self._jax, self._devices = load_jax(), devices_of(self.mesh)
         require_untraced()
         with own_settings(), self._alone():
-            wanted = [*optimised.graph.outputs, *(value for _, value, _ in self._indices_made)]
+            wanted = [*optimised.graph.outputs, *(each.value for each in self._indices_made)]
             self._program = Program(optimised, wanted)
             self.lowered = self._jitted.lower(*self._kinds)
 
@@ -156,7 +153,7 @@ class XlaExecutable(Executable):
         """The function, compiled by XLA when it is first needed."""
         return self.lowered.compile()
 
-    @property
+    @cached_property
     def memory(self) -> XlaMemory | None:
         """What one device needs, as XLA has planned it."""
         return XlaMemory.of(self.compiled)
@@ -179,8 +176,7 @@ class XlaExecutable(Executable):
         return self.local.turn.take(self._run, arguments, given)
 
     def _run(self, arguments: Sequence[Mapping[str, Any]], given: Mapping[Value, Any]) -> Run:
-        for step, value, index in self._indices_given:
-            check_indices(step.node, index[1], _at_home(given[value]), *index[2:])
+        self._check_given_indices(given)
         self._check_donated(given)
         with own_settings(), self._jax.ensure_compile_time_eval():
             placed = {value.name: self._placed(value, array) for value, array in given.items()}
@@ -190,23 +186,15 @@ class XlaExecutable(Executable):
             except self._jax.errors.JaxRuntimeError as error:
                 raise DeviceError(f"XLA could not run {self.graph.name}: {first_line(error)}") from error
         outputs = self.graph.outputs
-        for (step, _, index), found in zip(self._indices_made, made[len(outputs) :], strict=True):
-            check_indices(step.node, index[1], np.asarray(found), *index[2:])
+        for (node, position, _, end, exempt), found in zip(self._indices_made, made[len(outputs) :], strict=True):
+            check_indices(node, position, found, end, exempt)
         results = {self.fetched.titles[value]: (value, array) for value, array in zip(outputs, made, strict=False)}
         return self._ran(results, {}, arguments)
 
     @cached_property
-    def _indices_given(self) -> list[_Index]:
-        """The arguments whose integers have bounds, which are looked at before a run."""
-        arguments = {self.plan.slots[value]: value for value in self.graph.arguments}
-        return [(step, arguments[i[0]], i) for step in self.plan.steps for i in step.indices if i[0] in arguments]
-
-    @cached_property
-    def _indices_made(self) -> list[_Index]:
+    def _indices_made(self) -> list[Indexed]:
         """What nodes make that has bounds as integers: it is returned, to be looked at after the run."""
-        graph, slots = self.optimised.graph, self.optimised.slots
-        made = {slots[value]: value for node in graph.nodes for value in node.outputs if value in slots}
-        return [(step, made[i[0]], i) for step in self.optimised.steps for i in step.indices if i[0] in made]
+        return self.optimised.indexed(value for node in self.optimised.graph.nodes for value in node.outputs)
 
     # -- what comes in ------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,19 +28,5 @@ class XlaModule:
         """As `special.scatter_add`, in place; dims that devices may share are not flattened."""
         return self._jax.numpy.zeros(shape, dtype=terms.dtype).at[rows].add(terms)
 
-    def random_bits(self, counters: Array, seed: Array, step: Array, node: int) -> Array:
-        """As `special.random_bits`."""
-        return draws.random_bits(counters, seed, step, node)
-
-    def keep_mask(
-        self,
-        starts: Sequence[Any],
-        sizes: Sequence[int],
-        shape: Sequence[int],
-        seed: Array,
-        step: Array,
-        key: int,
-        p: float,
-    ) -> Array:
-        """As `dropout.keep_mask`."""
-        return draws.keep_mask(starts, sizes, shape, seed, step, key, p)
+    #: As `special.random_bits` and `dropout.keep_mask`.
+    random_bits, keep_mask = staticmethod(draws.random_bits), staticmethod(draws.keep_mask)

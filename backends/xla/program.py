@@ -85,16 +85,11 @@ class Program:
 
     def _checked(self, step: Step, made: tuple[Any, ...]) -> tuple[Any, ...]:
         """A kernel's results, which are what its signature says."""
-        results = list(made)
-        for position, value in zip(step.results, step.node.outputs, strict=True):
-            found = made[position] if position < len(made) else None
-            shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
-            if shape != self.plan.shapes[value] or dtype != value.dtype:
-                told = "nothing" if found is None else f"{dtype or type(found).__name__}{list(shape or ())}"
-                wanted = f"{value.dtype}{list(self.plan.shapes[value])}"
-                raise OperatorError(_refusal(step.node, f"it made {told} for {value.name} {value.type} = {wanted}"))
-            results[position] = load_jax().numpy.asarray(found)
-        return tuple(results)
+        mistake = step.mistake(made, self.plan.shapes)
+        if mistake:
+            raise OperatorError(_refusal(step.node, f"it {mistake}"))
+        # A node may leave out results, which a kernel then need not make.
+        return tuple(each if each is None else load_jax().numpy.asarray(each) for each in made)
 
 
 def _made_again(plan: ExecutionPlan) -> frozenset[Step]:
