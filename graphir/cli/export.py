@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,14 +112,12 @@ def export(
     named = {_OPEN[name]: options.pop(name) for name in _OPEN}
     told = written & {*_MODEL, *_SIZES, "vocabulary"}
     step = sorted(map(flag, written & {*_STEP, "stage"}))
-    if checkpoint is not None:
-        source = _trained(model, checkpoint, told)
-    elif entry.steps:
-        source = _step(model, stage, options, told)
-    else:
-        source = _built(model, options, told)
     if step and not (entry.steps and checkpoint is None):
         raise ConfigError(f"{', '.join(step)}: what is exported so is the forward graph of one rank, which has none")
+    if checkpoint is not None:
+        source = _trained(model, checkpoint, told)
+    else:
+        source = _built(model, stage, options, told, entry.steps)
     answers = list(MODELS[model].answers) if stage == _STAGES[0] else None
     entry.save(
         source.graph,
@@ -132,27 +130,21 @@ def export(
     return 0
 
 
-def _built(model: str, options: Mapping[str, Any], told: set[str]) -> _Source:
-    """The model with these options, and sizes of the dims that it has; `told` are those that the user wrote."""
-    from graphir.training.config import TrainConfig
+def _built(model: str, stage: str, options: Mapping[str, Any], told: set[str], steps: bool) -> _Source:
+    """The model with these options as far as `stage`, of every rank, and sizes of the dims that it has.
 
-    known = options_of(MODELS[model].options)
-    config = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}, dropout=0.0).check()
-    graph = MODELS[model].build(**{name: value for name, value in config.model_options().items() if name in known})
-    has = {*known, *(name for name, dim in DIMS.items() if dim in dim_names([graph.dims]))}
-    if told - has:
-        raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
-    return _Source(graph, _fixed(graph, config.sizes(options["vocabulary"])), None)
-
-
-def _step(model: str, stage: str, options: Mapping[str, Any], told: set[str]) -> _Source:
-    """The model's step as far as `stage`, of every rank; its sizes are those of a training, unless told."""
+    `told` are the options that the user wrote. In `steps` all dims have sizes, those of a training unless told.
+    """
     from graphir.training.config import TrainConfig
 
     compiler = {"without": None, "recompute": "nothing"}
-    graph = staged(model, stage, {name: options[name] for name in (*_MODEL, *_STEP)} | compiler, told)
+    graph = staged(model, stage, {name: options[name] for name in (*_MODEL, *_STEP)} | compiler, set())
+    known = options_of(MODELS[model].options)
+    has = {*known, *(name for name, dim in DIMS.items() if dim in dim_names([graph.dims]))}
+    if told - has:
+        raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
     sizes = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}).sizes(options["vocabulary"])
-    return _Source(graph, {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys()}, None)
+    return _Source(graph, _fixed(graph, sizes, () if steps else _OPEN.values()), None)
 
 
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
@@ -165,12 +157,12 @@ def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
         raise ConfigError(f"the checkpoint says what its model is: leave out {', '.join(sorted(map(flag, told)))}")
     saved = load_checkpoint(find_checkpoint(Path(checkpoint)))
     graph = MODELS[model].build(**saved.config.model_options(dropout=0.0))
-    return _Source(graph, _fixed(graph, saved.sizes), saved.arrays)
+    return _Source(graph, _fixed(graph, saved.sizes, _OPEN.values()), saved.arrays)
 
 
-def _fixed(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+def _fixed(graph: Graph, sizes: Mapping[str, int], open: Collection[str]) -> dict[str, int]:
     """Those of the sizes that are of the graph's dims, and do not stay open."""
-    return {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys() - {*_OPEN.values()}}
+    return {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys() - {*open}}
 
 
 def _named_size(written: str) -> tuple[str, int]:
