@@ -1,4 +1,4 @@
-"""The smallest run in which all that training does can be seen."""
+"""The smallest runs in which all that training does can be seen."""
 
 from __future__ import annotations
 
@@ -18,4 +18,19 @@ CONFIG = TrainConfig(
     learning_rate=0.01,
     validate_batches=1,
     sample=0,
+)
+#: It validates and writes checkpoints on its way.
+SMALL = TrainConfig(
+    layers=1,
+    sequence=16,
+    width=16,
+    heads=2,
+    batch=2,
+    steps=8,
+    dropout=0.2,
+    validation=0.2,
+    validate_every=2,
+    validate_batches=1,
+    checkpoint_every=4,
+    seed=5,
 )

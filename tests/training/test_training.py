@@ -10,26 +10,12 @@ import pytest
 from graphir import compile
 from graphir.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from graphir.models import transformer
-from graphir.training import Report, TrainConfig, load_checkpoint, train
+from graphir.training import Report, load_checkpoint, train
 from graphir.training.checkpoint import list_checkpoints
 from graphir.training.data import load_corpus, validation_batches
 from graphir.training.metrics import MetricsFile, read_metrics
 from tests.support.sampled import sampled
-
-SMALL = TrainConfig(
-    layers=1,
-    sequence=16,
-    width=16,
-    heads=2,
-    batch=2,
-    steps=8,
-    dropout=0.2,
-    validation=0.2,
-    validate_every=2,
-    validate_batches=1,
-    checkpoint_every=4,
-    seed=5,
-)
+from tests.support.small_run import SMALL
 
 
 @pytest.fixture(scope="module")
