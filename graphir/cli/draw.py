@@ -98,7 +98,7 @@ def _target(what: str, output: str | None, format: str | None) -> tuple[str, Pat
 
 
 def _write(path: Path, content: bytes) -> None:
-    from graphir.training.files import write_atomically
+    from graphir.files import write_atomically
 
     write_atomically(path, lambda file: file.write(content))
     click.echo(str(path))
@@ -109,7 +109,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _draw_all(output: str | None, kind: str, options: dict[str, Any], names: set[str]) -> None:
     from graphir.drawing import figures
-    from graphir.training.files import make_folder
+    from graphir.files import make_folder
 
     if output is None:
         raise ConfigError("say with -o which folder to draw all figures into")

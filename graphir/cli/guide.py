@@ -24,7 +24,7 @@ def guide(output: str, **options: Any) -> int:
     from rich.console import Console
 
     from graphir.guide import guide as write_guide
-    from graphir.training.files import write_atomically
+    from graphir.files import write_atomically
 
     config = GuideConfig(**options)
     with Console(stderr=True).status("the guide") as status:

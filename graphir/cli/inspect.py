@@ -73,7 +73,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
     if output is None:
         click.echo(text, nl=False)
         return 0
-    from graphir.training.files import write_atomically
+    from graphir.files import write_atomically
 
     write_atomically(Path(output), lambda file: file.write(text.encode()))
     return 0

@@ -77,7 +77,7 @@ def profile(
     """
     from graphir.drawing.profile import draw_profile, format_of
     from graphir.training.config import TrainConfig
-    from graphir.training.files import write_atomically
+    from graphir.files import write_atomically
 
     for name, number, least in (
         ("repetitions", repetitions, 1),

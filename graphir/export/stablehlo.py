@@ -25,7 +25,7 @@ from graphir.backends.xla.library import load_jax
 from graphir.errors import ConfigError
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.training.files import write_atomically
+from graphir.files import write_atomically
 
 __all__ = ["StableHlo", "save", "to_stablehlo"]
 

@@ -23,7 +23,7 @@ from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
 from graphir.memory import free_memory, spelled
 from graphir.reading import read_json
-from graphir.training.files import write_atomically
+from graphir.files import write_atomically
 from graphir.training.schema import About, read_about, require_tensors
 
 Arrays = dict[str, NDArray[Any]]

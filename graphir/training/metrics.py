@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphir.errors import ConfigError, MissingDependencyError
-from graphir.training.files import write_atomically
+from graphir.files import write_atomically
 from graphir.training.schema import Record, read_record
 
 #: Bytes of the longest line that is read as one.

@@ -28,7 +28,7 @@ STOREYS = (
         "graphir.reading",
         "graphir.version",
     ),
-    ("graphir.launch", "graphir.options"),
+    ("graphir.files", "graphir.launch", "graphir.options"),
     ("graphir.ir", "graphir.tokenizer"),
     ("graphir.formula",),
     ("graphir.operators",),

@@ -21,7 +21,7 @@ from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 from graphir.passes import dce, unfuse
 from graphir.text import fingerprint
-from graphir.training.files import write_atomically
+from graphir.files import write_atomically
 from graphir.version import __version__
 
 if TYPE_CHECKING:
