@@ -76,6 +76,10 @@ class CheckpointError(GraphirError):
     """A checkpoint is missing, corrupt, foreign, or of another configuration."""
 
 
+class ModelFileError(GraphirError):
+    """A model that others have written lacks a part, is corrupt, or says of itself what is not understood."""
+
+
 class CommunicationError(GraphirError):
     """Ranks do not find together: one has stopped, or does otherwise than the others expect."""
 

@@ -23,8 +23,8 @@ def guide(output: str, **options: Any) -> int:
     """
     from rich.console import Console
 
-    from graphir.guide import guide as write_guide
     from graphir.files import write_atomically
+    from graphir.guide import guide as write_guide
 
     config = GuideConfig(**options)
     with Console(stderr=True).status("the guide") as status:

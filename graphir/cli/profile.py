@@ -76,8 +76,8 @@ def profile(
     The model is compiled and run on random tokens, with a clock around every call. Close other programs first.
     """
     from graphir.drawing.profile import draw_profile, format_of
-    from graphir.training.config import TrainConfig
     from graphir.files import write_atomically
+    from graphir.training.config import TrainConfig
 
     for name, number, least in (
         ("repetitions", repetitions, 1),

@@ -23,9 +23,9 @@ from graphir.backends.entries import XLA
 from graphir.backends.xla import XlaExecutable
 from graphir.backends.xla.library import load_jax
 from graphir.errors import ConfigError
+from graphir.files import write_atomically
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.files import write_atomically
 
 __all__ = ["StableHlo", "save", "to_stablehlo"]
 

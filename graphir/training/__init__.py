@@ -12,12 +12,11 @@ The configuration is here at once; what needs NumPy is loaded when it is asked f
     programs, parallel, terms         its graphs, on the ranks of a mesh, and what ranks have to agree on
     loop, signals, metrics, sampling  step after step, its end, what it tells, and text from what it has learnt
     budget                            whether it fits into memory
-    folder, lock, files, checkpoint, schema
-                                      what is written, and what is read again
+    folder, lock, checkpoint, schema  what is written, and what is read again
 
 Files come from elsewhere: they are checked before anything is made of them (`schema`), what a checkpoint says by types,
 ranges and totals before a tensor is read, metrics line by line. What is written is renamed into its place when it is
-whole (`files`), in a folder that the system keeps locked for one training (`lock`). What a command says that fails is
+whole (`graphir.files`), in a folder that the system keeps locked for one training (`lock`). What a command says that fails is
 in `graphir.cli.failure`.
 
 `python -m tests.attack` damages and forges files, kills trainings, fills disks, storms processes with signals, and

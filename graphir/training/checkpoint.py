@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from graphir.backends import ExecutionPlan
 from graphir.errors import CheckpointError
+from graphir.files import write_atomically
 from graphir.memory import free_memory, spelled
 from graphir.reading import read_json
-from graphir.files import write_atomically
 from graphir.training.schema import About, read_about, require_tensors
 
 Arrays = dict[str, NDArray[Any]]

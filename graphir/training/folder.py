@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from graphir.errors import MissingDependencyError
-from graphir.training.checkpoint import Checkpoint, checkpoint_path, list_checkpoints, remove_old, save_checkpoint
 from graphir.files import make_folder, remove_leftovers, write_atomically
+from graphir.training.checkpoint import Checkpoint, checkpoint_path, list_checkpoints, remove_old, save_checkpoint
 from graphir.training.lock import FolderLock
 from graphir.training.metrics import MetricsFile, draw_loss, read_metrics
 

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from graphir.errors import CheckpointError, ConfigError
+from graphir.files import make_folder, remove_leftovers, write_atomically
 from graphir.training import TrainConfig, find_checkpoint, load_checkpoint
 from graphir.training.checkpoint import Checkpoint, checkpoint_path, checksum, remove_old, save_checkpoint
-from graphir.files import make_folder, remove_leftovers, write_atomically
 
 ARRAYS = {"W": np.arange(6, dtype=np.float32).reshape(2, 3), "W.m": np.zeros((), np.float64)}
 #: D=2, and D_ff and V are 3, as the arrays have it.

@@ -15,13 +15,13 @@ from graphir.export.onnx.refusals import require_forward, require_inference, tol
 from graphir.export.onnx.rules import find_rule
 from graphir.export.onnx.terms import write_formula
 from graphir.export.onnx.writer import LackingError, Tensor, Writer
+from graphir.files import write_atomically
 from graphir.formula.trace import Formula, NoFormula, formula_of
 from graphir.ir.dims import Dim, Sizes, dim_names
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 from graphir.passes import dce, unfuse
 from graphir.text import fingerprint
-from graphir.files import write_atomically
 from graphir.version import __version__
 
 if TYPE_CHECKING:
