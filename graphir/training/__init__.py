@@ -16,8 +16,8 @@ The configuration is here at once; what needs NumPy is loaded when it is asked f
 
 Files come from elsewhere: they are checked before anything is made of them (`schema`), what a checkpoint says by types,
 ranges and totals before a tensor is read, metrics line by line. What is written is renamed into its place when it is
-whole (`graphir.files`), in a folder that the system keeps locked for one training (`lock`). What a command says that fails is
-in `graphir.cli.failure`.
+whole (`graphir.files`), in a folder that the system keeps locked for one training (`lock`). What a command says that
+fails is in `graphir.cli.failure`.
 
 `python -m tests.attack` damages and forges files, kills trainings, fills disks, storms processes with signals, and
 counts what came of it; `SECURITY.md` says what is promised.
