@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graphir.errors import MissingDependencyError
+from graphir.extras import install
 from graphir.ir.value import Value
 
 
@@ -18,8 +19,8 @@ def require_dtypes(values: Iterable[Value]) -> None:
         import ml_dtypes  # noqa: F401  registers its dtypes with NumPy
     except ImportError:
         raise MissingDependencyError(
-            f"{narrow.name} is {narrow.type}, and NumPy has no bfloat16 by itself: pip install ml_dtypes, "
-            f"or run in float16 or float32"
+            f"{narrow.name} is {narrow.type}, and NumPy has no bfloat16 by itself: "
+            f"{install('bfloat16')}, or run in float16 or float32"
         ) from None
 
 

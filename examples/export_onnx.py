@@ -1,6 +1,6 @@
 """A Transformer as an ONNX file that onnxruntime runs: one file for every batch and length, the same numbers.
 
-    pip install onnx onnxruntime
+    pip install ".[onnx]" onnxruntime
     python examples/export_onnx.py
 
 What is exported is the forward graph, with the parameters in it, under graphir's names. An operator of one's own goes

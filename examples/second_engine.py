@@ -1,6 +1,6 @@
 """One training step by two engines, graphir's own and XLA: the same loss, masks and updates, on one device and on four.
 
-    pip install jax
+    pip install ".[xla]"
     python examples/second_engine.py
 
 XLA is given the same kernels, by way of JAX. What it shares with graphir's executor is the graph and nothing else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from graphir.errors import DataError, MissingDependencyError
+from graphir.extras import install
 from graphir.reading import read_json
 
 #: Bytes of the largest file that is read; those that people use have some ten million.
@@ -63,7 +64,7 @@ class FileTokenizer:
             import tokenizers
         except ImportError:
             raise MissingDependencyError(
-                f"tokenizer {path} needs the tokenizers package: pip install tokenizers"
+                f"tokenizer {path} needs the tokenizers package: {install('tokenizers')}"
             ) from None
         if not Path(path).is_file():
             raise DataError(f"tokenizer {path} is no file; give 'bytes' or the path of a tokenizer.json")

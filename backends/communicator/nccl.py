@@ -44,6 +44,7 @@ from graphir.backends.communicator.nccl_groups import Group, Groups, find_peers,
 from graphir.backends.communicator.peers import NAP, Peers
 from graphir.backends.device import require_device
 from graphir.errors import CommunicationError, ConfigError, MissingDependencyError
+from graphir.extras import install
 from graphir.ir.layout import Mesh
 
 
@@ -78,7 +79,7 @@ class NcclCommunicator(Communicator):
         self._nccl = importlib.import_module("cupy.cuda.nccl")
         if not self._nccl.available:
             raise MissingDependencyError(
-                "ranks='nccl' needs NCCL, and CuPy finds none; pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, "
+                f"ranks='nccl' needs NCCL, and CuPy finds none; {install('cuda12')}, or {install('cuda13')}, "
                 "whichever CUDA CuPy is for"
             )
         self.peers = peers or find_peers()

@@ -19,6 +19,7 @@ from typing import Any
 from graphir.backends.compiled.emission import Array
 from graphir.backends.device import load_cupy
 from graphir.errors import DeviceError, MissingDependencyError
+from graphir.extras import install
 
 #: cublasOperation_t.
 PLAIN, TRANSPOSED = 0, 1
@@ -187,7 +188,7 @@ def load_library() -> Any:
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"products on the GPU need cuBLAS {version}, which CuPy does not find ({str(error).splitlines()[0]}): "
-            f"pip install 'cupy-cuda{version}x[ctk]'"
+            f"{install(f'cuda{version}')}"
         ) from error
     for name, types in _FUNCTIONS.items():
         getattr(library, name).argtypes = types

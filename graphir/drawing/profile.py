@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphir.drawing.style import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SKY, VERMILLION
 from graphir.errors import ConfigError, MissingDependencyError
+from graphir.extras import install
 
 if TYPE_CHECKING:
     from graphir.backends.numpy.profile import Profile
@@ -67,7 +68,7 @@ def format_of(file: str) -> str:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise MissingDependencyError(f"{file} needs matplotlib: pip install matplotlib") from None
+        raise MissingDependencyError(f"{file} needs matplotlib: {install('viz')}") from None
     return format
 
 

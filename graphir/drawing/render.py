@@ -116,7 +116,7 @@ def _tidy(svg: bytes) -> bytes:
 
 def _rasterize(svg: bytes) -> bytes:
     if find_spec("resvg_py") is None:
-        raise MissingDependencyError("cannot draw as png: there is no rasterizer; pip install resvg-py, or ask for svg")
+        raise MissingDependencyError(f"cannot draw as png: there is no rasterizer; {install('viz')}, or ask for svg")
     import resvg_py
 
     fonts = font_folder()

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphir.errors import ConfigError, MissingDependencyError
+from graphir.extras import install
 from graphir.files import write_atomically
 from graphir.training.schema import Record, read_record
 
@@ -93,7 +94,7 @@ def draw_loss(records: list[Record], path: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependencyError(f"{path} needs matplotlib: pip install matplotlib") from None
+        raise MissingDependencyError(f"{path} needs matplotlib: {install('viz')}") from None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     steps, losses = [r["step"] for r in records], [r["loss"] for r in records]

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from graphir.cli import main
+from graphir.extras import install
 from graphir.launch import LISTEN, TIMEOUT, TOKEN
 from graphir.training import load_checkpoint
 from graphir.training.checkpoint import list_checkpoints
@@ -126,7 +127,7 @@ def test_without_matplotlib_it_says_what_to_install_and_goes_on(call, text, tmp_
     folder = tmp_path / "run"
     code, out, _ = call("train", "--text", text, *MODEL, "--steps", 2, "--sample", 0, "--out", folder)
     assert code == 0
-    assert "loss.png needs matplotlib: pip install matplotlib" in out
+    assert f"loss.png needs matplotlib: {install('viz')}" in out
     assert not (folder / "loss.png").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from graphir.drawing.picture import Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.render import FORMATS, render, renderers
 from graphir.drawing.svg import inline_svg, parse_svg, sanitize_svg
 from graphir.errors import ConfigError, MissingDependencyError
+from graphir.extras import install
 
 LABELLED = "digraph { a [label=<<B>W</B><SUB>up</SUB>>]; b [label=< Σ • γ β ℒ × >]; a -> b [label=<<I>x</I>>] }"
 needs_svg = pytest.mark.skipif("svg" not in renderers(), reason="nothing on this machine draws SVG")
@@ -115,7 +117,7 @@ def test_without_a_renderer_dot_is_still_written():
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("format", ["svg", "png"])
 def test_without_a_renderer_the_message_says_what_to_install(format):
-    message = f"cannot draw as {format}: there is no renderer; install Graphviz, .* or pip install .* 'graphviz-pure>="
+    message = f"cannot draw as {format}: there is no renderer; install Graphviz, .* or {re.escape(install('viz'))}"
     with pytest.raises(MissingDependencyError, match=message):
         render(LABELLED, format)
 
@@ -136,7 +138,9 @@ def test_png_without_a_rasterizer_says_so(monkeypatch):
     if rendering._find_pure() is None:
         pytest.skip("graphviz-pure is not installed")
     assert "png" not in renderers()
-    with pytest.raises(MissingDependencyError, match="there is no rasterizer; pip install resvg-py, or ask for svg"):
+    with pytest.raises(
+        MissingDependencyError, match=f"there is no rasterizer; {re.escape(install('viz'))}, or ask for svg"
+    ):
         render(LABELLED, "png")
 
 

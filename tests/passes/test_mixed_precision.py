@@ -15,6 +15,7 @@ import pytest
 import graphir as gi
 from graphir.checking.reference import on_one_rank
 from graphir.errors import ConfigError, InputError, MissingDependencyError, NonFiniteError, TypeCheckError
+from graphir.extras import install
 from graphir.ir.layout import Layout, Mesh
 from graphir.passes import LEVELS, autodiff, complete_plan, dce, mixed_precision, recompute, run_pipeline, shard
 from graphir.testing import check_operator
@@ -147,7 +148,8 @@ def test_bfloat16_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError) as caught:
         gi.compile(graph, SIZES)
     assert str(caught.value) == (
-        "layer0/mha/X_norm.bfloat16 is bfloat16[B, S, D], and NumPy has no bfloat16 by itself: pip install ml_dtypes, "
+        "layer0/mha/X_norm.bfloat16 is bfloat16[B, S, D], and NumPy has no bfloat16 by itself: "
+        f"{install('bfloat16')}, "
         "or run in float16 or float32"
     )
 

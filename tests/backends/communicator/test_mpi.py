@@ -18,6 +18,7 @@ import graphir as gi
 from graphir.backends.communicator import communicator_for
 from graphir.backends.communicator.mpi_peers import is_another, load_mpi
 from graphir.errors import ConfigError, MissingDependencyError
+from graphir.extras import install
 from graphir.ir.layout import Mesh
 from tests.support.mpi import OPEN_MPIS_LAUNCHER, environment, launch, needs_mpi
 from tests.support.paths import ROOT
@@ -126,7 +127,9 @@ def test_a_program_that_no_launcher_started() -> None:
 
 def test_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(MissingDependencyError, match=r"^ranks='mpi' needs mpi4py and an MPI .*pip install 'mpi4py"):
+    with pytest.raises(
+        MissingDependencyError, match=f"^ranks='mpi' needs mpi4py and an MPI .*{re.escape(install('mpi'))}"
+    ):
         load_mpi()
 
 

@@ -26,6 +26,7 @@ from graphir.backends.rows.expressions import Row
 from graphir.backends.rows.lower import Cut, lower
 from graphir.backends.rows.schedule import Store
 from graphir.errors import ConfigError, InputError, MissingDependencyError
+from graphir.extras import install
 from graphir.formula.trace import Formula, find_formula
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Operator
@@ -367,8 +368,7 @@ def test_without_numba_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(MissingDependencyError) as error:
         gi.compile(_doubled(), {}, kernels="numba")
     assert str(error.value) == (
-        "kernels=\"numba\" was asked for, and Numba is not installed: pip install 'numba>=0.60', or compile with "
-        'kernels="numpy"'
+        f'kernels="numba" was asked for, and Numba is not installed: {install("fast")}, or compile with kernels="numpy"'
     )
 
 

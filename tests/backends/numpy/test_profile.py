@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 
@@ -20,6 +21,7 @@ from graphir.cost import mesh_sizes, node_flops
 from graphir.drawing import profile as drawing
 from graphir.drawing.profile import draw_profile, fold_blocks, format_of
 from graphir.errors import ConfigError, InputError, MissingDependencyError
+from graphir.extras import install
 from graphir.passes import autodiff, complete_plan, dce, shard, unfuse
 
 SIZES = {"B": 2, "S": 16, "D": 32, "N_H": 4, "D_ff": 64, "V": 48}
@@ -269,7 +271,7 @@ def test_a_picture_that_cannot_be_is_refused(monkeypatch):
         with pytest.raises(ConfigError, match=r"its suffix must be \.png, \.svg, \.pdf"):
             format_of(file)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r"time\.png needs matplotlib: pip install matplotlib"):
+    with pytest.raises(MissingDependencyError, match=re.escape(f"time.png needs matplotlib: {install('viz')}")):
         format_of("time.png")
 
 
