@@ -9,10 +9,14 @@ from types import FrameType
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Folders whose frames are the machinery, not the author. `graphir/models` is not among them: its files are
-#: programs in the public language, and a node of a ready-made model is best explained by the model's line.
-_MACHINERY = tuple(
-    f"{(_PACKAGE / folder).resolve()}{os.sep}"
-    for folder in ("ir", "operators", "passes", "backends", "text", "training", "checking", "testing", "cli")
+#: programs in the public language, and a node of a ready-made model is best explained by the model's line; but for
+#: what its parts share, which is called from that line.
+_MACHINERY = (
+    *(
+        f"{(_PACKAGE / folder).resolve()}{os.sep}"
+        for folder in ("ir", "operators", "passes", "backends", "text", "training", "checking", "testing", "cli")
+    ),
+    str((_PACKAGE / "models/parts/frame.py").resolve()),
 )
 #: Behind the command line stands no program of the user's, only whatever called it.
 _COMMAND_LINE = f"{(_PACKAGE / 'cli').resolve()}{os.sep}"

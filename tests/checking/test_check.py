@@ -199,7 +199,7 @@ def test_the_report_tells_all_there_is_to_know_of_the_first_departure():
         "split      B over dp, a pending sum over tp",
         "in         layer0/mha, forward",
         "rule       matmul  X[",
-        "written    graphir/models/transformer.py:",
+        "written    graphir/models/parts/",
         "operand    layer0/mha/AO_cat float32[B|dp, S, D|tp]: right, ",
         "operand    layer0/mha/W_O float32[D|tp, D]: as given",
     ):

@@ -212,7 +212,7 @@ def test_a_loss_that_is_no_number(call, text, tmp_path):
     message = refuses(call, "train", "--text", text, *MODEL, *wild, "--out", folder)
     assert "is the first value to hold" in message
     assert "float32[B" in message
-    assert "written at graphir/models/transformer.py:" in message
+    assert "written at graphir/models/parts/" in message
     assert not folder.exists()
 
 

@@ -56,7 +56,7 @@ def test_a_node_says_what_it_is(nodes):
     softmax = nodes["layer0/mha/AS"]
     assert (softmax["label"], softmax["namespace"]) == ("S", "forward/layer0/mha")
     assert attributes(softmax)["formula"].startswith("P = exp(Z − max Z)")
-    assert attributes(softmax)["written at"].startswith("graphir/models/transformer.py:")
+    assert attributes(softmax)["written at"].startswith("graphir/models/parts/")
     (output,) = softmax["outputsMetadata"]
     assert attributes(output) == {
         "tensor_name": "layer0/mha/AS",

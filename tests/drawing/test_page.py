@@ -231,7 +231,7 @@ def test_pan_zoom_hover_and_light_on_a_figure(tmp_path):
     assert moved != left
     assert "layer0/mha/AS float32[B, N_H, S, S]" in hovered
     assert "P = exp(Z − max Z) / Σ exp(Z − max Z)" in hovered
-    assert "graphir/models/transformer.py" in hovered
+    assert "graphir/models/parts/" in hovered
     cached = [f"s0-e{at}" for at, e in enumerate(picture.edges) if e.role == "cached" and e.target == "layer0/mha/dZ"]
     assert cached
     assert {f"s0-n{softmax}", f"s0-n{d_softmax}", *cached} <= set(lit)

@@ -198,7 +198,7 @@ def test_names_dims_and_origin_are_the_graphs() -> None:
     first, *places = softmax.doc_string.splitlines()
     assert first.startswith("P = exp(Z − max Z)")
     assert places[:2] == ["operator S", "scope layer0/mha"]
-    assert places[2].startswith("graphir/models/transformer.py:")
+    assert places[2].startswith("graphir/models/parts/")
     assert len(nodes) == len(model.graph.node)
 
 

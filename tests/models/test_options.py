@@ -67,13 +67,13 @@ def test_every_option_has_a_sentence() -> None:
 ONE_MORE = """
 from graphir.checking import Setting
 from graphir.cli import cli
-from graphir.models.transformer import _Transformer, transformer
+from graphir.models.transformer import Options, transformer
 from graphir.training import TrainConfig
 import click, contextlib, io, json
 
 built = []
-init = _Transformer.__init__
-_Transformer.__init__ = lambda self, options: (built.append(options.window), init(self, options))[1]
+composition = Options.composition
+Options.composition = lambda self: (built.append(self.window), composition(self))[1]
 
 told = TrainConfig.from_dict(json.loads(json.dumps(TrainConfig(window=5).as_dict())), "here")
 transformer(**told.model_options())

@@ -134,7 +134,7 @@ def test_backward_nodes_know_what_they_belong_to() -> None:
         assert node.meta.phase == (FORWARD if node.name in graph.values else BACKWARD)
         if node.meta.phase == BACKWARD and node.inputs:
             assert node.meta.of in graph.values
-            assert node.meta.at.startswith("graphir/models/transformer.py:")
+            assert node.meta.at.startswith("graphir/models/parts/")
     matmul = next(node for node in joint.nodes if node.operator is d_matmul)
     assert [value.name for value in matmul.inputs] == ["output/A_out", "output/W_lm", "output/dZ_lin"]
     assert matmul.meta.of == "output/Z_lin"

@@ -154,7 +154,7 @@ def test_a_loss_that_is_no_number_names_the_node_and_saves_nothing_of_it(small, 
     config = dataclasses.replace(small, learning_rate=1e30, warmup=0, schedule="constant", clip=0.0, weight_decay=0.0)
     message = (
         r"step \d+ gives loss \S+, gradient norm \S+, and was not saved: \S+ float32\[B.*\] is the first value to hold "
-        r"(NaN|infinity): \w+\(.*\), written at graphir/models/transformer.py:\d+; lower --learning-rate \(now 1e\+30\)"
+        r"(NaN|infinity): \w+\(.*\), written at graphir/models/parts/\w+\.py:\d+; lower --learning-rate \(now 1e\+30\)"
     )
     with pytest.raises(NonFiniteError, match=message):
         train(config, tmp_path / "run")

@@ -9,7 +9,7 @@ from graphir.ir.graph import FORWARD, Graph, Node
 
 
 def told(node: Node) -> str:
-    """The node as errors name it: `layer0/mha/A_out (operator DO, at models/transformer.py:293)`."""
+    """The node as errors name it: `layer0/mha/A_out (operator DO, at graphir/models/parts/attention.py:41)`."""
     return f"{node.name} (operator {node.operator.key}{f', at {node.meta.at}' if node.meta.at else ''})"
 
 

@@ -1,0 +1,51 @@
+"""What all parts of a model's graph share while it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphir.ir.builder import Builder
+from graphir.ir.dims import Dim
+from graphir.ir.value import Value
+from graphir.models.dims import B, S, V
+from graphir.models.usage import Usage
+from graphir.operators import add, broadcast, dropout, token_ids
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The graph under construction, its inputs, and the rules that hold in every part of it.
+
+    layers        how many there are: what they add to the residual stream starts narrower
+    vocabulary    the rows of the vocabulary's tensors: V, or V_pad
+    drop          p of every DO
+    seed, step    int64 scalars, which DO's masks and draws are keyed by
+    keep          bool, what is masked beside what lies ahead; None where the usage masks nothing
+    """
+
+    block: Builder
+    usage: Usage
+    layers: int
+    vocabulary: Dim
+    drop: float
+    seed: Value
+    step: Value
+    keep: Value | None = None
+
+    def dropout(self, X: Value, name: str) -> Value:
+        """DO(X), called `name`."""
+        return dropout(X, self.seed, self.step, p=self.drop, name=name)
+
+    def weight(self, name: str, rows: Dim, columns: Dim, *, on_stream: bool = False) -> Value:
+        """W [rows, columns]; narrower at the start `on_stream`, as 2L such maps add up on the residual stream (GPT-2)."""
+        init = f"normal({0.02 / (2 * self.layers) ** 0.5:.6g})" if on_stream else "normal(0.02)"
+        return self.block.parameter(name, (rows, columns), init=init)
+
+    def biased(self, X: Value, bias: str, name: str) -> Value:
+        """X [B, S, n] + BC_{B,S}(b), called `name`, with a new b [n] called `bias`."""
+        b = self.block.parameter(bias, (X.shape[-1],), init="zeros")
+        return add(X, broadcast(b, (B, S), name=f"BC_{bias}"), name=name)
+
+    def checked(self, ids: Value) -> Value:
+        """`ids`; of a padded vocabulary, held to V tokens, which the padded tables would not do."""
+        return token_ids(ids, v=V, name="ids_of_V") if self.usage.padded else ids
