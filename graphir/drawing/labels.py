@@ -59,7 +59,9 @@ def _typeset(name: str, gradient: bool, parameter: bool) -> Label:
         runs.append(Run(script, "sub"))
     if mark == "^":
         runs.append(Run(rest, "sup"))
-    if part:
+    if part == "again" or part.startswith("again."):
+        runs.append(Run(" again", "italic"))
+    elif part:
         # One use's part of a gradient, called after what that use makes.
         runs += [Run(" (via "), *_typeset(part, False, False), Run(")")]
     return tuple(runs)

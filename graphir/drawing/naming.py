@@ -13,6 +13,8 @@ from graphir.ir.operator import Operator
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value, gradient_name, join
 
+#: How far back an unnamed result is spelled; beyond that its maker's symbol and number say which it is.
+_DEEPEST = 2
 #: Of a fused node, whose label would else be very wide.
 _SYMBOLS_A_LINE = 4
 
@@ -76,8 +78,28 @@ class Naming:
         #: Equal dims are written one way: D_h, not D/N_H.
         self._spelling = {each: each for each in reversed(graph.dims) if len(each.powers) == 1}
         self._gradient_names = {gradient_name(p.name) for p in graph.parameters}
+        #: What the backward pass makes of forward values alone: gathered, cast or computed once more there.
+        self._made_again: set[Value] = set()
+        for node in graph.nodes:
+            if node.meta.phase == BACKWARD and self._is_made_of_forward(node):
+                self._made_again.update(node.outputs)
+        self._updated = {new: old for node in graph.nodes for old, new in node.updates}
+
+    def _is_made_of_forward(self, node: Node) -> bool:
+        operator = node.operator
+        if not node.inputs or operator.shape_only or operator.d_operator_of is not None:
+            return False
+        return all(value in self._made_again or self._phase_made(value) == FORWARD for value in node.inputs)
+
+    def _phase_made(self, value: Value) -> str:
+        made = self.producer(value)
+        return made.meta.phase if made is not None else FORWARD
 
     # -- what a value is ------------------------------------------------------------------------------
+
+    def phase(self, value: Value) -> str:
+        """The pass that a value belongs to: a forward value stays one where the backward pass makes it again."""
+        return FORWARD if value in self._made_again else self._phase_made(value)
 
     def producer(self, value: Value) -> Node | None:
         """The node that makes it; None of an argument."""
@@ -101,11 +123,10 @@ class Naming:
 
     def role(self, value: Value, reader: Node | None) -> str:
         """forward, gradient, cached, parameter or collective: what `value` is to the node that reads it."""
-        made = self.producer(value)
-        phase = made.meta.phase if made else FORWARD
+        phase = self.phase(value)
         if reader is not None and reader.operator.relayout is not None:
             return "collective"
-        if reader is not None and reader.meta.phase == BACKWARD and phase == FORWARD:
+        if phase == FORWARD and (value in self._made_again or (reader and reader.meta.phase == BACKWARD)):
             return "cached"
         if value in self.parameters or phase == UPDATE:
             return "parameter"
@@ -113,24 +134,41 @@ class Naming:
 
     # -- what it is called ----------------------------------------------------------------------------
 
-    def label(self, value: Value, scope: str | None = None) -> Label:
-        """The value as the block `scope` calls it, typeset; after a collective, as before it."""
+    def label(self, value: Value, scope: str | None = None, depth: int = 0) -> Label:
+        """The value as the block `scope` calls it, typeset; after a collective, as before it.
+
+        What nobody named is called by what made it, of what: exp(X), X • W, Kᵀ.
+        """
         origin = self.graph.origin(value)
+        if origin in self._updated:
+            return (*self.label(self._updated[origin], scope), Run("new", "sup"))
         made = self.producer(origin)
-        if made is not None and origin.local_name.startswith(made.operator.key) and self.is_unnamed(origin, made):
-            inner = self.label(made.inputs[0], scope)
-            if not is_transpose(made):
-                return inner
-            return inner[:-1] if inner[-1] == Run("T", "sup") else (*inner, Run("T", "sup"))
+        if made is not None and self.is_unnamed(origin, made):
+            return self._by_maker(made, origin, scope, depth)
         # A block's own figure calls what enters as the block does; an overall one, as its maker does.
         name = self.aliases.get((scope or "", origin), origin.local_name) if self.view.scopes else origin.local_name
-        gradient = made is not None and made.meta.phase == BACKWARD
+        gradient = self.phase(origin) == BACKWARD
         parameter = origin in self.parameters or (gradient and self.of_parameter(origin))
         return typeset(name, gradient=gradient, parameter=parameter)
 
+    def _by_maker(self, made: Node, value: Value, scope: str | None, depth: int) -> Label:
+        symbol = made.operator.symbol
+        if depth == _DEEPEST or not made.inputs:
+            return (Run(symbol), Run(value.local_name[len(made.operator.key) :], "sub"))
+        names = [self.label(each, scope, depth + 1) for each in made.inputs]
+        if len(names) == 1 and is_transpose(made):
+            return names[0][:-1] if names[0][-1] == Run("T", "sup") else (*names[0], Run("T", "sup"))
+        if len(names) == 1 and made.operator.view:
+            return names[0]
+        between = Run(f" {symbol} ") if len(names) > 1 and is_sign(symbol) else Run(", ")
+        inside = [*names[0], *(run for name in names[1:] for run in (between, *name))]
+        opening = Run("(") if between.text != ", " else Run(f"{symbol}(")
+        return (opening, *inside, Run(")")) if depth or opening.text != "(" else tuple(inside)
+
     def is_unnamed(self, value: Value, made: Node) -> bool:
         """Whether a value bears its operator's name and a number, since nobody gave it one."""
-        return len(made.inputs) == 1 and value.local_name[len(made.operator.key) :].isdigit()
+        name, key = value.local_name, made.operator.key
+        return made.outputs[0] is value and name.startswith(key) and name[len(key) :].isdigit()
 
     def broadcast(self, node: Node, scope: str | None = None) -> Label:
         """BC with its dims around what it repeats."""
@@ -140,7 +178,7 @@ class Naming:
         """The value's shape as text and typeset: a rank's own, or the logical one; what is pending is "partial"."""
         dims = local_shape(value.shape, value.type.layout) if self.view.local else value.shape
         dims = tuple(self._spelling.get(each, each) for each in dims)
-        note = "partial" if self.view.local and value.type.layout.pending else ""
+        note = "partial" if value.type.layout.pending else ""
         text = f"[{', '.join(map(str, dims))}]" + (f" {note}" if note else "")
         return text, shape_label(dims, note) if value.dtype != "text" else ()
 

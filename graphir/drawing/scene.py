@@ -16,7 +16,7 @@ from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode
 from graphir.drawing.vertices import Vertices
 from graphir.drawing.view import View, matches
 from graphir.errors import ConfigError
-from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
+from graphir.ir.graph import BACKWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
 
 _INT = frozenset({"int32", "int64"})
@@ -150,10 +150,12 @@ class _Scene(Vertices):
         if len(trunk) > 1 and not (from_port and named):
             fork = f"fork {base.name}"
             self.vertices[fork] = PictureNode(
-                fork, (), "junction", scope=self.vertices[source].scope, phase=self._phase(base)
+                fork, (), "junction", scope=self.vertices[source].scope, phase=self.naming.phase(base)
             )
             first = self._edge(source, fork, base, trunk[0], label=not from_port, weight=4)
-            self.edges.append(replace(first, role=self.naming.role(base, None), of_parameter=False))
+            roles = {self.naming.role(use.base, use.reader) for use in trunk}
+            role = roles.pop() if len(roles) == 1 else self.naming.role(base, None)
+            self.edges.append(replace(first, role=role, of_parameter=False))
             siblings = tuple(use.target for use in trunk if self._is_sibling(use, trunk[0]))
             if len(siblings) > 2 and base.type.rank:
                 self.rows.append(siblings)
@@ -206,10 +208,6 @@ class _Scene(Vertices):
             source, target, self.graph.origin(drawn).name, naming.role(use.base, use.reader), name, text,
             shape if label else (), naming.of_parameter(value), row, naming.bytes(drawn), weight,
         )  # fmt: skip
-
-    def _phase(self, value: Value) -> str:
-        made = self.naming.producer(value)
-        return made.meta.phase if made is not None else FORWARD
 
     # -- ports ----------------------------------------------------------------------------------------
 
@@ -266,12 +264,20 @@ class _Scene(Vertices):
                 for reader in readers
             )
         same = [reader for reader in readers if reader.meta.phase in (node.meta.phase, UPDATE)]
-        return bool(same) or not readers or value in self.graph.outputs
+        return bool(same) or not readers or value in self.graph.outputs or self._waits_for_backward(node)
+
+    def _waits_for_backward(self, node: Node) -> bool:
+        """Whether all that a node makes is read by the backward pass alone, which is not drawn."""
+        readers = [reader for value in node.outputs for reader, _ in self.graph.uses[value]]
+        elsewhere = [
+            each.meta.phase == BACKWARD and self.repeats.represent(each) not in self.chosen for each in readers
+        ]
+        return bool(elsewhere) and all(elsewhere)
 
     def _out(self, value: Value, source: str, node: Node) -> None:
         naming = self.naming
         text, _ = naming.shape(value)
-        role = naming.role(value, None)
+        role = "cached" if self._waits_for_backward(node) and node.meta.phase != BACKWARD else naming.role(value, None)
         of_parameter = naming.of_parameter(value)
         edge = PictureEdge(
             source, f"out {value.name}", naming.graph.origin(value).name, role, (), text, (), of_parameter,
@@ -298,7 +304,7 @@ class _Scene(Vertices):
 
     def _is_joint(self, vertex: str) -> bool:
         """Whether a vertex stands for several nodes."""
-        return len(self.vertices[vertex].details.types) > 1 and vertex not in self.graph.values
+        return self.members[vertex] > 1
 
     def _make_shelves(self) -> None:
         for (vertex, side), edges in self.shelves.items():

@@ -6,6 +6,7 @@ BC_{B,S}(b); the backward of +, which only hands a gradient on and becomes a for
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from graphir.drawing.naming import Naming, collective_axes, is_broadcast, is_fork, is_sign
@@ -28,6 +29,8 @@ class Vertices:
         self.elided = {node for node in self.chosen if self._is_elided(node)}
         self.vertices: dict[str, PictureNode] = {}
         self.vertex_of: dict[Node, str] = {}
+        #: How many nodes each of them stands for.
+        self.members: Counter[str] = Counter()
         #: Which block, and which piece of it, a folded node belongs to.
         self.pieces: dict[Node, tuple[str, int]] = {}
         #: Collectives in which the gradients of many parameters meet.
@@ -147,6 +150,7 @@ class Vertices:
         scope: str | None = None, axes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.vertex_of[node] = vertex
+        self.members[vertex] += 1
         details = self.naming.details(node)
         old = self.vertices.get(vertex)
         if old is not None:

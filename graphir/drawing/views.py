@@ -19,20 +19,23 @@ def find_view(graph: Graph, view: str | View) -> View:
     full                 every node and edge, nothing folded or left out
     mha-backward, …      as the figure of that id
     layer0/mha           every node of a scope
+    Of a sharded graph all but `overall` show what one rank has: local shapes, [D, D/N_T].
     Errors: ConfigError if there is no such view and no such scope.
     """
     if isinstance(view, View):
         return view
     if view in FIGURES:
-        return FIGURES[view].view(FigureConfig())
+        found = FIGURES[view].view(FigureConfig())
+        return replace(found, local=found.local or (not found.folds and graph.mesh.size > 1))
+    one = graph.mesh.size > 1
     every = (FORWARD, BACKWARD, UPDATE)
     named = {
         "overall": View(
             graph.name, folds=BLOCKS, apart=APART, detailed=False, cached="no", parameters="no", mirror=True
         ),
-        "forward": View(graph.name, phases=(FORWARD,)),
-        "backward": View(graph.name, phases=(BACKWARD,)),
-        "full": View(graph.name, phases=every, full=True, expand=tuple(range(len(graph.nodes)))),
+        "forward": View(graph.name, phases=(FORWARD,), local=one),
+        "backward": View(graph.name, phases=(BACKWARD,), local=one),
+        "full": View(graph.name, phases=every, full=True, expand=tuple(range(len(graph.nodes))), local=one),
     }
     if view in named:
         return named[view]

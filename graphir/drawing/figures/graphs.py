@@ -23,11 +23,11 @@ def forward(config: FigureConfig) -> Graph:
 
 
 @lru_cache(maxsize=16)
-def forward_apart(config: FigureConfig) -> Graph:
-    """The forward pass with CE as S → P → CE; loss and decoding share their P."""
+def trained_apart(config: FigureConfig) -> Graph:
+    """Forward and backward pass with CE as S → P → CE, and lse for dCE; loss and decoding share their P."""
     from graphir.passes import cse, lower
 
-    return cse(lower(forward(config)))
+    return cse(lower(_joint(config)))
 
 
 @lru_cache(maxsize=16)

@@ -125,13 +125,15 @@ FIGURES = (
     Figure(
         "loss-forward", "Logits, loss and decoding", "A 1.5.1, B 5.5.1",
         "W_lm is Eᵀ if tied. S makes P of the logits, for the loss (CE) and for decoding alike. The loss is the mean "
-        "over the valid tokens. CE is drawn taken apart; what trains is −log P[Y] = lse − Z[Y], without P.",
-        graphs.forward_apart,
+        "over the valid tokens. CE is drawn taken apart; what trains is −log P[Y] = lse − Z[Y], without P. lse is kept "
+        "for the backward pass, which makes P of it again.",
+        graphs.trained_apart,
         lambda config: block("Logits, loss and decoding", "output", FORWARD, config),
     ),
     Figure(
         "loss-backward", "Logits and loss, backward", "A 1.5.2, B 5.5.2",
-        "dCE is P − onehot(Y), scaled by each token's part in the mean; dAddB hands dZ_bias to the product and to Σ.",
+        "dCE is P − onehot(Y), with P = exp(Z_bias − lse), scaled by each token's part in the mean; dAddB hands "
+        "dZ_bias to the product and to Σ.",
         graphs.trained,
         lambda config: block("Logits and loss, backward", "output", BACKWARD, config, forks=True),
     ),
