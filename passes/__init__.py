@@ -4,7 +4,7 @@
 graph for the ranks of a mesh (`sharding`), `dce` drops what no output needs, `lower` takes d-nodes apart. Those of the
 `pipeline`, where it is said what each is for, make a graph fast: `simplify`, `recompute`, `keep_slopes`,
 `separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by `value_numbering`), `round_products`,
-`fuse` and `overlap`. `rename` is a part of `autodiff`, and `obstacles` says why it cannot.
+`fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and `obstacles` says why it cannot.
 
 A pass says what takes the place of a node (`rewrite`), and asks what a node is by patterns over traits and structure
 (`patterns`); all that it does not speak of is carried over in one place. None compares an operator's name, so an
@@ -21,7 +21,7 @@ verified and run (`run_passes`). `tests/passes/test_examples.py` shows each by a
 if __name__ == "passes":
     raise ImportError("import graphir.passes, not passes: a second copy would have a second operator registry")
 
-from graphir.passes.autodiff import autodiff
+from graphir.passes.autodiff import autodiff, with_gradients
 from graphir.passes.cse import cse
 from graphir.passes.dce import dce
 from graphir.passes.fuse import fuse, unfuse
@@ -69,4 +69,5 @@ __all__ = [
     "shard",
     "simplify",
     "unfuse",
+    "with_gradients",
 ]

@@ -11,7 +11,10 @@ flows back through that block, as the documents draw it, and the sum over all bl
 Dtypes. A gradient is of its value's dtype or wider: what products of 16-bit operands add up in float32 stays so up to
 the parameter. It is rounded where a d-node would have to take it beside its own narrow operands.
 
-Scale. The walk starts from dL = 1, or from a *loss scale* s, that small gradients be no zeros in float16; then all
+Start. The walk starts from dL = 1; of a block without a loss, from the gradients of its results, which are inputs of
+the joint graph then, as B draws a block's backward pass.
+
+Scale. In place of 1 it may start from a *loss scale* s, that small gradients be no zeros in float16; then all
 gradients are s times what they are called, and `optimize` divides by s. It is the value `loss_scale/scale`: a
 constant, or, where it is to follow the gradients, a state, with the number of good steps in a row beside it.
 """
@@ -24,10 +27,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphir.errors import ConfigError, DifferentiationError
-from graphir.ir.analysis import dependents
+from graphir.ir.analysis import dependents, needed_nodes
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
-from graphir.ir.graph import BACKWARD, Graph, Node
+from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import GradientContext
 from graphir.ir.types import DTYPES, widest
@@ -37,6 +40,7 @@ from graphir.operators.elementwise import add, scale, zeros
 from graphir.operators.loss import one
 from graphir.passes.obstacles import Obstacles
 from graphir.passes.rename import rename, wide_names
+from graphir.passes.roots import find_loss, find_results, last_results
 from graphir.passes.sharding.reshard import route
 
 #: The loss scale of a graph that has one, and the steps in a row that were good with it.
@@ -49,6 +53,7 @@ def autodiff(
     loss: str | None = None,
     wrt: Sequence[str] | None = None,
     *,
+    results: Sequence[str] | None = None,
     loss_scale: float | None = None,
     dynamic: bool = False,
 ) -> Graph:
@@ -62,37 +67,41 @@ def autodiff(
 
     `wrt` names parameters or inputs; all parameters if it is None. The gradient of `a/b/X` is `a/b/dX`, of the
     same type, or wider than 16 bits where it was added up so. Nothing is added that no such gradient needs.
+    Of a block without a loss, `results` names what it makes: the gradient `dY` of a result `Y` is an input then.
     With `loss_scale`, gradients are those of the loss times that number; with `dynamic`, of a state that starts
     from it, which `optimize` moves.
-    Errors: DifferentiationError if the loss is not a float scalar, or a gradient does not exist; it shows the
-    path from the loss to what stands in the way. ConfigError for a loss scale that is no positive number.
+    Errors: DifferentiationError if the loss is not a float scalar, a result is made of another, or a gradient does not
+    exist; it shows the path from the loss to what stands in the way. ConfigError for a loss scale that is no positive
+    number.
     """
     if dynamic and loss_scale is None:
         raise ConfigError("dynamic=True moves a loss scale, but none is given; say where it starts: loss_scale=65536")
     if loss_scale is not None and not 0 < loss_scale < math.inf:
         raise ConfigError(f"loss_scale={loss_scale} must be a positive number")
-    root = _find_loss(graph, loss)
+    roots = [find_loss(graph, loss)] if results is None else find_results(graph, results)
     wrt = [wrt] if isinstance(wrt, str) else wrt
     targets = list(graph.parameters) if wrt is None else [graph[name] for name in wrt]
     for target in targets:
         if not target.type.is_float:
             raise DifferentiationError(f"{target.name} is {target.type}: only floats have gradients")
-    return _Autodiff(graph, root, targets).run(loss_scale, dynamic)
+    return _Autodiff(graph, roots, targets).run(results is not None, loss_scale, dynamic)
 
 
-def _find_loss(graph: Graph, name: str | None) -> Value:
-    if name is None:
-        scalars = [value for value in graph.outputs if value.type.rank == 0 and value.type.is_float]
-        if len(scalars) != 1:
-            found = ", ".join(f"{value.name} {value.type}" for value in graph.outputs) or "none"
-            raise DifferentiationError(
-                f"graph {graph.name} needs exactly one scalar float output to be the loss, or loss=…; outputs: {found}"
-            )
-        return scalars[0]
-    root = graph[name]
-    if root.type.rank or not root.type.is_float:
-        raise DifferentiationError(f"the loss must be a float scalar, but {root.name} is {root.type}; sum it first")
-    return root
+def with_gradients(graph: Graph) -> Graph:
+    """Any graph with its backward pass: as it is where it has one, else from its loss, or from what it results in.
+
+    With a loss, a sole scalar output, gradients are those of all parameters; of a block without one those of its
+    inputs, too, since a block hands on what flows back through it.
+    Errors: DifferentiationError as `autodiff`.
+    """
+    if any(node.meta.phase != FORWARD for node in graph.nodes):
+        return graph
+    losses = [value.name for value in graph.outputs if value.type.is_float and not value.type.rank]
+    roots = losses if len(losses) == 1 else last_results(graph)
+    read = {value for node in needed_nodes(graph, [graph[name] for name in roots]) for value in node.inputs}
+    targets = graph.parameters if len(losses) == 1 and graph.parameters else (*graph.inputs, *graph.parameters)
+    wrt = [value.name for value in targets if value.type.is_float and value in read]
+    return autodiff(graph, losses[0], wrt) if roots is losses else autodiff(graph, wrt=wrt, results=roots)
 
 
 @dataclass
@@ -110,9 +119,9 @@ class _Group:
 
 
 class _Autodiff:
-    def __init__(self, graph: Graph, loss: Value, targets: list[Value]) -> None:
-        self.graph, self.loss, self.targets = graph, loss, targets
-        self.obstacles = Obstacles(graph, loss)
+    def __init__(self, graph: Graph, roots: list[Value], targets: list[Value]) -> None:
+        self.graph, self.roots, self.targets = graph, roots, targets
+        self.obstacles = Obstacles(graph, roots)
         self.active = {value for value in dependents(graph, targets) if value.type.is_float}
         self.aliases_of: dict[Value, list[str]] = defaultdict(list)
         for name, value in graph.aliases.items():
@@ -124,11 +133,13 @@ class _Autodiff:
         self.through: dict[str, Value] = {}
         self.builder, self.copies = Builder.extending(graph)
 
-    def run(self, loss_scale: float | None, dynamic: bool) -> Graph:
+    def run(self, given: bool, loss_scale: float | None, dynamic: bool) -> Graph:
+        """The joint graph; the roots' gradients are `given`, or the one root is a loss."""
         self._check_names()
-        if self.loss not in self.active:
+        if self.active.isdisjoint(self.roots):
             raise DifferentiationError(self.obstacles.before(self.targets))
-        self.gradients[self.loss] = self._start(loss_scale, dynamic)
+        for root in self.roots:
+            self.gradients[root] = self._given(root) if given else self._start(root, loss_scale, dynamic)
         for node in reversed(self.graph.nodes):
             self._visit(node)
         lost = [target for target in self.targets if self._gradient(target) is None]
@@ -136,23 +147,28 @@ class _Autodiff:
             raise DifferentiationError(self.obstacles.before(lost))
         for value in (*self.graph.arguments, *self.graph.producers):
             self._alias_gradients(value)
-        outputs = (*self.graph.outputs, *([] if self.loss in self.graph.outputs else [self.loss]))
+        outputs = (*self.graph.outputs, *(root for root in self.roots if root not in self.graph.outputs))
         joint = self.builder.build(
             *(self.copies[value] for value in outputs), *(self.gradients[target] for target in self.targets)
         )
         return rename(joint, wide_names(self.graph, joint, self.gradients))
 
-    def _start(self, loss_scale: float | None, dynamic: bool) -> Value:
+    def _given(self, result: Value) -> Value:
+        """dY: what the program around the block hands in."""
+        name = self.builder.free_name(gradient_name(result.name))
+        return self.builder.input(f"/{name}", result.shape, result.dtype, result.type.layout.settled())
+
+    def _start(self, loss: Value, loss_scale: float | None, dynamic: bool) -> Value:
         """dL: 1, or the loss scale."""
-        builder, dtype = self.builder, self.loss.dtype
+        builder, dtype = self.builder, loss.dtype
         if dynamic:
             assert loss_scale is not None
             builder.state(f"/{GOOD}", (), "int64")
             return builder.state(f"/{SCALE}", (), dtype, f"full({loss_scale:.17g})")
-        with builder.context(scope=self.loss.scope, phase=BACKWARD):
+        with builder.context(scope=loss.scope, phase=BACKWARD):
             if loss_scale is not None:
                 return scale(one(builder=builder, dtype=dtype), by=loss_scale, name=f"/{SCALE}")
-            name = builder.free_name(gradient_name(self.loss.name))
+            name = builder.free_name(gradient_name(loss.name))
             return one(builder=builder, name=f"/{name}", dtype=dtype)
 
     def _check_names(self) -> None:
@@ -175,7 +191,7 @@ class _Autodiff:
 
         A use is the node that reads the value, and what the innermost block around the node calls the value.
         """
-        reached = {self.loss}
+        reached = {*self.roots}
         uses: dict[Value, list[tuple[Node, str]]] = defaultdict(list)
         for node in reversed(self.graph.nodes):
             if reached.isdisjoint(node.outputs):

@@ -12,10 +12,17 @@ from graphir.ir.value import Value
 
 @dataclass(frozen=True)
 class Obstacles:
-    """What a DifferentiationError says of `graph` and its loss."""
+    """What a DifferentiationError says of `graph` and its loss, or of a block and its results: its `roots`."""
 
     graph: Graph
-    loss: Value
+    roots: Sequence[Value]
+
+    @property
+    def _roots(self) -> str:
+        """`the loss L`, or `the results Y, Z`."""
+        names = ", ".join(root.name for root in self.roots)
+        what = "loss" if not self.roots[0].type.rank else f"result{'s' * (len(self.roots) > 1)}"
+        return f"the {what} {names}"
 
     def at(self, node: Node, why: str) -> str:
         """A node without a gradient, with the path from the loss to it."""
@@ -29,16 +36,16 @@ class Obstacles:
     def before(self, targets: Sequence[Value]) -> str:
         """Why no gradient reaches these: the last node without one that lies before them, or no path at all."""
         behind = dependents(self.graph, targets)
-        for node in reversed(needed_nodes(self.graph, [self.loss])):
+        for node in reversed(needed_nodes(self.graph, self.roots)):
             if node.operator.no_gradient and not behind.isdisjoint(node.inputs):
                 return self.at(node, node.operator.no_gradient)
         names = ", ".join(target.name for target in targets)
-        return f"the loss {self.loss.name} does not depend on {names}; leave it out of wrt"
+        return f"{self._roots} do{'es' * (len(self.roots) == 1)} not depend on {names}; leave it out of wrt"
 
     def _path_to(self, goal: Node) -> list[str]:
         """Names from the loss back to `goal`'s output, along the shortest way."""
-        parent: dict[Value, Value | None] = {self.loss: None}
-        queue = [self.loss]
+        parent: dict[Value, Value | None] = dict.fromkeys(self.roots)
+        queue = [*self.roots]
         for value in queue:
             if value in goal.outputs:
                 path: list[str] = []
@@ -52,4 +59,4 @@ class Obstacles:
                 if operand not in parent:
                     parent[operand] = value
                     queue.append(operand)
-        return [self.loss.name]
+        return [root.name for root in self.roots]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
+from graphir.cli.load import FORMS, graph_options, is_own
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 from graphir.models import MODELS
@@ -29,19 +30,22 @@ def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("what", required=False, metavar="[FIGURE|MODEL]")
+@click.argument("what", required=False, metavar=f"[FIGURE|MODEL|{FORMS.replace(' or ', '|')}]")
 @_drawing("--list", "listed", is_flag=True, help="List the figures.")
 @_drawing("--all", "everything", is_flag=True, help="Draw all figures into the folder that -o names.")
 @_drawing("--output", "-o", metavar="FILE", help="Where to; the suffix says the format: " + ", ".join(FORMATS) + ".")
 @_drawing("--format", type=click.Choice(FORMATS), help="The format, where no suffix says it.  [default: svg]")
 @_drawing(
-    "--stage", type=click.Choice(STAGES), default="autodiff", show_default=True, help="How far to compile a model."
+    "--stage",
+    type=click.Choice(STAGES),
+    help="How far to compile a model.  [default: autodiff; a graph of your own as it is]",
 )
 @_drawing("--unfold", is_flag=True, help="Of the stage fused: what fused nodes hold, drawn inside of them.")
-@_drawing("--view", default="overall", show_default=True, help="The view of a model.")
+@_drawing("--view", help="The view of a model.  [default: overall; forward where there are no blocks to fold]")
 @_drawing("--expand-layer", type=int, multiple=True, metavar="N", help="A layer to draw on its own, repeatable.")
 @_drawing("--lowered", is_flag=True, help="Backward figures with dMatmul taken apart into T and •.")
 @_drawing("--full", is_flag=True, help="Figures with BC, dAddB and seeds as nodes.")
+@graph_options
 @config_options(only=(*MODEL_OPTIONS, "heads", *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
 @click.pass_context
@@ -57,7 +61,8 @@ def draw(
 ) -> int:
     """Draw a figure of the documents, or a model at any stage.
 
-    FIGURE is one of those that --list names, MODEL is transformer or mlp. The format follows from the suffix: DOT,
+    FIGURE is one of those that --list names, MODEL is transformer or mlp; FILE.py:FUNCTION is what a function of a file
+    of your own returns, FILE.gir a graph as text that graphir ir has written. The format follows from the suffix: DOT,
     SVG, PNG or PDF; html is an interactive page, json is for Google's Model Explorer.
     """
     names = given(context)
@@ -70,7 +75,8 @@ def draw(
     if what is None:
         raise click.UsageError("name a figure or a model to draw; graphir draw --list lists the figures", context)
     kind, path = _target(what, output, format)
-    content = _model(what, kind, options, names) if what in MODELS else _figure(what, kind, options, names)
+    of_graph = what in MODELS or is_own(what)
+    content = _model(what, kind, options, names) if of_graph else _figure(what, kind, options, names)
     _write(path, content)
     return 0
 
@@ -88,13 +94,18 @@ def _target(what: str, output: str | None, format: str | None) -> tuple[str, Pat
     """The format and the file: `-o` names both; without it `what` and `--format` do."""
     if output is None:
         kind = format or "svg"
-        return kind, Path(f"{what}.{kind}")
+        return kind, Path(f"{_name(what)}.{kind}")
     path = Path(output)
     kind = format or path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         suffix = f"the suffix of {output!r}" if path.suffix else f"{output!r} has no suffix, which"
         raise ConfigError(f"{suffix} names no format; use {', '.join(f'.{each}' for each in FORMATS)}, or --format")
     return kind, path
+
+
+def _name(what: str) -> str:
+    """`swiglu` of `blocks/block.py:swiglu`, `block` of `block.gir`: what a drawing is called."""
+    return Path(what.rpartition(":")[2]).stem if is_own(what) else what
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -181,26 +192,27 @@ def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> b
     from dataclasses import replace
 
     from graphir.drawing import draw as draw_view
-    from graphir.drawing import find_view
+    from graphir.drawing import find_view, usual_view
     from graphir.drawing.page import model_page
     from graphir.drawing.unfold import unfolded
 
     foreign = sorted(f"--{name}" for name in ("lowered", "full") if name in names)
     if foreign:
         raise ConfigError(f"a model has no {', '.join(foreign)}; they are for figures (--stage lowered takes apart)")
+    options["stage"] = options["stage"] or ("forward" if is_own(model) else "autodiff")
     if options["unfold"] and (options["stage"] != "fused" or kind in ("html", "json")):
         raise ConfigError("--unfold is for --stage fused, drawn as dot, svg, png or pdf")
     rest = {name: value for name, value in options.items() if name not in _OF_DRAWING}
     graph = staged(model, options["stage"], rest, names)
-    title = f"{model}, {options['stage']}"
+    title = _name(model) if is_own(model) else f"{model}, {options['stage']}"
     if kind == "json":
         return _explorer(graph, title)
     if kind == "html":
         return model_page(graph, title, options["expand_layer"]).encode()
-    view = replace(find_view(graph, options["view"]), expand=tuple(options["expand_layer"]))
+    view = replace(find_view(graph, options["view"] or usual_view(graph)), expand=tuple(options["expand_layer"]))
     if options["unfold"]:
         graph, view = unfolded(graph, view)
-    return _picture(draw_view(graph, view, model), kind)
+    return _picture(draw_view(graph, view, _name(model)), kind)
 
 
 _OF_DRAWING = frozenset({"stage", "view", "expand_layer", "lowered", "full", "unfold"})

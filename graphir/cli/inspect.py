@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphir.cli.load import FORMS, GraphName, graph_options, is_own, load_graph, named_sizes, refuse_model_options
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 from graphir.models import MODELS
@@ -17,6 +18,7 @@ from graphir.options import flag, options_of
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
     from graphir.ir.operator import Operator
+    from graphir.training.config import TrainConfig
 
 STAGES = ("forward", "autodiff", "train", "lowered", "fused")
 #: What recomputation may be asked for: `graphir.passes.LEVELS`, spelled out so that help need not load the passes.
@@ -53,14 +55,18 @@ def recompute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=click.Choice(MODELS))
+@click.argument("model", type=GraphName(), metavar=f"MODEL|{FORMS.replace(' or ', '|')}")
+@graph_options
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
 @config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
 def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
-    """Print a model as a graph, at any stage.
+    """Print a model, or a graph of your own, at any stage.
+
+    MODEL is transformer or mlp. A graph of your own is what FUNCTION of the Python file FILE.py returns, or a text that
+    this command wrote.
 
     forward is the model with its loss, autodiff adds the gradients, train the optimizer; lowered takes composite
     nodes of that apart, fused is what the compiler makes of it. With --dp, --cp or --tp each is printed as every
@@ -79,33 +85,46 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
     return 0
 
 
-def staged(model: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
-    """The model with these options, compiled as far as `stage`."""
-    from graphir.passes import autodiff, dce, lower, optimize, run_pipeline, shard
+def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
+    """The model with these options, or the graph of one's own, compiled as far as `stage`."""
+    from graphir.passes import dce, lower, optimize, run_pipeline, shard, with_gradients
     from graphir.training.config import TrainConfig
     from graphir.training.parallel import plan_of
     from graphir.training.programs import optimizer_of
 
     without, level = options.pop("without"), options.pop("recompute")
+    settings, sizes = options.pop("settings", ()), named_sizes(options.pop("size", ()))
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
-    known = options_of(MODELS[model].options)
-    foreign = sorted(flag(name) for name in given_names & set(MODEL_OPTIONS) - known.keys())
-    if foreign:
-        raise ConfigError(f"the model {model} has no {', '.join(foreign)}")
-    graph = MODELS[model].build(**{name: value for name, value in config.model_options().items() if name in known})
+    graph = _forward(what, config, settings, given_names)
     if stage != "forward":
-        graph = autodiff(graph, loss="L")
+        graph = with_gradients(graph)
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh, plan = config.mesh(), plan_of(config)
     if mesh.axes:
-        graph = shard(graph, mesh, plan)
+        graph = shard(graph, mesh, plan, sizes or None)
     if stage == "fused":
         return run_pipeline(dce(graph), level, _names(without))
     return lower(graph) if stage == "lowered" else graph
+
+
+def _forward(what: str, config: TrainConfig, settings: Sequence[str], given_names: set[str]) -> Graph:
+    """The model with these options, or the graph of one's own, as it was built; ConfigError for options it has not."""
+    told = given_names & set(MODEL_OPTIONS)
+    if is_own(what):
+        refuse_model_options(what, told)
+        return load_graph(what, settings)
+    mine = sorted(given_names & {"settings", "size"})
+    if mine:
+        raise ConfigError(f"--set and --size are for a graph of your own, {FORMS}, and {what} is a model")
+    known = options_of(MODELS[what].options)
+    foreign = sorted(flag(name) for name in told - known.keys())
+    if foreign:
+        raise ConfigError(f"the model {what} has no {', '.join(foreign)}")
+    return MODELS[what].build(**{name: value for name, value in config.model_options().items() if name in known})
 
 
 def _names(written: str | None) -> list[str]:

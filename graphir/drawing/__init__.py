@@ -19,7 +19,7 @@ from graphir.drawing.figures import FigureConfig, FigureInfo, figure, figure_gra
 from graphir.drawing.picture import Cluster, Picture, PictureEdge, PictureNode
 from graphir.drawing.scene import draw
 from graphir.drawing.view import Fold, View
-from graphir.drawing.views import find_view
+from graphir.drawing.views import find_view, usual_view
 from graphir.ir.graph import Graph
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "figures",
     "find_view",
     "to_dot",
+    "usual_view",
 ]
 
 

@@ -6,9 +6,17 @@ from dataclasses import replace
 
 from graphir.drawing.figures import FIGURES, FigureConfig
 from graphir.drawing.figures.single import APART, BLOCKS
-from graphir.drawing.view import View
+from graphir.drawing.view import View, within
 from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph
+
+
+def usual_view(graph: Graph) -> str:
+    """The name of the view that a graph is drawn in where nobody chooses: every node of what is small, else overall."""
+    scopes = {node.meta.scope for node in graph.nodes}
+    folded = any(within(scope, fold.scope) for scope in scopes for fold in BLOCKS)
+    backward = any(node.meta.phase != FORWARD for node in graph.nodes)
+    return "overall" if folded or backward else "forward"
 
 
 def find_view(graph: Graph, view: str | View) -> View:

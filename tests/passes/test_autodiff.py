@@ -15,7 +15,7 @@ from graphir.ir.analysis import needed_nodes
 from graphir.ir.graph import BACKWARD, FORWARD
 from graphir.operators import IGNORE
 from graphir.operators.linear import d_matmul
-from graphir.passes import autodiff, dce, lower, run_passes
+from graphir.passes import autodiff, dce, lower, run_passes, with_gradients
 from graphir.testing import check_directional, distance, same_bits
 
 SIZES = {"B": 2, "S": 3, "D": 6, "D_ff": 5, "N_H": 2, "V": 7}
@@ -310,3 +310,34 @@ def test_a_loss_is_one_float_scalar() -> None:
         autodiff(graph, loss="Y")
     with pytest.raises(gi.GraphirError, match="graph tensor has no value called 'Z'"):
         autodiff(graph, loss="Z")
+
+
+def test_a_block_without_a_loss_takes_the_gradients_of_its_results() -> None:
+    """The same bits as of a loss Σ Y ⊙ dY; a result that another is made of has none that could be handed in."""
+
+    def block(loss: bool) -> gi.Graph:
+        builder = gi.Builder("block", dtype="float64")
+        B, D = gi.dims("B D")
+        X = builder.input("X", (B, D))
+        H = gi.activation(gi.matmul(X, builder.parameter("W", (D, D)), name="Z"), kind="silu", name="H")
+        Y = gi.matmul(H, builder.parameter("V", (D, D)), name="Y")
+        if not loss:
+            return builder.build(Y, H)
+        weighted = gi.multiply(Y, builder.input("G", (B, D)), name="weighted")
+        return builder.build(gi.reduce_sum(weighted, name="L"))
+
+    sizes, draw = {"B": 3, "D": 4}, np.random.default_rng(0)
+    arrays = {name: draw.standard_normal((3 if name == "X" else 4, 4)) for name in "XWV"}
+    given = draw.standard_normal((3, 4))
+    alone = with_gradients(block(loss=False))
+    assert [value.name for value in alone.inputs] == ["X", "dY"]
+    assert [value.name for value in alone.outputs] == ["Y", "H", "dX", "dW", "dV"]
+    found = gi.compile(alone, sizes, backend="reference")(arrays, {"dY": given})
+    summed = autodiff(block(loss=True), wrt=["X", "W", "V"])
+    wanted = gi.compile(summed, sizes, backend="reference")(arrays, {"G": given})
+    for name in ("dX", "dW", "dV"):
+        assert same_bits(found[name], wanted[name])
+    with pytest.raises(DifferentiationError, match="the result H is read on the way to another"):
+        autodiff(block(loss=False), results=["Y", "H"])
+    assert with_gradients(alone) is alone
+    assert with_gradients(block(loss=True)) == autodiff(block(loss=True))
