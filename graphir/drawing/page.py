@@ -11,19 +11,16 @@ no `<` stands, all else is escaped.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
 from graphir.drawing.dot import dot
 from graphir.drawing.fonts import font_faces
+from graphir.drawing.inline import asset, policy, script_json
 from graphir.drawing.labels import plain
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode
 from graphir.drawing.ranks import side_by_side
@@ -166,23 +163,18 @@ def _unfoldable(groups: Mapping[str, Sequence[str]], expand: Sequence[int]) -> l
 def page(states: Sequence[State], title: str) -> str:
     """The whole page; its first state is what the reader sees first."""
     templates, data = _laid_out(states)
-    library, program = asset("svg-pan-zoom.min.js"), asset("page.js")
-    licence = asset("svg-pan-zoom.LICENSE").replace("-->", "")
-    scripts = " ".join(f"'sha256-{_digest(each)}'" for each in (library, program))
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; font-src data:; script-src {scripts}; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    library, program = _asset("svg-pan-zoom.min.js"), _asset("page.js")
+    licence = _asset("svg-pan-zoom.LICENSE").replace("-->", "")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="{policy((library, program))}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <style>
 {font_faces(templates + escape(title))}
-{asset("page.css")}</style>
+{_asset("page.css")}</style>
 </head>
 <body>
 <header>
@@ -226,19 +218,8 @@ def _laid_out(states: Sequence[State]) -> tuple[str, list[dict[str, Any]]]:
     return "".join(templates), data
 
 
-def asset(name: str) -> str:
-    """The text of a file in `graphir/drawing/assets`."""
-    return files("graphir.drawing").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def script_json(data: object) -> str:
-    """`data` as JSON that may stand inside a script element: nothing in it can close the element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _asset(name: str) -> str:
+    return asset("graphir.drawing", f"assets/{name}")
 
 
 def _tools(states: Sequence[State]) -> str:

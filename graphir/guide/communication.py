@@ -12,6 +12,7 @@ from html import escape
 from graphir.cost import collective_cost, mesh_sizes
 from graphir.drawing.labels import shape_label, to_html, typeset
 from graphir.guide.config import GuideConfig
+from graphir.guide.markup import scrolled
 from graphir.guide.tables import set_names, table
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, local_shape
@@ -51,7 +52,7 @@ def communication(config: GuideConfig, plan: str) -> str:
     )
     model = ", ".join(f"{name} = {size}" for name, size in config.numbers.items())
     caption = f"<p class='caption'>Every collective of one layer. {summary} The model: {escape(model)}, in float32.</p>"
-    return f'<div class="wide">{table(_COLUMNS, rows, "communication")}</div>{caption}'
+    return f"{scrolled(table(_COLUMNS, rows, 'communication'), 'what each rank sends')}{caption}"
 
 
 def sharded(config: GuideConfig, plan: str) -> Graph:

@@ -1,23 +1,24 @@
 """The guide, put together: prose from `text/`, figures and tables from graphs, proofs and costs from runs.
 
-It is one HTML file that loads nothing, runs no script and may be printed: a content security policy admits only its
-own style.
+It is one HTML file that loads nothing and may be printed: a content security policy admits only its own style, and the
+one script that says in the contents where the reader is. Without the script all is there, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
 
 from graphir.drawing import FigureConfig, dot, figure
 from graphir.drawing.fonts import font_faces
+from graphir.drawing.inline import asset, policy
 from graphir.drawing.render import render
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.guide.communication import communication
 from graphir.guide.config import GuideConfig
-from graphir.guide.markup import Directive, Heading, headings, inline, to_html
+from graphir.guide.markup import Directive, Heading, headings, inline, scrolled, to_html
 from graphir.guide.proof import Proof, proof_html, prove
 from graphir.guide.tables import dictionary, operations, set_names, table, tensors
 from graphir.ir.graph import Graph
@@ -78,8 +79,6 @@ _DIMS = (
 
 #: Letters that a page may need beside those in its source: a browser sets the letters of formulas from their own place.
 _LETTERS = "".join(map(chr, (*range(0x20, 0x7F), *range(0x1D434, 0x1D468), 0x210E, *range(0x1D6E2, 0x1D71C))))
-#: A drawing wider than its column is not made smaller than this share of its size, but scrolled: type stays readable.
-_LEAST_SCALE = 0.45
 
 
 def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lambda step: None) -> str:
@@ -101,7 +100,7 @@ def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lam
 
 def section_text(name: str) -> str:
     """The prose of a section, in the notation of `graphir.guide.markup`."""
-    return files("graphir.guide").joinpath("text", f"{name}.txt").read_text(encoding="utf-8")
+    return asset("graphir.guide", f"text/{name}.txt")
 
 
 class _Directives:
@@ -114,9 +113,9 @@ class _Directives:
         self.figures = FigureConfig(layers=config.layers, heads=config.heads, dp=config.dp, tp=config.tp)
         self.table: Mapping[str, Directive] = {
             "figure": self.figure,
-            "operations": lambda block: _wide(operations(_graphs(), _SCOPES[block])),
-            "tensors": lambda block: _wide(tensors(_graphs()[0], _SCOPES[block])),
-            "dictionary": lambda: _wide(dictionary()),
+            "operations": lambda block: scrolled(operations(_graphs(), _SCOPES[block]), f"operations, {block}"),
+            "tensors": lambda block: scrolled(tensors(_graphs()[0], _SCOPES[block]), f"tensors, {block}"),
+            "dictionary": lambda: scrolled(dictionary(), "operators"),
             "dims": self.dims,
             "communication": lambda name: communication(config, _PROOFS[name]),
             "proof": self.proof,
@@ -127,13 +126,14 @@ class _Directives:
         self.report(f"figure {id}")
         self.count += 1
         picture = figure(id, self.figures)
-        root = parse_svg(render(dot(picture), "svg"))
+        # The caption says the title; twice is once too often.
+        root = parse_svg(render(dot(replace(picture, title="")), "svg"))
         width = float(root.get("width", "0").removesuffix("pt"))
         drawing = inline_svg(root, f"f{self.count}")
         caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {set_names(picture.caption)}"
         return (
-            f'<figure id="figure-{escape(id)}"><div class="drawing" style="--least: {_LEAST_SCALE * width:.0f}pt">'
-            f"{drawing}</div>"
+            f'<figure id="figure-{escape(id)}" style="--width: {width:.0f}pt">'
+            f"{scrolled(drawing, picture.title, 'drawing')}"
             f"<figcaption>{caption}</figcaption></figure>{self.proof_of(id)}"
         )
 
@@ -156,16 +156,12 @@ class _Directives:
         config = self.config
         numbers = {**config.numbers, "D_h": config.width // config.heads, "N_DP": config.dp, "N_T": config.tp}
         rows = ((inline(f"${_subscripted(name)}$"), escape(text), f"{numbers[name]:,}") for name, text in _DIMS)
-        return _wide(table(("Name", "What it counts", "Here"), rows, "dims"))
+        return scrolled(table(("Name", "What it counts", "Here"), rows, "dims"), "dims")
 
 
 def _subscripted(name: str) -> str:
     head, sign, tail = name.partition("_")
     return f"{head}_{{\\text{{{tail}}}}}" if sign else head
-
-
-def _wide(content: str) -> str:
-    return f'<div class="wide">{content}</div>'
 
 
 @lru_cache(maxsize=1)
@@ -184,29 +180,30 @@ def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str])
         f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
         "figure, table and number in it comes from graphs that were checked and run while it was made."
     )
-    style = files("graphir.guide").joinpath("style.css").read_text(encoding="utf-8")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+    style, script = asset("graphir.guide", "style.css"), asset("graphir.guide", "contents.js")
     text = "\n".join(body)
     faces = font_faces(text + made_for + TITLE + _LETTERS)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="{policy([script])}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{TITLE}</title>
 <style>
 {faces}
 {style}</style>
 </head>
 <body>
-<nav aria-label="Contents"><div><strong>{TITLE}</strong>{_contents(contents)}</div></nav>
+<nav aria-label="Contents"><details open><summary>Contents<span></span></summary>{_contents(contents)}</details></nav>
 <main>
 <header><h1>{TITLE}</h1>
 <p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p></header>
 {text}
 <footer>{escape(made_for)}</footer>
 </main>
+<script>{script}</script>
 </body>
 </html>
 """

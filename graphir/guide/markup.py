@@ -25,6 +25,7 @@ Directive = Callable[..., str]
 _HEADING = re.compile(r"(#{1,3}) ((?:\d+\.)*\d+) (.+)")
 _DIRECTIVE = re.compile(r"\{(\w+)((?: [^{}\s]+)*)\}")
 _ITEM = re.compile(r"(- |\d+\. )")
+_SIDE_BY_SIDE = re.compile(r"\\q?quad")
 _INLINE = re.compile(r"\$([^$]+)\$|`([^`]+)`|\*\*([^*]+)\*\*|\*([^*]+)\*|\{(\w+)\}")
 
 
@@ -71,7 +72,9 @@ def _block(block: str, directives: Mapping[str, Directive], words: Mapping[str, 
             raise ConfigError(f"the guide's text asks for {block}, but there are only {known}")
         return directives[directive[1]](*directive[2].split())
     if block.startswith("$$") and block.endswith("$$"):
-        return f'<div class="formula">{mathml(block[2:-2], display=True)}</div>'
+        # Formulas side by side stand below each other where the page is narrow.
+        parts = "\n".join(mathml(part, display=True) for part in _SIDE_BY_SIDE.split(block[2:-2]))
+        return scrolled(parts, "formula", "formula")
     if _ITEM.match(block):
         return _list(block, words)
     return f"<p>{inline(block, words)}</p>"
@@ -88,6 +91,11 @@ def _list(block: str, words: Mapping[str, str]) -> str:
             items[-1] += f" {line.strip()}"
     inner = "".join(f"<li>{inline(item, words)}</li>" for item in items)
     return f"<{tag}>{inner}</{tag}>"
+
+
+def scrolled(content: str, name: str, kind: str = "wide") -> str:
+    """HTML that may be wider than a reader's screen: it scrolls by itself, by touch, wheel or arrow keys."""
+    return f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(name)}">{content}</div>'
 
 
 def inline(text: str, words: Mapping[str, str] | None = None) -> str:

@@ -91,7 +91,7 @@ _OPERATOR_NAMES: Mapping[str, str] = {
 #: Statistics and masks, by the name that their operator's signature gives them.
 _STATISTICS: Mapping[str, str] = {"m": "Mask", "mean": "Mean", "rstd": "Inverse deviation", "lse": "Log-sum-exp"}
 #: A name with a subscript, or a dim of one letter.
-_NAME = re.compile(r"\b(d?[A-Z]{1,2})_([A-Za-z]+)\b|\b([BSDVN])\b")
+_NAME = re.compile(r"\b(d?[A-Z]{1,2}|d?f)_(?:([A-Za-z]+|ℓ)\b|\{([^{}]+)\})|\b([BSDVN])\b")
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -111,8 +111,8 @@ def set_names(text: str) -> str:
 
 
 def _set_name(found: re.Match[str]) -> str:
-    letters, script, dim = found.groups()
-    return f"<i>{letters}</i><sub>{script}</sub>" if script else f"<i>{dim}</i>"
+    letters, word, formula, dim = found.groups()
+    return f"<i>{dim}</i>" if dim else f"<i>{letters}</i><sub>{word or formula}</sub>"
 
 
 # -- operators --------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.drawing import figure
-from graphir.drawing.page import figure_page, model_page, model_states, script_json
+from graphir.drawing.inline import script_json
+from graphir.drawing.page import figure_page, model_page, model_states
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.render import renderers
 from graphir.errors import ConfigError
