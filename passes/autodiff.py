@@ -87,11 +87,12 @@ def autodiff(
     return _Autodiff(graph, roots, targets).run(results is not None, loss_scale, dynamic)
 
 
-def with_gradients(graph: Graph) -> Graph:
+def with_gradients(graph: Graph, *, loss_scale: float | None = None, dynamic: bool = False) -> Graph:
     """Any graph with its backward pass: as it is where it has one, else from its loss, or from what it results in.
 
     With a loss, a sole scalar output, gradients are those of all parameters; of a block without one those of its
-    inputs, too, since a block hands on what flows back through it.
+    inputs, too, since a block hands on what flows back through it. A loss may be scaled as `autodiff` has it; the
+    gradients of results are scaled by who hands them in.
     Errors: DifferentiationError as `autodiff`.
     """
     if any(node.meta.phase != FORWARD for node in graph.nodes):
@@ -101,7 +102,9 @@ def with_gradients(graph: Graph) -> Graph:
     read = {value for node in needed_nodes(graph, [graph[name] for name in roots]) for value in node.inputs}
     targets = graph.parameters if len(losses) == 1 and graph.parameters else (*graph.inputs, *graph.parameters)
     wrt = [value.name for value in targets if value.type.is_float and value in read]
-    return autodiff(graph, losses[0], wrt) if roots is losses else autodiff(graph, wrt=wrt, results=roots)
+    if roots is losses:
+        return autodiff(graph, losses[0], wrt, loss_scale=loss_scale, dynamic=dynamic)
+    return autodiff(graph, wrt=wrt, results=roots)
 
 
 @dataclass

@@ -1,38 +1,28 @@
-"""What to check when nobody hands anything in: the documents' Transformer, sharded, at a point in general position.
-
-Parameters that start at zero or one hide faults (a bias that is zero may be added on every rank, a gain of one be cut
-anywhere), and so does Adam's first step, which depends on a gradient's sign alone. So every parameter is drawn, the
-optimizer has a past, dropout is on, and some labels are padding, more of them on the first replica.
-"""
+"""What is checked: a graph, by itself the documents' Transformer with dropout on, its mesh, its plan and its sizes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from graphir.backends import initialize
 from graphir.checking.options import SettingOptions
-from graphir.ir.dims import resolve_sizes
-from graphir.ir.graph import Graph
+from graphir.checking.position import general_position, small_sizes
+from graphir.ir.graph import UPDATE, Graph
 from graphir.ir.layout import Mesh
 from graphir.ir.verify import verify
 from graphir.models import transformer
-from graphir.operators.loss import IGNORE
 from graphir.passes import (
     PLANS,
     Optimizer,
     Plan,
-    autodiff,
     complete_plan,
     dce,
     mixed_precision,
     optimize,
     recompute,
     shard,
+    with_gradients,
 )
 
 ALL = "all"
@@ -42,7 +32,9 @@ _LOSS_SCALE = 1024.0
 
 @dataclass(frozen=True)
 class Setting(SettingOptions):
-    """A model, its sizes, a mesh and a plan.
+    """A graph, its sizes, a mesh and a plan.
+
+    Without a `graph`, the options build the documents' Transformer.
 
     A plan's name is that of a ready-made one, a sum of several, or `all`; the usual one is added for axes that it
     leaves out, but for a `Plan`, which is taken as it is.
@@ -53,6 +45,7 @@ class Setting(SettingOptions):
     mesh: Mesh = Mesh(dp=2, tp=3)  # noqa: RUF009 - immutable
     _: KW_ONLY
     sizes: Mapping[str, int] | None = None
+    graph: Graph | None = None
 
     @property
     def title(self) -> str:
@@ -63,24 +56,23 @@ class Setting(SettingOptions):
         """The plan that is meant; LayoutError for one that is unknown."""
         return self.plan if isinstance(self.plan, Plan) else complete_plan(self.plan, self.mesh)
 
+    def model(self) -> Graph:
+        """What is checked, as it was built."""
+        return transformer(**self.model_options(), decode=None) if self.graph is None else self.graph
+
     def complete_sizes(self) -> dict[str, int]:
-        """Numbers of B, S, D, N_H, D_ff, V; those that are given, and defaults that every axis divides."""
-        ranks = self.mesh.sizes
-        whole = math.lcm(*ranks.values(), 1)
-        heads = 2 * whole
-        defaults = {"B": 2 * whole, "S": 2 * whole, "D": 4 * heads, "N_H": heads, "D_ff": 8 * heads, "V": 8 * whole}
-        return {**defaults, **(self.sizes or {})}
+        """Numbers of all dims; those that are given, and defaults that every axis divides."""
+        return small_sizes(self.model(), self.mesh, self.sizes or {})
 
     def single(self) -> Graph:
-        """The training step on one rank: forward, backward, clipping, update."""
-        model = transformer(**self.model_options(), decode=None)
-        model = mixed_precision(model, self.precision)
+        """The training step on one rank: forward, backward, clipping, update, as far as there is what they need."""
+        model = mixed_precision(self.model(), self.precision)
         scaling: dict[str, Any] = {}
         if self.precision == "float16":
             # Without an optimizer nobody moves a scale.
             scaling = {"loss_scale": _LOSS_SCALE, "dynamic": self.optimizer != "none"}
-        step = autodiff(model, loss="L", **scaling)
-        if self.optimizer != "none":
+        step = with_gradients(model, **scaling)
+        if self.optimizer != "none" and step.parameters and all(node.meta.phase != UPDATE for node in step.nodes):
             step = optimize(step, Optimizer(self.optimizer, clip=1.0))
         return recompute(dce(step))
 
@@ -93,23 +85,7 @@ class Setting(SettingOptions):
 
     def arguments(self, single: Graph) -> dict[str, Any]:
         """Parameters, state and inputs at a point in general position."""
-        sizes = resolve_sizes([single.dims], self.complete_sizes())
-        found: dict[str, Any] = dict(initialize(single, sizes, self.seed))
-        draw = np.random.default_rng(self.seed)
-        for value in single.parameters:
-            drawn = found[value.name] + 0.1 * draw.standard_normal(found[value.name].shape)
-            found[value.name] = drawn.astype(value.dtype)
-        for value in single.state:
-            if not value.shape:
-                continue  # the loss scale and its count, which start where they are meant to
-            shape, second = found[value.name].shape, value.local_name.endswith(".v")
-            noise = 1e-2 * draw.standard_normal(shape)
-            found[value.name] = (noise**2 if second else noise).astype(value.dtype)
-        shape = tuple(each.size(sizes) for each in single["T"].shape)
-        found["T"], labels = draw.integers(0, sizes["V"], shape), draw.integers(0, sizes["V"], shape)
-        labels[0, : shape[1] // 2] = IGNORE  # padding, all of it on one replica: the mean is still the global one
-        found["Y"] = labels
-        return {**found, "seed": self.seed + 1, "step": 3}
+        return general_position(single, self.complete_sizes(), self.seed)
 
 
 def settings(setting: Setting) -> Iterator[Setting]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.checking.options import SettingOptions
+from graphir.cli.load import build_graph, graph_argument, graph_options, named_sizes
 from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.errors import ConfigError, GraphirError
@@ -38,19 +39,21 @@ _OPEN = {
 
 
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that adds the options from which `setting_of` makes a setting."""
-    return all_declared({**_OPEN, **options_of(SettingOptions)})(function)
+    """A decorator that adds what `setting_of` makes a setting of: a model or a graph of one's own, and options."""
+    return graph_argument(graph_options(all_declared({**_OPEN, **options_of(SettingOptions)})(function)))
 
 
-def setting_of(options: Mapping[str, Any]) -> Setting:
-    """The setting that the options of `setting_options` ask for."""
+def setting_of(what: str, options: Mapping[str, Any], written: Collection[str]) -> Setting:
+    """The setting that the options of `setting_options` ask for; `written` are those that the user wrote."""
     from graphir.checking import Setting
     from graphir.ir.layout import Mesh
 
     told = {name: options[name] for name in _OPEN if options[name] is not None}
     mesh = Mesh({name: count for name, count in told.items() if name not in DIMS} or _USUAL)
-    sizes = {DIMS[name]: size for name, size in told.items() if name in DIMS}
-    return Setting(mesh=mesh, sizes=sizes, **{name: options[name] for name in options_of(SettingOptions)})
+    sizes = {DIMS[name]: size for name, size in told.items() if name in DIMS} | named_sizes(options["size"])
+    chosen = {name: options[name] for name in options_of(SettingOptions)}
+    graph = build_graph(what, {**chosen, "settings": options["settings"], "size": options["size"]}, written)
+    return Setting(mesh=mesh, sizes=sizes, graph=graph, **chosen)
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
@@ -66,6 +69,7 @@ def setting_of(options: Mapping[str, Any]) -> Setting:
 def check(
     context: click.Context,
     /,
+    what: str,
     inject: bool,
     folder: str | None,
     rules: str | None,
@@ -78,10 +82,11 @@ def check(
 ) -> int:
     """Compare a parallel run with the run on one rank, tensor by tensor.
 
-    Forward, backward and update of the documents' Transformer run on simulated ranks, or, started by mpiexec, on real
-    ones, and every tensor is put together and compared with the single run's. What departs by more than rounding
-    explains is told, the first node in the order of computation with its ranks, its rule and its line. --plan all
-    checks every ready-made plan; --backend cupy runs the ranks on a GPU, and compares with the run on the processor.
+    Forward, backward and update run on simulated ranks, or, started by mpiexec, on real ones, and every tensor is put
+    together and compared with the single run's. What departs by more than rounding explains is told, the first node
+    in the order of computation with its ranks, its rule and its line. --plan all checks every ready-made plan;
+    --backend cupy runs the ranks on a GPU, and compares with the run on the processor. MODEL is the documents'
+    Transformer by default; FILE.py:FUNCTION is a graph of your own.
 
     What runs is the program that training runs, compiled with --threads and --kernels: once to return every tensor,
     once its results alone. Then the interpreter runs the same graph, node by node; where the two part, the fault is
@@ -102,7 +107,7 @@ def check(
             "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
             "--kernels"
         )
-    setting = setting_of(options)
+    setting = setting_of(what, options, given(context))
     if inject:
         return _inject(setting, as_json)
     if folder is not None:

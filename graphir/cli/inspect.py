@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.load import FORMS, GraphName, graph_options, is_own, load_graph, named_sizes, refuse_model_options
+from graphir.cli.load import FORMS, GraphName, build_graph, graph_options, named_sizes
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
-from graphir.models import MODELS
-from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
     from graphir.ir.operator import Operator
-    from graphir.training.config import TrainConfig
 
 STAGES = ("forward", "autodiff", "train", "lowered", "fused")
 #: What recomputation may be asked for: `graphir.passes.LEVELS`, spelled out so that help need not load the passes.
@@ -93,38 +90,25 @@ def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]
     from graphir.training.programs import optimizer_of
 
     without, level = options.pop("without"), options.pop("recompute")
-    settings, sizes = options.pop("settings", ()), named_sizes(options.pop("size", ()))
+    of_graph = {name: options.pop(name, ()) for name in ("settings", "size")}
+    sizes = named_sizes(of_graph["size"])
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
-    graph = _forward(what, config, settings, given_names)
+    graph = build_graph(what, {**config.model_options(), **of_graph}, given_names & {*MODEL_OPTIONS})
     if stage != "forward":
         graph = with_gradients(graph)
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh, plan = config.mesh(), plan_of(config)
+    if sizes and not mesh.axes:
+        raise ConfigError("--size does nothing here: sizes count where ranks share dims, by --dp, --cp or --tp")
     if mesh.axes:
         graph = shard(graph, mesh, plan, sizes or None)
     if stage == "fused":
         return run_pipeline(dce(graph), level, _names(without))
     return lower(graph) if stage == "lowered" else graph
-
-
-def _forward(what: str, config: TrainConfig, settings: Sequence[str], given_names: set[str]) -> Graph:
-    """The model with these options, or the graph of one's own, as it was built; ConfigError for options it has not."""
-    told = given_names & set(MODEL_OPTIONS)
-    if is_own(what):
-        refuse_model_options(what, told)
-        return load_graph(what, settings)
-    mine = sorted(given_names & {"settings", "size"})
-    if mine:
-        raise ConfigError(f"--set and --size are for a graph of your own, {FORMS}, and {what} is a model")
-    known = options_of(MODELS[what].options)
-    foreign = sorted(flag(name) for name in told - known.keys())
-    if foreign:
-        raise ConfigError(f"the model {what} has no {', '.join(foreign)}")
-    return MODELS[what].build(**{name: value for name, value in config.model_options().items() if name in known})
 
 
 def _names(written: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a command is asked of, where that is a graph of the user's own.
+"""What a command is asked of: a ready-made model, or a graph of the user's own.
 
     block.py:swiglu     what a function of a Python file returns, called with the values of --set
     block.gir           a graph as text, as `graphir ir … -o block.gir` writes it
@@ -14,7 +14,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import Decorator, GroupedOption
+from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, Decorator, GroupedOption
 from graphir.errors import ConfigError, GraphirError
-from graphir.options import flag
+from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 _TEXT, _PROGRAM = ".gir", ".py"
 #: How a graph of one's own is written where a command takes one.
 FORMS = "FILE.py:FUNCTION or FILE.gir"
+#: The model that options speak of, and all of its options.
+TRANSFORMER = "transformer"
+_OF_TRANSFORMER = {*MODEL_OPTIONS, *SIZE_OPTIONS, "vocabulary"}
 #: What is neither JSON nor meant as a text.
 _PYTHON = {"True": True, "False": False, "None": None}
+
+
+def graph_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds the argument `what`: a model, by default the documents' Transformer, or a graph."""
+    shown = f"[MODEL|{FORMS.replace(' or ', '|')}]"
+    return click.argument("what", type=GraphName(), default=TRANSFORMER, metavar=shown)(command)
 
 
 def graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,6 +79,33 @@ def is_own(what: str | None) -> bool:
     return what is not None and (what.endswith((_TEXT, _PROGRAM)) or f"{_PROGRAM}:" in what)
 
 
+def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) -> Graph:
+    """The graph that a command is asked of, as it was built: a ready-made model's, or one of the user's own.
+
+    `options` are the command's, `told` the names of those that the user wrote.
+    Errors: ConfigError for options that the model has not, beside those of `load_graph`.
+    """
+    from graphir.models import MODELS
+
+    settings: Sequence[str] = options.get("settings", ())
+    if is_own(what):
+        foreign = sorted(map(flag, {*told} & _OF_TRANSFORMER))
+        if foreign:
+            raise ConfigError(
+                f"{', '.join(foreign)}: for graphir's models; {what} is a graph of your own, whose function takes its "
+                f"options by --set name=value, and whose dims have sizes by --size B=4"
+            )
+        return load_graph(what, settings)
+    if settings or (options.get("size") and what == TRANSFORMER):
+        raise ConfigError(f"--set and --size are for a graph of your own, {FORMS}, and {what} is a model")
+    known = options_of(MODELS[what].options)
+    has = {*known, *(_OF_TRANSFORMER if what == TRANSFORMER else ())}
+    foreign = sorted(flag(name) for name in {*told} & _OF_TRANSFORMER - has)
+    if foreign:
+        raise ConfigError(f"the model {what} has no {', '.join(foreign)}")
+    return MODELS[what].build(**{name: value for name, value in options.items() if name in known})
+
+
 def load_graph(what: str, settings: Sequence[str] = ()) -> Graph:
     """The graph that `what` names, in one of the forms above; `settings` are those of --set.
 
@@ -90,16 +126,6 @@ def load_graph(what: str, settings: Sequence[str] = ()) -> Graph:
     with _errors_told(path):
         made = found(**_arguments(found, name, settings)) if callable(found) else found
     return _as_graph(made, f"{file}:{name}")
-
-
-def refuse_model_options(what: str, told: Collection[str]) -> None:
-    """ConfigError where options of graphir's models are `told` beside a graph of one's own."""
-    if told:
-        names = ", ".join(sorted(map(flag, told)))
-        raise ConfigError(
-            f"{names}: for graphir's models; {what} is a graph of your own, whose function takes its options by "
-            f"--set name=value, and whose dims have sizes by --size B=4"
-        )
 
 
 def named_sizes(written: Iterable[str]) -> dict[str, int]:

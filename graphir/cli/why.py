@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.check import console, setting_of, setting_options
-from graphir.cli.options import GroupedCommand
+from graphir.cli.options import GroupedCommand, given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,15 +30,18 @@ _COLUMNS = ("collective", "over", "pass", "because", "needed by", "partner", "ea
     help="How ranks reduce and gather.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def why(algorithm: str, as_json: bool, **options: Any) -> int:
+@click.pass_context
+def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **options: Any) -> int:
     """Tell why each collective is there, and what it sends.
+
+    Asked of the documents' Transformer, of another MODEL, or of a graph of your own.
 
     For each: what made its operand pending or split, what needs it otherwise, what stands for it in the other pass,
     and the bytes that a rank sends, as a formula and as a number. Slices send nothing and are left out of the table.
     """
     from graphir.checking import explain
 
-    setting = setting_of(options)
+    setting = setting_of(what, options, given(context))
     single = setting.single()
     parallel = setting.parallel(single)
     found = explain(parallel, setting.complete_sizes(), algorithm)

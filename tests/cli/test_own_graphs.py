@@ -106,3 +106,15 @@ def test_files_that_are_no_graphs(call, tmp_path):
     assert "there is no file" in call("draw", f"{tmp_path}/none.py:f")[2]
     assert "did you mean transformer?" in call("ir", "transfomer")[2]
     assert "--set and --size are for a graph of your own" in call("ir", "mlp", "--set", "x=1")[2]
+
+
+def test_it_is_checked_and_its_collectives_explained(call, file):
+    code, out, err = call("check", f"{file}:swiglu", "--dp", 2, "--set", "bias=true", "--size", "B=6")
+    assert code == 0, err
+    assert "data on dp=2: " in out
+    assert "Y_bias" in call("check", f"{file}:swiglu", "--dp", 2, "--set", "bias=true", "--json")[1]
+    out = call("why", f"{file}:swiglu", "--dp", 2)[1]
+    assert "3 AR backward" in out
+    assert "does not fit" in call("check", f"{file}:swiglu", "--dp", 2, "--size", "B=3", "--plan", "all")[1]
+    assert "--heads: for graphir's models" in call("why", f"{file}:swiglu", "--heads", 3)[2]
+    assert "the model mlp has no --width" in call("why", "mlp", "--width", 3)[2]
