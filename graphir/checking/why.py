@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from graphir.cost import CollectiveCost, axes_of, collective_cost, mesh_sizes
+from graphir.cost import CollectiveCost, Kind, axes_of, collective_cost, kind_of, mesh_sizes
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Node
@@ -78,14 +78,18 @@ def explain(graph: Graph, sizes: Sizes, algorithm: str = "ring") -> tuple[Explan
     for node in graph.nodes:
         if node.operator.relayout is not None:
             moved.setdefault(graph.origin(node.inputs[0]), []).append(node)
+    # Layers repeat each other: what one collective of a kind sends, all do.
+    priced: dict[Kind, tuple[CollectiveCost, int, Fraction]] = {}
     found = []
     for node in graph.nodes:
         if node.operator.relayout is not None:
-            cost = collective_cost(node, graph.mesh, algorithm)
-            total = cost.total.number(complete)
-            each = cost.each.number(complete)
-            partner = _partner(graph, node, moved)
-            found.append(Explanation(node, _cause(graph, node), _need(graph, node), partner, cost, int(total), each))
+            kind = kind_of(node)
+            if kind not in priced:
+                cost = collective_cost(node, graph.mesh, algorithm)
+                priced[kind] = cost, int(cost.total.number(complete)), cost.each.number(complete)
+            found.append(
+                Explanation(node, _cause(graph, node), _need(graph, node), _partner(graph, node, moved), *priced[kind])
+            )
     return tuple(found)
 
 

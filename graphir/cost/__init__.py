@@ -13,7 +13,7 @@ from graphir.cost.communication import (
     collective_cost,
     mesh_sizes,
 )
-from graphir.cost.compute import count_elements, count_flops, node_flops, plain_nodes
+from graphir.cost.compute import Kind, alike, count_elements, count_flops, kind_of, node_flops, plain_nodes
 from graphir.cost.memory import Peak, peak_memory
 from graphir.cost.polynomial import Polynomial
 
@@ -21,12 +21,15 @@ __all__ = [
     "ALGORITHMS",
     "CollectiveCost",
     "Formula",
+    "Kind",
     "Peak",
     "Polynomial",
+    "alike",
     "axes_of",
     "collective_cost",
     "count_elements",
     "count_flops",
+    "kind_of",
     "mesh_sizes",
     "node_flops",
     "peak_memory",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from typing import TypeAlias
 
 from graphir.cost.polynomial import Polynomial
 from graphir.formula.flops import find_operations
@@ -11,7 +12,12 @@ from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, product
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import axis_symbol, local_shape
+from graphir.ir.operator import Attributes, Operator
+from graphir.ir.types import TensorType
 from graphir.ir.value import Value
+
+#: What nodes that cost the same have in common.
+Kind: TypeAlias = tuple[Operator, Attributes, tuple[TensorType, ...]]
 
 
 def count_elements(values: Iterable[Value]) -> Polynomial:
@@ -44,11 +50,26 @@ def _local(dim: Dim, axes: Iterable[str]) -> Dim:
 
 def count_flops(graph: Graph, phase: str | None = None) -> Polynomial:
     """The FLOPs of one run on one rank; of the nodes of one phase (forward, backward, update), if given."""
-    total: list[tuple[Dim, Fraction]] = []
-    for node in plain_nodes(graph):
-        if phase is None or node.meta.phase == phase:
-            total.extend(node_flops(node).terms.items())
-    return Polynomial(total)
+    wanted = (node for node in plain_nodes(graph) if phase is None or node.meta.phase == phase)
+    return Polynomial(
+        (dim, count * times) for node, times in alike(wanted) for dim, count in node_flops(node).terms.items()
+    )
+
+
+def alike(nodes: Iterable[Node]) -> list[tuple[Node, int]]:
+    """One of each kind of node, and how many there are: layers repeat each other, and one of them is worked out."""
+    first: dict[Kind, Node] = {}
+    counts: Counter[Kind] = Counter()
+    for node in nodes:
+        kind = kind_of(node)
+        first.setdefault(kind, node)
+        counts[kind] += 1
+    return [(node, counts[kind]) for kind, node in first.items()]
+
+
+def kind_of(node: Node) -> Kind:
+    """What a node's cost follows from: its operator, its attributes and the types of what it reads."""
+    return node.operator, node.attributes, tuple([value.type for value in node.inputs])
 
 
 def plain_nodes(graph: Graph) -> Iterator[Node]:
