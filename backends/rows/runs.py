@@ -176,12 +176,9 @@ def _can_run(
 
 
 def other_columns(dims: Sequence[Axis], axes: Sequence[Axis]) -> Axis | None:
-    """Of a value that has other columns than a run its own: a part of the run's, or those and more."""
+    """Of a value that has other columns than a run its own: a part of the run's, those and more, or of other blocks."""
     mine = set(axes[-1])
-    for axis in dims:
-        if axis not in axes and mine and (set(axis) < mine or set(axis) > mine):
-            return axis
-    return None
+    return next((axis for axis in dims if axis not in axes and not mine.isdisjoint(axis)), None)
 
 
 def _make(

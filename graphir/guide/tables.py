@@ -81,11 +81,17 @@ _BLOCK_NAMES: Mapping[tuple[str, str], str] = {
 }
 _OPERATOR_NAMES: Mapping[str, str] = {
     "LN": "Layer normalization",
+    "RMS": "RMS normalization",
     "SM": "Scale and mask",
+    "SMP": "Scale and mask by position",
+    "ROPE": "Rotary positions",
+    "angles": "Angles of rotary positions",
     "add": "Addition",
     "matmul": "Matrix multiplication",
     "sum": "Sum",
     "GL": "Activation",
+    "GLU": "Gated activation",
+    "CAP": "Soft cap",
     "count": "Count of valid tokens",
 }
 #: Statistics and masks, by the name that their operator's signature gives them.

@@ -20,8 +20,13 @@ from graphir.operators.special import divisor, einsum, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
 
-MASKS = ("none", "given", "padding")
-_MASK_OPERAND = {"none": "", "given": ", keep[q k] bool", "padding": ", keep[b k] bool"}
+_MASK_OPERAND = {
+    "none": "",
+    "given": ", keep[q k] bool",
+    "padding": ", keep[b k] bool",
+    "each": ", keep[b q k] bool",
+}
+MASKS = tuple(_MASK_OPERAND)
 
 
 def _mask_operand(mask: str) -> str:
@@ -38,14 +43,20 @@ def _allowed(xp: Xp, keep: Array | None, causal: bool, mask: str, shape: tuple[i
     """Which scores count, broadcastable to `shape` [b, *h, q, k]; None if all do."""
     allowed = None
     if keep is not None:
-        # A padding mask [b, k] holds for every head and query, a given one [q, k] for every b and head.
-        allowed = keep.reshape(keep.shape[0], *(1,) * (len(shape) - 2), keep.shape[1]) if mask == "padding" else keep
+        # A padding mask [b, k] holds for every head and query, one for each b for every head, a given one for both.
+        allowed = keep if mask == "given" else _over_heads(keep, len(shape), "bqk" if mask == "each" else "bk")
     if causal:
         q = xp.arange(shape[-2]) + at.start("q")
         k = xp.arange(shape[-1]) + at.start("k")
         triangle = q[:, None] >= k[None, :]
         allowed = triangle if allowed is None else allowed & triangle
     return allowed
+
+
+def _over_heads(X: Array, rank: int, dims: str) -> Array:
+    """X with dims b, q and k, or some of them, beside scores [b, *h, q, k] of that rank."""
+    given = dict(zip(dims, X.shape, strict=True))
+    return X.reshape(given["b"], *(1,) * (rank - 3), given.get("q", 1), given.get("k", 1))
 
 
 def _is_causal(attributes: Mapping[str, Any]) -> bool:
@@ -58,6 +69,7 @@ _SM_EXAMPLES = (
     {"width": _D_H, "causal": True},
     {"width": _D_H, "mask": "given"},
     {"width": _D_H, "mask": "padding", "causal": True},
+    {"width": _D_H, "mask": "each"},
 )
 
 
@@ -76,7 +88,8 @@ def scale_mask(
     """Z [B, N_H, S, S] = A / √width where a query may see a key, −1e30 where not; width is D_h.
 
     `causal`: query q sees keys k ≤ q. `mask="padding"`: `keep` [B, S] says which keys are tokens;
-    `mask="given"`: `keep` [S, S] says which query may see which key. Both together with `causal` mean and.
+    `mask="given"`: `keep` [S, S] says which query may see which key, `mask="each"` by a `keep` [B, S, S] for each
+    b of its own. Any of them together with `causal` means and.
     To softmax, and whoever else reads scores, −1e30 and what lies below it are keys of probability 0.
     """
     Z = A * A.dtype.type(1 / math.sqrt(width))
@@ -104,6 +117,97 @@ def d_scale_mask(
     dA = dZ * dZ.dtype.type(1 / math.sqrt(width))
     allowed = _allowed(xp, keep, causal, mask, shape, at)
     return dA if allowed is None else dA * allowed
+
+
+# -- SM by positions --------------------------------------------------------------------------------------
+
+
+def _by_position_operands(window: int, mask: str, segments: bool) -> str:
+    if window < 0:
+        raise TypeCheckError(f"window={window} must be positive, a number of keys, or 0 for none")
+    if mask not in ("none", "padding"):
+        raise TypeCheckError(f"mask={mask!r} is neither none nor padding; what positions do not say, scale_mask takes")
+    ids = ", q_segment[b q] int, k_segment[b k] int" if segments else ""
+    return f"q_position[b q] int, k_position[b k] int{_mask_operand(mask)}{ids}"
+
+
+def _by_position_signature(window: int, mask: str, segments: bool) -> str:
+    return f"A[b *h q k], {_by_position_operands(window, mask, segments)} -> Z[b *h q k]"
+
+
+def _seen(
+    rank: int, q: Array, k: Array, keep: Array | None, q_segment: Array | None, k_segment: Array | None, window: int
+) -> Array:
+    """Which scores of `rank` dims [b, *h, q, k] count: of keys at the query's position or before it, …"""
+    q, k = _over_heads(q, rank, "bq"), _over_heads(k, rank, "bk")
+    seen = k <= q
+    if window:
+        seen = seen & (q - k < window)
+    if keep is not None:
+        seen = seen & _over_heads(keep, rank, "bk")
+    if q_segment is not None:
+        seen = seen & (_over_heads(q_segment, rank, "bq") == _over_heads(k_segment, rank, "bk"))
+    return seen
+
+
+_BY_POSITION_EXAMPLES = (
+    {"width": _D_H},
+    {"width": _D_H, "window": 2},
+    {"width": _D_H, "mask": "padding"},
+    {"width": _D_H, "window": 3, "mask": "padding", "segments": True},
+)
+
+
+@operator("SMP", _by_position_signature, symbol="SM", flops=2, examples=_BY_POSITION_EXAMPLES)
+def scale_mask_by_position(
+    xp: Xp,
+    A: Array,
+    q_position: Array,
+    k_position: Array,
+    keep: Array | None = None,
+    q_segment: Array | None = None,
+    k_segment: Array | None = None,
+    *,
+    width: Size,
+    window: int = 0,
+    mask: str = "none",
+    segments: bool = False,
+) -> Array:
+    """Z [B, N_H, S, S_k] = A / √width where a query may see a key, −1e30 where not, by where both stand in their text.
+
+    A query at `q_position` [B, S] sees keys whose `k_position` [B, S_k] is no later, and less than `window` before it,
+    if that is not 0. `mask="padding"`: of these those that `keep` [B, S_k] has. `segments`: of these those of its own
+    document, by `q_segment` [B, S] and `k_segment` [B, S_k]. Positions are in any order. A row of a cache that is not
+    written yet is given a position that no query has reached.
+    """
+    seen = _seen(A.ndim, q_position, k_position, keep, q_segment, k_segment, window)
+    return xp.where(seen, A * A.dtype.type(1 / math.sqrt(width)), masked_score(A.dtype))
+
+
+def _d_by_position_signature(window: int, mask: str, segments: bool) -> str:
+    return f"dZ[b *h q k], {_by_position_operands(window, mask, segments)} -> dA[b *h q k]"
+
+
+@scale_mask_by_position.backward(
+    "dSMP", _d_by_position_signature, symbol="dSM", flops=2, linear="dZ", examples=_BY_POSITION_EXAMPLES
+)
+def d_scale_mask_by_position(
+    xp: Xp,
+    dZ: Array,
+    q_position: Array,
+    k_position: Array,
+    keep: Array | None = None,
+    q_segment: Array | None = None,
+    k_segment: Array | None = None,
+    *,
+    width: Size,
+    window: int = 0,
+    mask: str = "none",
+    segments: bool = False,
+) -> Array:
+    """dA = dZ / √width where a query may see a key, 0 where not."""
+    seen = _seen(dZ.ndim, q_position, k_position, keep, q_segment, k_segment, window)
+    return dZ * dZ.dtype.type(1 / math.sqrt(width)) * seen
 
 
 # -- S: softmax -------------------------------------------------------------------------------------------

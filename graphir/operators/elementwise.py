@@ -1,4 +1,4 @@
-"""Elementwise arithmetic and activations: +, ⊙, scaling, GL (B 4.2.2 and 4.4.5)."""
+"""Elementwise arithmetic and activations: +, ⊙, scaling, GL (B 4.2.2 and 4.4.5), GLU, CAP."""
 
 from __future__ import annotations
 
@@ -212,3 +212,67 @@ def activation_with_slope(xp: Xp, X: Array, *, kind: str = "gelu") -> tuple[Arra
     """Y = g(X) and slope = g′(X), which have the costly part in common."""
     slope = (X > 0).astype(X.dtype) if kind == "relu" else _as(X, _slope(xp, X, kind))
     return activation.kernel(xp, X, kind=kind), slope
+
+
+# -- GLU: an activation as a gate ---------------------------------------------------------------------------
+
+
+def _gated_signature(kind: str) -> str:
+    _check_kind(kind)
+    return "gate[*b], up[*b] -> Y[*b]"
+
+
+@operator("GLU", _gated_signature, elementwise=True, linear="up", flops=11, examples=_EXAMPLES)
+def gated(xp: Xp, gate: Array, up: Array, *, kind: str = "silu") -> Array:
+    """Y = g(gate) ⊙ up, g an activation as GL has it: SwiGLU with silu, GeGLU with gelu (Shazeer, 2020)."""
+    return activation.kernel(xp, gate, kind=kind) * up
+
+
+def _d_gated_signature(kind: str) -> str:
+    _check_kind(kind)
+    return "gate[*b], up[*b], dY[*b] -> dgate[*b], dup[*b]"
+
+
+@gated.backward("dGLU", _d_gated_signature, elementwise=True, depends={"dup": "gate dY"}, flops=24, examples=_EXAMPLES)
+def d_gated(
+    xp: Xp, gate: Array, up: Array | None, dY: Array, *, kind: str = "silu", only: tuple[str, ...]
+) -> tuple[Array | None, Array | None]:
+    """dgate = up ⊙ dY ⊙ g′(gate), dup = g(gate) ⊙ dY."""
+    dgate = dup = None
+    if "dgate" in only:
+        assert up is not None
+        dgate = d_activation.kernel(xp, gate, dY * up, kind=kind)
+    if "dup" in only:
+        dup = activation.kernel(xp, gate, kind=kind) * dY
+    return dgate, dup
+
+
+# -- CAP: scores and logits within bounds -------------------------------------------------------------------
+
+
+def _check_cap(cap: float) -> None:
+    if not 0 < cap < math.inf:
+        raise TypeCheckError(f"cap={cap} must be positive and finite: results lie within ±cap")
+
+
+def _capped_signature(cap: float) -> str:
+    _check_cap(cap)
+    return "X[*b] -> Y[*b]"
+
+
+@operator("CAP", _capped_signature, elementwise=True, flops=7, examples=({"cap": 1.5},))
+def soft_cap(xp: Xp, X: Array, *, cap: float) -> Array:
+    """Y = cap · tanh(X / cap), within ±cap and close to X near 0 (Gemma 2)."""
+    return xp.tanh(X * X.dtype.type(1 / cap)) * X.dtype.type(cap)
+
+
+def _d_capped_signature(cap: float) -> str:
+    _check_cap(cap)
+    return "Y[*b], dY[*b] -> dX[*b]"
+
+
+@soft_cap.backward("dCAP", _d_capped_signature, elementwise=True, vanishes="dY", flops=4, examples=({"cap": 1.5},))
+def d_soft_cap(xp: Xp, Y: Array, dY: Array, *, cap: float) -> Array:
+    """dX = dY ⊙ (1 − (Y / cap)²)."""
+    share = Y * Y.dtype.type(1 / cap)
+    return dY * (1 - share * share)

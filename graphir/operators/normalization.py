@@ -1,9 +1,13 @@
-"""Layer normalization: LN and dLN (A 1.3.3, B 4.4.6)."""
+"""Normalization: LN and dLN (A 1.3.3, B 4.4.6), RMS and dRMS."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphir.ir.operator import Array, Xp, operator
 from graphir.operators.special import einsum
+
+# -- LN: layer normalization ------------------------------------------------------------------------------
 
 
 @operator(
@@ -57,3 +61,54 @@ def d_layer_norm(
             along = einsum(xp, "...d,...d->...", g, normal) / X.shape[-1]
             dX = (g - g.mean(axis=-1)[..., None] - normal * along[..., None]) * rstd[..., None]
     return dX, dgamma, dbeta
+
+
+# -- RMS: by the root of the mean square ------------------------------------------------------------------
+
+
+_OFFSETS: tuple[Mapping[str, float], ...] = ({}, {"offset": 1.0})
+
+
+@operator("RMS", "X[*b d!], gamma[d!] -> H[*b d!], rstd[*b]", auxiliary="rstd", flops=4, examples=_OFFSETS)
+def rms_norm(xp: Xp, X: Array, gamma: Array, *, epsilon: float = 1e-6, offset: float = 0.0) -> tuple[Array, Array]:
+    """H [*b, D] = (γ + offset) ⊙ X r, with r = 1/√(mean X² + ε) over the last dim (Zhang and Sennrich, 2019).
+
+    r [*b] (`rstd`) is a result too, cached for dRMS. `offset` is 1 where a checkpoint stores γ − 1.
+    """
+    rstd = 1 / xp.sqrt(einsum(xp, "...d,...d->...", X, X) / X.shape[-1] + X.dtype.type(epsilon))
+    return X * rstd[..., None] * _weights(gamma, offset), rstd
+
+
+def _weights(gamma: Array, offset: float) -> Array:
+    return gamma + gamma.dtype.type(offset) if offset else gamma
+
+
+@rms_norm.backward(
+    "dRMS",
+    "X[*b d!], gamma[d!], rstd[*b], dH[*b d!] -> dX[*b d!], dgamma[d!]",
+    depends={"dgamma": "X rstd dH"},
+    flops=9,
+    examples=_OFFSETS,
+)
+def d_rms_norm(
+    xp: Xp,
+    X: Array,
+    gamma: Array | None,
+    rstd: Array,
+    dH: Array,
+    *,
+    offset: float = 0.0,
+    only: tuple[str, ...],
+) -> tuple[Array | None, Array | None]:
+    """With X̂ = X r and g = (γ + offset) ⊙ dH:  dX = r (g − X̂ mean(g ⊙ X̂)), the mean over D;
+    dγ = Σ dH ⊙ X̂, the sum over *b."""
+    normal = X * rstd[..., None]
+    dX = dgamma = None
+    if "dgamma" in only:
+        dgamma = (dH * normal).sum(axis=tuple(range(dH.ndim - 1)))
+    if "dX" in only:
+        assert gamma is not None
+        g = dH * _weights(gamma, offset)
+        along = einsum(xp, "...d,...d->...", g, normal) / X.shape[-1]
+        dX = (g - normal * along[..., None]) * rstd[..., None]
+    return dX, dgamma

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import graphir as gi
 from graphir.ir.value import Value
 from tests.campaign.writer import Writer
-from tests.support.own_operators import gated, rms_norm, rotary, rotary_interleaved, swiglu
+from tests.support.own_operators import gated, rotary, rotary_interleaved, swiglu, unit_norm
 from tests.support.random_halves import draw_halved
 from tests.support.random_kernels import draw_operator
 
 #: All are declared as soon as this is imported, so that a case's text can be read.
 HALVED = tuple(map(draw_halved, range(40)))
 DRAWN = tuple(map(draw_operator, range(20)))
-FEATURES = ("RMS norm", "SwiGLU", "a gate", "rotary", "a drawn kernel", "a drawn kernel of parts")
+FEATURES = ("unit norm", "SwiGLU", "a gate", "rotary", "a drawn kernel", "a drawn kernel of parts")
 
 
 def own(w: Writer) -> None:
@@ -32,8 +32,8 @@ def _norm(w: Writer) -> None:
     X = w.pick(lambda X: X.type.rank >= 1)
     if X is not None:
         # A generous ε, as of layer norms.
-        w.made(rms_norm(X, w.argument(X.shape[-1:], X.dtype), epsilon=0.1), 1)
-        w.features.add("RMS norm")
+        w.made(unit_norm(X, w.argument(X.shape[-1:], X.dtype), epsilon=0.1), 1)
+        w.features.add("unit norm")
 
 
 def _gate(w: Writer) -> None:

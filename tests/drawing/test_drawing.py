@@ -20,7 +20,7 @@ from graphir.drawing.style import EDGES, NODES
 from graphir.drawing.view import Repeats, within
 from graphir.errors import ConfigError
 from graphir.passes import autodiff, lower, optimize, shard
-from tests.support.own_operators import rms_norm
+from tests.support.own_operators import unit_norm
 
 B, S, D, N_H = gi.dims("B S D N_H")
 
@@ -225,11 +225,11 @@ def test_bc_is_written_on_the_edge_unless_the_full_graph_is_asked_for():
 
 def test_an_operator_of_ones_own_says_below_its_name_what_it_computes():
     block = gi.Builder("rms")
-    H = rms_norm(block.input("X", (B, D)), block.parameter("gamma", (D,)), name="H")
+    H = unit_norm(block.input("X", (B, D)), block.parameter("gamma", (D,)), name="H")
     picture = draw(autodiff(block.build(gi.reduce_sum(gi.activation(H, kind="gelu"), name="L"))), View(full=True))
     labels = {node.op: [plain(line) for line in node.lines] for node in picture.nodes if node.op}
-    assert labels["RMS"] == ["RMS", "X·γ/√(mean(X²)+ε)"]
-    assert labels["dRMS"] == ["dRMS", "Σ(dH·X·r)"], "of dγ, which alone is asked for"
+    assert labels["UNIT"] == ["UNIT", "X·γ/√(ΣX²+ε)"]
+    assert labels["dUNIT"] == ["dUNIT", "Σ(dH·X·r)"], "of dγ, which alone is asked for"
     assert labels["GL"] == ["GL"], "the documents' own say it elsewhere"
 
 

@@ -12,7 +12,7 @@ import graphir as gi
 from graphir.errors import InputError
 from graphir.passes import autodiff, fuse, mixed_precision
 from graphir.text import fingerprint
-from tests.support.own_operators import gated, rms_norm, rotary, rotary_interleaved, swiglu
+from tests.support.own_operators import gated, rotary, rotary_interleaved, swiglu, unit_norm
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("onnx")
@@ -128,7 +128,7 @@ def test_models_of_a_users_own_operators_are_exported_by_their_formulas() -> Non
     D = gi.ir.dims.dim("D", 2 * F)
     block = gi.Builder("own")
     X, cos, sin = block.input("X", (B, S, D)), block.input("cos", (S, F)), block.input("sin", (S, F))
-    normal = rms_norm(X, block.parameter("gamma", (D,), init="ones"), name="normal")
+    normal = unit_norm(X, block.parameter("gamma", (D,), init="ones"), name="normal")
     turned = rotary_interleaved(rotary(normal, cos, sin, name="turned"), cos, sin, name="again")
     wide = gi.matmul(turned, block.parameter("W", (D, 2 * H)), name="wide")
     G = gi.matmul(swiglu(wide, name="half"), block.parameter("V", (H, D)), name="G")

@@ -18,7 +18,7 @@ from graphir.testing import cases
 from tests.backends.numpy.test_fast import Counted, counted, interpreted
 from tests.cuda.harness import compile_with_kernels, to_numpy, where
 from tests.support.formulas import attributes_of
-from tests.support.own_operators import OWN, gated, rms_norm, rotary, rotary_interleaved, swiglu
+from tests.support.own_operators import OWN, gated, rotary, rotary_interleaved, swiglu, unit_norm
 
 __all__ = ["counted", "interpreted", "where"]
 
@@ -70,7 +70,7 @@ def _block() -> tuple[gi.Graph, dict[str, int], dict[str, Any]]:
     block = gi.Builder("block")
     X = block.input("X", (B, S, D))
     cos, sin = block.input("cos", (S, C)), block.input("sin", (S, C))
-    H = rms_norm(X, block.parameter("gamma", (D,), init="ones"), name="H")
+    H = unit_norm(X, block.parameter("gamma", (D,), init="ones"), name="H")
     Q = gi.matmul(H, block.parameter("W_Q", (D, N * (2 * C))), name="Q")
     Q = gi.transpose(gi.reshape(Q, "b s (n c) -> b s n c", n=N), (0, 2, 1, 3))
     turned = gi.add(rotary(Q, cos, sin, name="turned"), rotary_interleaved(Q, cos, sin), name="both")

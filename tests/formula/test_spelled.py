@@ -15,7 +15,7 @@ from graphir.formula.terms import Term, Terms
 from graphir.ir.operator import Operator
 from graphir.operators import activation, softmax
 from graphir.testing import cases
-from tests.support.own_operators import d_rms_norm, gated, rms_norm, rotary, rotary_interleaved, swiglu
+from tests.support.own_operators import d_unit_norm, gated, rotary, rotary_interleaved, swiglu, unit_norm
 
 
 @gi.operator("residual", "X[*b], F[*b] -> Y[*b]", no_gradient="it is only written")
@@ -27,7 +27,7 @@ def residual(xp: gi.Xp, X: gi.Array, F: gi.Array) -> gi.Array:
 @pytest.mark.parametrize(
     ("operator", "text"),
     [
-        (rms_norm, "X·γ/√(mean(X²)+ε)"),
+        (unit_norm, "X·γ/√(ΣX²+ε)"),
         (swiglu, "X₁·σ(X₁)·X₂"),
         (gated, "G·σ(G)·U"),
         (rotary, "(X₁·cos−X₂·sin, X₁·sin+X₂·cos)"),
@@ -35,7 +35,7 @@ def residual(xp: gi.Xp, X: gi.Array, F: gi.Array) -> gi.Array:
         (residual, "X+F"),
         (activation, "X·0.5·(1+erf(X/√2))"),
         # Two results, and one of a masked row: their names say more.
-        (d_rms_norm, None),
+        (d_unit_norm, None),
         (softmax, None),
     ],
     ids=lambda each: getattr(each, "key", None),

@@ -85,9 +85,9 @@ def test_the_gradient_of_a_cast_comes_back_in_the_dtype_of_its_operand() -> None
 #: Linear, as trying shows, and not declared so. A declaration says what terms of a sum may pass through before they are
 #: added, and so where every reduction stands: no gradient of more than its own product, of LN or GL say, is put off.
 HELD_BACK = {
-    **{key: {"dY"} for key in ("dMul", "dMatmul", "dGL")},
+    **{key: {"dY"} for key in ("dMul", "dMatmul", "dGL", "dGLU", "dCAP")},
     **{key: {"dL"} for key in ("dCE", "dCEP")},
-    "dLN": {"dH"},
+    **{key: {"dH"} for key in ("dLN", "dRMS")},
     "dExp": {"Y", "dY"},
     "row_dot": {"P", "dP"},
     "center": {"P"},

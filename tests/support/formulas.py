@@ -14,8 +14,8 @@ from tests.support.dictionary import dictionary
 PRIMITIVE = frozenset({"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer"})
 DRAWN = [each for each in dictionary() if each.examples and not each.view]
 FORMULATED = [each for each in DRAWN if each.key not in PRIMITIVE]
-#: Those that fused CUDA kernels compute: all but numbers of elements, and positions in double precision.
-FUSED = [each for each in FORMULATED if each.key not in ("size", "positions")]
+#: Those that fused CUDA kernels compute: all but numbers of elements, and positions and angles in double precision.
+FUSED = [each for each in FORMULATED if each.key not in ("size", "positions", "angles")]
 
 
 def attributes_of(case: Case) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Operators of a user's own, as models since 2020 have them: SwiGLU, rotary embeddings, an example's RMS norm."""
+"""Operators of a user's own, as models since 2020 have them: SwiGLU, rotary embeddings, an example's unit norm."""
 
 from __future__ import annotations
 
 import graphir as gi
-from examples.custom_operator import d_rms_norm, rms_norm
+from examples.custom_operator import d_unit_norm, unit_norm
 from graphir.ir.operator import Operator
 
-__all__ = ["OWN", "d_gated", "d_rms_norm", "d_rotary", "d_rotary_interleaved", "d_swiglu"]
-__all__ += ["gated", "rms_norm", "rotary", "rotary_interleaved", "swiglu"]
+__all__ = ["OWN", "d_gated", "d_rotary", "d_rotary_interleaved", "d_swiglu", "d_unit_norm"]
+__all__ += ["gated", "rotary", "rotary_interleaved", "swiglu", "unit_norm"]
 
 # -- SwiGLU (Shazeer, 2020): of a dim's two halves, and of two operands ------------------------------------------
 
@@ -101,7 +101,7 @@ def d_rotary_interleaved(xp: gi.Xp, dY: gi.Array, cos: gi.Array, sin: gi.Array) 
 #: All of them, d-operators beside their operators.
 OWN: tuple[Operator, ...] = tuple(
     each
-    for forward in (rms_norm, swiglu, gated, rotary, rotary_interleaved)
+    for forward in (unit_norm, swiglu, gated, rotary, rotary_interleaved)
     for each in (forward, forward.d_operator)
     if each is not None
 )

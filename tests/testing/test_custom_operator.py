@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 SOURCE = ROOT / "examples" / "custom_operator.py"
 
 
-@pytest.mark.parametrize("key", ["RMS", "dRMS"])
+@pytest.mark.parametrize("key", ["UNIT", "dUNIT"])
 def test_a_users_operator_passes_the_checks_of_the_dictionary(key):
     check_operator(gi.find_operator(key), count=10)
 
@@ -29,15 +29,15 @@ def test_the_example_checks_itself_by_one_call():
 
 #: What a user may get wrong in the two kernels, and what is said of it.
 SLIPS = {
-    "the mean's own gradient forgotten": (
-        "dX = r[..., None] * (g - normal * (g * normal).mean(axis=-1)[..., None])",
+    "the length's own gradient forgotten": (
+        "dX = r[..., None] * (g - normal * (g * normal).sum(axis=-1)[..., None])",
         "dX = r[..., None] * g",
-        r"RMS\(X, gamma\) .*, a loss of H: the gradient along .* finite differences are off by",
+        r"UNIT\(X, gamma\) .*, a loss of H: the gradient along .* finite differences are off by",
     ),
     "a dtype that grows": (
         "X.dtype.type(epsilon)",
         "np.float64(epsilon)",
-        "the kernel of RMS made float64.*, which its signature makes float32",
+        "the kernel of UNIT made float64.*, which its signature makes float32",
     ),
     "a dim that must be whole is not declared so": (
         '"X[*b d!], gamma[d!] -> H[*b d!], r[*b]"',
@@ -47,7 +47,7 @@ SLIPS = {
     "an operand overwritten": (
         "return X * r[..., None] * gamma, r",
         "X *= r[..., None]\n    return X * gamma, r",
-        "the kernel of RMS writes into an operand",
+        "the kernel of UNIT writes into an operand",
     ),
     "a result that is no longer a mere statistic": (
         'auxiliary="r"',
@@ -58,12 +58,12 @@ SLIPS = {
     "a dependence denied": (
         '{"dgamma": "X r dH"}',
         '{"dgamma": "X dH"}',
-        r"dRMS0 .* = dRMS\(X, dH\) with .*'only': .'dgamma',.*: a kernel failed, TypeError",
+        r"dUNIT0 .* = dUNIT\(X, dH\) with .*'only': .'dgamma',.*: a kernel failed, TypeError",
     ),
     "a dependence forgotten": (
         '{"dgamma": "X r dH"}',
         '{"dX": "X r dH", "dgamma": "X r dH"}',
-        "dRMS: by its depends no output depends on gamma; ",
+        "dUNIT: by its depends no output depends on gamma; ",
     ),
 }
 
@@ -74,7 +74,7 @@ def test_a_slip_is_told_in_the_operators_own_names(monkeypatch, slip):
     program = SOURCE.read_text(encoding="utf-8")
     assert program.count(right) == 1
     monkeypatch.setattr(language, "_REGISTRY", dict(language._REGISTRY))
-    for key in ("RMS", "dRMS"):
+    for key in ("UNIT", "dUNIT"):
         language._REGISTRY.pop(key, None)
     module = ModuleType("slip")
     monkeypatch.setitem(sys.modules, "slip", module)
@@ -85,17 +85,17 @@ def test_a_slip_is_told_in_the_operators_own_names(monkeypatch, slip):
 
 def test_all_passes_and_the_text_take_it():
     graph = run_passes(example.model(), [autodiff, lower, optimize])
-    assert {"RMS", "dRMS"} <= {node.operator.key for node in graph.nodes}
+    assert {"UNIT", "dUNIT"} <= {node.operator.key for node in graph.nodes}
     assert gi.parse(gi.to_text(graph)) == graph
 
 
 def test_it_computes_what_it_says():
     X, gamma = np.asarray([[3.0, 4.0], [0.0, 0.0]]), np.asarray([1.0, 2.0])
-    block = gi.Builder("rms", dtype="float64")
-    H = example.rms_norm(block.input("X", (2, 2)), block.input("gamma", (2,)), epsilon=0.5, name="H")
+    block = gi.Builder("unit", dtype="float64")
+    H = example.unit_norm(block.input("X", (2, 2)), block.input("gamma", (2,)), epsilon=0.5, name="H")
     out = gi.compile(block.build(H), {})({"X": X, "gamma": gamma})
-    # mean X² + ε is 13 in the first row.
-    np.testing.assert_allclose(out["H"], [[3 / 13**0.5, 8 / 13**0.5], [0, 0]], rtol=1e-15)
+    # Σ X² + ε is 25.5 in the first row.
+    np.testing.assert_allclose(out["H"], [[3 / 25.5**0.5, 8 / 25.5**0.5], [0, 0]], rtol=1e-15)
 
 
 def test_a_model_trains_with_it_and_not_without():
@@ -107,5 +107,5 @@ def test_a_model_trains_with_it_and_not_without():
 def test_it_prints_the_graph_and_both_curves(capsys):
     example.main(steps=9)
     printed = capsys.readouterr().out
-    assert "dRMS(X, H.r, dH)" in printed
+    assert "dUNIT(X, H.r, dH)" in printed
     assert [line.split()[0] for line in printed.splitlines()[-10:]] == ["step", *map(str, range(9))]

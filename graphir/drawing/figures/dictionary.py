@@ -77,7 +77,8 @@ def _apply(each: Operator, block: Builder) -> tuple[list[Value], tuple[Value, ..
     assert fitted is not None
     sizes: dict[str, Dim] = {**fitted.literals, **given_factors(each, normal)}
     for factor in fitted.factors:
-        sizes.setdefault(factor, dim(_DIMS.get(factor, factor.replace(".", "_"))))
+        if factor not in sizes:
+            sizes[factor] = dim(_DIMS.get(factor, factor.replace(".", "_")))
     values = [
         block.input(o.name, [product(sizes[f] for f in axis.factors) for axis in o.axes], _dtype(o, block))
         for o in fitted.inputs

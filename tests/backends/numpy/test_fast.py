@@ -42,7 +42,7 @@ from tests.support.sharding_cases import Case, batch, sharded_step_of, start, st
 
 numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed: extra `fast`")
 #: What computes single numbers has no row, ids are not floats, and a cast has two dtypes: they are left to the rules.
-LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast", "size", "positions"}
+LEFT = {"one", "clip", "finite", "schedule", "LS", "ids", "cast", "size", "positions", "angles"}
 FUSED = [each for each in FORMULATED if each.key not in LEFT]
 
 
