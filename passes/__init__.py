@@ -34,7 +34,7 @@ from graphir.passes.pipeline import PIPELINE, Pass, pipeline, run_passes, run_pi
 from graphir.passes.recompute import LEVELS, recompute
 from graphir.passes.round_products import round_products
 from graphir.passes.separate_products import separate_products
-from graphir.passes.sharding import PLANS, Plan, complete_plan, find_plan, shard
+from graphir.passes.sharding import PLANS, Left, Plan, complete_plan, find_plan, left_whole, shard
 from graphir.passes.simplify import simplify
 from graphir.passes.softmax_statistics import keep_softmax_statistics
 
@@ -44,6 +44,7 @@ __all__ = [
     "PLANS",
     "PRECISIONS",
     "RESULTS",
+    "Left",
     "Optimizer",
     "Pass",
     "Plan",
@@ -56,6 +57,7 @@ __all__ = [
     "fuse",
     "keep_slopes",
     "keep_softmax_statistics",
+    "left_whole",
     "lower",
     "mixed_precision",
     "optimize",

@@ -33,8 +33,8 @@ class Parallel:
     def of(cls, config: TrainConfig, tokens: int, backend: str = "numpy") -> Parallel:
         """What the configuration asks for; LayoutError for a plan that is unknown."""
         mesh, plan = config.mesh(), plan_of(config)
-        sharing = {axis for _, split in plan.entries("parameters") for axis in _axes_of_v(split)}
-        return cls(mesh, plan, Vocabulary.of(tokens, config.multiple_on(backend) * mesh.count(sharing)))
+        multiple = config.multiple_on(backend) * mesh.count(plan.axes_over(_V))
+        return cls(mesh, plan, Vocabulary.of(tokens, multiple))
 
     def shard(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """The graph of every rank."""
@@ -48,8 +48,3 @@ def plan_of(config: TrainConfig) -> Plan:
     """
     mesh = config.mesh()
     return complete_plan(config.plan, mesh).within(mesh)
-
-
-def _axes_of_v(split: str) -> list[str]:
-    name, *axes = split.split("|")
-    return axes if name == _V else []

@@ -1,7 +1,13 @@
 """Sharding: from a graph for one rank to the graph of every rank of a mesh.
 
-    plans         which values lie how, by patterns of names; the ready-made ones
+    plans         which named dims lie over which axes, and which values are exceptions
+    ready         the ready-made plans
+    splits        how an entry of a plan splits one value
+    logical       what a dim stands for: of W_Q [D, D] the second is N_H·D_h, as the R that reads it says
+    laying        how a plan's dims lie in one argument
+    residual      the residual stream, found by what it is
     given         what a plan says of one graph
+    left          what a plan leaves whole, and why
     propagation   what a node does with the layouts that it sees: which factor gets an axis
     reshard       how a value gets from one layout to another: the one birthplace of collectives
     sharder       the walk that ties them together
@@ -15,15 +21,17 @@ is wanted for a split, by an all-reduce if not. What is made to measure, a broad
 readers as what it is made of lies.
 
 No pass knows what an MLP is: Megatron's two plus two all-reduces a layer, sequence parallelism's reduce-scatters and
-ZeRO's gathers follow from a plan's few patterns. What each ready-made plan communicates is in `PLANS.md`, generated.
+ZeRO's gathers follow from a plan's few lines. What each ready-made plan communicates is in `PLANS.md`, generated.
 
 Every collective states what it is for (`graphir.ir.purpose`). `graphir why` prints it, and `verify` holds the graph to
 it: on another operand of the same type a collective would be no type error, but no longer bring the value that it names
 to the reader that it names.
 """
 
-from graphir.passes.sharding.plans import PLANS, Plan, complete_plan, find_plan
+from graphir.passes.sharding.left import Left, left_whole
+from graphir.passes.sharding.plans import Plan
+from graphir.passes.sharding.ready import PLANS, complete_plan, find_plan
 from graphir.passes.sharding.reshard import route
 from graphir.passes.sharding.sharder import shard
 
-__all__ = ["PLANS", "Plan", "complete_plan", "find_plan", "route", "shard"]
+__all__ = ["PLANS", "Left", "Plan", "complete_plan", "find_plan", "left_whole", "route", "shard"]

@@ -12,7 +12,10 @@ from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Layout, Mesh
 from graphir.ir.value import Value
 from graphir.passes.patterns import cast
-from graphir.passes.sharding.plans import Pin, Plan, read_pin, read_splits, speaks_of
+from graphir.passes.sharding.laying import DimRules
+from graphir.passes.sharding.plans import Plan
+from graphir.passes.sharding.residual import residual_stream
+from graphir.passes.sharding.splits import Pin, read_pin, read_splits, speaks_of
 
 #: So many names of what a graph has are told where a plan names none of it.
 _SHOWN = 6
@@ -32,15 +35,20 @@ class Given:
     pinned: dict[Value, Pin] = field(default_factory=dict)
 
 
-def read_plan(graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> Given:
-    """What `plan` gives for `graph`; LayoutError if it names only what the graph lacks."""
-    return _Reader(graph, nodes, mesh, plan, sizes).read()
+def read_plan(
+    graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, rules: DimRules, sizes: Sizes | None
+) -> Given:
+    """What `plan`, whose dims `rules` have read, gives for `graph`; LayoutError if it names only what that lacks."""
+    return _Reader(graph, nodes, mesh, plan, rules, sizes).read()
 
 
 class _Reader:
-    def __init__(self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
+    def __init__(
+        self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, rules: DimRules, sizes: Sizes | None
+    ) -> None:
         self.graph, self.nodes, self.mesh, self.plan, self.sizes = graph, nodes, mesh, plan, sizes
-        self.names = _all_names(graph)
+        self.rules = rules
+        self.names = all_names(graph)
         self.given = Given()
 
     def read(self) -> Given:
@@ -55,14 +63,12 @@ class _Reader:
             if cast(node) and node.inputs[0] in given.used:
                 given.used[node.outputs[0]] = given.used[node.inputs[0]]
         self._place_state()
-        for value in self.names:
-            splits = self.plan.matches("activations", self.names[value])
-            if splits and value not in given.stored:
-                given.pinned[value] = read_pin(value, splits, self.mesh, self.sizes)
+        self._pin_activations()
         for node in self.nodes:
             for old, new in node.updates:
                 given.pinned[new] = Pin.to(given.stored[old], self.mesh)
         self._pin_gradients()
+        self._require_dims()
         self._require_use("inputs", graph.inputs)
         self._require_use("parameters", graph.parameters)
         self._require_use("used", graph.parameters)
@@ -71,7 +77,7 @@ class _Reader:
 
     def _layout(self, kind: str, value: Value) -> Layout:
         splits = self.plan.matches(kind, self.names[value])
-        return read_splits(value, splits, self.mesh, self.sizes) if splits else value.type.layout
+        return read_splits(value, splits, self.mesh, self.sizes, self.rules.lay(value))
 
     def _used(self, value: Value) -> Layout:
         stored = self.given.stored[value]
@@ -85,13 +91,29 @@ class _Reader:
         """State lies as the parameter that is updated beside it, split further where the plan says so."""
         owners = {old: node.updates[0][0] for node in self.nodes for old, _ in node.updates}
         for value in self.graph.state:
-            owner = owners.get(value, value)
-            base = self.given.stored.get(owner, value.type.layout)
+            beside = self.given.stored.get(owners.get(value, value))
             splits = self.plan.matches("state", self.names[value])
+            base = self.rules.lay(value) if beside is None else beside.splits
+            self.given.stored[value] = read_splits(value, splits, self.mesh, self.sizes, base)
+
+    def _pin_activations(self) -> None:
+        """`activations` and `residual` entries; an input of the stream lies so from the start."""
+        stream = residual_stream(self.nodes) if self.plan.entries("residual") else {}
+        for value in self.names:
+            splits = self.plan.matches("activations", self.names[value]) if value not in self.given.stored else []
+            if value in stream:
+                splits = [*self.plan.matches("residual", self.names[value]), *splits]
             if splits:
-                written = ", ".join("|".join(("_", *axes)) for axes in base.splits)
-                base = read_splits(value, [f"[{written}]", *splits], self.mesh, self.sizes)
-            self.given.stored[value] = base
+                pin, stored = read_pin(value, splits, self.mesh, self.sizes), self.given.stored.get(value)
+                if stored is None:
+                    self.given.pinned[value] = pin
+                else:
+                    self.given.stored[value] = pin.apply(stored)
+        if self.plan.entries("residual") and not stream:
+            raise LayoutError(
+                f"plan {self.plan.name} splits the residual stream, but graph {self.graph.name} has none: nothing is "
+                "added to what it is made of; pin what is meant by its name, as in activations={'Y': 'S|tp'}"
+            )
 
     def _pin_gradients(self) -> None:
         """`gradients` entries: what an update reads beside the parameter and its state lies as the parameter."""
@@ -108,13 +130,29 @@ class _Reader:
                         if value.shape == old.shape and value not in self.given.stored:
                             self.given.pinned[value] = Pin.to(self.given.stored[old], self.mesh)
 
+    def _require_dims(self) -> None:
+        """An axis over whose dims nothing lies is a mistake: its ranks would all do the same."""
+        lying = {axis for layout in self.given.stored.values() for axis in layout.split_axes}
+        pinned = {axis for pin in self.given.pinned.values() for axis in pin.axes}
+        for axis, dims in self.plan.entries("dims"):
+            if axis not in lying | pinned:
+                found = dict.fromkeys(str(dim) for value in self.graph.arguments for dim in value.shape if dim.names)
+                others = f"; they have {_some(list(found))}: say which of them {axis} shall split" if found else ""
+                example = f", as in {axis}:{list(found)[-1]}" if found else ""
+                raise LayoutError(
+                    f"plan {self.plan.name} lays {dims} over {axis}, but the arguments of graph {self.graph.name} have "
+                    f"no such dim{others}{example}"
+                )
+
     def _require_use(self, kind: str, values: Collection[Value]) -> None:
         """A plan that speaks of nothing in the graph is a mistake; one entry that matches shows it is meant."""
         entries = self.plan.entries(kind)
-        if entries and not any(self.plan.matches(kind, self.names[value]) for value in values):
+        # What only says where dims are not to lie need not be there.
+        needed = [pair for pair in entries if kind not in ("inputs", "parameters") or not pair[1].startswith("-")]
+        if needed and not any(self.plan.matches(kind, self.names[value]) for value in values):
             patterns = ", ".join(pattern for pattern, _ in entries)
             known = [self.names[value][0] for value in values]
-            others = f"; it has {', '.join(known[:_SHOWN])}{', …' * (len(known) > _SHOWN)}" if known else ""
+            others = f"; it has {_some(known)}" if known else ""
             raise LayoutError(
                 f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such{others}"
             )
@@ -130,7 +168,11 @@ class _Reader:
                 )
 
 
-def _all_names(graph: Graph) -> dict[Value, tuple[str, ...]]:
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}"
+
+
+def all_names(graph: Graph) -> dict[Value, tuple[str, ...]]:
     """Each value with its name and its aliases: what a plan's patterns are matched with."""
     names = {value: [value.name] for value in graph.values.values()}
     for alias, value in graph.aliases.items():

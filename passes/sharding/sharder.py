@@ -31,8 +31,10 @@ from graphir.ir.purpose import Purpose, Reading
 from graphir.ir.value import Value
 from graphir.passes.patterns import narrowing, operands, results
 from graphir.passes.sharding.given import read_plan
-from graphir.passes.sharding.plans import Plan, find_plan
+from graphir.passes.sharding.laying import DimRules
+from graphir.passes.sharding.plans import Plan
 from graphir.passes.sharding.propagation import Claimed, Placement, Situation, place, spread
+from graphir.passes.sharding.ready import find_plan
 from graphir.passes.sharding.reshard import Hop, route
 
 
@@ -72,7 +74,7 @@ class _Sharder:
     def __init__(self, graph: Graph, mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
         self.graph = graph
         self.nodes = needed_nodes(graph, graph.outputs)
-        self.given = read_plan(graph, self.nodes, mesh, plan, sizes)
+        self.given = read_plan(graph, self.nodes, mesh, plan, DimRules(plan, self.nodes), sizes)
         self.builder = Builder(graph.name, mesh=mesh)
         #: Where each value of the old graph lives now, as it was made or settled.
         self.home: dict[Value, Value] = {}

@@ -205,12 +205,12 @@ def of(**entries: object) -> Plan:
         (
             "megatro",
             "no plan is called 'megatro'; there are single, data, megatron, column, vocabulary, sequence, zero1, "
-            "zero2, zero3, context, and sums such as data+megatron",
+            "zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own such as tp:D_ff,N_H",
         ),
         (
             "megatron+zero4",
             "no plan is called 'zero4'; there are single, data, megatron, column, vocabulary, sequence, zero1, "
-            "zero2, zero3, context, and sums such as data+megatron",
+            "zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own such as tp:D_ff,N_H",
         ),
     ],
     ids=lambda each: str(each).split("\n", 1)[-1][:40].strip(),
@@ -237,7 +237,7 @@ FORM = "split {!r} of layer0/mlp/W_up is not of the form B|dp, [B|dp, S|cp, D] o
         ("[S, D_ff|tp]", "split [S, D_ff|tp] says S, but layer0/mlp/W_up is float32[D, D_ff]"),
         *(
             (split, FORM.format(split))
-            for split in ("", "tp", "=", "-tp", "D_ff|", "|tp", "?|", "D|tp D_ff|tp", "[D, D_ff|]", "[|tp, D_ff]")
+            for split in ("", "tp", "=", "D_ff|", "|tp", "?|", "D|tp D_ff|tp", "[D, D_ff|]", "[|tp, D_ff]")
         ),
     ],
 )

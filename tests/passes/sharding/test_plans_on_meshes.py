@@ -76,7 +76,7 @@ def test_what_is_taken_apart_computes_the_same_on_ranks(mesh):
     [
         (["--dp=2", "--plan=megatron"], "plan data+megatron splits over tp, which the mesh (dp=2) lacks; add tp=… to"),
         (["--plan=context"], "plan data+megatron+context splits over cp, which the mesh (dp=2, tp=3) lacks; add cp=…"),
-        (["--cp=2", "--plan=vocabulary+zero1"], "over dp, tp, which the mesh (cp=2) lacks; add dp=…, tp=… to the mesh"),
+        (["--cp=2", "--plan=vocabulary+zero1"], "over tp, dp, which the mesh (cp=2) lacks; add tp=…, dp=… to the mesh"),
     ],
 )
 def test_a_mesh_that_is_named_in_part_is_told_what_it_lacks(call, command, arguments, lacking):
