@@ -115,6 +115,9 @@ class _Match:
             last = self._take(PRODUCT, X=kept)
             roles |= {"V": last.inputs[1], "O": last.outputs[0]}
             roles |= self._leaving(rows)
+        # The kernels have one head of keys for each of queries.
+        if any(roles[name].type.rank != 4 for name in ("Q", "K_T", "V")):
+            raise _MismatchError
         if any(self.source.keys() & {value} for value in roles.values()):
             raise _MismatchError
         made = {value for node in self.taken for value in node.outputs}

@@ -71,23 +71,23 @@ class Gemm:
 
 
 def batched(X: Array, W: Array, Y: Array) -> Product:
-    """The axes of Y [*b, m, n] = X [*b, m, k] • W [k, n], or W [*b, k, n]."""
+    """The axes of Y [*b, *g, m, n] = X [*b, *g, m, k] • W [*b, k, n]: a W shared by all has no b, one for each no g."""
     x, w, y = map(steps, (X, W, Y))
-    shared = W.ndim == 2
-    leading = [Axis(Y.shape[i], x[i], 0 if shared else w[i], y[i]) for i in range(Y.ndim - 2)]
-    rows = Axis(Y.shape[-2], x[-2], 0, y[-2])
-    if shared:
-        *leading, rows = merged([*leading, rows])
+    own = W.ndim - 2
+    batch = [Axis(Y.shape[i], x[i], w[i], y[i]) for i in range(own)]
+    *over, rows = merged([Axis(Y.shape[i], x[i], 0, y[i]) for i in range(own, Y.ndim - 1)])
     columns, contracted = Axis(Y.shape[-1], 0, w[-1], y[-1]), Axis(X.shape[-1], x[-1], w[-2], 0)
-    return Product(rows, columns, contracted, tuple(merged(leading)), ())
+    return Product(rows, columns, contracted, tuple(merged([*batch, *over])), ())
 
 
 def summed(X: Array, dY: Array, dW: Array) -> Product:
-    """The axes of dW [k, n] = Xᵀ • dY, summed over all of *b, of X [*b, m, k] and dY [*b, m, n]."""
+    """The axes of dW [*b, k, n] = Xᵀ • dY, summed over all of *g, of X [*b, *g, m, k] and dY [*b, *g, m, n]."""
     x, y, w = map(steps, (X, dY, dW))
-    *over, contracted = merged([Axis(X.shape[i], x[i], y[i], 0) for i in range(X.ndim - 1)])
-    rows, columns = Axis(X.shape[-1], x[-1], 0, w[0]), Axis(dY.shape[-1], 0, y[-1], w[1])
-    return Product(rows, columns, contracted, (), tuple(over))
+    own = dW.ndim - 2
+    batch = [Axis(X.shape[i], x[i], y[i], w[i]) for i in range(own)]
+    *over, contracted = merged([Axis(X.shape[i], x[i], y[i], 0) for i in range(own, X.ndim - 1)])
+    rows, columns = Axis(X.shape[-1], x[-1], 0, w[-2]), Axis(dY.shape[-1], 0, y[-1], w[-1])
+    return Product(rows, columns, contracted, tuple(merged(batch)), tuple(over))
 
 
 def steps(array: Array) -> list[int]:

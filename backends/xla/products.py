@@ -16,13 +16,20 @@ from graphir.operators.linear import SUM, d_matmul, matmul
 
 
 def _multiply(X: Array, W: Array, *, dtype: str = "") -> Array:
-    """Y [*b, m, n] = X [*b, m, k] • W [k, n] or W [*b, k, n]."""
+    """Y [*b, *g, m, n] = X [*b, *g, m, k] • W [*b, k, n]: a W shared by all has no b, one for each no g."""
     batch = tuple(range(W.ndim - 2))
     return _contracted(X, W, ((X.ndim - 1,), (W.ndim - 2,)), batch, dtype or X.dtype)
 
 
 def _d_multiply(
-    X: Array | None, W: Array | None, dY: Array, *, shared: bool, dtype: str = "", only: tuple[str, ...]
+    X: Array | None,
+    W: Array | None,
+    dY: Array,
+    *,
+    shared: bool,
+    grouped: bool = False,
+    dtype: str = "",
+    only: tuple[str, ...],
 ) -> tuple[Array | None, Array | None]:
     """dX = dY • Wᵀ, dW = Xᵀ • dY."""
     dX = dW = None
@@ -32,8 +39,8 @@ def _d_multiply(
         dX = _contracted(dY, W, ((dY.ndim - 1,), (W.ndim - 1,)), batch, dtype or dY.dtype)
     if "dW" in only:
         assert X is not None
-        summed = tuple(range(X.ndim - 1)) if shared else (X.ndim - 2,)
-        batch = () if shared else tuple(range(X.ndim - 2))
+        own = 0 if shared else X.ndim - 2 - grouped
+        summed, batch = tuple(range(own, X.ndim - 1)), tuple(range(own))
         dW = _contracted(X, dY, (summed, summed), batch, dtype or dY.dtype)
     return dX, dW
 

@@ -145,10 +145,11 @@ def reshape(X: Value, pattern: str, name: str | None = None, **sizes: DimLike) -
     return reshape_op(X, pattern=pattern, factors=tuple(kept), sizes=tuple(kept.values()), name=name)
 
 
-def flatten(X: Value, name: str | None = None) -> Value:
-    """R of X [*b, k] to [(*b), k]: all dims but the last merged, as a weight's gradient needs it."""
-    letters = " ".join(_letters(X.type.rank - 1))
-    return reshape(X, f"{letters} k -> ({letters}) k", name=name)
+def flatten(X: Value, name: str | None = None, first: int = 0) -> Value:
+    """R of X [*b, k] to [(*b), k]: all dims from `first` on but the last merged, as a weight's gradient needs it."""
+    letters = _letters(X.type.rank - 1)
+    before, merged = (" ".join(part) for part in (letters[:first], letters[first:]))
+    return reshape(X, f"{before} {merged} k -> {before} ({merged}) k".replace("  ", " ").strip(), name=name)
 
 
 # -- C: concatenate heads ---------------------------------------------------------------------------------

@@ -28,16 +28,20 @@ def _d_matmul(
     dW: Array | None,
     *,
     shared: bool,
+    grouped: bool,
     dtype: str,
 ) -> bool:
-    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product."""
+    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product, of a group's W those of all g."""
     done = True
     if dX is not None:
         assert W is not None
         done = _record(call, batched, dY, W.swapaxes(-1, -2), dX)
     if dW is not None and done:
         assert X is not None
-        done = _record(call, summed, X, dY, dW) if shared else _record(call, batched, X.swapaxes(-1, -2), dY, dW)
+        if shared or grouped:
+            done = _record(call, summed, X, dY, dW)
+        else:
+            done = _record(call, batched, X.swapaxes(-1, -2), dY, dW)
     return done
 
 

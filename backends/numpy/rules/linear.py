@@ -25,7 +25,8 @@ def _multiply(call: Calls, X: Array, W: Array, Y: Array) -> None:
         flat_X, flat_Y = rows(X), rows(Y)
         if flat_X is not None and flat_Y is not None:
             X, Y = flat_X, flat_Y
-    call(np.matmul, X, W, Y)
+    # A group's matrix is multiplied where it lies, once for each of the group.
+    call(np.matmul, X, W[..., None, :, :] if 2 < W.ndim < X.ndim else W, Y)
 
 
 @rules.emits(d_matmul)
@@ -38,9 +39,10 @@ def _d_matmul(
     dW: Array | None,
     *,
     shared: bool,
+    grouped: bool,
     dtype: str,
 ) -> bool:
-    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product."""
+    """dX = dY • Wᵀ, dW = Xᵀ • dY; of a shared W the rows of all *b in one product, of a group's W those of all g."""
     if dX is not None:
         assert W is not None
         _matmul(call, dY, W.swapaxes(-1, -2), dX, dtype=dtype)
@@ -51,5 +53,17 @@ def _d_matmul(
             if flat_X is None or flat_dY is None:
                 return False
             X, dY = flat_X, flat_dY
+        if grouped:
+            X, dY = _one_behind_the_other(call, X), _one_behind_the_other(call, dY)
         _matmul(call, X.swapaxes(-1, -2), dY, dW, dtype=dtype)
     return True
+
+
+def _one_behind_the_other(call: Calls, X: Array) -> Array:
+    """X [*b, g, m, d] as [*b, (g m), d]: a view where the rows lie so, else a copy."""
+    *leading, g, m, d = X.shape
+    if g > 1 and m > 1 and X.strides[-3] != m * X.strides[-2]:
+        copy = call.scratch(X.shape, X.dtype)
+        call(np.copyto, copy, X)
+        X = copy
+    return X.reshape(*leading, g * m, d)

@@ -18,6 +18,10 @@ _SUM = "float32"
 
 @rule(matmul)
 def _matmul(write: Writer, node: Node, X: Tensor, W: Tensor) -> Written:
+    ranks = [value.type.rank for value in node.inputs]
+    if 2 < ranks[1] < ranks[0]:
+        # A group's matrix, for each of the group.
+        W = write.unsqueeze(W, [ranks[1] - 2])
     wide = [write.cast(each, _SUM) if DTYPES[each.dtype] < DTYPES[_SUM] else each for each in (X, W)]
     return write.cast(write("MatMul", *wide), node.outputs[0].dtype)
 
