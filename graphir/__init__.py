@@ -74,7 +74,7 @@ def draw(graph: Graph, path: str | PathLike[str], view: str | View | None = None
     from graphir.drawing.files import format_of, graph_file
     from graphir.files import write_atomically
 
-    content = graph_file(graph, format_of(path), view)
+    content = graph_file(graph, format_of(Path(path)), view)
     write_atomically(Path(path), lambda file: file.write(content))
     return Path(path)
 

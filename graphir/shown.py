@@ -5,6 +5,7 @@ The language knows neither text nor drawing. Both are above it, and are given to
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from graphir.errors import GraphirError
@@ -26,12 +27,10 @@ def _bundle(graph: Graph, include: Any = None, exclude: Any = None) -> dict[str,
 
     found = {"text/plain": repr(graph)}
     if len(graph.nodes) <= MOST_NODES:
-        try:
+        with suppress(GraphirError):  # nothing here draws: the words are left
             found["image/svg+xml"] = graph_file(graph, "svg").decode()
-        except GraphirError:
-            pass  # nothing here draws: the words are left
     return found
 
 
-Graph.__str__ = _text  # type: ignore[method-assign]
+Graph.__str__ = _text  # type: ignore[assignment, method-assign]
 Graph._repr_mimebundle_ = _bundle  # type: ignore[attr-defined]

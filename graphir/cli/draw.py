@@ -207,10 +207,8 @@ def _refuse_idle(id: str, kind: str, config: FigureConfig) -> None:
     roomy = replace(config, heads=config.tp * usual.tp)
     wanted = shown(roomy) if changed else None
     for name in changed:
-        idle = (
-            "tp" not in changed if name == "heads" else shown(replace(roomy, **{name: getattr(usual, name)})) == wanted
-        )
-        if idle:
+        without = replace(roomy, **{name: getattr(usual, name)})
+        if "tp" not in changed if name == "heads" else shown(without) == wanted:
             raise ConfigError(f"{_spelled(name, config)} changes nothing in the figure {id}; leave it out")
 
 

@@ -178,7 +178,7 @@ def test_a_value_is_found_by_what_it_is(block, X):
 
 def test_drawing_a_graph_says_what_to_call(block, X, tmp_path):
     graph = block.build(gi.scale(X, by=2.0))
-    with pytest.raises(ConfigError, match="the suffix of 'x.gif' names no format"):
+    with pytest.raises(ConfigError, match=r"the suffix of 'x\.gif' names no format"):
         gi.draw(graph, "x.gif")
     with pytest.raises(AttributeError, match="has no attribute 'drawn'"):
         gi.drawn(graph)
