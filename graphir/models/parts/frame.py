@@ -37,7 +37,7 @@ class Frame:
         return dropout(X, self.seed, self.step, p=self.drop, name=name)
 
     def weight(self, name: str, rows: Dim, columns: Dim, *, on_stream: bool = False) -> Value:
-        """W [rows, columns]; narrower at the start `on_stream`, as 2L such maps add up on the residual stream (GPT-2)."""
+        """W [rows, columns]; narrower at the start `on_stream`, since 2L such maps add up on the stream (GPT-2)."""
         init = f"normal({0.02 / (2 * self.layers) ** 0.5:.6g})" if on_stream else "normal(0.02)"
         return self.block.parameter(name, (rows, columns), init=init)
 
