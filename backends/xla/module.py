@@ -28,5 +28,12 @@ class XlaModule:
         """As `special.scatter_add`, in place; dims that devices may share are not flattened."""
         return self._jax.numpy.zeros(shape, dtype=terms.dtype).at[rows].add(terms)
 
+    def write_rows(self, cache: Array, rows: Array, start: Array) -> Array:
+        """As `cache.write_rows`, into a cache that XLA copies only where somebody reads the old one."""
+        jnp = self._jax.numpy
+        at = (start[:, None] + jnp.arange(rows.shape[-2])) % cache.shape[-2]
+        written = jnp.moveaxis(cache, -2, 1).at[jnp.arange(len(start))[:, None], at].set(jnp.moveaxis(rows, -2, 1))
+        return jnp.moveaxis(written, 1, -2)
+
     #: As `special.random_bits` and `dropout.keep_mask`.
     random_bits, keep_mask = staticmethod(draws.random_bits), staticmethod(draws.keep_mask)

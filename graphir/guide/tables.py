@@ -92,6 +92,7 @@ _OPERATOR_NAMES: Mapping[str, str] = {
     "GL": "Activation",
     "GLU": "Gated activation",
     "CAP": "Soft cap",
+    "CACHE": "Rows of a cache",
     "count": "Count of valid tokens",
 }
 #: Statistics and masks, by the name that their operator's signature gives them.

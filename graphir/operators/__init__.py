@@ -2,6 +2,7 @@
 
 from graphir.operators import split_vocabulary as _split_vocabulary  # noqa: F401  registers decompositions
 from graphir.operators.attention import scale_mask, scale_mask_by_position, softmax
+from graphir.operators.cache import cache_write
 from graphir.operators.cast import cast
 from graphir.operators.collectives import all_gather, all_reduce, all_to_all, identity, local_slice, reduce_scatter
 from graphir.operators.decode import argmax, top_k
@@ -38,6 +39,7 @@ __all__ = [
     "argmax",
     "average",
     "broadcast",
+    "cache_write",
     "cast",
     "clip_factor",
     "concatenate",

@@ -10,8 +10,9 @@ from graphir.formula.trace import formula_of as formula_of_node
 from graphir.testing import Case
 from tests.support.dictionary import dictionary
 
-#: What no formula says: products of matrices, rows looked up in a table, a choice, text.
-PRIMITIVE = frozenset({"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer"})
+#: What no formula says: products of matrices, rows looked up in a table, a choice, text, rows
+#: written into state.
+PRIMITIVE = frozenset({"matmul", "dMatmul", "lookup", "dLookup", "ARG", "TOPk", "Tokenizer", "CACHE"})
 DRAWN = [each for each in dictionary() if each.examples and not each.view]
 FORMULATED = [each for each in DRAWN if each.key not in PRIMITIVE]
 #: Those that fused CUDA kernels compute: all but numbers of elements, and positions and angles in double precision.

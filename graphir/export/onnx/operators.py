@@ -9,7 +9,7 @@ from graphir.export.onnx.rules import Written, rule
 from graphir.export.onnx.writer import Tensor, Writer
 from graphir.ir.graph import Node
 from graphir.ir.types import DTYPES
-from graphir.operators import activation, argmax, layer_norm, lookup, matmul, softmax, top_k
+from graphir.operators import activation, argmax, cache_write, layer_norm, lookup, matmul, softmax, top_k
 from graphir.operators.special import MASKED
 
 #: In what products of fewer bits are added up, and LayerNormalization computes.
@@ -29,6 +29,17 @@ def _matmul(write: Writer, node: Node, X: Tensor, W: Tensor) -> Written:
 @rule(lookup)
 def _lookup(write: Writer, node: Node, E: Tensor, T: Tensor) -> Written:
     return write("Gather", E, T, axis=0)
+
+
+@rule(cache_write)
+def _cache_write(write: Writer, node: Node, cache: Tensor, rows: Tensor, start: Tensor) -> Written:
+    """Scatters the rows to (start + i) mod n."""
+    *_, n, _ = node.inputs[0].shape
+    shape = node.inputs[1].shape
+    places = write("Add", write.unsqueeze(write.cast(start, "int64"), [1]), write.range(shape[-2]))
+    wrapped = write("Mod", places, write.length(n))
+    wide = write.unsqueeze(wrapped, [*range(1, len(shape) - 2), len(shape) - 1])
+    return write("ScatterElements", cache, write("Expand", wide, write.shape(shape)), rows, axis=-2)
 
 
 @rule(layer_norm)

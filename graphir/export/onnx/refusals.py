@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphir.errors import ExportError
 from graphir.export.onnx.dims import Dims
+from graphir.export.onnx.rules import find_rule
 from graphir.ir.dims import Dim
 from graphir.ir.graph import FORWARD, Graph, Node
 
@@ -21,7 +22,9 @@ def require_forward(graph: Graph) -> None:
         )
     for node in graph.nodes:
         operator = node.operator
-        if node.meta.phase != FORWARD or operator.d_operator_of is not None or node.updates:
+        # What ONNX has of updates, the rows of a cache, is for inference.
+        updates = bool(node.updates) and find_rule(operator) is None
+        if node.meta.phase != FORWARD or operator.d_operator_of is not None or updates:
             kind = "update" if node.updates else "backward"
             raise ExportError(
                 f"{told(node)} is of the {kind} pass, and what is exported is for inference: export the forward "
