@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
+from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
@@ -15,8 +16,8 @@ from graphir.models.parts.frame import Frame
 from graphir.models.parts.head import Head, decode
 from graphir.models.parts.loss import mean_loss
 from graphir.models.parts.norm import Norm
-from graphir.models.parts.positions import Rows
-from graphir.models.parts.residual import pre_norm
+from graphir.models.parts.positions import Angles, Positions, Rotary
+from graphir.models.parts.residual import PRE, on_stream
 from graphir.models.usage import Usage
 
 
@@ -24,54 +25,101 @@ from graphir.models.usage import Usage
 class Composition:
     """What a Transformer is, but for its sizes: the parts that it is made of, how often, and of which floats.
 
-    layers     how many layers there are
-    dropout    p of every DO
+    name       what its graph is called
+    layers     how many there are
+    residual   how a layer's blocks and norms stand on the residual stream: pre, post or sandwich
+    head       None of an encoder whose results are its last X [B, S, D]
+    dropout    p of every DO; None for a graph without DO
     dtype      the floats of all tensors
     """
 
+    name: str
     layers: int
     _: KW_ONLY
     embedding: Embedding
-    positions: Rows
+    positions: Positions
     norm: Norm
     attention: Attention
     mlp: FeedForward
-    head: Head
-    dropout: float = 0.0
+    head: Head | None
+    residual: str = PRE
+    dropout: float | None = None
     dtype: str = "float32"
 
-    def build(self, usage: Usage, name: str = "transformer") -> Graph:
-        """The graph with its loss, for any sizes of its dims.
+    @property
+    def answer(self) -> str:
+        """The name of what the model is run for: its logits [B, S, V], of a model without a head its last X."""
+        return f"output/{'X' if self.head is None else self.head.answer}"
 
-        Inputs: T [B, S] token ids and Y [B, S] targets (int64; label −100 counts for nothing), seed and step (int64
-        scalars that dropout is keyed by); `text` [B] in place of T, `keep` with a mask, as the usage has it.
-        Output: L, the mean loss over the valid tokens.
+    def build(self, usage: Usage) -> Graph:
+        """The graph with its loss L, the mean over the valid tokens; without, where the usage or the model has none.
+
+        Inputs, of int64 where nothing else is said: T [B, S] token ids, Y [B, S] targets (label −100 counts for
+        nothing); `text` [B] in place of T; seed and step, scalars that DO's masks and draws are keyed by; `keep` of
+        bool with a mask; and what else `Frame` lists, as far as a part asks for it.
+        Errors: ConfigError for a usage that the model has no answer to.
         """
-        block = Builder(name, dtype=self.dtype)
+        block = Builder(self.name, dtype=self.dtype)
         ids = block.input("text", (B,), "text") if usage.text else block.input("T", (B, S), "int64")
-        labels = block.input("Y", (B, S), "int64")
+        labels = block.input("Y", (B, S), "int64") if usage.loss and self.head else None
         frame = self._frame(block, usage)
         with block.scope("embedding"):
-            X, E = self.embedding.build(frame, ids, self.positions)
+            X, E = self.embedding.build(frame, ids, self.positions, self.norm)
+            angles = self.positions.angles(frame, self.attention.heads.width)
         for layer in range(self.layers):
             with block.scope(f"layer{layer}"):
-                X = self._layer(frame, X)
+                X = self._layer(frame, X, layer, angles)
         with block.scope("output"):
-            Z = self.head.build(frame, X, E, self.norm)
-            decode(frame, Z)
-            L = mean_loss(frame, Z, labels)
-        block.alias("L", L)
-        return block.build(L)
+            result = self._output(frame, X, E, labels)
+        if labels is not None:
+            block.alias("L", result)
+        return block.build(result)
 
     def _frame(self, block: Builder, usage: Usage) -> Frame:
-        seed, step = block.input("seed", (), "int64"), block.input("step", (), "int64")
-        keep = None
-        if usage.mask != "none":
-            keep = block.input("keep", (B, S) if usage.mask == "padding" else (S, S), "bool")
-        vocabulary = V_PAD if usage.padded else V
-        return Frame(block, usage, self.layers, vocabulary, self.dropout, seed, step, keep)
+        inputs = self._inputs(block, usage)
+        rows = V_PAD if usage.padded else V
+        return Frame(block=block, usage=usage, inputs=inputs, layers=self.layers, vocabulary=rows, drop=self.dropout)
 
-    def _layer(self, frame: Frame, X: Value) -> Value:
-        """X_mid = X + MHA(norm(X)), X_out = X_mid + MLP(norm(X_mid))."""
-        X_mid = pre_norm(frame, self.norm, lambda Y: self.attention.build(frame, Y), X, "mha", "X_norm", "X_mid")
-        return pre_norm(frame, self.norm, lambda Y: self.mlp.build(frame, Y), X_mid, "mlp", "H", "X_out")
+    def _inputs(self, block: Builder, usage: Usage) -> dict[str, Value]:
+        """What the parts ask for, of the usage."""
+        if usage.packed and not self.positions.given:
+            raise ConfigError(
+                f"rows of several documents need positions as an input; {self.name} counts the places of a row"
+            )
+        wanted = {
+            "types": self.embedding.types,
+            "positions": self.positions.given,
+            "length": isinstance(self.positions, Rotary) and self.positions.scaling.kind == "dynamic",
+            "segments": usage.packed,
+        }
+        found = {
+            name: block.input(name, () if name == "length" else (B, S), "int64")
+            for name, asked in wanted.items()
+            if asked
+        }
+        if self.dropout is not None or usage.decode == "top-k":
+            found |= {name: block.input(name, (), "int64") for name in ("seed", "step")}
+        if usage.mask != "none":
+            found["keep"] = block.input("keep", (B, S) if usage.mask == "padding" else (S, S), "bool")
+        return found
+
+    def _layer(self, frame: Frame, X: Value, layer: int, angles: Angles | None) -> Value:
+        """X_mid = X + MHA(norm(X)), X_out = X_mid + MLP(norm(X_mid)), or as `residual` has it."""
+
+        def attend(X_norm: Value) -> Value:
+            return self.attention.build(frame, X_norm, layer, angles)
+
+        def feed(H: Value) -> Value:
+            return self.mlp.build(frame, H)
+
+        order, norm = self.residual, self.norm
+        X_mid = on_stream(frame, order, norm, attend, X, scope="mha", normed="X_norm", name="X_mid")
+        return on_stream(frame, order, norm, feed, X_mid, scope="mlp", normed="H", name="X_out")
+
+    def _output(self, frame: Frame, X: Value, E: Value, labels: Value | None) -> Value:
+        """The loss; without labels the logits, without a head X."""
+        if self.head is None:
+            return frame.block.alias("X", X)
+        Z = self.head.build(frame, X, E, self.norm)
+        decode(frame, Z)
+        return Z if labels is None else mean_loss(frame, Z, labels)

@@ -57,7 +57,8 @@ class Options(Usage, Architecture):
     def composition(self) -> Composition:
         """The parts that the options ask for."""
         return Composition(
-            layers=self.layers,
+            "transformer",
+            self.layers,
             embedding=Embedding(),
             positions=Rows(self.positions),
             norm=Norm(),

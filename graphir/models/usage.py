@@ -28,6 +28,12 @@ class Usage:
         "Whether the vocabulary's tensors have V_pad ≥ V rows, so that ranks can share it evenly, or that rows of "
         "logits are as wide as tensor cores like.",
     )
+    loss: bool = option(True, "Whether the graph goes on to the loss, of targets Y, or ends with the logits.")
+    packed: bool = option(
+        False,
+        "Whether rows hold several documents, told apart by an input `segments` [B, S]; no token sees another "
+        "document's.",
+    )
     decode: str | None = option("argmax", "The decoding branch.", kind=str, choices=("argmax", "top-k", None))
     k: int = option(40, "Of top-k decoding: how many of the most probable tokens may be drawn.", least=1)
     temperature: float = option(

@@ -7,7 +7,7 @@ from graphir.operators.cast import cast
 from graphir.operators.collectives import all_gather, all_reduce, all_to_all, identity, local_slice, reduce_scatter
 from graphir.operators.decode import argmax, top_k
 from graphir.operators.dropout import dropout
-from graphir.operators.elementwise import activation, add, exponential, gated, multiply, scale, soft_cap
+from graphir.operators.elementwise import activation, add, exponential, gated, multiply, scale, scale_by_root, soft_cap
 from graphir.operators.embedding import lookup, sinusoidal_positions, tokenize
 from graphir.operators.linear import matmul
 from graphir.operators.loss import (
@@ -66,6 +66,7 @@ __all__ = [
     "rope",
     "rotary_angles",
     "scale",
+    "scale_by_root",
     "scale_mask",
     "scale_mask_by_position",
     "schedule",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from graphir.errors import TypeCheckError
-from graphir.ir.operator import Array, GradientContext, Xp, operator
+from graphir.ir.dims import dim
+from graphir.ir.operator import Array, GradientContext, Size, Xp, operator
 from graphir.ir.value import Value
 from graphir.operators.special import erf
 
@@ -93,6 +94,28 @@ def scale(xp: Xp, X: Array, *, by: float) -> Array:
 @scale.gradient
 def _d_scale(context: GradientContext) -> list[Value]:
     return [scale(context.gradient, by=context.attributes["by"], name=context.names[0])]
+
+
+_WIDTH = dim("D")
+
+
+@operator(
+    "root_scale",
+    "X[*b] -> Y[*b]",
+    symbol="×",
+    elementwise=True,
+    linear="X",
+    flops=1,
+    examples=({"width": _WIDTH}, {"width": _WIDTH, "divide": True}),
+)
+def scale_by_root(xp: Xp, X: Array, *, width: Size, divide: bool = False) -> Array:
+    """Y = √width · X, or X / √width, for a dim `width`. Backward: the same."""
+    return X * X.dtype.type(width ** (-0.5 if divide else 0.5))
+
+
+@scale_by_root.gradient
+def _d_scale_by_root(context: GradientContext) -> list[Value]:
+    return [scale_by_root(context.gradient, name=context.names[0], **context.attributes)]
 
 
 @operator("exp", "X[*b] -> Y[*b]", elementwise=True, flops=1)

@@ -5,17 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphir.ir.value import Value
-from graphir.models.dims import D, S
+from graphir.models.dims import N_TYPES, D, S
 from graphir.models.parts.frame import Frame
-from graphir.models.parts.positions import Rows
-from graphir.operators import lookup, tokenize
+from graphir.models.parts.norm import Norm
+from graphir.models.parts.positions import Positions
+from graphir.operators import add, lookup, scale_by_root, tokenize
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """X = DO(lookup(E, T) + positions), E [V, D]."""
+    """X = DO(lookup(E, T) + positions), E [V, D].
 
-    def build(self, frame: Frame, ids: Value, positions: Rows) -> tuple[Value, Value]:
+    scaled    whether tokens' vectors are multiplied by √D (Gemma)
+    types     whether a learned row for each token's type, E_type [N_types, D], is added (BERT)
+    norm      whether a norm follows (BERT)
+    """
+
+    scaled: bool = False
+    types: bool = False
+    norm: bool = False
+
+    def build(self, frame: Frame, ids: Value, positions: Positions, norm: Norm) -> tuple[Value, Value]:
         """X [B, S, D], and E, which a tied head reads, too. `ids` are T [B, S], or `text` [B]."""
         block, usage = frame.block, frame.usage
         if usage.text:
@@ -24,5 +34,13 @@ class Embedding:
         else:
             T = frame.checked(block.alias("T", ids))
         E = block.parameter("E", (frame.vocabulary, D))
-        X_emb = positions.embed(frame, lookup(E, T, name="X_tok"))
-        return frame.dropout(X_emb, "X"), E
+        X = lookup(E, T, name="X_tok")
+        if self.scaled:
+            X = scale_by_root(X, width=D, name="X_scaled")
+        if self.types:
+            E_type = block.parameter("E_type", (N_TYPES, D))
+            X = add(X, lookup(E_type, frame.inputs["types"], name="X_type"), name="X_typed")
+        X = positions.embed(frame, X)
+        if self.norm:
+            X = norm.build(frame, X, "X_norm")
+        return frame.dropout(X, "X"), E

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphir.ir.builder import Builder
@@ -12,32 +13,41 @@ from graphir.models.usage import Usage
 from graphir.operators import add, broadcast, dropout, token_ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Frame:
     """The graph under construction, its inputs, and the rules that hold in every part of it.
 
     layers        how many there are: what they add to the residual stream starts narrower
     vocabulary    the rows of the vocabulary's tensors: V, or V_pad
-    drop          p of every DO
-    seed, step    int64 scalars, which DO's masks and draws are keyed by
-    keep          bool, what is masked beside what lies ahead; None where the usage masks nothing
+    drop          p of every DO; None for a graph without DO
+    inputs        what the graph is handed beside ids, targets and parameters, as far as a part of it asks:
+
+        seed, step        int64 scalars, which DO's masks and draws are keyed by
+        keep              bool, what is masked beside what lies ahead: [B, S], or [S, S] where it is given
+        positions         int64 [B, S]: where each token stands in its text
+        types             int64 [B, S]: which part of its row a token is of, as BERT was told
+        segments          int64 [B, S]: which document of its row a token is of
+        length            int64 scalar, one more than the last position: what angles scaled dynamically ask for
     """
 
     block: Builder
     usage: Usage
+    inputs: Mapping[str, Value]
     layers: int
     vocabulary: Dim
-    drop: float
-    seed: Value
-    step: Value
-    keep: Value | None = None
+    drop: float | None
 
     def dropout(self, X: Value, name: str) -> Value:
-        """DO(X), called `name`."""
-        return dropout(X, self.seed, self.step, p=self.drop, name=name)
+        """DO(X), or X itself in a graph without DO, called `name`."""
+        if self.drop is None:
+            return self.block.alias(name, X)
+        return dropout(X, self.inputs["seed"], self.inputs["step"], p=self.drop, name=name)
 
     def weight(self, name: str, rows: Dim, columns: Dim, *, on_stream: bool = False) -> Value:
-        """W [rows, columns]; narrower at the start `on_stream`, since 2L such maps add up on the stream (GPT-2)."""
+        """W [rows, columns].
+
+        It starts narrower `on_stream`, where it ends on the residual stream, which 2L such maps add up on (GPT-2).
+        """
         init = f"normal({0.02 / (2 * self.layers) ** 0.5:.6g})" if on_stream else "normal(0.02)"
         return self.block.parameter(name, (rows, columns), init=init)
 
