@@ -12,17 +12,22 @@ The language lives here, `graphir.passes` rewrites graphs, `graphir.backends` ru
 them together and loads the latter two only when called.
 """
 
+from __future__ import annotations
+
 from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  before what takes its time to load
 
+from collections.abc import Mapping
+from os import PathLike
 from os.path import dirname, isfile, join
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # A checkout without symbolic links, such as a zip that was unpacked on Windows, has small files where the links to
 # `passes` and `backends` should be. The folders themselves lie beside this one, so they are looked for there, too.
 if isfile(join(__path__[0], "passes")):
     __path__.append(dirname(__path__[0]))
 
-import graphir.ir.pickled  # noqa: F401  says how graphs are pickled
+import graphir.ir.pickled
+import graphir.shown  # noqa: F401  says how they show themselves
 from graphir import models
 from graphir.compiler import compile, initialize
 from graphir.errors import GraphirError
@@ -38,6 +43,13 @@ from graphir.operators import *  # noqa: F403
 from graphir.operators import __all__ as _operator_names
 from graphir.version import __version__ as __version__
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from graphir.checking import Report
+    from graphir.drawing import View
+    from graphir.passes import Plan
+
 
 def to_dot(graph: Graph, view: str = "overall") -> str:
     """The graph, at any stage, as a DOT source: `overall`, or a block's `mha-forward`, `mlp-backward`, ….
@@ -47,6 +59,45 @@ def to_dot(graph: Graph, view: str = "overall") -> str:
     from graphir.drawing import to_dot
 
     return to_dot(graph, view)
+
+
+def draw(graph: Graph, path: str | PathLike[str], view: str | View | None = None) -> Path:
+    """Draws the graph, at any stage, into a file, whose suffix says the format: svg, png, pdf, dot, html, json.
+
+    `view` is `overall`, `forward`, `backward`, `full`, a figure's id or a scope such as `layer0/mha`; by itself every
+    node of what is small, and of a model its blocks. The file is there whole or not at all. Returns its path.
+    Errors: ConfigError for an unknown format or view, or a file that cannot be written; MissingDependencyError, with
+    what to install, if nothing here makes the format.
+    """
+    from pathlib import Path
+
+    from graphir.drawing.files import format_of, graph_file
+    from graphir.files import write_atomically
+
+    content = graph_file(graph, format_of(Path(path)), view)
+    write_atomically(Path(path), lambda file: file.write(content))
+    return Path(path)
+
+
+def check(
+    graph: Graph,
+    mesh: Mesh,
+    plan: str | Plan | None = None,
+    sizes: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Report:
+    """Runs the graph on one rank and sharded over `mesh`, and compares every tensor; `print` shows what was found.
+
+    A graph that has no backward pass gets one, from its loss or from its results. `plan` is a ready-made one, a sum
+    such as "data+megatron", or a `graphir.passes.Plan`; the usual one by itself. `sizes` that are not given are small
+    ones that every axis divides; arguments are drawn at random. `report.ok` says whether rounding explains all
+    deviations, `report.first` which node departs first, on which ranks, from which line. `options` are those of
+    `graphir.checking.check` (backend="numpy", threads=2), and optimizer="adamw", precision="bfloat16", seed=0.
+    Errors: LayoutError or DimError if graph, plan, mesh and sizes do not fit each other.
+    """
+    from graphir.checking import check_graph
+
+    return check_graph(graph, mesh, plan, sizes, **options)
 
 
 if TYPE_CHECKING:
@@ -59,11 +110,6 @@ else:  # to a type checker, a module that has this has whatever is asked for
 
             found = globals()[name] = getattr(text, name)
             return found
-        if name == "draw":
-            raise AttributeError(
-                "graphir has no draw: gi.to_dot(graph) is a drawing in the DOT language, and "
-                'graphir.drawing.render.render(gi.to_dot(graph), "svg") the bytes of a file'
-            )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -82,9 +128,11 @@ __all__ = [
     "TensorType",
     "Value",
     "Xp",
+    "check",
     "compile",
     "dim",
     "dims",
+    "draw",
     "find_operator",
     "initialize",
     "models",

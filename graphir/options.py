@@ -76,6 +76,8 @@ class Option:
             raise ConfigError(f"{name} must be {kind}, not {_shown(value)}")
         if self.kind is float and not -_LARGEST <= value <= _LARGEST:  # a whole number may be too large for a float
             raise ConfigError(f"{name} must be a finite number, not {_shown(value)}")
+        if value == "":
+            raise ConfigError(f"{name} is empty; leave it out, or say which")
         below = _BELOW if self.kind is int and self.below is None else self.below
         if self.positive and value <= 0:
             raise ConfigError(f"{name} must be greater than 0, not {_shown(value)}")

@@ -14,7 +14,9 @@ dump       tensors that another program left, and `names`, what they are called 
 faults     what can go wrong, done on purpose, and `campaign`, what was found of it
 why        why each collective is there
 options    what a model that is checked may vary in
-setting    what to check when nobody hands anything in
+setting    what is checked: a graph, its mesh, its plan and its sizes
+position   small sizes and arguments in general position, for any graph
+whole      any graph on one rank and sharded, in one call
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from graphir.checking.parity import check
     from graphir.checking.report import Departure, Report
     from graphir.checking.setting import Setting, settings
+    from graphir.checking.whole import check_graph
     from graphir.checking.why import Explanation, explain
 
 __getattr__ = late(
@@ -49,6 +52,7 @@ __getattr__ = late(
         "assign": "dump",
         "check": "parity",
         "check_dump": "dump",
+        "check_graph": "whole",
         "explain": "why",
         "faults_of": "faults",
         "infer_sizes": "dump",
@@ -74,6 +78,7 @@ __all__ = [
     "assign",
     "check",
     "check_dump",
+    "check_graph",
     "explain",
     "faults_of",
     "infer_sizes",

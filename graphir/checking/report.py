@@ -65,7 +65,7 @@ class Departure:
         return lines
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Every value that was compared, in the order of computation, and the first that departs.
 
@@ -180,6 +180,9 @@ class Report:
                         f"please report it"
                     )
         return None
+
+    def __repr__(self) -> str:
+        return self.text()
 
     def text(self) -> str:
         """Where executors part, the summary, and the first departure if there is one."""

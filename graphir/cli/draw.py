@@ -1,8 +1,10 @@
-"""`graphir draw`: a figure of the documents, or a model at any stage, as a file."""
+"""`graphir draw`: a figure of the documents, a model at any stage, or a graph of one's own, as a file."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +14,22 @@ from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, com
 from graphir.cli.load import FORMS, graph_options, is_own
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
+from graphir.files import write_atomically
 from graphir.models import MODELS
 from graphir.options import flag
 
 if TYPE_CHECKING:
-    from graphir.drawing import FigureConfig, Picture
-    from graphir.ir.graph import Graph
+    from graphir.drawing import FigureConfig
 
+#: Of `graphir.drawing.files`, spelled out so that a help text need not load it.
 FORMATS = ("dot", "svg", "png", "pdf", "html", "json")
 #: What a figure's configuration has, beside the model's options.
 _FIGURE = ("layers", "heads", "dp", "tp", "lowered", "full")
 _FIGURE_NAMES = {*MODEL_OPTIONS, *_FIGURE, "expand_layer"}
+#: What says which files are written, and no more.
+_TARGET = {"what", "listed", "everything", "output", "format"}
+#: What speaks of the drawing of a model, not of the model.
+_OF_DRAWING = frozenset({"stage", "view", "expand_layer", "lowered", "full", "unfold"})
 
 
 def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -59,7 +66,7 @@ def draw(
     format: str | None,
     **options: Any,
 ) -> int:
-    """Draw a figure of the documents, or a model at any stage.
+    """Draw a figure of the documents, a model at any stage, or a graph of your own.
 
     FIGURE is one of those that --list names, MODEL is transformer or mlp; FILE.py:FUNCTION is what a function of a file
     of your own returns, FILE.gir a graph as text that graphir ir has written. The format follows from the suffix: DOT,
@@ -67,9 +74,11 @@ def draw(
     """
     names = given(context)
     if listed:
+        _refuse(names - {"listed"}, "--list only lists the figures")
         _list()
         return 0
     if everything:
+        _refuse(names & {"what"}, "--all draws every figure")
         _draw_all(output, format or "svg", options, names)
         return 0
     if what is None:
@@ -90,17 +99,26 @@ def _list() -> None:
         click.echo(f"{each.id:<{width}}  {each.where:<22}  {each.title}")
 
 
+def _refuse(names: set[str], why: str) -> None:
+    """ConfigError that says `why` the options, or the argument, of these names do nothing."""
+    if names:
+        raise ConfigError(f"{why}; leave out {', '.join(sorted(map(_written, names)))}")
+
+
+def _written(name: str) -> str:
+    """What a user writes for the parameter of this name."""
+    spelled = {"what": "what else is named", "settings": "--set", "everything": "--all", "listed": "--list"}
+    return spelled.get(name, flag(name))
+
+
 def _target(what: str, output: str | None, format: str | None) -> tuple[str, Path]:
     """The format and the file: `-o` names both; without it `what` and `--format` do."""
+    from graphir.drawing.files import format_of
+
     if output is None:
         kind = format or "svg"
         return kind, Path(f"{_name(what)}.{kind}")
-    path = Path(output)
-    kind = format or path.suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        suffix = f"the suffix of {output!r}" if path.suffix else f"{output!r} has no suffix, which"
-        raise ConfigError(f"{suffix} names no format; use {', '.join(f'.{each}' for each in FORMATS)}, or --format")
-    return kind, path
+    return format_of(output, format), Path(output)
 
 
 def _name(what: str) -> str:
@@ -109,8 +127,6 @@ def _name(what: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from graphir.files import write_atomically
-
     write_atomically(path, lambda file: file.write(content))
     click.echo(str(path))
 
@@ -125,21 +141,33 @@ def _draw_all(output: str | None, kind: str, options: dict[str, Any], names: set
     if output is None:
         raise ConfigError("say with -o which folder to draw all figures into")
     folder = Path(output)
+    if folder.suffix.removeprefix(".") in FORMATS and not folder.is_dir():
+        raise ConfigError(
+            f"--all draws many files, and -o {output} names one; name a folder, and the format by --format"
+        )
+    config = _figure_config(options, names)
     make_folder(folder)
     for each in figures():
-        _write(folder / f"{each.id}.{kind}", _figure(each.id, kind, options, names))
+        _write(folder / f"{each.id}.{kind}", _figure_file(each.id, kind, config))
 
 
 def _figure(id: str, kind: str, options: dict[str, Any], names: set[str]) -> bytes:
-    """A figure of the documents as a file."""
-    from graphir.drawing import figure, figure_graph
-
+    """A figure of the documents as a file; ConfigError for an option that changes nothing in it."""
     if id not in _ids():
         raise ConfigError(_unknown(id))
     config = _figure_config(options, names)
+    _refuse_idle(id, kind, config)
+    return _figure_file(id, kind, config)
+
+
+def _figure_file(id: str, kind: str, config: FigureConfig) -> bytes:
+    from graphir.drawing import figure, figure_graph
+    from graphir.drawing.explorer import explorer_json
+    from graphir.drawing.files import picture_file
+
     if kind == "json":
-        return _explorer(figure_graph(id, config), id)
-    return _picture(figure(id, config), kind)
+        return explorer_json(figure_graph(id, config), id).encode()
+    return picture_file(figure(id, config), kind)
 
 
 def _ids() -> list[str]:
@@ -149,9 +177,7 @@ def _ids() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, [*_ids(), *MODELS], n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, [*_ids(), *MODELS], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "graphir draw --list lists the figures"
     return f"{name!r} is neither a figure nor a model ({', '.join(MODELS)}); {hint}"
 
@@ -160,9 +186,7 @@ def _figure_config(options: dict[str, Any], names: set[str]) -> FigureConfig:
     """What the command line says of a figure; what it leaves open is the figure's own choice."""
     from graphir.drawing import FigureConfig
 
-    foreign = sorted(
-        flag(name) for name in names - _FIGURE_NAMES - {"what", "listed", "everything", "output", "format"}
-    )
+    foreign = sorted(map(_written, names - _FIGURE_NAMES - _TARGET))
     if foreign:
         raise ConfigError(f"a figure has no {', '.join(foreign)}; they are for models")
     known = {name: options[name] for name in _FIGURE if name in names}
@@ -170,18 +194,29 @@ def _figure_config(options: dict[str, Any], names: set[str]) -> FigureConfig:
     return FigureConfig(**known, options=of_model, expand=tuple(options["expand_layer"]))
 
 
-def _picture(picture: Picture, kind: str) -> bytes:
-    from graphir.drawing import dot
-    from graphir.drawing.page import figure_page
-    from graphir.drawing.render import render
+def _refuse_idle(id: str, kind: str, config: FigureConfig) -> None:
+    """ConfigError for options without which the figure would be the same: who gives them means another figure."""
+    from graphir.drawing import FigureConfig, figure, figure_graph
 
-    return figure_page(picture).encode() if kind == "html" else render(dot(picture), kind)
+    def shown(config: FigureConfig) -> object:
+        return figure_graph(id, config) if kind == "json" else figure(id, config)
+
+    usual = FigureConfig()
+    changed = [each.name for each in fields(config) if getattr(config, each.name) != getattr(usual, each.name)]
+    # Dims have no numbers in figures: heads count only for whether the GPUs divide them, which these they do.
+    roomy = replace(config, heads=config.tp * usual.tp)
+    wanted = shown(roomy) if changed else None
+    for name in changed:
+        without = replace(roomy, **{name: getattr(usual, name)})
+        if "tp" not in changed if name == "heads" else shown(without) == wanted:
+            raise ConfigError(f"{_spelled(name, config)} changes nothing in the figure {id}; leave it out")
 
 
-def _explorer(graph: Graph, label: str) -> bytes:
-    from graphir.drawing.explorer import explorer_json
-
-    return explorer_json(graph, label).encode()
+def _spelled(name: str, config: FigureConfig) -> str:
+    """The options that a field of the configuration comes of."""
+    if name == "options":
+        return ", ".join(map(flag, dict(config.options)))
+    return "--expand-layer" if name == "expand" else flag(name)
 
 
 # -- models -----------------------------------------------------------------------------------------------
@@ -189,30 +224,18 @@ def _explorer(graph: Graph, label: str) -> bytes:
 
 def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> bytes:
     """A model at a stage as a file."""
-    from dataclasses import replace
-
-    from graphir.drawing import draw as draw_view
-    from graphir.drawing import find_view, usual_view
-    from graphir.drawing.page import model_page
-    from graphir.drawing.unfold import unfolded
+    from graphir.drawing.files import graph_file
 
     foreign = sorted(f"--{name}" for name in ("lowered", "full") if name in names)
     if foreign:
         raise ConfigError(f"a model has no {', '.join(foreign)}; they are for figures (--stage lowered takes apart)")
-    options["stage"] = options["stage"] or ("forward" if is_own(model) else "autodiff")
-    if options["unfold"] and (options["stage"] != "fused" or kind in ("html", "json")):
+    _refuse(names & {"heads"}, "a model is drawn in named dims, N_H among them")
+    if kind in ("html", "json"):
+        _refuse(names & {"view"}, f"{kind} holds every view")
+    stage = options["stage"] or ("forward" if is_own(model) else "autodiff")
+    if options["unfold"] and (stage != "fused" or kind in ("html", "json")):
         raise ConfigError("--unfold is for --stage fused, drawn as dot, svg, png or pdf")
     rest = {name: value for name, value in options.items() if name not in _OF_DRAWING}
-    graph = staged(model, options["stage"], rest, names)
-    title = _name(model) if is_own(model) else f"{model}, {options['stage']}"
-    if kind == "json":
-        return _explorer(graph, title)
-    if kind == "html":
-        return model_page(graph, title, options["expand_layer"]).encode()
-    view = replace(find_view(graph, options["view"] or usual_view(graph)), expand=tuple(options["expand_layer"]))
-    if options["unfold"]:
-        graph, view = unfolded(graph, view)
-    return _picture(draw_view(graph, view, _name(model)), kind)
-
-
-_OF_DRAWING = frozenset({"stage", "view", "expand_layer", "lowered", "full", "unfold"})
+    graph = staged(model, stage, rest, names)
+    title = f"{model}, {stage}" if kind in ("html", "json") and not is_own(model) else _name(model)
+    return graph_file(graph, kind, options["view"], title, options["expand_layer"], options["unfold"])

@@ -9,6 +9,7 @@ labels     names typeset as the documents do    style    the one table of colour
 vertices   nodes and blocks                     scene    the edges between them, and ports
 arrange    rows, frames, legend                 ranks    ranks side by side
 dot        picture to DOT                       runs     the text of a drawn SVG put together again
+files      drawings as files, whatever the format
 figures    the documents' figures, by id        views    ready-made views of any graph
 """
 

@@ -28,8 +28,7 @@ from graphir.drawing.render import render
 from graphir.drawing.scene import draw
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.drawing.view import Fold, View
-from graphir.drawing.views import find_view
-from graphir.errors import ConfigError
+from graphir.drawing.views import find_view, require_layers
 from graphir.ir.graph import Graph
 
 #: Layers that can be unfolded one by one; of a larger model the first, the last and those asked for.
@@ -76,6 +75,7 @@ def model_states(graph: Graph, title: str, expand: Sequence[int] = ()) -> list[S
     groups: dict[str, list[str]] = {}
     for block in blocks:
         groups.setdefault(block.partition("/")[0], []).append(block)
+    require_layers(graph, expand)
     chosen, layers = _unfoldable(groups, expand), _layers(groups)
     opens = {block: _id(group, (block,)) for group in chosen for block in groups[group]}
     overall = replace(find_view(graph, "overall"), title=title)
@@ -148,10 +148,6 @@ def _layers(groups: Iterable[str]) -> tuple[int, ...]:
 def _unfoldable(groups: Mapping[str, Sequence[str]], expand: Sequence[int]) -> list[str]:
     """The layers, and the blocks in none, that the page can unfold."""
     layers = _layers(groups)
-    missing = sorted(set(expand) - set(layers))
-    if missing:
-        there = f"layers {layers[0]} to {layers[-1]}" if layers else "no numbered layers"
-        raise ConfigError(f"cannot unfold layer {missing[0]}: the model has {there}")
     if len(layers) > MOST_LAYERS:
         layers = (layers[0], layers[-1], *expand)
     return [each for each in groups if _layer(each) is None or _layer(each) in layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from graphir.drawing.figures import FIGURES, FigureConfig
@@ -17,6 +18,16 @@ def usual_view(graph: Graph) -> str:
     folded = any(within(scope, fold.scope) for scope in scopes for fold in BLOCKS)
     backward = any(node.meta.phase != FORWARD for node in graph.nodes)
     return "overall" if folded or backward else "forward"
+
+
+def require_layers(graph: Graph, expand: Sequence[int]) -> None:
+    """ConfigError unless the graph has all of these layers."""
+    scopes = (node.meta.scope.partition("/")[0] for node in graph.nodes)
+    layers = sorted({int(scope[5:]) for scope in scopes if scope.startswith("layer") and scope[5:].isdecimal()})
+    missing = sorted({*expand} - {*layers})
+    if missing:
+        there = f"layers {layers[0]} to {layers[-1]}" if layers else "no numbered layers"
+        raise ConfigError(f"cannot unfold layer {missing[0]}: the model has {there}")
 
 
 def find_view(graph: Graph, view: str | View) -> View:

@@ -132,6 +132,6 @@ def test_a_map_of_modules_is_complete(package: str) -> None:
 
 
 def test_the_architecture_is_one_page() -> None:
-    assert ARCHITECTURE.count("\n") <= 135
+    assert ARCHITECTURE.count("\n") <= 140
     for what in ("an operator", "a pass", "a backend"):
         assert 0 < section(f"Adding {what}").strip().count("\n") < 12

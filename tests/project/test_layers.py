@@ -35,9 +35,9 @@ STOREYS = (
     ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
     ("graphir.compiler",),
     ("graphir.drawing",),
+    ("graphir.shown", "graphir.training", "graphir.checking"),
     ("graphir",),
-    ("graphir.training", "graphir.checking", "graphir.testing"),
-    ("graphir.guide", "graphir.export"),
+    ("graphir.testing", "graphir.guide", "graphir.export"),
     ("graphir.cli",),
     ("graphir.__main__",),
 )
