@@ -206,6 +206,7 @@ class Report:
             "executor": self.executor,
             "parting": self.parting(),
             "mesh": dict(self.graph.mesh.sizes),
+            "sizes": dict(self.sizes),
             "notes": list(self.notes),
             "unread": list(self.unread),
             "first": None if first is None else _departure_dict(first),

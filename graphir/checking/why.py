@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+from graphir.backends.plan import local_shape
 from graphir.cost import CollectiveCost, Kind, axes_of, collective_cost, kind_of, mesh_sizes
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Sizes
@@ -71,9 +72,11 @@ class Explanation:
 def explain(graph: Graph, sizes: Sizes, algorithm: str = "ring") -> tuple[Explanation, ...]:
     """Every collective of `graph`, in the order of computation.
 
-    Errors: ConfigError for an unknown algorithm, DimError if a dim has no size.
+    Errors: ConfigError for an unknown algorithm, DimError if a dim has no size, or one that its ranks do not divide.
     """
     complete = mesh_sizes(graph, sizes)
+    for value in {value.type: value for value in graph.values.values()}.values():
+        local_shape(value, graph.mesh, complete)  # raises where a dim cannot be split evenly
     moved: _Moved = {}
     for node in graph.nodes:
         if node.operator.relayout is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,16 @@ from graphir.checking.options import SettingOptions
 from graphir.cli.load import build_graph, graph_argument, graph_options, named_sizes
 from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
+from graphir.cli.tables import beside_layer, console, sizes_line, spanned
 from graphir.errors import ConfigError, GraphirError
 from graphir.models.sizes import DIMS, VOCABULARY, Sizes
 from graphir.options import options_of
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
 
-    from graphir.checking import Campaign, Outcome, Report, Setting
+    from graphir.checking import Campaign, Comparison, Outcome, Report, Setting
 
 #: The mesh where no axis is named.
 _USUAL = {"dp": 2, "tp": 3}
@@ -163,13 +163,6 @@ def _check_dump(setting: Setting, folder: Path, rules: Path | None) -> Report:
 # -- what is shown ----------------------------------------------------------------------------------------
 
 
-def console() -> Console:
-    """Where tables go; a pipe has no width of its own, this one leaves every row on a line or two."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-
-
 def _show(found: Iterable[Report | str], as_json: bool) -> int:
     from graphir.checking import Report
 
@@ -192,31 +185,46 @@ def _show(found: Iterable[Report | str], as_json: bool) -> int:
 
 
 def _print_blocks(out: Console, report: Report) -> None:
-    """A line for each block and pass: how many values, and the one that is nearest to its limit or beyond."""
+    """A line for each block and pass: how many values depart, and the one that is nearest to its limit or beyond.
+
+    Layers of which none departs are together in one.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from graphir.checking.report import number
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("block", "pass", "values", "departing", "worst", "deviation", "element", "of rounding", "replicas"):
-        table.add_column(heading, justify="left" if heading in ("block", "pass", "worst") else "right", overflow="fold")
-    for (block, phase), values in report.blocks().items():
+    for heading in ("block", "pass", "departing", "worst", "deviation", "of rounding"):
+        folds = heading in ("block", "worst")
+        side: JustifyMethod = "left" if heading in ("block", "pass", "worst") else "right"
+        table.add_column(heading, justify=side, no_wrap=not folds, overflow="fold")
+    for (blocks, phase), values in _rows(report).items():
         worst = max(values, key=lambda each: each.excess)
-        apart = sum(not each.replicas for each in values)
+        of = next((block for block in blocks if worst.name.startswith(f"{block}/")), "")
+        name = worst.name.removeprefix(f"{of}/")
         cells = (
-            block,
+            spanned(blocks),
             phase,
-            str(len(values)),
-            str(sum(each.departs for each in values)),
-            worst.name,
+            f"{sum(each.departs for each in values)} of {len(values)}",
+            f"{name} in {of.partition('/')[0]}" if of and len(blocks) > 1 else name,
             number(worst.deviation),
-            number(worst.largest),
             f"{worst.excess:.0%}" if worst.excess < 1e3 else f"{worst.excess:.0e} x",
-            "same bits" if not apart else f"{apart} differ",
         )
         table.add_row(*map(Text, cells), style="red" if worst.departs else None)
     out.print(table)
+    out.print(sizes_line(report.sizes), markup=False, soft_wrap=True)
+
+
+def _rows(report: Report) -> dict[tuple[tuple[str, ...], str], list[Comparison]]:
+    """The comparisons by blocks and pass: those of each block, or of a block of all layers in which none departs."""
+    runs: dict[tuple[str, str], tuple[list[str], list[Comparison]]] = {}
+    for (block, phase), values in report.blocks().items():
+        departs = any(each.departs for each in values)
+        blocks, found = runs.setdefault((block if departs else beside_layer(block), phase), ([], []))
+        blocks.append(block)
+        found.extend(values)
+    return {(tuple(blocks), phase): found for (_, phase), (blocks, found) in runs.items()}
 
 
 # -- faults -----------------------------------------------------------------------------------------------

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.check import console, setting_of, setting_options
+from graphir.cli.check import setting_of, setting_options
 from graphir.cli.options import GroupedCommand, given
+from graphir.cli.tables import alike, amount, sizes_line, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graphir.checking import Explanation
+    from graphir.checking import Explanation, Setting
     from graphir.ir.layout import Mesh
 
-_COLUMNS = ("collective", "over", "pass", "because", "needed by", "partner", "each rank sends", "bytes", "in all")
+_LAYER = re.compile(r"layer(\d+)")
+#: A number at the end of a word, of the optimizer's `square_sum7` say.
+_NUMBER = re.compile(r"(?<=[a-z])\d+\b")
+#: What a text calls a node before it says what it does.
+_NAMED = re.compile(r"[^\s;]+ = (?=\w+\()")
 
 
 @click.command(cls=GroupedCommand)
@@ -37,7 +43,8 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
     Asked of the documents' Transformer, of another MODEL, or of a graph of your own.
 
     For each: what made its operand pending or split, what needs it otherwise, what stands for it in the other pass,
-    and the bytes that a rank sends, as a formula and as a number. Slices send nothing and are left out of the table.
+    and the bytes that a rank sends, as a formula and as a number. Slices send nothing and are left out.
+    Layers that say the same are told once.
     """
     from graphir.checking import explain
 
@@ -56,7 +63,7 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
         }
         click.echo(json.dumps(data, ensure_ascii=False, indent=1))
         return 0
-    _print(setting.title, algorithm, [each for each in found if each.total], parallel.mesh)
+    _print(setting, algorithm, [each for each in found if each.total], parallel.mesh)
     return 0
 
 
@@ -77,28 +84,80 @@ def _sums(block: str, found: Sequence[Explanation]) -> dict[str, Any]:
     return {"block": block, "counts": counts, "bytes": sum(each.total for each in found)}
 
 
-def _print(title: str, algorithm: str, found: Sequence[Explanation], mesh: Mesh) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console()
-    out.print(f"{title}, {algorithm}", style="bold", markup=False)
-    for block, group in _blocks(found):
-        table = Table(box=None, pad_edge=False, header_style="bold", title=block, title_justify="left")
-        for heading in _COLUMNS:
-            table.add_column(heading, overflow="fold", justify="right" if heading in ("bytes", "in all") else "left")
-        for each in group:
-            name = each.node.name.removeprefix(f"{block}/")
-            over = f"{', '.join(each.cost.axes)} = {mesh.count(each.cost.axes)}"
-            sent = f"{float(each.each):.0f}", str(each.total)
-            cells = (name, over, each.node.meta.phase, each.cause, each.need, each.partner, str(each.cost.each), *sent)
-            table.add_row(*(Text(cell.replace(f"{block}/", "")) for cell in cells))
-        out.print(table)
-        _print_sums(block, group)
+def _print(setting: Setting, algorithm: str, found: Sequence[Explanation], mesh: Mesh) -> None:
+    click.echo(f"{setting.title}, {algorithm}")
+    click.echo(f"{sizes_line(setting.complete_sizes())}\n")
+    for block, members in alike(_blocks(found), _same):
+        click.echo(f"{block}, {len(members)} alike; of each:" if len(members) > 1 else f"{block}:")
+        first = members[0]
+        for kind in _kinds(first):
+            _print_kind(kind, mesh)
+        _print_sums(block, first, len(members))
     _print_sums("all", found)
 
 
-def _print_sums(block: str, group: Sequence[Explanation]) -> None:
+def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
+    """Collectives of one kind in a block, and below them a line for each thing to be told of them."""
+    first, inside = found[0], f"{found[0].block}/"
+    names = ", ".join(each.node.name for each in found)
+    over = f"{', '.join(first.cost.axes)} = {mesh.count(first.cost.axes)}"
+    click.echo(wrapped(f"{names}  {first.node.meta.phase}, over {over}".replace(inside, ""), indent=2))
+    several = len(found) > 1
+    sum_of_all = sum(each.total for each in found)
+    told = (
+        ("because", _unnamed(first.cause) if several else first.cause),
+        ("for", _unnamed(first.need) if several else first.need),
+        ("partner", _partners(found)),
+        (
+            "sends",
+            f"{first.cost.each}: {amount(first.each, 'B')} a rank{' and collective' * several}, "
+            f"{amount(sum_of_all, 'B')} in all",
+        ),
+    )
+    for label, text in told:
+        click.echo(wrapped(text.replace(inside, ""), f"{label:<9}", 4))
+
+
+def _partners(found: Sequence[Explanation]) -> str:
+    """`identity on W_Q, W_K`: of one kind, all are an identity on something, or none is."""
+    kind, on, _ = found[0].partner.partition(" on ")
+    names = dict.fromkeys(each.partner.removeprefix(f"{kind}{on}") for each in found) if on else {}
+    return f"{kind}{on}{', '.join(names)}" if on else ", ".join(dict.fromkeys(each.partner for each in found))
+
+
+def _kinds(found: Sequence[Explanation]) -> list[list[Explanation]]:
+    """The collectives of a block, those together that differ in names alone, in the order of the first of a kind."""
+    kinds: dict[tuple[object, ...], list[Explanation]] = {}
+    for each in found:
+        told = _unnamed(each.cause), _unnamed(each.need), each.partner.partition(" on ")[0]
+        key = (each.node.operator.key, each.node.meta.phase, each.cost.axes, str(each.cost.each), *told)
+        kinds.setdefault(key, []).append(each)
+    return list(kinds.values())
+
+
+def _unnamed(text: str) -> str:
+    """`matmul(…) as X` of `layer0/mlp/Z_up_lin = matmul(…) as X`, for each part."""
+    return _NAMED.sub("", text)
+
+
+def _same(one: Sequence[Explanation], other: Sequence[Explanation]) -> bool:
+    """Whether two layers say the same, but for their numbers."""
+    return [_in_layer(each) for each in one] == [_in_layer(each) for each in other]
+
+
+def _in_layer(each: Explanation) -> tuple[object, ...]:
+    """All that is told of a collective; other layers by how far they are away, what else is numbered by its name."""
+    here = int(each.block.removeprefix("layer")) if _LAYER.fullmatch(each.block) else 0
+
+    def relative(text: str) -> str:
+        return _NUMBER.sub("", _LAYER.sub(lambda found: f"layer {int(found[1]) - here:+d}", text))
+
+    told = map(relative, (each.node.name, each.cause, each.need, each.partner))
+    return *told, each.node.meta.phase, each.cost.axes, str(each.cost.each), each.total
+
+
+def _print_sums(block: str, group: Sequence[Explanation], times: int = 1) -> None:
     sums = _sums(block, group)
     counts = ", ".join(f"{count} {kind}" for kind, count in sums["counts"].items()) or "no collectives"
-    console().print(f"{block}: {counts}; {sums['bytes']:,} bytes in all\n", markup=False, soft_wrap=True)
+    each = ", each of them" if times > 1 else ""
+    click.echo(wrapped(f"{block}: {counts}; {amount(sums['bytes'], 'B')} in all{each}") + "\n")

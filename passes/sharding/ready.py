@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -50,9 +51,11 @@ def find_plan(name: str) -> Plan:
     for part in name.split("+"):
         axis, colon, dims = part.partition(":")
         if not colon and part not in PLANS:
+            close = difflib.get_close_matches(part, PLANS, n=1, cutoff=0.5)
+            meant = f"did you mean {close[0]}? There are" if close else "there are"
             raise LayoutError(
-                f"no plan is called {part!r}; there are {', '.join(PLANS)}, sums such as data+megatron, and dims over "
-                "an axis of your own such as tp:D_ff,N_H"
+                f"no plan is called {part!r}; {meant} {', '.join(PLANS)}, sums such as data+megatron, and dims "
+                "over an axis of your own such as tp:D_ff,N_H"
             )
         plan = Plan(part, {axis.strip(): dims}) if colon else PLANS[part]
         result = plan if result is None else result + plan

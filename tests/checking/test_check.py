@@ -226,9 +226,10 @@ def test_a_report_is_plain_data():
     data = json.loads(json.dumps(run_check(SMALL, scaled("layer0/mlp/A_up", {3}, np.inf)).as_dict(), allow_nan=False))
     assert not data["ok"]
     assert data["mesh"] == {"dp": 2, "tp": 3}
+    assert data["sizes"]["D_ff"] == 24
     assert data["first"]["name"] == "layer0/mlp/A_up"
     assert data["first"]["deviation"] is None
-    assert data["first"]["blocks"] == [{"rank": 3, "where": "rank 3 (dp=1, tp=0), block [B 6:12, S, D_ff 0:32]"}]
+    assert data["first"]["blocks"] == [{"rank": 3, "where": "rank 3 (dp=1, tp=0), block [B 6:12, S, D_ff 0:8]"}]
     assert {each["name"]: each["origin"] for each in data["values"]}["layer0/mlp/Z_down.AR"] == "layer0/mlp/Z_down"
 
 

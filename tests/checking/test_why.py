@@ -107,8 +107,10 @@ def test_the_command_prints_a_table_for_each_block_and_the_total(capsys):
     code, out, _ = call(capsys, "why", "--layers", "2", "--tp", "3", "--optimizer", "none", "--no-qkv-bias")
     assert code == 0
     assert out.startswith("megatron on tp=3, ring\n")
-    for layer in ("layer0", "layer1"):
-        assert f"{layer}: 2 AR forward, 2 AR backward; " in out
+    assert out.splitlines()[1].startswith("with B=")
+    assert "\nlayer0…1, 2 alike; of each:\n" in out
+    assert "\nlayer0…1: 2 AR forward, 2 AR backward; " in out
+    assert max(map(len, out.splitlines())) <= 80
     assert "all: 4 AR forward, 4 AR backward; " in out
     assert "2 (N_T − 1)/N_T · B*S*D" in out
 
@@ -126,6 +128,19 @@ def test_the_command_prints_json(capsys):
     assert row["each"]["bytes"] == payload
     assert row["total"]["bytes"] == 2 * 2 * payload
     assert data["total"]["bytes"] == sum(each["total"]["bytes"] for each in data["collectives"])
+
+
+def test_gradients_of_a_kind_are_told_once(capsys):
+    _, out, _ = call(capsys, "why", "--layers", "2", "--dp", "2")
+    assert "  mha/dW_Q.AR, mha/dW_K.AR, mha/dW_V.AR, mha/dW_O.AR  backward, over dp = 2\n" in out
+    assert "    partner  identity on mha/W_Q, mha/W_K, mha/W_V, mha/W_O\n" in out
+    assert out.count("dW_Q.AR") == 1
+
+
+def test_sizes_that_cannot_run_are_refused(capsys):
+    code, _, err = call(capsys, "why", "--cp", "4", "--sequence", "10")
+    assert code == 2
+    assert "S = 10 of Y int64[B, S|cp] cannot be split evenly over cp=4" in err
 
 
 def test_bad_input_ends_with_2(capsys):
