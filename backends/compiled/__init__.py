@@ -6,8 +6,8 @@
     prepared              all of that, decided before anything is allocated; buffers, once it is
     engine, emission      what a backend brings: arrays, memory, and how a node becomes calls
     kernels               what fused kernels offer, where a backend has any
-    locations, writer     where a task's parts lie, and its calls; sums: those of sums over tiles; recorder: what has
-                          been written, put down for a proof
+    locations, writer     where a task's parts lie, and its calls; sums: those of sums over tiles; replay: what is
+                          recorded once for all tiles that lie alike; recorder: what has been written, for a proof
     program, exchanges    all of a rank's calls, and the collectives between them
     donation              arrays that a caller gives away
     executable, report    all of it, ready to run; which kernels it calls as they were written, and why

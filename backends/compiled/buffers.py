@@ -36,6 +36,8 @@ class Scratch:
         self._engine = engine
         self.chunks: list[Array] = []
         self._used: list[list[tuple[int, int]]] = []
+        #: What has been handed out: the next tile asks for the same buffers in the same places.
+        self._made: dict[tuple[Any, ...], Array] = {}
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> tuple[Array, tuple[int, int, int]]:
         """A buffer, and its place, to be given to `free`."""
@@ -57,7 +59,11 @@ class Scratch:
     ) -> tuple[Array, tuple[int, int, int]]:
         self._used[index].append((offset, size))
         self._used[index].sort()
-        return self._engine.view(self.chunks[index], shape, kind, offset), (index, offset, size)
+        key = index, offset, shape, kind
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._engine.view(self.chunks[index], shape, kind, offset)
+        return made, (index, offset, size)
 
     def _fit(self, index: int, size: int) -> int | None:
         offset = 0

@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from graphir.formula.trace import Formula, formula_of
 from graphir.ir.graph import Node
-from graphir.ir.operator import Operator
+from graphir.ir.operator import Operator, Place
 
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[..., Any]
@@ -55,6 +55,12 @@ class Calls(Protocol):
         same. Arguments are hashable.
         """
 
+    def anew(self, record: Function, place: Place, attributes: Mapping[str, Any], *arguments: Any) -> None:
+        """`record(call, place, attributes, *arguments)`, on every tile, each with a place and attributes of its own.
+
+        For what depends on the numbers among these, where all else depends on how arrays lie; see `replay`.
+        """
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -64,11 +70,13 @@ class Rule:
               by the names of the node's rule, where the tile's part lies, and the node's attributes
     inplace   the operands over which an output may be written, element by element
     formula   what the rule was made of; None of one that is an operator's own
+    is_placed whether what it records, but for what `Calls.anew` does, depends on where the tile begins
     """
 
     emit: Callable[..., Any]
     inplace: Mapping[str, tuple[str, ...]]
     formula: Formula | None = None
+    is_placed: bool = False
 
 
 class Rules:

@@ -28,6 +28,7 @@ from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Places, Step
 from graphir.backends.trace import ThreadTrace, Trace
+from graphir.ir.collector import without_collector
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Place
 from graphir.ir.value import Value
@@ -113,6 +114,7 @@ class CompiledExecutable(Executable, ABC):
         return [Scratch(self.engine) for _ in range(self.threads)]
 
     @cached_property
+    @without_collector
     def programs(self) -> list[Program]:
         """The program of each rank that is held here, written when it is first needed."""
         programs: dict[int, Program] = {}
@@ -141,6 +143,7 @@ class CompiledExecutable(Executable, ABC):
                 arrays.update((value, before[maker].rank.arrays[value]) for value in made)
                 continue
             program.add_task(task, assignment, self._scratch)
+        program.rank.recordings.forget()
         return program
 
     def trace(self, rank: int) -> Trace:

@@ -13,6 +13,7 @@ from graphir.backends.compiled.causal import Half
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.kernels import Kernels
+from graphir.backends.compiled.replay import Recordings
 from graphir.backends.compiled.task import Task, Tile
 from graphir.errors import PlanError
 from graphir.ir.graph import Node
@@ -32,6 +33,7 @@ class Rank:
     arguments  the graph's, whose ids have been looked at before the run
     traced     whether what is written is put down step by step, for a proof
     copied     arguments that are copied into buffers of the rank's own
+    recordings what formulas' rules have recorded, while the program is written
     """
 
     engine: Engine
@@ -45,6 +47,7 @@ class Rank:
     traced: bool = False
     constants: dict[tuple[Any, ...], Array] = field(default_factory=dict)
     copied: set[Value] = field(default_factory=set)
+    recordings: Recordings = field(default_factory=Recordings)
 
 
 class Locations:

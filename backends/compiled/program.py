@@ -7,14 +7,14 @@ their operands lie in which. To run on other arrays, these operands alone are ma
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.buffers import Scratch, Span, addresses
 from graphir.backends.compiled.emission import Array, Function
-from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call, Writer
@@ -140,13 +140,14 @@ class Program:
         starts, values = [low for low, _, _ in ranges], list(stand_ins)
         #: The arrays, most of which many calls share, that lie in none: to ask where one lies takes a microsecond.
         others: set[int] = set()
+        address_of, kind = self._engine.address, self._engine.xp.ndarray
         for s, segment in enumerate(self.segments):
             for t, calls in enumerate(segment.calls):
                 for c, (_, arguments) in enumerate(calls):
-                    for p, array in _arrays(self._engine, arguments):
-                        if id(array) in others:
+                    for p, array in enumerate(_flat(arguments)):
+                        if id(array) in others or not isinstance(array, kind):
                             continue
-                        address = self._engine.address(array)
+                        address = address_of(array)
                         at = bisect.bisect_right(starts, address) - 1
                         if at >= 0 and address < ranges[at][1] and array.size:
                             where = _Relocation(
@@ -174,17 +175,11 @@ class Program:
         self.rank.arrays[value] = self._bound[value] = array
 
 
-def _arrays(engine: Engine, arguments: tuple[Any, ...]) -> Iterator[tuple[int, Array]]:
-    """The arrays among a call's arguments, nested tuples included, with their place in a flat count."""
-    return ((place, each) for place, each in enumerate(_flat(arguments)) if isinstance(each, engine.xp.ndarray))
-
-
-def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
-    for each in arguments:
-        if isinstance(each, tuple):
-            yield from _flat(each)
-        else:
-            yield each
+def _flat(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A call's arguments, those within tuples among them; few calls have such."""
+    if tuple not in map(type, arguments):
+        return arguments
+    return tuple(chain.from_iterable(_flat(each) if type(each) is tuple else (each,) for each in arguments))
 
 
 def _replaced(arguments: tuple[Any, ...], position: int, view: Array) -> tuple[Any, ...]:
@@ -192,9 +187,9 @@ def _replaced(arguments: tuple[Any, ...], position: int, view: Array) -> tuple[A
     result: list[Any] = []
     count = 0
     for each in arguments:
-        size = sum(1 for _ in _flat(each)) if isinstance(each, tuple) else 1
+        size = len(_flat(each)) if type(each) is tuple else 1
         if count <= position < count + size:
-            each = _replaced(each, position - count, view) if isinstance(each, tuple) else view
+            each = _replaced(each, position - count, view) if type(each) is tuple else view
         result.append(each)
         count += size
     return tuple(result)

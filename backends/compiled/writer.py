@@ -163,7 +163,8 @@ class Writer:
         if node not in self._general:
             self._general[node] = rules.by_formula(node, attributes)
         general = self._general[node]
-        if general is not None and general.emit(self, given, results, self._place(node), attributes):
+        place, recordings = self._place(node), self.rank.recordings
+        if general is not None and recordings.record(self.engine, self, general, given, results, place, attributes):
             return
         for name in ("shape", "only"):
             if name in attributes:
@@ -306,6 +307,10 @@ class Writer:
         if isinstance(argument, self.engine.xp.ndarray):
             return self.engine.address(argument), argument.shape, argument.strides, argument.dtype.str
         return exact(argument)
+
+    def anew(self, record: Function, place: Place, attributes: Mapping[str, Any], *arguments: Any) -> None:
+        """`record(self, place, attributes, *arguments)`."""
+        record(self, place, attributes, *arguments)
 
     def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
         """A read-only array, shared by all who ask for what `make` makes of these arguments."""

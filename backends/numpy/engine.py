@@ -54,6 +54,11 @@ class NumpyEngine:
         offset: int = 0,
         strides: Sequence[int] | None = None,
     ) -> Array:
+        if not buffer.flags.c_contiguous:
+            # NumPy takes whole memory only: that of which the buffer is a view.
+            assert buffer.base is not None
+            offset += self.address(buffer) - self.address(buffer.base)
+            buffer = buffer.base
         return np.ndarray(tuple(shape), dtype, buffer, offset, None if strides is None else tuple(strides))
 
     def constant(self, array: Array) -> Array:

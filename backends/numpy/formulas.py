@@ -59,7 +59,8 @@ def rule_of(formula: Formula) -> Rule:
     ) -> bool:
         return _record(recipe, call, operands, results, place, attributes)
 
-    return Rule(record, recipe.inplace, formula)
+    is_placed = any(term.operation == "start" for term in formula.all_terms)
+    return Rule(record, recipe.inplace, formula, is_placed)
 
 
 def _record(
@@ -96,7 +97,7 @@ def _record(
 def _can_be_done(step: Term, arrays: TileArrays) -> bool:
     if step.operation == "sum" and step.kind == "float":
         return arrays.dtype.itemsize >= 4  # what has 16 bits is no place to add up in
-    return step.operation != "keep" or can_record_mask(*arrays.block(step.detail[0]))
+    return step.operation != "keep" or can_record_mask(arrays.place.sizes[factor] for factor in step.detail[0])
 
 
 class _Tile:
@@ -365,13 +366,13 @@ class _Tile:
             self.call(np.copyto, target[index], array[index] if array.shape[axis] > 1 else array)
 
     def _draw(self, term: Term, target: Array) -> None:
-        factors, p = term.detail
+        factors, _ = term.detail
         seed, step = (self.arrays.given[each.detail] for each in term.operands[:2])
         positions = [self.arrays.order.index(factor) for factor in factors]
         others = [i for i in range(target.ndim) if i not in positions]
         index: tuple[Any, ...] = (*(slice(None) for _ in positions), *(0 for _ in others), ...)
         mask = target.transpose([*positions, *others])[index]
-        record_mask(self.call, mask, seed, step, self.attributes["key"], p, self.arrays.block(factors))
+        self.call.anew(record_mask, self.arrays.place, self.attributes, mask, seed, step, term.detail)
 
 
 _UFUNCS = {name: getattr(np, name) for name in UFUNCS}

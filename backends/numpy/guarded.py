@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from graphir.backends.compiled.emission import Array, Calls, Function
 from graphir.backends.effects import Effects, effects_of, judges, writes
+from graphir.ir.operator import Place
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,21 @@ class Guarded:
     def constant(self, make: Callable[..., Array], *arguments: Any) -> Array:
         return self.call.constant(make, *arguments)
 
+    def anew(self, record: Function, place: Place, attributes: Mapping[str, Any], *arguments: Any) -> None:
+        self.call.anew(_record_if, place, attributes, self.ok, record, *arguments)
+
 
 def guarded(call: Calls, ok: Array, pairs: Sequence[tuple[Array, Array]]) -> Calls:
     """Where calls go that are to happen only if `ok` holds; if not, of each of `pairs` the first is the second."""
     for new, old in pairs:
         call(copy_unless, ok, new, old)
     return Guarded(call, ok)
+
+
+def _record_if(
+    call: Calls, place: Place, attributes: Mapping[str, Any], ok: Array, record: Function, *arguments: Any
+) -> None:
+    record(Guarded(call, ok), place, attributes, *arguments)
 
 
 def carry_out_if(ok: Array, function: Function, *arguments: Any) -> None:

@@ -8,14 +8,16 @@ M(i) is a table made once, and two operators in three of the first round are sav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.effects import writes
+from graphir.ir.operator import Place
 from graphir.operators.dropout import least_kept
 from graphir.operators.special import stream_keys
 
@@ -23,26 +25,23 @@ from graphir.operators.special import stream_keys
 _LONGEST = 1 << 13
 #: Below this, a table is a loop too short to be worth its call.
 _SHORTEST = 1 << 5
+#: The factors of a mask, and its rate.
+_Detail: TypeAlias = tuple[Sequence[str], float]
 
 
-def can_record_mask(starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether the pairs of a block are no more than what 32 bits count."""
-    return _runs(starts, sizes, shape) is not None
+def can_record_mask(sizes: Iterable[int]) -> bool:
+    """Whether the pairs of a tensor are no more than what 32 bits count."""
+    return math.prod(sizes) <= 1 << 33
 
 
 def record_mask(
-    call: Calls,
-    m: Array,
-    seed: Array,
-    step: Array,
-    key: int,
-    p: float,
-    block: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    call: Calls, place: Place, attributes: Mapping[str, Any], m: Array, seed: Array, step: Array, detail: _Detail
 ) -> None:
-    """Records into m the mask of a block at the rate p; see `can_record_mask` for `block`."""
-    runs = _runs(*block)
-    assert runs is not None
-    keys = call.prepared((2,), np.uint32, _write_keys, seed, step, key)
+    """Records into m the mask of a block that lies at a place, by the node's own key; see `can_record_mask`."""
+    factors, p = detail
+    starts = tuple(place.start(factor) for factor in factors)
+    runs = _runs(starts, tuple(place.sizes[factor] for factor in factors), m.shape)
+    keys = call.prepared((2,), np.uint32, _write_keys, seed, step, attributes["key"])
     bits = call.scratch((len(runs.starts), runs.pairs), np.uint32)
     _record_hash(call, runs, keys, bits)
     draws, threshold = bits.view(np.uint16), np.array(least_kept(p), np.uint16)
@@ -87,8 +86,9 @@ class _Runs(NamedTuple):
     odd: Array | None
 
 
-def _runs(starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> _Runs | None:
-    """The runs of a block; None if it has no elements, or counters of more than 32 bits."""
+@lru_cache(maxsize=1024)
+def _runs(starts: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...]) -> _Runs:
+    """The runs of a block; every layer asks for those of the same blocks, forward and backward."""
     length, stride, axis, first = 1, 1, len(shape), 0
     while axis > 0 and length == stride:
         axis -= 1
@@ -100,8 +100,6 @@ def _runs(starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> 
         steps = (np.arange(shape[outer]) + starts[outer]) * stride
         index = (steps[:, None] + index).reshape(-1)
         stride *= sizes[outer]
-    if length == 0 or len(index) == 0 or int(index[-1]) + length > 1 << 33:
-        return None
     odd = (index & 1).astype(bool)[:, None]
     if odd.any() or (length % 2 and len(index) > 1):
         return _Runs(index >> 1, length // 2 + 1, length, odd)

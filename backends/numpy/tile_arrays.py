@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,11 +81,6 @@ class TileArrays:
     def axes(self, factors: Collection[str]) -> tuple[int, ...]:
         """The axes of factors, in order."""
         return tuple(i for i, factor in enumerate(self.order) if factor in factors)
-
-    def block(self, factors: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-        """Of a tensor over `factors` where the block begins, the tensor's shape, and the block's."""
-        starts = [self.place.start(factor) for factor in factors]
-        return starts, [self.place.sizes[factor] for factor in factors], [self.lengths[factor] for factor in factors]
 
 
 _KINDS: Mapping[str, np.dtype[Any]] = {
