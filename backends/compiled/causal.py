@@ -235,10 +235,15 @@ def _makes_half(task: Task, inner: Value) -> bool:
 
 
 def _can_follow(users: Sequence[tuple[Task, Value]]) -> bool:
-    """Whether all who touch a value can go through it by the same tiles: its dims are their loops, and then k."""
-    loops = {tuple(task.sizes[loop] for loop in task.space.loops) for task, _ in users}
-    return len(loops) == 1 and all(
-        task.causal is not None
-        and list(task.space.dims[inner]) == [(loop,) for loop in task.space.loops] + [(task.causal[1],)]
-        for task, inner in users
-    )
+    """Whether all who touch a value can go through it by the same tiles: its dims are their loops, then k, and between
+    them such that are whole to all."""
+    cuts = set()
+    for task, inner in users:
+        if task.causal is None:
+            return False
+        *leading, last = task.space.dims[inner]
+        loops = task.space.loops
+        if [axis for axis in leading if axis[0] in loops] != [(loop,) for loop in loops] or last != (task.causal[1],):
+            return False
+        cuts.add(tuple(task.sizes[axis[0]] if axis[0] in loops else None for axis in leading))
+    return len(cuts) == 1

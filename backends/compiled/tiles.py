@@ -124,7 +124,7 @@ class Tiling:
         def size() -> int:
             tile = {loop: (0, width) for loop, width in widths.items()}
             if task.causal is not None:
-                return self.scores * 4 * math.prod(widths.values()) * task.sizes[task.causal[1]]
+                return self.scores * 4 * math.prod(widths.values()) * _keys_and_whole(task)
             return sum(task.bytes(value, tile) for value in task.materialised if _is_cut(task, value))
 
         for loop in self._order(task):
@@ -139,6 +139,17 @@ class Tiling:
             return order
         # What a task with a product inside holds in full are scores; the last of its loops are the queries.
         return order[-1:] if any(contracted(node) for node in task.nodes if not node.operator.view) else []
+
+
+def _keys_and_whole(task: Task) -> int:
+    """How many scores there are for each combination of indices of the loops: keys, and heads of a group."""
+    assert task.causal is not None
+    factors = {task.causal[1]}
+    for axes in task.space.dims.values():
+        mine = {factor for axis in axes for factor in axis}
+        if mine.issuperset(task.causal):
+            factors |= mine
+    return math.prod(task.sizes[factor] for factor in factors.difference(task.space.loops))
 
 
 def _rows_before(task: Task, loop: Factor) -> int:

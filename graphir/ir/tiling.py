@@ -60,7 +60,8 @@ class TileSpace:
 
 
 def tile_space(nodes: Sequence[Node], leaving: Sequence[Value], anchor: Value, rows: int) -> TileSpace | None:
-    """The tile space of `nodes` with loops over the first `rows` dims of `anchor`; None if there is none.
+    """The tile space of `nodes` with loops over the first `rows` dims of `anchor`, those left out that are below the
+    major one of a composite dim; None if there is none.
 
     There is none where a node needs all of a loop's range at once, lacks a loop in what it computes, or reads what
     is complete only after the last tile. `leaving` are those of the values that others will read.
@@ -135,11 +136,16 @@ def _structure(nodes: Sequence[Node]) -> tuple[Structure, dict[Value, int]]:
 def _find_pattern(structure: Structure, anchor: int, rows: int) -> _Pattern | None:
     """As `tile_space`, of a structure."""
     roles = _roles(structure)
+    minor = {
+        names[f] for (_, rule, _, _), names in zip(roles.places, roles.factors, strict=True) for f in rule.minor_factors
+    }
     # Of an anchor that is read in several roles any may do.
     for role in roles.of[anchor]:
-        if any(len(axis) != 1 for axis in roles.axes[role][:rows]):
+        leading = roles.axes[role][:rows]
+        if any(len(axis) != 1 for axis in leading) or (rows and leading[-1][0] in minor):
             continue
-        loops = tuple(axis[0] for axis in roles.axes[role][:rows])
+        # What lies below the major factor of a dim stays whole: the heads of a group, of which the queries are cut.
+        loops = tuple(axis[0] for axis in leading if axis[0] not in minor)
         if len(set(loops)) < len(loops) or not roles.tangled.isdisjoint(loops):
             continue
         summed = _find_sums(roles, loops)
