@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from graphir.backends.dtypes import require_dtypes
 from graphir.errors import DimError
 from graphir.ir.analysis import last_uses, needed_nodes
-from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
 from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
@@ -124,8 +123,7 @@ class Places(dict[int, Place]):
         super().__init__()
         self._rule, self._mesh, self._sizes = node.inference.rule, mesh, sizes
         self._known = node.operator.known_factors
-        layouts = [value.type.layout for value in node.inputs]
-        self._assignment = read_assignment(self._rule, layouts, node.attributes.get("split", ()))
+        self._assignment = node.assignment
 
     def __missing__(self, rank: int) -> Place:
         found = self[rank] = self.at(self._mesh.coordinates(rank))

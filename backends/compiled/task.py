@@ -16,7 +16,6 @@ from typing import TypeAlias
 from graphir.backends.plan import local_shape
 from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
-from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
@@ -257,9 +256,8 @@ def _local_sizes(space: TileSpace, numbers: Numbers) -> tuple[dict[Factor, int],
     local: dict[Factor, int] = {}
     shared: set[Factor] = set()
     for each in space.nodes:
-        rule, factors, _ = each.inference
-        layouts = [value.type.layout for value in each.inputs]
-        split = {} if not mesh.axes else read_assignment(rule, layouts, each.attributes.get("split", ()))
+        factors = each.inference.factors
+        split = each.assignment if mesh.axes else {}
         for name, factor in space.factors[each].items():
             count = mesh.count(split.get(name, ()))
             size = numbers.dim(factors[name]) // count

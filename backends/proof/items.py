@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from graphir.backends.plan import Places, local_shape
 from graphir.backends.proof.boxes import Box, Range
-from graphir.ir.assignment import read_assignment
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
@@ -234,8 +233,7 @@ class Ledger:
         bound = {name: dim.size(self._sizes) for name, dim in factors.items()}
         sizes = dict(bound)
         if self.graph.mesh.axes:
-            layouts = [value.type.layout for value in node.inputs]
-            for name, axes in read_assignment(rule, layouts, node.attributes.get("split", ())).items():
+            for name, axes in node.assignment.items():
                 sizes[name] //= self.graph.mesh.count(axes)
         starts: Mapping[str, int] = {}
         if "at" in node.operator.keywords and self.graph.mesh.axes:

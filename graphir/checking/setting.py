@@ -14,10 +14,12 @@ from graphir.ir.verify import verify
 from graphir.models import transformer
 from graphir.passes import (
     PLANS,
+    Left,
     Optimizer,
     Plan,
     complete_plan,
     dce,
+    left_whole,
     mixed_precision,
     optimize,
     recompute,
@@ -82,6 +84,10 @@ class Setting(SettingOptions):
         LayoutError or DimError if plan, mesh and sizes do not fit each other.
         """
         return verify(dce(shard(single, self.mesh, self.complete_plan(), self.complete_sizes())))
+
+    def left(self, single: Graph) -> tuple[Left, ...]:
+        """What of the arguments of `single` the plan leaves whole, and why."""
+        return left_whole(single, self.mesh, self.complete_plan(), self.complete_sizes())
 
     def arguments(self, single: Graph) -> dict[str, Any]:
         """Parameters, state and inputs at a point in general position."""

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 from graphir.backends.plan import local_shape
 from graphir.cost import CollectiveCost, Kind, axes_of, collective_cost, kind_of, mesh_sizes
-from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Node
 from graphir.ir.value import Value, gradient_name, join
@@ -104,7 +103,10 @@ def _cause(graph: Graph, node: Node) -> str:
     value, axes = node.inputs[0], axes_of(node)
     pending = [axis for axis in axes if axis in value.type.layout.pending_axes]
     if pending:
-        return "; ".join(dict.fromkeys(_made_pending(graph, value, axis) for axis in pending))
+        made: dict[str, list[str]] = {}
+        for axis in pending:
+            made.setdefault(_made_pending(graph, value, axis), []).append(axis)
+        return "; ".join(f"{rule} over {' and '.join(over)}" for rule, over in made.items())
     split = [str(dim) for dim, over in zip(value.shape, value.type.layout.splits, strict=True) if set(over) & set(axes)]
     producer = graph.producers.get(graph.origin(value))
     by = "as it is stored" if producer is None else f"as {producer.operator.key} made it"
@@ -113,7 +115,7 @@ def _cause(graph: Graph, node: Node) -> str:
 
 
 def _made_pending(graph: Graph, value: Value, axis: str) -> str:
-    """`matmul sums over k, split over tp`: the rule that left `value` pending over `axis`."""
+    """`matmul sums over k, split`: the rule that left `value` pending over `axis`."""
     node = graph.producers.get(value)
     while node is not None:
         source = next((v for v in node.inputs if axis in v.type.layout.pending_axes), None)
@@ -121,15 +123,14 @@ def _made_pending(graph: Graph, value: Value, axis: str) -> str:
             break
         value, node = source, graph.producers.get(source)
     if node is None:
-        return f"{value.name} is handed in pending over {axis}"
+        return f"{value.name} is handed in pending"
     rule = node.inference.rule
-    layouts = [each.type.layout for each in node.inputs]
-    assignment = read_assignment(rule, layouts, node.attributes.get("split", ()))
+    assignment = node.assignment
     kept = {factor for o, v in zip(rule.outputs, node.outputs, strict=True) if v is value for factor in o.factors}
     summed = [factor for factor, axes in assignment.items() if axis in axes and factor not in kept]
     verb = "takes the maximum" if node.operator.reduction == "max" else "sums"
     dims = [str(node.inference.factors[factor]) for factor in summed]
-    return f"{node.name} = {node.operator.key}(…) {verb} over {' and '.join(dims)}, split over {axis}"
+    return f"{node.name} = {node.operator.key}(…) {verb} over {' and '.join(dims)}, split"
 
 
 def _need(graph: Graph, node: Node) -> str:

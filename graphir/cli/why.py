@@ -11,13 +11,14 @@ import click
 
 from graphir.cli.check import setting_of, setting_options
 from graphir.cli.options import GroupedCommand, given
-from graphir.cli.tables import alike, amount, sizes_line, wrapped
+from graphir.cli.tables import alike, amount, beside_layer, sizes_line, spanned, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from graphir.checking import Explanation, Setting
     from graphir.ir.layout import Mesh
+    from graphir.passes import Left
 
 _LAYER = re.compile(r"layer(\d+)")
 #: A number at the end of a word, of the optimizer's `square_sum7` say.
@@ -44,9 +45,11 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
 
     For each: what made its operand pending or split, what needs it otherwise, what stands for it in the other pass,
     and the bytes that a rank sends, as a formula and as a number. Slices send nothing and are left out.
-    Layers that say the same are told once.
+    Layers that say the same are told once. At the end stands which arguments every rank holds whole although the
+    plan splits others of their kind.
     """
     from graphir.checking import explain
+    from graphir.ir.dims import shape_text
 
     setting = setting_of(what, options, given(context))
     single = setting.single()
@@ -60,10 +63,15 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
             "collectives": [each.as_dict() for each in found],
             "blocks": [_sums(block, each) for block, each in _blocks(found)],
             "total": _sums("all", found),
+            "left": [
+                {"name": value.name, "shape": shape_text(value.shape), "axis": axis, "reason": reason}
+                for value, axis, reason in setting.left(single)
+            ],
         }
         click.echo(json.dumps(data, ensure_ascii=False, indent=1))
         return 0
     _print(setting, algorithm, [each for each in found if each.total], parallel.mesh)
+    _print_left(setting.left(single))
     return 0
 
 
@@ -161,3 +169,16 @@ def _print_sums(block: str, group: Sequence[Explanation], times: int = 1) -> Non
     counts = ", ".join(f"{count} {kind}" for kind, count in sums["counts"].items()) or "no collectives"
     each = ", each of them" if times > 1 else ""
     click.echo(wrapped(f"{block}: {counts}; {amount(sums['bytes'], 'B')} in all{each}") + "\n")
+
+
+def _print_left(left: Sequence[Left]) -> None:
+    """By axis and reason the arguments that are whole, those of layers once."""
+    from graphir.ir.dims import shape_text
+
+    found: dict[str, dict[str, list[str]]] = {}
+    for value, axis, reason in left:
+        told, alike = f"whole along {axis}, because {reason}:", f"{beside_layer(value.name)} {shape_text(value.shape)}"
+        found.setdefault(told, {}).setdefault(alike, []).append(f"{value.name} {shape_text(value.shape)}")
+    for told, names in found.items():
+        click.echo(wrapped(told))
+        click.echo(wrapped(", ".join(map(spanned, names.values())), indent=2))

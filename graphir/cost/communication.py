@@ -124,8 +124,7 @@ def axes_of(node: Node) -> tuple[str, ...]:
 
 def mesh_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """`sizes`, completed by the dims that follow and by those of the mesh: N_T, N_DP, …"""
-    named = {str(axis_symbol(axis)): size for axis, size in graph.mesh.axes}
-    return {**bind_sizes(graph, sizes), **named}
+    return {**bind_sizes(graph, sizes), **graph.mesh.symbols}
 
 
 # -- the table --------------------------------------------------------------------------------------------

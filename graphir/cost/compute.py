@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from graphir.cost.polynomial import Polynomial
 from graphir.formula.flops import find_operations
-from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim, product
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import axis_symbol, local_shape
@@ -36,8 +35,7 @@ def node_flops(node: Node) -> Polynomial:
     if body is not None:
         return count_flops(body)
     rule, factors = node.inference.rule, node.inference.factors
-    layouts = [value.type.layout for value in node.inputs]
-    assignment = read_assignment(rule, layouts, node.attributes.get("split", ()))
+    assignment = node.assignment
     return Polynomial(
         (product(_local(factors[f], assignment.get(f, ())) for f in rule.factors if f in visited), count)
         for visited, count in find_operations(node).items()

@@ -3,16 +3,21 @@
 An *assignment* gives mesh axes to the factors of a rule. Operands must agree on it; outputs follow from it: a
 factor that an output lacks, but depends on, was summed over only partly on each rank, so the output is pending.
 What is pending goes through an operator only where the operator is linear.
+
+Of a dim that is a product the axes split the major factor. One that is split until each rank has one of it, N_KV over
+tp.N_KV, leaves the axes behind to the next: (k g d) over tp.N_KV and tp.per_N_KV is k over the one, g over the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol, TypeAlias
 
 from graphir.errors import TypeCheckError
-from graphir.ir.layout import Layout
-from graphir.ir.signature import Operand, Signature
+from graphir.ir.dims import Dim
+from graphir.ir.layout import Layout, filled
+from graphir.ir.signature import Axis, Operand, Signature
 
 #: Axes of each factor that is split; factors that are not split may be left out.
 Assignment: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -52,12 +57,34 @@ def read_split(split: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def operand_splits(operand: Operand, assignment: Assignment) -> tuple[tuple[str, ...], ...]:
-    """The layout of an operand's dims under an assignment; of a composite dim the major factor counts."""
-    return tuple(assignment.get(axis.factors[0], ()) if axis.factors else () for axis in operand.axes)
+    """The layout of an operand's dims under an assignment."""
+    return tuple(
+        assignment.get(axis.factors[0], ())
+        if len(axis.factors) == 1
+        else tuple(each for factor in axis.factors for each in assignment.get(factor, ()))
+        for axis in operand.axes
+    )
 
 
-def read_assignment(rule: Signature, layouts: Sequence[Layout], split: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The assignment that the inputs' layouts make; TypeCheckError where they do not agree."""
+def shares(axis: Axis, axes: tuple[str, ...], dims: Mapping[str, Dim]) -> list[tuple[str, tuple[str, ...]]]:
+    """Each factor of one dim with its part of the mesh axes that split the dim."""
+    found, (*majors, last) = [], axis.factors
+    for factor in majors:
+        mine = axes[:1] if len(axes) > 1 and is_filled(factor, axes[:1], dims) else axes
+        found.append((factor, mine))
+        axes = axes[len(mine) :]
+    return [*found, (last, axes)]
+
+
+def is_filled(factor: str, axes: Sequence[str], dims: Mapping[str, Dim]) -> bool:
+    """Whether a factor is split until each rank has one of it."""
+    return len(axes) == 1 and filled(axes[0]) == str(dims.get(factor, ""))
+
+
+def read_assignment(
+    rule: Signature, layouts: Sequence[Layout], split: Sequence[str], dims: Mapping[str, Dim]
+) -> dict[str, tuple[str, ...]]:
+    """The assignment that the inputs' layouts make, factors having these dims; TypeCheckError where they disagree."""
     found = read_split(split)
     origin = dict.fromkeys(found, "the attribute split")
     unknown = set(found) - rule.output_only_factors
@@ -67,8 +94,7 @@ def read_assignment(rule: Signature, layouts: Sequence[Layout], split: Sequence[
         raise TypeCheckError(f"{factor} must be whole, but the attribute split lays it over {_axes(found[factor])}")
     for operand, layout in zip(rule.inputs, layouts, strict=True):
         for axis, axes in zip(operand.axes, layout.splits, strict=True):
-            for position, factor in enumerate(axis.factors):
-                mine = axes if position == 0 else ()
+            for factor, mine in shares(axis, axes, dims) if axis.factors else ():
                 if found.setdefault(factor, mine) != mine:
                     raise TypeCheckError(
                         f"{factor} is split over {_axes(found[factor])} in {origin[factor]} "
@@ -88,12 +114,18 @@ def read_assignment(rule: Signature, layouts: Sequence[Layout], split: Sequence[
 
 
 def infer_layouts(
-    operator: Linearity, rule: Signature, layouts: Sequence[Layout], split: Sequence[str] = ()
+    operator: Linearity,
+    rule: Signature,
+    layouts: Sequence[Layout],
+    split: Sequence[str],
+    dims: Mapping[str, Dim],
 ) -> tuple[Layout, ...]:
-    """The outputs' layouts; TypeCheckError where the inputs' do not fit each other or the operator."""
+    """The outputs' layouts, factors having these dims; TypeCheckError where the inputs' do not fit each other or the
+    operator.
+    """
     if not split and all(layout.is_replicated for layout in layouts):
         return tuple(Layout.replicated(len(operand.axes)) for operand in rule.outputs)
-    assignment = read_assignment(rule, layouts, split)
+    assignment = read_assignment(rule, layouts, split, dims)
     passed = _passed_pending(operator, rule, layouts, assignment)
     results = []
     for operand in rule.outputs:
@@ -109,8 +141,8 @@ def infer_layouts(
                     if factor not in factors:
                         pending |= dict.fromkeys(assignment.get(factor, ()), operator.reduction)
         for axis in operand.axes:
-            for minor in axis.factors[1:]:
-                if assignment.get(minor):
+            for major, minor in pairwise(axis.factors):
+                if assignment.get(minor) and not is_filled(major, assignment.get(major, ()), dims):
                     raise TypeCheckError(
                         f"{minor} is split over {_axes(assignment[minor])}, but of {axis} only "
                         f"{axis.factors[0]}, the major factor, can be"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from graphir.errors import DimError, SizeError
 from graphir.ir.dims import LARGEST, Dim, Sizes, resolve_sizes, shape_text
 from graphir.ir.graph import Graph, Node
+from graphir.ir.layout import filled
 from graphir.ir.signature import is_literal
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
@@ -23,14 +24,21 @@ def bind_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """`sizes`, checked against the graph's dims and the factors of its nodes, and completed by the defined ones.
 
     A node may have a factor that is no dim of any value: of X[(2 c)] -> Y[(2 c)] the half. Errors: DimError as of
-    `resolve_sizes`; SizeError, with the largest tensor and its dims, where one would have 2^63 bytes or more, which no
-    array has.
+    `resolve_sizes`, and where the mesh has not as many ranks as a dim that lies over them one by one; SizeError, with
+    the largest tensor and its dims, where one would have 2^63 bytes or more, which no array has.
     """
     try:
         complete = resolve_sizes([graph.dims, _factors_within(graph)], sizes)
     except DimError as error:
         _tell_where(graph, sizes, error)
         raise
+    for axis, ranks in graph.mesh.axes:
+        name = filled(axis)
+        if complete.get(name, ranks) != ranks:
+            raise DimError(
+                f"{name} = {complete[name]} lies one by one over {axis}={ranks} in graph {graph.name}; shard the graph "
+                "that it came from for these sizes"
+            )
     found = largest(values_within(graph), complete)
     if found is not None and found[1] > LARGEST:
         raise SizeError(

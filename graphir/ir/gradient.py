@@ -68,7 +68,7 @@ class GradientContext(NamedTuple):
         layouts = [value.type.layout for value in self.inputs]
         if not all(layout.is_replicated for layout in layouts):
             # What only the d-node's outputs have lies as it did in the forward node.
-            assignment = read_assignment(forward, layouts, self.attributes.get("split", ()))
+            assignment = read_assignment(forward, layouts, self.attributes.get("split", ()), factors)
             more["split"] = write_split(assignment, part.output_only_factors)
         known = {o.name: value for o, value in zip(forward.inputs, self.inputs, strict=True)}
         known |= {o.name: value for o, value in zip(forward.outputs, self.outputs, strict=True)}

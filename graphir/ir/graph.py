@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 from graphir.errors import GraphError
+from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
 from graphir.ir.frozen import Frozen, fix
 from graphir.ir.layout import Mesh
@@ -83,6 +84,13 @@ class Node(Frozen):
             found = self.operator.infer(tuple([value.type for value in self.inputs]), self.attributes)
             fix(self, "_inference", found)
         return found
+
+    @property
+    def assignment(self) -> Mapping[str, tuple[str, ...]]:
+        """The mesh axes that split each factor of the rule; factors that none splits may be left out."""
+        rule, factors, _ = self.inference
+        layouts = [value.type.layout for value in self.inputs]
+        return read_assignment(rule, layouts, self.attributes.get("split", ()), factors)
 
     @property
     def body(self) -> Graph | None:

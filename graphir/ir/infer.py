@@ -84,7 +84,7 @@ def infer(declaration: Declaration, types: tuple[TensorType, ...], attributes: A
         raise TypeCheckError(f"{given} does not fit {' or '.join(map(str, alternatives))}")
     shared = check_dtypes(rule, types)
     factors = bind_factors(rule, types, given_factors(declaration, attributes))
-    layouts = _layouts(declaration, rule, tuple(type_.layout for type_ in types), attributes)
+    layouts = _layouts(declaration, rule, factors, tuple(type_.layout for type_ in types), attributes)
     outputs = tuple(
         TensorType(_dtype(declaration, o, rule, shared, types, attributes), output_shape(o, factors), layout)
         for o, layout in zip(rule.outputs, layouts, strict=True)
@@ -93,11 +93,15 @@ def infer(declaration: Declaration, types: tuple[TensorType, ...], attributes: A
 
 
 def _layouts(
-    declaration: Declaration, rule: Signature, layouts: tuple[Layout, ...], attributes: Attributes
+    declaration: Declaration,
+    rule: Signature,
+    factors: Mapping[str, Dim],
+    layouts: tuple[Layout, ...],
+    attributes: Attributes,
 ) -> tuple[Layout, ...]:
     if declaration.relayout is not None:
         return (declaration.relayout(layouts[0], attributes),)
-    return infer_layouts(declaration, rule, layouts, attributes.get("split", ()))
+    return infer_layouts(declaration, rule, layouts, attributes.get("split", ()), factors)
 
 
 def _dtype(

@@ -9,6 +9,14 @@ a sum (or max, or mean) that has not been formed yet. On all other axes it is re
     [D|dp|tp, D_ff]                 D split over dp, each part split over tp
 
 The size of axis `tp` is written N_T, of `dp` N_DP, as the documents do, and N_ + the axis's name for all else.
+
+Where tp has more ranks than there are heads of keys, N_KV, it is taken apart into two axes:
+
+    tp.N_KV        over which N_KV lies one by one: N_KV ranks
+    tp.per_N_KV    over which they lie alike: N_T/N_KV ranks, which may share what belongs to each, G
+
+    [D, N_KV*G*D_h|tp.N_KV|tp.per_N_KV]    heads of queries, all split
+    [D, N_KV*D_h|tp.N_KV]                  heads of keys, each on N_T/N_KV ranks
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from graphir.ir.dims import RESERVED, Dim, dim, product, whole
 
 REDUCTIONS = ("sum", "max", "mean")
 _SYMBOLS = {"tp": "N_T", "dp": "N_DP"}
+_PER = "per_"
 #: More ranks than any machine has, and axes than they can be counted along.
 MOST_RANKS, MOST_AXES = 1 << 20, 16
 
@@ -38,7 +47,7 @@ class Mesh:
         pairs = (*dict(axes).items(), *named.items())
         checked: list[tuple[str, int]] = []
         for name, size in pairs:
-            if not name.isidentifier() or name in RESERVED or name in REDUCTIONS:
+            if not _is_axis(name) or name in RESERVED or name in REDUCTIONS:
                 raise LayoutError(f"{name!r} cannot name a mesh axis; use a word such as dp or tp")
             count = whole(size)
             if count is None or count < 1:
@@ -55,10 +64,28 @@ class Mesh:
         """Ranks along each axis."""
         return dict(self.axes)
 
+    @cached_property
+    def symbols(self) -> Mapping[str, int]:
+        """The numbers of the names that sizes of axes are written in: N_T, N_DP, …"""
+        found: dict[str, int] = {}
+        for name, size in self.axes:
+            whole = _symbol(name.partition(".")[0])
+            found[whole] = found.get(whole, 1) * size
+        return found | {dim: self.sizes[axis] for axis in self.names if (dim := filled(axis))}
+
     @property
     def names(self) -> tuple[str, ...]:
         """The axes, slowest first."""
         return tuple(name for name, _ in self.axes)
+
+    def parts(self, axis: str) -> tuple[str, ...]:
+        """What has become of an axis: itself, or the two that it was taken apart into; none if there is no such."""
+        return tuple(name for name in self.names if name == axis or name.startswith(f"{axis}."))
+
+    def apart(self, axis: str, dim: str, size: int) -> Mesh:
+        """This mesh with `axis` taken apart: over the first part lies `dim`, which is of that size, one by one."""
+        inner = (f"{axis}.{dim}", size), (f"{axis}.{_PER}{dim}", self.sizes[axis] // size)
+        return Mesh([pair for each in self.axes for pair in (inner if each[0] == axis else (each,))])
 
     @cached_property
     def size(self) -> int:
@@ -122,8 +149,26 @@ class Mesh:
 
 
 def axis_symbol(axis: str) -> Dim:
-    """The size of a mesh axis as the documents write it: N_T for tp, N_DP for dp."""
-    return dim(_SYMBOLS.get(axis, f"N_{axis.upper()}"))
+    """The size of a mesh axis as the documents write it: N_T for tp, N_DP for dp, N_KV for tp.N_KV."""
+    whole, _, part = axis.partition(".")
+    if part.startswith(_PER):
+        return dim(_symbol(whole)) / dim(part.removeprefix(_PER))
+    return dim(part or _symbol(whole))
+
+
+def filled(axis: str) -> str:
+    """The dim that lies over an axis one by one: N_KV over tp.N_KV; empty of other axes."""
+    part = axis.partition(".")[2]
+    return "" if part.startswith(_PER) else part
+
+
+def _symbol(axis: str) -> str:
+    return _SYMBOLS.get(axis, f"N_{axis.upper()}")
+
+
+def _is_axis(name: str) -> bool:
+    whole, dot, part = name.partition(".")
+    return whole.isidentifier() and (not dot or part.isidentifier())
 
 
 class Layout:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from graphir.ir.graph import Graph, Node
 from graphir.ir.value import Value
 
-_SETTLES = re.compile(r"(?P<operand>.+?) is a pending (?P<kind>\w+) over (?P<axes>\w+(?: and \w+)*); (?P<rest>.+)")
+_AXES = r"[\w.]+(?: and [\w.]+)*"
+_SETTLES = re.compile(rf"(?P<operand>.+?) is a pending (?P<kind>\w+) over (?P<axes>{_AXES}); (?P<rest>.+)")
 _READ = re.compile(r"(?P<reader>.+) = (?P<key>\S+)\(…\) reads (?P<moved>.+) as (?P<name>\S+) (?P<lies>\[.*)")
 _PINNED = re.compile(r"the plan wants (?P<moved>.+?) as (?P<lies>\[.*)")
 _RETURNED = re.compile(r"(?P<moved>.+) is an output of the graph")

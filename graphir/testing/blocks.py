@@ -44,7 +44,7 @@ def _split(case: Case, factor: str, ranks: int) -> gi.Graph | None:
     layouts = [gi.Layout(operand_splits(operand, assignment)) for operand in rule.inputs]
     split = write_split(assignment, rule.output_only_factors)
     try:
-        infer_layouts(operator, rule, layouts, split)
+        infer_layouts(operator, rule, layouts, split, case.node.inference.factors)
     except TypeCheckError:
         return None
     builder = gi.Builder("case", mesh=gi.Mesh(r=ranks))

@@ -5,6 +5,7 @@
     splits        how an entry of a plan splits one value
     logical       what a dim stands for: of W_Q [D, D] the second is N_H·D_h, as the R that reads it says
     laying        how a plan's dims lie in one argument
+    subaxes       an axis of more ranks than heads of keys is taken apart
     residual      the residual stream, found by what it is
     given         what a plan says of one graph
     left          what a plan leaves whole, and why

@@ -13,9 +13,11 @@ from graphir.ir.layout import Layout, Mesh
 from graphir.ir.value import Value
 from graphir.passes.patterns import cast
 from graphir.passes.sharding.laying import DimRules
+from graphir.passes.sharding.logical import LogicalDims
 from graphir.passes.sharding.plans import Plan
 from graphir.passes.sharding.residual import residual_stream
 from graphir.passes.sharding.splits import Pin, read_pin, read_splits, speaks_of
+from graphir.passes.sharding.subaxes import take_apart
 
 #: So many names of what a graph has are told where a plan names none of it.
 _SHOWN = 6
@@ -25,31 +27,33 @@ _SHOWN = 6
 class Given:
     """Layouts that are given, before any is inferred.
 
+    mesh     the mesh that they speak of: as it was, or with an axis taken apart (`subaxes`)
+    rules    how the plan's dims lie
     stored   of every argument, as a rank keeps it
     used     of a parameter, as the nodes that read it want it (ZeRO-3: gathered); of its cast, too
     pinned   of other values, as they are brought to right after they are made
     """
 
+    mesh: Mesh
+    rules: DimRules
     stored: dict[Value, Layout] = field(default_factory=dict)
     used: dict[Value, Layout] = field(default_factory=dict)
     pinned: dict[Value, Pin] = field(default_factory=dict)
 
 
-def read_plan(
-    graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, rules: DimRules, sizes: Sizes | None
-) -> Given:
-    """What `plan`, whose dims `rules` have read, gives for `graph`; LayoutError if it names only what that lacks."""
-    return _Reader(graph, nodes, mesh, plan, rules, sizes).read()
+def read_plan(graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> Given:
+    """What `plan` gives for `graph`; LayoutError if it names only what the graph lacks."""
+    return _Reader(graph, nodes, mesh, plan, sizes).read()
 
 
 class _Reader:
-    def __init__(
-        self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, rules: DimRules, sizes: Sizes | None
-    ) -> None:
-        self.graph, self.nodes, self.mesh, self.plan, self.sizes = graph, nodes, mesh, plan, sizes
-        self.rules = rules
+    def __init__(self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
+        self.graph, self.nodes, self.plan, self.sizes = graph, nodes, plan, sizes
         self.names = all_names(graph)
-        self.given = Given()
+        logical = LogicalDims(nodes if plan.lies else ())
+        self.mesh = take_apart(mesh, plan, graph.arguments, logical, sizes)
+        self.rules = DimRules(plan, self.mesh, logical)
+        self.given = Given(self.mesh, self.rules)
 
     def read(self) -> Given:
         graph, given = self.graph, self.given
@@ -84,7 +88,8 @@ class _Reader:
         for split in self.plan.matches("used", self.names[value]):
             if not split.startswith("-"):
                 return read_splits(value, [split], self.mesh, self.sizes)
-            stored = Layout([tuple(axis for axis in axes if axis != split[1:]) for axes in stored.splits])
+            dropped = self.mesh.parts(split[1:])
+            stored = Layout([tuple(axis for axis in axes if axis not in dropped) for axes in stored.splits])
         return stored
 
     def _place_state(self) -> None:
@@ -135,7 +140,7 @@ class _Reader:
         lying = {axis for layout in self.given.stored.values() for axis in layout.split_axes}
         pinned = {axis for pin in self.given.pinned.values() for axis in pin.axes}
         for axis, dims in self.plan.entries("dims"):
-            if axis not in lying | pinned:
+            if not (lying | pinned).intersection(self.mesh.parts(axis)):
                 found = dict.fromkeys(str(dim) for value in self.graph.arguments for dim in value.shape if dim.names)
                 others = f"; they have {_some(list(found))}: say which of them {axis} shall split" if found else ""
                 example = f", as in {axis}:{list(found)[-1]}" if found else ""

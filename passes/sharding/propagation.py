@@ -6,11 +6,13 @@ has few distinct situations, so each is decided once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from graphir.ir.assignment import operand_splits, write_split
+from graphir.ir.assignment import is_filled, operand_splits, shares, write_split
+from graphir.ir.dims import Dim
+from graphir.ir.graph import Node
 from graphir.ir.layout import Layout
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
@@ -18,6 +20,8 @@ from graphir.ir.signature import Operand, Signature
 Axes: TypeAlias = tuple[str, ...]
 #: The axes of each factor that is split, in the order of the claims.
 Claimed: TypeAlias = tuple[tuple[str, Axes], ...]
+#: Factors of dims that are products, with their dims.
+Parts: TypeAlias = tuple[tuple[str, Dim], ...]
 #: Whether an axis may go to a factor.
 Admits: TypeAlias = Callable[[str, str], bool]
 
@@ -31,6 +35,7 @@ class Situation(NamedTuple):
     wanted    of operands, and
     results   of outputs, as their consumers or the plan would have them
     offered   of operands made to measure: as they can be had without moving what they are made of; no tuple if none is
+    parts     the factors of dims that are products, with their dims
     """
 
     operator: Operator
@@ -41,6 +46,7 @@ class Situation(NamedTuple):
     wanted: tuple[Layout | None, ...]
     results: tuple[Layout | None, ...]
     offered: tuple[Layout | None, ...] = ()
+    parts: Parts = ()
 
 
 class Placement(NamedTuple):
@@ -55,6 +61,15 @@ class Placement(NamedTuple):
     operands: tuple[Layout, ...]
     split: tuple[str, ...]
     splits_whole: bool
+
+
+def parts_of(node: Node) -> Parts:
+    """The factors of those of a node's dims that are products."""
+    rule, factors, _ = node.inference
+    if not rule.minor_factors:
+        return ()
+    axes = [axis for operand in (*rule.inputs, *rule.outputs) for axis in operand.axes if len(axis.factors) > 1]
+    return tuple({factor: factors[factor] for axis in axes for factor in axis.factors}.items())
 
 
 @lru_cache(maxsize=2048)
@@ -74,17 +89,19 @@ def place(situation: Situation) -> Placement:
 
 
 @lru_cache(maxsize=4096)
-def spread(operator: Operator, rule: Signature, operands: tuple[Layout | None, ...], output: int) -> Layout:
+def spread(
+    operator: Operator, rule: Signature, parts: Parts, operands: tuple[Layout | None, ...], output: int
+) -> Layout:
     """The layout of a result that spreads its operands, which lie as `operands`, over new dims: none of these split."""
-    claims = _Claims(operator, rule)
+    claims = _Claims(operator, rule, parts)
     for operand, layout in _known(rule.inputs, operands):
         claims.operand(operand, layout)
     return Layout(operand_splits(rule.outputs[output], claims.result))
 
 
 def _assign(situation: Situation) -> dict[str, Axes]:
-    operator, rule, followed, given, lying, wanted, results, offered = situation
-    claims = _Claims(operator, rule)
+    operator, rule, followed, given, lying, wanted, results, offered, parts = situation
+    claims = _Claims(operator, rule, parts)
     # 1. The d-node of a node does as the node did.
     for factor, axes in followed:
         claims.factor(factor, axes)
@@ -101,7 +118,7 @@ def _assign(situation: Situation) -> dict[str, Axes]:
     # 3. What is wanted says where a pending axis goes, and decides between operands that disagree.
     pending = {axis for _, layout in _known(rule.inputs, lying) for axis in layout.pending_axes}
     pending -= _passed(situation).keys()
-    splits = _held(_known(rule.inputs, lying))
+    splits = frozenset(claims.held(_known(rule.inputs, lying)))
     torn = _disputed(splits)
     for operand, layout in made:
         claims.operand(operand, layout, lambda factor, axis: axis in pending or (factor, axis) in torn, splits)
@@ -143,18 +160,18 @@ def _passed(situation: Situation) -> dict[str, str]:
 class _Claims:
     """Axes given to factors; an axis goes to one factor only."""
 
-    def __init__(self, operator: Operator, rule: Signature) -> None:
-        self.rule = rule
-        #: Minor factors of a composite dim cannot be split; whole ones only where the node can be taken apart.
-        self.barred = rule.minor_factors
-        if operator.decompose is None:
-            self.barred |= rule.whole_factors
+    def __init__(self, operator: Operator, rule: Signature, parts: Parts) -> None:
+        self.rule, self.dims = rule, dict(parts)
+        #: Whole factors can be split only where the node can be taken apart.
+        self.barred = rule.whole_factors if operator.decompose is None else frozenset()
         self.owner: dict[str, str] = {}
         self.result: dict[str, Axes] = {}
 
     def factor(self, factor: str, axes: Iterable[str]) -> None:
         """Claims `axes` for `factor`, as far as both are free."""
         if factor in self.barred or factor in self.result or factor not in self.rule.factors:
+            return
+        if factor in self.rule.minor_factors and not self._is_open(factor):
             return
         mine = tuple(axis for axis in axes if axis not in self.owner)
         if mine:
@@ -168,28 +185,34 @@ class _Claims:
 
         A dim that gets any takes `along` what splits it already: (factor, axis).
         """
+        for factor, axes in self._split(operand, layout):
+            mine = [each for each in axes if admits is None or admits(factor, each)]
+            if mine and along:
+                mine = [each for each in axes if each in mine or (factor, each) in along]
+            self.factor(factor, mine)
+
+    def held(self, operands: Iterable[tuple[Operand, Layout]]) -> Iterator[tuple[str, str]]:
+        """(factor, axis) where some operand splits the factor over the axis."""
+        for operand, layout in operands:
+            for factor, axes in self._split(operand, layout):
+                yield from ((factor, each) for each in axes)
+
+    def _split(self, operand: Operand, layout: Layout) -> Iterator[tuple[str, Axes]]:
+        """The factors of an operand that a layout splits, with their axes."""
         for axis, axes in zip(operand.axes, layout.splits, strict=True):
-            if axis.factors and axes:
-                factor = axis.factors[0]
-                mine = [each for each in axes if admits is None or admits(factor, each)]
-                if mine and along:
-                    mine = [each for each in axes if each in mine or (factor, each) in along]
-                self.factor(factor, mine)
+            if axes and axis.factors:
+                yield from ((factor, mine) for factor, mine in shares(axis, axes, self.dims) if mine)
+
+    def _is_open(self, minor: str) -> bool:
+        """Whether a minor factor can be split, those before it being split until each rank has one of them."""
+        products = {axis.factors for o in (*self.rule.inputs, *self.rule.outputs) for axis in o.axes}
+        above = {each for factors in products if minor in factors for each in factors[: factors.index(minor)]}
+        return all(is_filled(each, self.result.get(each, ()), self.dims) for each in above)
 
 
 def _known(operands: Iterable[Operand], layouts: Iterable[Layout | None]) -> list[tuple[Operand, Layout]]:
     """The operands that have a layout, with it."""
     return [(operand, layout) for operand, layout in zip(operands, layouts, strict=True) if layout is not None]
-
-
-def _held(operands: Iterable[tuple[Operand, Layout]]) -> frozenset[tuple[str, str]]:
-    """(factor, axis) where some operand splits the factor over the axis."""
-    return frozenset(
-        (axis.factors[0], each)
-        for operand, layout in operands
-        for axis, axes in zip(operand.axes, layout.splits, strict=True)
-        for each in axes
-    )
 
 
 def _disputed(splits: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:

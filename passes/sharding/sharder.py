@@ -21,7 +21,7 @@ from typing import Any
 
 from graphir.errors import LayoutError
 from graphir.ir.analysis import needed_nodes
-from graphir.ir.assignment import operand_splits, write_split
+from graphir.ir.assignment import operand_splits, shares, write_split
 from graphir.ir.builder import Builder
 from graphir.ir.collector import without_collector
 from graphir.ir.dims import Sizes
@@ -31,9 +31,8 @@ from graphir.ir.purpose import Purpose, Reading
 from graphir.ir.value import Value
 from graphir.passes.patterns import narrowing, operands, results
 from graphir.passes.sharding.given import read_plan
-from graphir.passes.sharding.laying import DimRules
 from graphir.passes.sharding.plans import Plan
-from graphir.passes.sharding.propagation import Claimed, Placement, Situation, place, spread
+from graphir.passes.sharding.propagation import Claimed, Placement, Situation, parts_of, place, spread
 from graphir.passes.sharding.ready import find_plan
 from graphir.passes.sharding.reshard import Hop, route
 
@@ -49,8 +48,10 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
 
     Names, shapes and outputs stay what they are; types get layouts, and AR, AG, RS, A2A and slices are inserted,
     each with its reason in `meta.why`. Nodes that no output needs are dropped. With `sizes`, `?|dp` entries pick
-    a dim that divides.
-    Errors: LayoutError if the plan does not fit the graph or the mesh, or the graph is sharded already.
+    a dim that divides, and an axis that has more ranks than there are heads of keys is taken apart (`subaxes`): the
+    graph's mesh says into what.
+    Errors: LayoutError if the plan does not fit the graph or the mesh, or the graph is sharded already; DimError, with
+    `sizes`, if an axis can be shared out among heads of keys and of queries in no way.
     """
     plan = find_plan(plan) if isinstance(plan, str) else plan
     if not isinstance(plan, Plan):
@@ -74,8 +75,8 @@ class _Sharder:
     def __init__(self, graph: Graph, mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
         self.graph = graph
         self.nodes = needed_nodes(graph, graph.outputs)
-        self.given = read_plan(graph, self.nodes, mesh, plan, DimRules(plan, self.nodes), sizes)
-        self.builder = Builder(graph.name, mesh=mesh)
+        self.given = read_plan(graph, self.nodes, mesh, plan, sizes)
+        self.builder = Builder(graph.name, mesh=self.given.mesh)
         #: Where each value of the old graph lives now, as it was made or settled.
         self.home: dict[Value, Value] = {}
         #: Copies in other layouts, by layout and phase: the backward pass gathers again rather than keep.
@@ -152,6 +153,7 @@ class _Sharder:
             tuple(map(self.wanted.get, node.inputs)),
             tuple(map(self.wanted.get, node.outputs)),
             tuple(offered) if any(offered) else (),
+            parts_of(node),
         )
 
     def _offered(self, value: Value) -> Layout:
@@ -161,7 +163,8 @@ class _Sharder:
             self._offered(each) if each in self.lazy else self.given.used.get(each) or self.home[each].type.layout
             for each in node.inputs
         ]
-        layout, pin = spread(node.operator, node.inference.rule, tuple(layouts), position), self.given.pinned.get(value)
+        layout = spread(node.operator, node.inference.rule, parts_of(node), tuple(layouts), position)
+        pin = self.given.pinned.get(value)
         return layout if pin is None else pin.apply(layout)
 
     # -- placing a node -------------------------------------------------------------------------------
@@ -312,11 +315,13 @@ class _Sharder:
             return self.copies[value][layout, ""]
         node, position = self.lazy[value]
         rule = node.inference.rule
-        splits = layout.splits
+        dims = node.inference.factors
         assignment = {
-            axis.factors[0]: axes
-            for axis, axes in zip(rule.outputs[position].axes, splits, strict=True)
+            factor: mine
+            for axis, axes in zip(rule.outputs[position].axes, layout.splits, strict=True)
             if axis.factors and axes
+            for factor, mine in shares(axis, axes, dims)
+            if mine
         }
         names = [self.builder.free_name(each.name) for each in node.outputs]
         inputs = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from graphir.errors import LayoutError
@@ -25,7 +26,8 @@ def read_splits(
     LayoutError for a malformed split, one for another shape, or an axis that occurs twice.
     """
     named = [split for split in splits if not split.startswith("-")]
-    spoken = _dropped(splits) | {axis for split in named if not split.startswith("?") for axis in axes_named(split)}
+    spoken = _dropped(splits, mesh)
+    spoken.update(part for s in named if not s.startswith("?") for axis in axes_named(s) for part in mesh.parts(axis))
     found = [[axis for axis in axes if axis not in spoken] for axes in base or [()] * len(value.shape)]
     for split in sorted(named, key=lambda text: text.startswith("?")):
         for position, axes in _read(value, split, found, mesh, sizes):
@@ -64,7 +66,7 @@ def _pinned(pin: Pin, layout: Layout) -> Layout:
 def read_pin(value: Value, splits: Sequence[str], mesh: Mesh, sizes: Sizes | None) -> Pin:
     """The pin that entries for an activation together make."""
     layout = read_splits(value, splits, mesh, sizes)
-    return Pin(frozenset(_dropped(splits) | set(layout.split_axes)), tuple(enumerate(layout.splits)))
+    return Pin(frozenset(_dropped(splits, mesh) | set(layout.split_axes)), tuple(enumerate(layout.splits)))
 
 
 def axes_named(split: str) -> list[str]:
@@ -83,13 +85,18 @@ def is_called(dim: Dim, name: str) -> bool:
     return str(dim) in (name, f"{name}_pad")
 
 
+def is_named(dim: Dim, name: str) -> bool:
+    """Whether `name`, which may be a pattern, means this dim."""
+    return is_called(dim, name) or fnmatchcase(str(dim), name)
+
+
 def divides(dim: Dim, axes: Iterable[str], mesh: Mesh, sizes: Sizes | None) -> bool:
     """Whether the axes divide the dim evenly, as far as sizes are known."""
     return sizes is None or dim.size(sizes) % mesh.count(axes) == 0
 
 
-def _dropped(splits: Iterable[str]) -> set[str]:
-    return {split[1:] for split in splits if split.startswith("-")}
+def _dropped(splits: Iterable[str], mesh: Mesh) -> set[str]:
+    return {part for split in splits if split.startswith("-") for part in mesh.parts(split[1:])}
 
 
 def _read(
@@ -109,18 +116,23 @@ def _read(
                 raise _malformed(split, value)
             if name not in ("_", str(value.shape[position])):
                 raise LayoutError(f"split {split} says {name}, but {value.name} is {value.type}")
-            result.append((position, axes))
+            result.append((position, _parts(axes, mesh)))
         return result
     name, *axes = text.split("|")
     if not name or not axes or not all(map(str.isidentifier, axes)):
         raise _malformed(split, value)
     if name == "?":
-        free = [axis for axis in axes if not any(axis in each for each in found)]
+        free = [axis for axis in _parts(axes, mesh) if not any(axis in each for each in found)]
         for position, dim in enumerate(value.shape):
             if free and divides(dim, [*found[position], *free], mesh, sizes):
                 return [(position, free)]
         return []
-    return [(position, axes) for position in _dims_called(name, value)]
+    return [(position, _parts(axes, mesh)) for position in _dims_called(name, value)]
+
+
+def _parts(axes: Iterable[str], mesh: Mesh) -> list[str]:
+    """The axes of the mesh that a plan means by `axes`; one that it lacks is told of later."""
+    return [part for axis in axes for part in mesh.parts(axis) or (axis,)]
 
 
 def _dims_called(name: str, value: Value) -> list[int]:

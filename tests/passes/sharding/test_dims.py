@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 
@@ -211,9 +212,23 @@ def test_what_is_left_whole_is_told_with_the_reason() -> None:
     assert [str(each) for each in left] == [
         "W [D, D] is whole along dp: none of its dims can be split evenly over dp=3",
         "b [D] is whole along dp: none of its dims can be split evenly over dp=3",
-        "W [D, D] is whole along tp: N_H is a minor dim of D = D/N_H·N_H, where no split reaches it",
+        "W [D, D] is whole along tp: N_H is a minor dim of D/N_H·N_H, where no split reaches it",
         "b [D] is whole along tp: none of its dims is D_ff",
     ]
+
+
+def test_why_tells_what_is_left_whole(call: Callable[..., tuple[int, str, str]]) -> None:
+    """Layers that are alike once."""
+    code, out, err = call("why", "--layers", 2, "--tp", 2, "--optimizer", "none")
+    assert (code, err) == (0, "")
+    told = " ".join(out.partition("whole along tp, because ")[2].split())
+    assert told.startswith(
+        "none of its dims is D_ff or N_H: embedding/E [V, D], embedding/P_theta [S, D], layer0…1/mha/gamma [D]"
+    )
+    assert told.count("mha/gamma") == 1
+    code, out, err = call("why", "--tp", 2, "--optimizer", "none", "--json")
+    (b_lm,) = (each for each in json.loads(out)["left"] if each["name"] == "output/b_lm")
+    assert b_lm == {"name": "output/b_lm", "shape": "[V]", "axis": "tp", "reason": "none of its dims is D_ff or N_H"}
 
 
 @pytest.mark.parametrize(

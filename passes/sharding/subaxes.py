@@ -1,0 +1,60 @@
+"""Sub-axes: more ranks along an axis than heads of keys and values.
+
+    tp=8 over (N_KV G), N_KV=4, G=6    tp.N_KV=4 over N_KV, tp.per_N_KV=2 over G
+
+Queries are split over both. Keys and values are split over the first alone: each of their heads lies on N_T/N_KV ranks,
+and its gradient, of which each of these ranks has a term, is summed over the second, as types say. Whatever else tp
+splits, D_ff or V, is split over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from graphir.errors import DimError
+from graphir.ir.dims import Dim, Sizes
+from graphir.ir.layout import Mesh
+from graphir.ir.value import Value
+from graphir.passes.sharding.logical import LogicalDims
+from graphir.passes.sharding.plans import Plan
+from graphir.passes.sharding.splits import is_named
+
+
+def take_apart(mesh: Mesh, plan: Plan, arguments: Iterable[Value], logical: LogicalDims, sizes: Sizes | None) -> Mesh:
+    """`mesh`, with those axes taken apart that have more ranks than there are of the first dim of a product's.
+
+    DimError, in named dims, where its ranks can be shared out neither way.
+    """
+    if sizes is None:
+        return mesh
+    readings = [reading for v in arguments for i in range(len(v.shape)) for reading in logical.readings(v, i)]
+    for axis, dims in plan.lies.items():
+        found = (
+            pair
+            for product in dims
+            for reading in readings
+            for pair in pairwise(reading[: len(product)])
+            if len(product) > 1 and all(map(is_named, pair, product))
+        )
+        outer, inner = next(found, (None, None))
+        if outer is not None and inner is not None and axis in mesh.sizes:
+            mesh = _share(mesh, plan, axis, outer, inner, sizes)
+    return mesh
+
+
+def _share(mesh: Mesh, plan: Plan, axis: str, outer: Dim, inner: Dim, sizes: Sizes) -> Mesh:
+    ranks, many, each = mesh.sizes[axis], outer.size(sizes), inner.size(sizes)
+    if many % ranks == 0:
+        return mesh
+    if ranks % many == 0 and each % (ranks // many) == 0:
+        return mesh.apart(axis, str(outer), many)
+    fitting = sorted({*_divisors(many), *(many * each for each in _divisors(each))})
+    raise DimError(
+        f"plan {plan.name} lays ({outer} {inner}) over {axis}={ranks}, but {outer}={many} is no multiple of {ranks}, "
+        f"and {ranks} not {many} times a divisor of {inner}={each}; choose {axis} from {', '.join(map(str, fitting))}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [each for each in range(1, number + 1) if number % each == 0]
