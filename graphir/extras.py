@@ -7,7 +7,7 @@ somebody else's, and packages told by their own names would be told twice, here 
 from __future__ import annotations
 
 #: The extras that somebody may be told to install.
-EXTRAS = ("viz", "fast", "mpi", "cuda12", "cuda13", "bfloat16", "xla", "tokenizers", "onnx")
+EXTRAS = ("viz", "fast", "mpi", "cuda12", "cuda13", "bfloat16", "xla", "tokenizers", "onnx", "hub", "gguf")
 
 
 def install(extra: str) -> str:

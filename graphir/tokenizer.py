@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from graphir.errors import DataError, MissingDependencyError
 from graphir.extras import install
@@ -52,30 +52,23 @@ class ByteTokenizer:
         return bytes(ids).decode("utf-8", errors="replace")
 
 
-class FileTokenizer:
-    """A Hugging Face tokenizer file, read by the `tokenizers` package.
+class JsonTokenizer:
+    """A tokenizer of the `tokenizers` package, as a Hugging Face tokenizer.json says it.
 
     Where it says that texts are cut off or filled up to a length, that is left out: every token of a text counts, and
     nothing else. A length from elsewhere would also be memory from elsewhere.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, said: Mapping[str, Any], what: str) -> None:
+        """`said` is the file's object, and `what` it is called where it is wrong."""
         try:
             import tokenizers
         except ImportError:
-            raise MissingDependencyError(
-                f"tokenizer {path} needs the tokenizers package: {install('tokenizers')}"
-            ) from None
-        if not Path(path).is_file():
-            raise DataError(f"tokenizer {path} is no file; give 'bytes' or the path of a tokenizer.json")
-        with _named(f"tokenizer {path} cannot be read as a tokenizer.json"):
-            if Path(path).stat().st_size > _LARGEST:
-                raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
-            said = read_json(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(said, dict):
-                raise ValueError("it is no object")
-            said = {**said, "truncation": None, "padding": None}
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(said))
+            raise MissingDependencyError(f"{what} needs the tokenizers package: {install('tokenizers')}") from None
+        #: What a tokenizer.json says that is this one.
+        self.said: Mapping[str, Any] = {**said, "truncation": None, "padding": None}
+        with _named(f"{what} cannot be read as a tokenizer.json"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self.said))
 
     @property
     def vocabulary(self) -> int:
@@ -85,16 +78,36 @@ class FileTokenizer:
     @property
     def unknown(self) -> int | None:
         token = getattr(self._tokenizer.model, "unk_token", None)
-        id = None if token is None else self._tokenizer.token_to_id(token)
-        return None if id is None else int(id)
+        return None if token is None else self.id(token)
 
-    def encode(self, text: str) -> list[int]:
+    def id(self, token: str) -> int | None:
+        """The id of a token by its text; None if there is no such token."""
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
+    def encode(self, text: str, *, framed: bool = False) -> list[int]:
+        """The ids of `text`; `framed`: with those that the tokenizer puts around a text (⟨s⟩, [CLS], [SEP])."""
         with _named("the tokenizer cannot encode the text"):
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         with _named("the tokenizer cannot decode what the model says"):
             return str(self._tokenizer.decode(list(ids)))
+
+
+class FileTokenizer(JsonTokenizer):
+    """The tokenizer in a Hugging Face tokenizer.json; DataError if there is no such file, or it is malformed."""
+
+    def __init__(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise DataError(f"tokenizer {path} is no file; give 'bytes' or the path of a tokenizer.json")
+        with _named(f"tokenizer {path} cannot be read as a tokenizer.json"):
+            if Path(path).stat().st_size > _LARGEST:
+                raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
+            said = read_json(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(said, dict):
+                raise ValueError("it is no object")
+        super().__init__(said, f"tokenizer {path}")
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""Models that others have trained, as they lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphir.errors import DataError, ModelFileError
+from graphir.hub.chat import ChatTemplate
+from graphir.hub.formats import Format
+from graphir.hub.names import Names
+from graphir.models.blueprint import Blueprint
+from graphir.tokenizer import Tokenizer
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How a model takes and makes text.
+
+    tokenizer    None where the files have none
+    chat         None where they say no template for conversations
+    ends         the ids that end a text
+    """
+
+    tokenizer: Tokenizer | None = None
+    chat: ChatTemplate | None = None
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with its weights: what it is, its parameters by name, and how it speaks.
+
+        model = open_model("SmolLM2-135M-Instruct")
+        graph = model.blueprint.graph()
+        run = gi.compile(graph, model.blueprint.bind(graph, B=1, S=128))
+        run(model.arrays(), {"T": ids, "Y": targets, "positions": positions})
+
+    where      the folder or file that it was read from
+    format     how the folders of its family are read and written
+    weights    its parameters, read-only, as the files have them
+    config     the fields of its config.json
+    """
+
+    where: Path
+    format: Format
+    blueprint: Blueprint
+    weights: Mapping[str, Array]
+    speech: Speech = field(default_factory=Speech)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def arrays(self, dtype: str = "float32") -> dict[str, Array]:
+        """All parameters as arrays of that type, read now; ready to be run, trained or given to ranks."""
+        return {name: np.ascontiguousarray(array, dtype) for name, array in self.weights.items()}
+
+    @cached_property
+    def longest(self) -> int:
+        """How many positions the model was made for."""
+        return self.blueprint.sizes["S_max"]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Errors: ModelFileError if there is none, or it has tokens that the model has no row for.
+        """
+        found = self.speech.tokenizer
+        if found is None:
+            raise ModelFileError(f"{self.where} has no tokenizer.json; a text needs one")
+        if found.vocabulary > self.blueprint.sizes["V"]:
+            raise ModelFileError(
+                f"{self.where}: the tokenizer has ids up to {found.vocabulary - 1}, the model V = "
+                f"{self.blueprint.sizes['V']} tokens; they do not belong together"
+            )
+        return found
+
+    @property
+    def chat(self) -> ChatTemplate:
+        """The model's template for conversations; DataError if it has none."""
+        if self.speech.chat is None:
+            raise DataError(f"{self.where} has no chat template; give its prompt as it is, without --chat")
+        return self.speech.chat
+
+
+def parameter_names(format: Format, blueprint: Blueprint, *, bare: bool) -> Names:
+    """Where the parameters of the model lie in files; `bare`: names without the family's prefix."""
+    graph = blueprint.graph()
+    sizes = blueprint.bind(graph)
+    shapes = {each.name: tuple(dim.size(sizes) for dim in each.shape) for each in graph.parameters}
+    table = [each.without(format.prefix) for each in format.tensors] if bare else format.tensors
+    return Names(table, blueprint.composition.layers, shapes)
