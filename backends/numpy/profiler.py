@@ -259,10 +259,11 @@ def look_seconds(repetitions: int = 2000) -> float:
 
 def _carry_out(calls: Sequence[Call], look: Callable[[float], None]) -> None:
     clock = time.perf_counter
-    for function, arguments in calls:
-        look(clock())
-        function(*arguments)
-        look(clock())
+    with np.errstate(all="ignore"):
+        for function, arguments in calls:
+            look(clock())
+            function(*arguments)
+            look(clock())
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -55,17 +55,17 @@ NORMAL_LIMIT = 5.6**2
 
 
 def record_normal(call: Calls, X: Array, out: Array) -> None:
-    """Records out = Φ(X), to float32's precision; `out` shares no memory with X."""
+    """Records out = Φ(X) = 1 / (1 + exp(−2u)), u = X p(X²), to float32's precision; `out` shares no memory with X."""
     square = call.scratch(X.shape, X.dtype)
     call(np.square, X, square)
     call(minimum, square, full_row(call, NORMAL_LIMIT, square), square)
-    highest, *others = NORMAL
+    highest, *others = (-2 * coefficient for coefficient in NORMAL)
     call(np.multiply, square, number(highest, X.dtype), out)
     for coefficient in others[:-1]:
         call(np.add, out, number(coefficient, X.dtype), out)
         call(np.multiply, out, square, out)
     call(np.add, out, number(others[-1], X.dtype), out)
     call(np.multiply, out, X, out)
-    call(np.tanh, out, out)
+    call(np.exp, out, out)
     call(np.add, out, number(1, X.dtype), out)
-    call(np.multiply, out, number(0.5, X.dtype), out)
+    call(np.divide, number(1, X.dtype), out, out)

@@ -35,13 +35,9 @@ def _rewritten(terms: Terms, term: Term, operands: tuple[Term, ...]) -> Term | N
 
 def _product(terms: Terms, X: Term, Y: Term) -> Term | None:
     """½ (1 + tanh u) = σ(2u), ½ (1 + erf u) = Φ(√2 u), and by a condition one chooses."""
-    if X.operation == "number":
-        X, Y = Y, X
-    if Y.operation == "number":
-        gate = _one_and(X) if Y.detail == 0.5 else None
-        if gate is not None and gate.operation == "tanh":
-            return terms.apply("sigmoid", times(terms, gate.operands[0], 2.0))
-        return normal_of(terms, X, Y)
+    if "number" in (X.operation, Y.operation):
+        u = half_of_one_and("tanh", X, Y)
+        return normal_of(terms, X, Y) if u is None else terms.apply("sigmoid", times(terms, u, 2.0))
     if Y.kind == "bool" and X.kind == "float":
         return _chosen(terms, X, Y)
     if X.kind == "bool" and Y.kind == "float":
@@ -51,10 +47,16 @@ def _product(terms: Terms, X: Term, Y: Term) -> Term | None:
 
 def normal_of(terms: Terms, X: Term, Y: Term) -> Term | None:
     """½ (1 + erf u) = Φ(√2 u), if that is the product."""
+    u = half_of_one_and("erf", X, Y)
+    return None if u is None else terms.apply("normal", times(terms, u, math.sqrt(2)))
+
+
+def half_of_one_and(function: str, X: Term, Y: Term) -> Term | None:
+    """u, if the product is ½ (1 + function(u))."""
     for one, other in ((X, Y), (Y, X)):
-        erf = _one_and(one) if other.operation == "number" and other.detail == 0.5 else None
-        if erf is not None and erf.operation == "erf":
-            return terms.apply("normal", times(terms, erf.operands[0], math.sqrt(2)))
+        found = _one_and(one) if other.operation == "number" and other.detail == 0.5 else None
+        if found is not None and found.operation == function:
+            return found.operands[0]
     return None
 
 

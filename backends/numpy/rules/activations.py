@@ -1,7 +1,8 @@
 """Activations by the tanh approximation of gelu: GL, dGL, and both in one.
 
 By its formula X is cut first, so that all its powers are finite. Here X² alone is, and only where a slope needs it: of
-one row after another of 1024, 1.6 times as fast for GL, 1.3 for both in one, 1.15 for dGL.
+one row after another of 1024, 1.2 times as fast for GL, 1.05 to 1.1 for the others, whose slopes in float32 are off by
+2e-7 in place of 2e-6.
 """
 
 from __future__ import annotations
@@ -17,18 +18,17 @@ from graphir.backends.numpy.shared import full_row, number, workspace
 from graphir.operators.elementwise import SATURATED, activation, activation_with_slope, d_activation
 
 _CUBIC = 0.044715
-_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+_TWICE_SQRT_2_OVER_PI = 2 * math.sqrt(2 / math.pi)
 
 
 @rules.emits(activation, inplace={"Y": "X"})
 def _activation(call: Calls, X: Array, Y: Array, *, kind: str) -> bool:
     if kind != "gelu_tanh":
         return False
-    t = workspace(call, Y, X)
-    call(np.square, X, t)
-    _tanh(call, X, t, t)
-    _halve(call, t)
-    call(np.multiply, t, X, Y)
+    gate = workspace(call, Y, X)
+    call(np.square, X, gate)
+    _gate(call, X, gate, gate, gate)
+    call(np.multiply, gate, X, Y)
     return True
 
 
@@ -51,36 +51,35 @@ def _activation_with_slope(call: Calls, X: Array, Y: Array | None, slope: Array 
 
 
 def _slope(call: Calls, X: Array, slope: Array) -> Array:
-    """Records g′(X), and returns h = ½ (1 + t) with t = tanh u, of which g(X) = h X.
+    """Records g′(X), and returns h = σ(w), of which g(X) = h X.
 
-    g′ = h + ½ u′ (1 − t) (1 + t) X with u′ = √(2/π) (1 + 3 · 0.044715 X²). X² is cut to where u′ is finite, and X comes
-    last: where X is as large as numbers are, 1 − t or 1 + t is 0 before it.
+    g′ = h + h (1 − h) X w′ with w′ = 2 √(2/π) (1 + 3 · 0.044715 X²), and 1 − h = e h with e = exp(−w), which loses no
+    digit where h is near 1. X² is cut to where w′ is finite, and X comes last: where X is as large as numbers are,
+    h (1 − h) is 0 before it, or, of an infinite e, no number, which fmax takes for 0.
     """
-    t, rest = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
+    gate, rise = call.scratch(X.shape, X.dtype), call.scratch(X.shape, X.dtype)
     call(np.square, X, slope)
     call(minimum, slope, full_row(call, SATURATED**2, slope), slope)
-    _tanh(call, X, slope, t)
-    call(np.multiply, slope, number(1.5 * _CUBIC * _SQRT_2_OVER_PI, X.dtype), slope)
-    call(np.add, slope, number(0.5 * _SQRT_2_OVER_PI, X.dtype), slope)
-    call(np.subtract, number(1, X.dtype), t, rest)
-    call(np.multiply, slope, rest, slope)
-    call(np.add, t, number(1, X.dtype), t)
-    call(np.multiply, slope, t, slope)
+    _gate(call, X, slope, rise, gate)
+    call(np.multiply, rise, gate, rise)
+    call(np.multiply, rise, gate, rise)
+    call(np.fmax, rise, full_row(call, 0.0, rise), rise)
+    call(np.multiply, slope, number(3 * _CUBIC * _TWICE_SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.add, slope, number(_TWICE_SQRT_2_OVER_PI, X.dtype), slope)
+    call(np.multiply, slope, rise, slope)
     call(np.multiply, slope, X, slope)
-    call(np.multiply, t, number(0.5, X.dtype), t)
-    call(np.add, slope, t, slope)
-    return t
+    call(np.add, slope, gate, slope)
+    return gate
 
 
-def _tanh(call: Calls, X: Array, square: Array, t: Array) -> None:
-    """Records t = tanh(√(2/π) (X + 0.044715 X³)), with X² in `square`; t may be the same buffer."""
-    call(np.multiply, square, number(_CUBIC * _SQRT_2_OVER_PI, t.dtype), t)
-    call(np.add, t, number(_SQRT_2_OVER_PI, t.dtype), t)
-    call(np.multiply, t, X, t)
-    call(np.tanh, t, t)
+def _gate(call: Calls, X: Array, square: Array, e: Array, h: Array) -> None:
+    """Records e = exp(−w) and h = σ(w) = 1 / (1 + e), w = 2 √(2/π) (X + 0.044715 X³), with X² in `square`.
 
-
-def _halve(call: Calls, t: Array) -> None:
-    """Records h = ½ (1 + t) in place, in this order: twice the largest number would overflow where it meets X."""
-    call(np.add, t, number(1, t.dtype), t)
-    call(np.multiply, t, number(0.5, t.dtype), t)
+    h is ½ (1 + tanh ½w); where e is beyond all numbers, it is 0. All three may be the same buffer.
+    """
+    call(np.multiply, square, number(-_CUBIC * _TWICE_SQRT_2_OVER_PI, e.dtype), e)
+    call(np.add, e, number(-_TWICE_SQRT_2_OVER_PI, e.dtype), e)
+    call(np.multiply, e, X, e)
+    call(np.exp, e, e)
+    call(np.add, e, number(1, h.dtype), h)
+    call(np.divide, number(1, h.dtype), h, h)
