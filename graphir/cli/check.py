@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.checking.options import SettingOptions
-from graphir.cli.load import build_graph, graph_argument, graph_options, named_sizes
+from graphir.cli.load import graph_argument, graph_options, subject
 from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.cli.tables import beside_layer, console, sizes_line, spanned
@@ -40,20 +40,22 @@ _OPEN = {
 
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that adds what `setting_of` makes a setting of: a model or a graph of one's own, and options."""
-    return graph_argument(graph_options(all_declared({**_OPEN, **options_of(SettingOptions)})(function)))
+    return graph_argument()(graph_options(all_declared({**_OPEN, **options_of(SettingOptions)})(function)))
 
 
-def setting_of(what: str, options: Mapping[str, Any], written: Collection[str]) -> Setting:
-    """The setting that the options of `setting_options` ask for; `written` are those that the user wrote."""
+def setting_of(what: str, options: Mapping[str, Any], written: Collection[str], *, small: bool = False) -> Setting:
+    """The setting that the options of `setting_options` ask for; `written` are those that the user wrote.
+
+    A `small` one of a model by name has its parts, but not its sizes.
+    """
     from graphir.checking import Setting
     from graphir.ir.layout import Mesh
 
     told = {name: options[name] for name in _OPEN if options[name] is not None}
     mesh = Mesh({name: count for name, count in told.items() if name not in DIMS} or _USUAL)
-    sizes = {DIMS[name]: size for name, size in told.items() if name in DIMS} | named_sizes(options["size"])
     chosen = {name: options[name] for name in options_of(SettingOptions)}
-    graph = build_graph(what, {**chosen, "settings": options["settings"], "size": options["size"]}, written)
-    return Setting(mesh=mesh, sizes=sizes, graph=graph, **chosen)
+    asked = subject(what, {**options, "dp": mesh.sizes.get("dp")}, written, small=small)
+    return Setting(mesh=mesh, sizes=asked.sizes, graph=asked.graph, **chosen)
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
@@ -107,7 +109,7 @@ def check(
             "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
             "--kernels"
         )
-    setting = setting_of(what, options, given(context))
+    setting = setting_of(what, options, given(context), small=True)
     if inject:
         return _inject(setting, as_json)
     if folder is not None:

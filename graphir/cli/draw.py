@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
-from graphir.cli.load import FORMS, graph_options, is_own
+from graphir.cli.load import graph_options, is_named, model_names, model_option
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.own import FORMS, is_own
 from graphir.errors import ConfigError
 from graphir.files import write_atomically
-from graphir.models import MODELS
+from graphir.models import MODELS, blueprint
 from graphir.options import flag
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("dot", "svg", "png", "pdf", "html", "json")
 #: What a figure's configuration has, beside the model's options.
 _FIGURE = ("layers", "heads", "dp", "tp", "lowered", "full")
-_FIGURE_NAMES = {*MODEL_OPTIONS, *_FIGURE, "expand_layer"}
+_FIGURE_NAMES = {*MODEL_OPTIONS, *_FIGURE, "expand_layer", "model"}
 #: What says which files are written, and no more.
 _TARGET = {"what", "listed", "everything", "output", "format"}
 #: What speaks of the drawing of a model, not of the model.
@@ -52,6 +53,7 @@ def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 @_drawing("--expand-layer", type=int, multiple=True, metavar="N", help="A layer to draw on its own, repeatable.")
 @_drawing("--lowered", is_flag=True, help="Backward figures with dMatmul taken apart into T and •.")
 @_drawing("--full", is_flag=True, help="Figures with BC, dAddB and seeds as nodes.")
+@model_option(expose_value=True, callback=None)
 @graph_options
 @config_options(only=(*MODEL_OPTIONS, "heads", *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
@@ -60,6 +62,7 @@ def draw(
     context: click.Context,
     /,
     what: str | None,
+    model: str | None,
     listed: bool,
     everything: bool,
     output: str | None,
@@ -68,7 +71,8 @@ def draw(
 ) -> int:
     """Draw a figure of the documents, a model at any stage, or a graph of your own.
 
-    FIGURE is one of those that --list names, MODEL is transformer or mlp; FILE.py:FUNCTION is what a function of a file
+    FIGURE is one of those that --list names, of the documents' Transformer, or of the model that --model names; MODEL
+    is transformer, mlp or a model by name, such as llama3-8b. FILE.py:FUNCTION is what a function of a file
     of your own returns, FILE.gir a graph as text that graphir ir has written. The format follows from the suffix: DOT,
     SVG, PNG or PDF; html is an interactive page, json is for Google's Model Explorer.
     """
@@ -79,13 +83,17 @@ def draw(
         return 0
     if everything:
         _refuse(names & {"what"}, "--all draws every figure")
-        _draw_all(output, format or "svg", options, names)
+        _draw_all(output, format or "svg", options, names, model)
         return 0
+    what, model = what or model, model if what else None
     if what is None:
         raise click.UsageError("name a figure or a model to draw; graphir draw --list lists the figures", context)
     kind, path = _target(what, output, format)
-    of_graph = what in MODELS or is_own(what)
-    content = _model(what, kind, options, names) if of_graph else _figure(what, kind, options, names)
+    of_graph = what in MODELS or is_named(what) or is_own(what)
+    if of_graph and model is not None:
+        raise ConfigError(f"{what} is drawn as what it is; --model {model} is for figures")
+    names -= {"model"} if model is None else set()
+    content = _model(what, kind, options, names) if of_graph else _figure(what, kind, options, names, model)
     _write(path, content)
     return 0
 
@@ -134,7 +142,7 @@ def _write(path: Path, content: bytes) -> None:
 # -- figures ----------------------------------------------------------------------------------------------
 
 
-def _draw_all(output: str | None, kind: str, options: dict[str, Any], names: set[str]) -> None:
+def _draw_all(output: str | None, kind: str, options: dict[str, Any], names: set[str], model: str | None) -> None:
     from graphir.drawing import figures
     from graphir.files import make_folder
 
@@ -145,17 +153,17 @@ def _draw_all(output: str | None, kind: str, options: dict[str, Any], names: set
         raise ConfigError(
             f"--all draws many files, and -o {output} names one; name a folder, and the format by --format"
         )
-    config = _figure_config(options, names)
+    config = _figure_config(options, names, model)
     make_folder(folder)
     for each in figures():
         _write(folder / f"{each.id}.{kind}", _figure_file(each.id, kind, config))
 
 
-def _figure(id: str, kind: str, options: dict[str, Any], names: set[str]) -> bytes:
+def _figure(id: str, kind: str, options: dict[str, Any], names: set[str], model: str | None) -> bytes:
     """A figure of the documents as a file; ConfigError for an option that changes nothing in it."""
     if id not in _ids():
         raise ConfigError(_unknown(id))
-    config = _figure_config(options, names)
+    config = _figure_config(options, names, model)
     _refuse_idle(id, kind, config)
     return _figure_file(id, kind, config)
 
@@ -177,12 +185,12 @@ def _ids() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, [*_ids(), *MODELS], n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, [*_ids(), *model_names()], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "graphir draw --list lists the figures"
     return f"{name!r} is neither a figure nor a model ({', '.join(MODELS)}); {hint}"
 
 
-def _figure_config(options: dict[str, Any], names: set[str]) -> FigureConfig:
+def _figure_config(options: dict[str, Any], names: set[str], model: str | None) -> FigureConfig:
     """What the command line says of a figure; what it leaves open is the figure's own choice."""
     from graphir.drawing import FigureConfig
 
@@ -191,7 +199,8 @@ def _figure_config(options: dict[str, Any], names: set[str]) -> FigureConfig:
         raise ConfigError(f"a figure has no {', '.join(foreign)}; they are for models")
     known = {name: options[name] for name in _FIGURE if name in names}
     of_model = {name: options[name] for name in MODEL_OPTIONS if name in names and name not in known}
-    return FigureConfig(**known, options=of_model, expand=tuple(options["expand_layer"]))
+    drawn = None if model is None else blueprint(model)
+    return FigureConfig(**known, options=of_model, expand=tuple(options["expand_layer"]), model=drawn)
 
 
 def _refuse_idle(id: str, kind: str, config: FigureConfig) -> None:

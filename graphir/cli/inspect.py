@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.load import FORMS, GraphName, build_graph, graph_options, named_sizes
+from graphir.cli.load import graph_argument, graph_options, is_named, subject
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 
@@ -52,18 +52,18 @@ def recompute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=GraphName(), metavar=f"MODEL|{FORMS.replace(' or ', '|')}")
+@graph_argument(default=None)
 @graph_options
 @click.option("--stage", type=click.Choice(STAGES), default="forward", show_default=True, help="How far to compile.")
 @config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.pass_context
-def ir(context: click.Context, /, model: str, stage: str, output: str | None, **options: Any) -> int:
+def ir(context: click.Context, /, what: str, stage: str, output: str | None, **options: Any) -> int:
     """Print a model, or a graph of your own, at any stage.
 
-    MODEL is transformer or mlp. A graph of your own is what FUNCTION of the Python file FILE.py returns, or a text that
-    this command wrote.
+    MODEL is transformer, mlp, or a model by name, such as llama3-8b. A graph of your own is what FUNCTION of the Python
+    file FILE.py returns, or a text that this command wrote.
 
     forward is the model with its loss, autodiff adds the gradients, train the optimizer; lowered takes composite
     nodes of that apart, fused is what the compiler makes of it. With --dp, --cp or --tp each is printed as every
@@ -71,7 +71,7 @@ def ir(context: click.Context, /, model: str, stage: str, output: str | None, **
     """
     from graphir.text import to_text
 
-    text = to_text(staged(model, stage, options, given(context)))
+    text = to_text(staged(what, stage, options, given(context)))
     text = text if text.endswith("\n") else f"{text}\n"
     if output is None:
         click.echo(text, nl=False)
@@ -91,18 +91,18 @@ def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]
 
     without, level = options.pop("without"), options.pop("recompute")
     of_graph = {name: options.pop(name, ()) for name in ("settings", "size")}
-    sizes = named_sizes(of_graph["size"])
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
-    graph = build_graph(what, {**config.model_options(), **of_graph}, given_names & {*MODEL_OPTIONS})
+    asked = subject(what, {**config.model_options(), **of_graph}, given_names & {*MODEL_OPTIONS})
+    graph, sizes = asked.graph, asked.sizes
     if stage != "forward":
         graph = with_gradients(graph)
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh, plan = config.mesh(), plan_of(config)
-    if sizes and not mesh.axes:
+    if of_graph["size"] and not mesh.axes and not is_named(what):
         raise ConfigError("--size does nothing here: sizes count where ranks share dims, by --dp, --cp or --tp")
     if mesh.axes:
         graph = shard(graph, mesh, plan, sizes or None)

@@ -1,49 +1,86 @@
 """What a command is asked of: a ready-made model, or a graph of the user's own.
 
-    block.py:swiglu     what a function of a Python file returns, called with the values of --set
-    block.gir           a graph as text, as `graphir ir … -o block.gir` writes it
-
-A Python file is a program, and to load it is to run it: with all that the user may do, as `python block.py` has. A text
-is only read.
+transformer, mlp    the documents' models, by their options
+llama3-8b           a model by name, with its sizes and without weights; `llama` is a small one of the family
+block.py:swiglu     a graph of the user's own: `graphir.cli.own`
+block.gir
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import json
-import sys
-import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, Decorator, GroupedOption
-from graphir.errors import ConfigError, GraphirError
+from graphir.cli.own import FORMS, is_own, load_graph
+from graphir.errors import ConfigError
+from graphir.models.sizes import DIMS
 from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
+    from graphir.models import Blueprint
 
-_TEXT, _PROGRAM = ".gir", ".py"
-#: How a graph of one's own is written where a command takes one.
-FORMS = "FILE.py:FUNCTION or FILE.gir"
 #: The model that options speak of, and all of its options.
 TRANSFORMER = "transformer"
 _OF_TRANSFORMER = {*MODEL_OPTIONS, *SIZE_OPTIONS, "vocabulary"}
-#: What is neither JSON nor meant as a text.
-_PYTHON = {"True": True, "False": False, "None": None}
+#: Those of them that models by name have, too; their other parts are what their names say.
+_OF_BLUEPRINTS = {"layers", "dropout", "dtype", *DIMS}
+#: The longest text that a model by name is asked of where nobody says how long.
+_LONGEST = 4096
+#: Where a command's context keeps what --model says.
+_MODEL = "graphir.cli.model"
 
 
-def graph_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that adds the argument `what`: a model, by default the documents' Transformer, or a graph."""
-    shown = f"[MODEL|{FORMS.replace(' or ', '|')}]"
-    return click.argument("what", type=GraphName(), default=TRANSFORMER, metavar=shown)(command)
+@dataclass(frozen=True)
+class Subject:
+    """What a command is asked of: a graph as it was built, and the sizes that its dims are known to have."""
+
+    graph: Graph
+    sizes: Mapping[str, int]
+
+
+def graph_argument(default: str | None = TRANSFORMER) -> Decorator:
+    """A decorator that adds the argument `what`, a model or a graph, which may be given as --model, too."""
+    shown = f"MODEL|{FORMS.replace(' or ', '|')}"
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        argument = click.argument(
+            "what", type=GraphName(), required=False, metavar=f"[{shown}]", callback=_either(default)
+        )
+        return argument(model_option()(command))
+
+    return decorate
+
+
+def model_option(**keywords: Any) -> Decorator:
+    """A decorator that adds --model; by itself another way to give the argument `what`."""
+    keywords = {"expose_value": False, "is_eager": True, "callback": _keep_model, **keywords}
+    help = "A model by name, such as llama3-8b, qwen2-0.5b or gpt2-xl."
+    return click.option("--model", cls=GroupedOption, group="Model", metavar="MODEL", help=help, **keywords)
+
+
+def _keep_model(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_MODEL] = value
+
+
+def _either(default: str | None) -> Callable[[click.Context, click.Parameter, str | None], str]:
+    """The argument `what`, or what --model says."""
+
+    def choose(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+        model = context.meta.get(_MODEL)
+        if model is not None and value is not None:
+            raise click.UsageError(f"{value} and --model {model} both say what is asked of; give one", context)
+        found = value if model is None else GraphName().convert(model, parameter, context)
+        if found is None and default is None:
+            raise click.UsageError(f"name a model, or a graph of your own, {FORMS}", context)
+        return found or str(default)
+
+    return choose
 
 
 def graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,31 +97,82 @@ class GraphName(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """`value`, if it names either; what it may have been meant as, if not."""
-        from graphir.models import MODELS
-
         written = str(value)
-        if written not in MODELS and not is_own(written):
-            close = difflib.get_close_matches(written, MODELS, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            self.fail(f"{written!r} is none of the models {', '.join(MODELS)}, and no {FORMS}{hint}", param, ctx)
+        known = model_names()
+        if written not in known and not is_own(written):
+            close = difflib.get_close_matches(written, known, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}, and {FORMS}"
+            self.fail(f"no model is called {written!r}; {hint}", param, ctx)
         return written
+
+
+def model_names() -> tuple[str, ...]:
+    """All ready-made models: the documents', those by name, and families."""
+    from graphir.models import FAMILIES, MODELS, PRESETS
+
+    return tuple(dict.fromkeys((*MODELS, *PRESETS, *FAMILIES)))
+
+
+def is_named(what: str) -> bool:
+    """Whether `what` is a model by name, with sizes of its own, and not one of the documents'."""
+    from graphir.models import FAMILIES, PRESETS
+
+    return what in PRESETS or what in FAMILIES
 
 
 def _option(flag: str, name: str, metavar: str, help: str) -> Decorator:
     return click.option(flag, name, cls=GroupedOption, group="Graph", metavar=metavar, multiple=True, help=help)
 
 
-def is_own(what: str | None) -> bool:
-    """Whether `what` names a graph of the user's own, and no model or figure of graphir's."""
-    return what is not None and (what.endswith((_TEXT, _PROGRAM)) or f"{_PROGRAM}:" in what)
+def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, small: bool = False) -> Subject:
+    """The graph that a command is asked of, as it was built, and sizes: what is told, and what a model's name says.
 
-
-def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) -> Graph:
-    """The graph that a command is asked of, as it was built: a ready-made model's, or one of the user's own.
-
-    `options` are the command's, `told` the names of those that the user wrote.
+    `options` are the command's, `told` the names of those that the user wrote. `small` leaves out what nobody told, so
+    that a model by name can be tried in a small size: its parts count, in few layers.
     Errors: ConfigError for options that the model has not, beside those of `load_graph`.
     """
+    if is_named(what):
+        return _named(what, options, told, small)
+    sizes = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
+    return Subject(_built(what, options, told), sizes)
+
+
+def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: bool) -> Subject:
+    """A model by name, with the sizes that the options change, on so many sequences of so many tokens."""
+    from graphir.models import Usage, blueprint
+
+    if options.get("settings"):
+        raise ConfigError(f"--set is for a function of a Python file; {what} is a model")
+    foreign = sorted(map(flag, {*told} & _OF_TRANSFORMER - _OF_BLUEPRINTS))
+    if foreign:
+        raise ConfigError(f"{', '.join(foreign)}: for the documents' Transformer; what {what} is, its name says")
+    given = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
+    run: dict[str, int] = {name: given.pop(name) for name in ("B", "S") if name in given}
+    changes = {name: options[name] for name in ("layers", "dtype") if name in told}
+    model = blueprint(what, **changes, **({} if small else given))
+    composition = model.small() if small and "layers" not in told else model.composition
+    if "dropout" in told:
+        composition = replace(composition, dropout=options["dropout"])
+    graph = composition.build(Usage(decode=None))
+    if small:
+        return Subject(graph, _in_groups(model, given) | run)
+    run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
+    return Subject(graph, model.bind(graph, **run))
+
+
+def _in_groups(model: Blueprint, sizes: dict[str, int]) -> dict[str, int]:
+    """`sizes`, with as many heads of queries to one of keys as the model has; N_H follows where these are groups."""
+    if model.groups == 1:
+        return sizes
+    if "N_H" not in sizes:
+        return {"G": model.groups, **sizes}
+    heads: dict[str, Any] = {name: sizes[name] for name in ("N_H", "N_KV") if name in sizes}
+    changed = model.but(D_h=model.sizes["D_h"], **heads)
+    return {**sizes, "N_KV": changed.sizes["N_KV"], "G": changed.groups}
+
+
+def _built(what: str, options: Mapping[str, Any], told: Collection[str]) -> Graph:
+    """The graph of a model of the documents', or one of the user's own."""
     from graphir.models import MODELS
 
     settings: Sequence[str] = options.get("settings", ())
@@ -106,28 +194,6 @@ def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) ->
     return MODELS[what].build(**{name: value for name, value in options.items() if name in known})
 
 
-def load_graph(what: str, settings: Sequence[str] = ()) -> Graph:
-    """The graph that `what` names, in one of the forms above; `settings` are those of --set.
-
-    Errors: ConfigError for a file or a function that is not there, fails, or returns no graph, with the file's line;
-    ParseError, with line and column, for a text that is no graph.
-    """
-    if what.endswith(_TEXT):
-        if settings:
-            raise ConfigError(f"--set is for a function of a Python file; {what} is a graph as text")
-        return _read_text(Path(what))
-    file, _, name = what.rpartition(":") if not what.endswith(_PROGRAM) else (what, ":", "")
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {file}; a graph of your own is named as {FORMS}")
-    with _errors_told(path):
-        module = _run(path)
-    found = _find(module, path, name)
-    with _errors_told(path):
-        made = found(**_arguments(found, name, settings)) if callable(found) else found
-    return _as_graph(made, f"{file}:{name}")
-
-
 def named_sizes(written: Iterable[str]) -> dict[str, int]:
     """`{"B": 4}` of `B=4`, as --size has it; ConfigError for what is no dim and its size."""
     return dict(map(_named_size, written))
@@ -138,119 +204,3 @@ def _named_size(written: str) -> tuple[str, int]:
     if not number.isdecimal() or not 0 < int(number) < 2**53:
         raise ConfigError(f"--size {written} is no dim and its size; write it like B=8")
     return name, int(number)
-
-
-# -- texts ------------------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path) -> Graph:
-    from graphir.errors import ParseError
-    from graphir.text import parse
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}; a graph of your own is named as {FORMS}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} holds no text: it is not UTF-8") from None
-    try:
-        return parse(text)
-    except ParseError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-# -- programs ---------------------------------------------------------------------------------------------
-
-
-def _run(path: Path) -> ModuleType:
-    """The file as a module, run under its own name, so that what stands under `if __name__ == "__main__"` is not."""
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_of_yours"
-    spec = spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # as `python FILE` has it: files beside it can be imported
-    sys.modules[name] = module  # dataclasses ask there for the module that they are defined in
-    spec.loader.exec_module(module)
-    return module
-
-
-def _find(module: ModuleType, path: Path, name: str) -> Any:
-    """What the file calls `name`; ConfigError, with what it could be, where there is none."""
-    own = [
-        each
-        for each, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
-    ]
-    if not name:
-        raise ConfigError(f"say which function of {path} makes the graph: {path}:{own[0] if own else 'FUNCTION'}")
-    if not hasattr(module, name):
-        close = difflib.get_close_matches(name, own, n=3, cutoff=0.5) or own
-        raise ConfigError(f"{path} has no {name!r}; {_meant(close, 'it has no functions')}")
-    return getattr(module, name)
-
-
-def _meant(names: Sequence[str], none: str) -> str:
-    return f"did you mean {' or '.join(names)}?" if names else none
-
-
-def _arguments(function: Callable[..., Any], name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """The keywords that --set gives; ConfigError where the function has no such parameter, or needs another."""
-    found = dict(_setting(each) for each in settings)
-    parameters = inspect.signature(function).parameters.values()
-    keywords = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-        for unknown in found.keys() - keywords:
-            close = difflib.get_close_matches(unknown, keywords, n=3, cutoff=0.5) or keywords
-            raise ConfigError(f"{name} has no parameter {unknown!r}; {_meant(close, 'it takes none')}")
-    needed = [each.name for each in parameters if each.default is each.empty and each.name in keywords]
-    missing = [each for each in needed if each not in found]
-    if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}; give {' '.join(f'--set {each}=…' for each in missing)}")
-    return found
-
-
-def _setting(written: str) -> tuple[str, Any]:
-    """`("layers", 2)` of `layers=2`: a number, true, a list in JSON, or else a text."""
-    name, equals, value = written.partition("=")
-    if not equals or not name.isidentifier():
-        raise ConfigError(f"--set {written} is no name and its value; write it like layers=2")
-    if value in _PYTHON:
-        return name, _PYTHON[value]
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value
-
-
-def _as_graph(made: object, what: str) -> Graph:
-    from graphir.ir.builder import Builder
-    from graphir.ir.graph import Graph
-    from graphir.ir.value import Value
-
-    if isinstance(made, Graph):
-        return made
-    hint = {Builder: "; return builder.build(…), which is the graph", Value: "; return builder.build(value)"}
-    told = next((text for kind, text in hint.items() if isinstance(made, kind)), "")
-    raise ConfigError(f"{what} is no graph but {type(made).__name__}{told}")
-
-
-@contextmanager
-def _errors_told(path: Path) -> Iterator[None]:
-    """What goes wrong in the user's file is told with the line of it; what is graphir's says that by itself."""
-    try:
-        yield
-    except GraphirError:
-        raise
-    except SyntaxError as error:
-        where = f"{error.filename or path}:{error.lineno}"
-        raise ConfigError(f"{where}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if _is(each.filename, path)]
-        first = str(error).strip().partition("\n")[0]
-        what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-        raise ConfigError(f"{path}{f':{lines[-1]}' if lines else ''}: {what}") from error
-
-
-def _is(file: str, path: Path) -> bool:
-    return Path(file).resolve() == path.resolve()

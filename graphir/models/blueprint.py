@@ -12,6 +12,9 @@ from graphir.ir.graph import Graph
 from graphir.models.composition import Composition
 from graphir.models.usage import Usage
 
+#: Places that a query sees where a model is tried on short texts.
+_SMALL_WINDOW = 3
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -36,6 +39,11 @@ class Blueprint:
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "composition", replace(self.composition, attention=attention))
 
+    @property
+    def groups(self) -> int:
+        """G: how many heads of queries read one head of keys and values."""
+        return _quotient("G", self.sizes, "N_H", "N_KV")
+
     def but(self, *, layers: int | None = None, dtype: str | None = None, **sizes: int) -> Blueprint:
         """The same model with so many layers, of these floats, or of other sizes; what is None stays.
 
@@ -52,11 +60,20 @@ class Blueprint:
         old = dict(self.sizes)
         new = {**old, **sizes}
         if "N_KV" not in sizes and "N_H" in sizes:
-            new["N_KV"] = _quotient("N_KV", {**new, "G": old["N_H"] // old["N_KV"]}, "N_H", "G")
+            new["N_KV"] = _quotient("N_KV", {**new, "G": self.groups}, "N_H", "G")
         if "D_h" not in sizes and old["D_h"] * old["N_H"] == old["D"]:
             new["D_h"] = _quotient("D_h", new, "D", "N_H")
         parts = self.composition
         return Blueprint(replace(parts, layers=layers or parts.layers, dtype=dtype or parts.dtype), new)
+
+    def small(self) -> Composition:
+        """The same parts in few layers, one of each kind, with a window that a short text is longer than."""
+        parts, attention = self.composition, self.composition.attention
+        if not attention.window:
+            return replace(parts, layers=2)
+        return replace(
+            parts, layers=max(2, len(attention.windowed)), attention=replace(attention, window=_SMALL_WINDOW)
+        )
 
     def graph(self, **usage: Any) -> Graph:
         """The model's graph, as `Usage` has it."""
@@ -64,7 +81,7 @@ class Blueprint:
 
     def bind(self, graph: Graph, **more: int) -> dict[str, int]:
         """The sizes of the dims that a graph of this model has, with `more`, such as B and S."""
-        known = {**self.sizes, "G": _quotient("G", self.sizes, "N_H", "N_KV"), **more}
+        known = {**self.sizes, "G": self.groups, **more}
         return {name: known[name] for name in sorted(dim_names([graph.dims]) & known.keys())}
 
 

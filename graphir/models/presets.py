@@ -84,7 +84,7 @@ def blueprint(name: str, *, layers: int | None = None, dtype: str | None = None,
         groups = {"N_KV": 2} if family.attention.layout == "grouped" else {}
         found = Blueprint(family, {**_SMALL, **groups, **({"N_types": 2} if family.embedding.types else {})})
     else:
-        known = (*PRESETS, *FAMILIES)
+        known = list(dict.fromkeys((*PRESETS, *FAMILIES)))
         close = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
         raise ConfigError(f"no model is called {name!r}; {hint}")

@@ -10,6 +10,7 @@ from graphir.drawing.picture import Picture
 from graphir.drawing.view import View
 from graphir.errors import ConfigError
 from graphir.ir.graph import Graph
+from graphir.models import Blueprint
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class FigureConfig:
     lowered         whether backward figures show dMatmul taken apart into T and •
     full            whether BC, dAddB and seeds are drawn as nodes and edges
     expand          layers that an overall figure draws on their own
+    model           another model in the Transformer's place, which has no further options
     """
 
     layers: int = 2
@@ -32,10 +34,14 @@ class FigureConfig:
     lowered: bool = False
     full: bool = False
     expand: tuple[int, ...] = ()
+    model: Blueprint | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.options, Mapping):
             object.__setattr__(self, "options", tuple(sorted(self.options.items())))
+        if self.model is not None and self.options:
+            names = ", ".join(dict(self.options))
+            raise ConfigError(f"{names}: for the documents' Transformer; what another model is, its name says")
         for name in ("layers", "heads", "dp", "tp"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

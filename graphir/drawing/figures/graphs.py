@@ -18,7 +18,9 @@ B, S, D, D_IN, D_OUT = dims("B S D D_in D_out")
 
 @lru_cache(maxsize=16)
 def forward(config: FigureConfig) -> Graph:
-    """The Transformer's forward pass, decoding branch included."""
+    """The model's forward pass, decoding branch included."""
+    if config.model is not None:
+        return config.model.but(layers=config.layers).graph()
     return transformer(config.layers, **dict(config.options))
 
 

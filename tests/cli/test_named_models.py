@@ -1,0 +1,98 @@
+"""Models by name on the command line: `--model llama3-8b`, without weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import graphir as gi
+from graphir.cli import cli
+from graphir.errors import ConfigError
+
+
+def run(*arguments: object) -> str:
+    """What the command prints; an error is raised."""
+    done = CliRunner().invoke(cli, list(map(str, arguments)), standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_a_model_by_name_is_printed_with_fewer_layers() -> None:
+    text = run("ir", "--model", "qwen2-0.5b", "--layers", 1)
+    assert gi.parse(text) == gi.models.blueprint("qwen2-0.5b", layers=1).graph(decode=None)
+    assert text == run("ir", "qwen2-0.5b", "--layers", 1)
+    assert "layer0/mha/b_Q" in run("ir", "qwen2", "--stage", "fused", "--layers", 1, "--tp", 2)
+
+
+def test_why_speaks_of_the_models_own_sizes() -> None:
+    began = time.process_time()
+    found = json.loads(run("why", "--model", "llama3-8b", "--tp", 8, "--plan", "sequence", "--json"))
+    assert time.process_time() - began < 4  # 1.7 s when nothing else runs
+    sizes = {"D": 4096, "N_H": 32, "N_KV": 8, "G": 4, "D_h": 128, "D_ff": 14336, "V": 128256, "B": 1, "S": 4096}
+    assert {name: found["sizes"][name] for name in sizes} == sizes
+    layers = {each["scope"].partition("/")[0] for each in found["collectives"] if each["scope"].startswith("layer")}
+    assert len(layers) == 32
+    gathered = next(each for each in found["collectives"] if each["name"] == "layer0/mlp/H.AG")
+    assert gathered["each"]["bytes"] == 7 * (4096 // 8) * 4096 * 4
+
+
+def test_sizes_may_be_others() -> None:
+    told = run("why", "--model", "llama3-8b", "--tp", 2, "--heads", 8, "--width", 64, "--size", "S=16", "--batch", 3)
+    assert "with B=3, S=16, V=128256, D=64, D_h=8, G=4, N_KV=2, D_ff=14336, N_H=8" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama3-8b", "gemma2-2b", "bert-base"])
+def test_a_model_by_name_is_checked_in_a_small_size(name: str) -> None:
+    found = json.loads(run("check", "--model", name, "--dp", 2, "--tp", 2, "--json"))
+    assert found["ok"]
+    assert len(found["reports"]) == 1
+
+
+def test_figures_are_drawn_of_it(tmp_path: Path) -> None:
+    dot = tmp_path / "mha.dot"
+    run("draw", "mha-forward", "--model", "llama3-8b", "-o", dot)
+    assert "ROPE" in dot.read_text()
+    run("draw", "--model", "gpt2", "--layers", 1, "--view", "layer0/mlp", "-o", dot)
+    assert "GL" in dot.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["why", "--model", "gpt2", "--untied"], "--tied: for the documents' Transformer; what gpt2 is, its name says"),
+        (["why", "llama3-8b", "--heads", "30"], "N_KV = N_H/G is no whole number of N_H=30 and G=4"),
+        (["ir", "gpt2", "--set", "a=1"], "--set is for a function of a Python file; gpt2 is a model"),
+        (["ir", "gpt2", "--size", "Q=1"], "gpt2 has no size Q; it has D, N_H, D_ff, V, S_max, N_KV, D_h"),
+        (["draw", "chain", "--model", "gpt2"], "--model changes nothing in the figure chain; leave it out"),
+        (["draw", "llama", "--model", "gpt2"], "llama is drawn as what it is; --model gpt2 is for figures"),
+        (["draw", "mha-forward", "--model", "gpt5"], "no model is called 'gpt5'; did you mean gpt2 or"),
+        (["draw", "mha-forward", "--model", "gpt2", "--tied"], "tied: for the documents' Transformer"),
+    ],
+)
+def test_what_a_model_by_name_has_not_is_refused(arguments: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(*arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--model", "lama3-8b"], "no model is called 'lama3-8b'; did you mean llama3-8b"),
+        (["check", "llama3-8b", "--model", "gpt2"], "llama3-8b and --model gpt2 both say what is asked of; give one"),
+        (["ir"], "name a model, or a graph of your own"),
+    ],
+)
+def test_what_is_asked_of_is_one_thing(arguments: list[str], message: str) -> None:
+
+    with pytest.raises(click.UsageError) as caught:
+        run(*arguments)
+    assert message in caught.value.message
