@@ -134,7 +134,7 @@ def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, sma
     if is_named(what):
         return _named(what, options, told, small)
     sizes = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
-    return Subject(_built(what, options, told), sizes)
+    return Subject(build_graph(what, options, told), sizes)
 
 
 def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: bool) -> Subject:
@@ -171,7 +171,7 @@ def _in_groups(model: Blueprint, sizes: dict[str, int]) -> dict[str, int]:
     return {**sizes, "N_KV": changed.sizes["N_KV"], "G": changed.groups}
 
 
-def _built(what: str, options: Mapping[str, Any], told: Collection[str]) -> Graph:
+def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) -> Graph:
     """The graph of a model of the documents', or one of the user's own."""
     from graphir.models import MODELS
 
