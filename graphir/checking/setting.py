@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from graphir.checking.options import SettingOptions
 from graphir.checking.position import general_position, small_sizes
 from graphir.ir.graph import UPDATE, Graph
@@ -40,6 +42,7 @@ class Setting(SettingOptions):
 
     A plan's name is that of a ready-made one, a sum of several, or `all`; the usual one is added for axes that it
     leaves out, but for a `Plan`, which is taken as it is.
+    `weights` are parameters by name, where they are not to be drawn.
     `sizes` that are not given follow: small ones that every axis divides. `precision` is what products read, as in
     `passes.mixed_precision`; in float16 the loss is scaled.
     """
@@ -48,6 +51,7 @@ class Setting(SettingOptions):
     _: KW_ONLY
     sizes: Mapping[str, int] | None = None
     graph: Graph | None = None
+    weights: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -91,7 +95,9 @@ class Setting(SettingOptions):
 
     def arguments(self, single: Graph) -> dict[str, Any]:
         """Parameters, state and inputs at a point in general position."""
-        return general_position(single, self.complete_sizes(), self.seed)
+        drawn = general_position(single, self.complete_sizes(), self.seed)
+        own = self.weights or {}
+        return drawn | {name: np.asarray(own[name], drawn[name].dtype) for name in drawn.keys() & own.keys()}
 
 
 def settings(setting: Setting) -> Iterator[Setting]:

@@ -55,7 +55,7 @@ def setting_of(what: str, options: Mapping[str, Any], written: Collection[str], 
     mesh = Mesh({name: count for name, count in told.items() if name not in DIMS} or _USUAL)
     chosen = {name: options[name] for name in options_of(SettingOptions)}
     asked = subject(what, {**options, "dp": mesh.sizes.get("dp")}, written, small=small)
-    return Setting(mesh=mesh, sizes=asked.sizes, graph=asked.graph, **chosen)
+    return Setting(mesh=mesh, sizes=asked.sizes, graph=asked.graph, weights=asked.weights, **chosen)
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)

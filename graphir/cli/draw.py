@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
-from graphir.cli.load import graph_options, is_named, model_names, model_option
+from graphir.cli.load import find_model, graph_options, is_named, model_names, model_option
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.cli.own import FORMS, is_own
 from graphir.errors import ConfigError
 from graphir.files import write_atomically
-from graphir.models import MODELS, blueprint
+from graphir.models import MODELS
 from graphir.options import flag
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _figure_config(options: dict[str, Any], names: set[str], model: str | None) 
         raise ConfigError(f"a figure has no {', '.join(foreign)}; they are for models")
     known = {name: options[name] for name in _FIGURE if name in names}
     of_model = {name: options[name] for name in MODEL_OPTIONS if name in names and name not in known}
-    drawn = None if model is None else blueprint(model)
+    drawn = None if model is None else find_model(model)[0]
     return FigureConfig(**known, options=of_model, expand=tuple(options["expand_layer"]), model=drawn)
 
 

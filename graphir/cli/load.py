@@ -2,6 +2,7 @@
 
 transformer, mlp    the documents' models, by their options
 llama3-8b           a model by name, with its sizes and without weights; `llama` is a small one of the family
+FOLDER, FILE.gguf   a model with its weights, as others write it: `graphir.hub`
 block.py:swiglu     a graph of the user's own: `graphir.cli.own`
 block.gir
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,10 +40,14 @@ _MODEL = "graphir.cli.model"
 
 @dataclass(frozen=True)
 class Subject:
-    """What a command is asked of: a graph as it was built, and the sizes that its dims are known to have."""
+    """What a command is asked of: a graph as it was built, the sizes that its dims are known to have, and weights.
+
+    `weights` are a model's own, by the names of its parameters; None where it comes without.
+    """
 
     graph: Graph
     sizes: Mapping[str, int]
+    weights: Mapping[str, Any] | None = None
 
 
 def graph_argument(default: str | None = TRANSFORMER) -> Decorator:
@@ -60,7 +66,7 @@ def graph_argument(default: str | None = TRANSFORMER) -> Decorator:
 def model_option(**keywords: Any) -> Decorator:
     """A decorator that adds --model; by itself another way to give the argument `what`."""
     keywords = {"expose_value": False, "is_eager": True, "callback": _keep_model, **keywords}
-    help = "A model by name, such as llama3-8b, qwen2-0.5b or gpt2-xl."
+    help = "A model by name, such as llama3-8b or gpt2-xl, or with its weights: a folder, or FILE.gguf."
     return click.option("--model", cls=GroupedOption, group="Model", metavar="MODEL", help=help, **keywords)
 
 
@@ -99,9 +105,10 @@ class GraphName(click.ParamType):  # type: ignore[type-arg]
         """`value`, if it names either; what it may have been meant as, if not."""
         written = str(value)
         known = model_names()
-        if written not in known and not is_own(written):
+        if written not in known and not is_own(written) and not _has_weights(written):
             close = difflib.get_close_matches(written, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}, and {FORMS}"
+            others = f"a model's folder, FILE.gguf, {FORMS}"
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}; and {others}"
             self.fail(f"no model is called {written!r}; {hint}", param, ctx)
         return written
 
@@ -114,10 +121,33 @@ def model_names() -> tuple[str, ...]:
 
 
 def is_named(what: str) -> bool:
-    """Whether `what` is a model by name, with sizes of its own, and not one of the documents'."""
+    """Whether `what` is a model with sizes of its own, by name or from files, and not one of the documents'."""
     from graphir.models import FAMILIES, PRESETS
 
-    return what in PRESETS or what in FAMILIES
+    return what in PRESETS or what in FAMILIES or _has_weights(what)
+
+
+def _has_weights(what: str) -> bool:
+    return what not in model_names() and (what.endswith(".gguf") or Path(what).is_dir())
+
+
+def find_model(what: str, changes: Mapping[str, Any] | None = None) -> tuple[Blueprint, Mapping[str, Any] | None]:
+    """The model called `what`, or in that folder or file, with other layers, floats or sizes; and its weights, if any.
+
+    Errors: ConfigError for one that is unknown, or cannot be so; ModelFileError for files that hold none.
+    """
+    from graphir.models import blueprint
+
+    changes = changes or {}
+    if not _has_weights(what):
+        return blueprint(what, **changes), None
+    from graphir.hub import open_model
+
+    fixed = sorted(changes.keys() - {"dtype"})
+    if fixed:
+        raise ConfigError(f"{what} is as large as its weights; leave out other {', '.join(fixed)}")
+    model = open_model(what)
+    return model.blueprint.but(dtype=changes.get("dtype")), model.weights
 
 
 def _option(flag: str, name: str, metavar: str, help: str) -> Decorator:
@@ -128,7 +158,7 @@ def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, sma
     """The graph that a command is asked of, as it was built, and sizes: what is told, and what a model's name says.
 
     `options` are the command's, `told` the names of those that the user wrote. `small` leaves out what nobody told, so
-    that a model by name can be tried in a small size: its parts count, in few layers.
+    that a model can be tried on short texts, and one without weights in a small size: its parts count, in few layers.
     Errors: ConfigError for options that the model has not, beside those of `load_graph`.
     """
     if is_named(what):
@@ -138,8 +168,8 @@ def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, sma
 
 
 def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: bool) -> Subject:
-    """A model by name, with the sizes that the options change, on so many sequences of so many tokens."""
-    from graphir.models import Usage, blueprint
+    """A model with its sizes, or others where the options say so, on so many sequences of so many tokens."""
+    from graphir.models import Usage
 
     if options.get("settings"):
         raise ConfigError(f"--set is for a function of a Python file; {what} is a model")
@@ -149,15 +179,16 @@ def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: 
     given = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
     run: dict[str, int] = {name: given.pop(name) for name in ("B", "S") if name in given}
     changes = {name: options[name] for name in ("layers", "dtype") if name in told}
-    model = blueprint(what, **changes, **({} if small else given))
-    composition = model.small() if small and "layers" not in told else model.composition
+    model, weights = find_model(what, changes if small and not _has_weights(what) else {**changes, **given})
+    composition = model.small() if small and weights is None and "layers" not in told else model.composition
     if "dropout" in told:
         composition = replace(composition, dropout=options["dropout"])
     graph = composition.build(Usage(decode=None))
-    if small:
+    if small and weights is None:
         return Subject(graph, _in_groups(model, given) | run)
-    run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
-    return Subject(graph, model.bind(graph, **run))
+    if not small:
+        run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
+    return Subject(graph, model.bind(graph, **run), weights)
 
 
 def _in_groups(model: Blueprint, sizes: dict[str, int]) -> dict[str, int]:

@@ -96,3 +96,31 @@ def test_what_is_asked_of_is_one_thing(arguments: list[str], message: str) -> No
     with pytest.raises(click.UsageError) as caught:
         run(*arguments)
     assert message in caught.value.message
+
+
+# -- models with their weights ----------------------------------------------------------------------------
+
+FOLDERS = Path(__file__).parents[1] / "fixtures" / "hub"
+
+
+def test_a_folder_is_checked_with_its_weights() -> None:
+    found = json.loads(run("check", "--model", FOLDERS / "llama", "--tp", 3, "--json"))
+    assert found["ok"]
+
+
+def test_weights_are_what_is_run() -> None:
+    from graphir.checking import Setting
+    from graphir.cli.load import subject
+
+    asked = subject(str(FOLDERS / "qwen3"), {}, (), small=True)
+    assert "B" not in asked.sizes
+    setting = Setting(mesh=gi.Mesh(tp=2), graph=asked.graph, sizes=asked.sizes, weights=asked.weights)
+    arguments = setting.arguments(setting.single())
+    assert asked.weights is not None
+    for name, array in asked.weights.items():
+        assert (arguments[name] == array).all()
+
+
+def test_what_a_folder_says_is_not_changed() -> None:
+    with pytest.raises(ConfigError, match="is as large as its weights; leave out other layers"):
+        run("check", "--model", FOLDERS / "llama", "--layers", 1)
