@@ -8,7 +8,7 @@ from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
-from graphir.models.dims import V_PAD, B, S, V
+from graphir.models.dims import S_K, V_PAD, B, S, V
 from graphir.models.parts.attention import Attention
 from graphir.models.parts.embedding import Embedding
 from graphir.models.parts.feed_forward import FeedForward
@@ -73,7 +73,8 @@ class Composition:
             result = self._output(frame, X, E, labels)
         if labels is not None:
             block.alias("L", result)
-        return block.build(result)
+        caches = [new for node in block.nodes for _, new in node.updates]
+        return block.build(result, *caches)
 
     def _frame(self, block: Builder, usage: Usage) -> Frame:
         inputs = self._inputs(block, usage)
@@ -82,26 +83,33 @@ class Composition:
 
     def _inputs(self, block: Builder, usage: Usage) -> dict[str, Value]:
         """What the parts ask for, of the usage."""
-        if usage.packed and not self.positions.given:
-            raise ConfigError(
-                f"rows of several documents need positions as an input; {self.name} counts the places of a row"
-            )
+        self._require(usage)
         wanted = {
             "types": self.embedding.types,
             "positions": self.positions.given,
             "length": isinstance(self.positions, Rotary) and self.positions.scaling.kind == "dynamic",
             "segments": usage.packed,
+            "start": usage.cached,
+            "key_positions": usage.cached,
         }
-        found = {
-            name: block.input(name, () if name == "length" else (B, S), "int64")
-            for name, asked in wanted.items()
-            if asked
-        }
+        shapes = {"length": (), "start": (B,), "key_positions": (B, S_K)}
+        found = {name: block.input(name, shapes.get(name, (B, S)), "int64") for name, asked in wanted.items() if asked}
         if self.dropout is not None or usage.decode == "top-k":
             found |= {name: block.input(name, (), "int64") for name in ("seed", "step")}
         if usage.mask != "none":
-            found["keep"] = block.input("keep", (B, S) if usage.mask == "padding" else (S, S), "bool")
+            keys = S_K if usage.cached else S
+            found["keep"] = block.input("keep", (B if usage.mask == "padding" else S, keys), "bool")
         return found
+
+    def _require(self, usage: Usage) -> None:
+        """ConfigError for a usage that the model has no answer to."""
+        if (usage.packed or usage.cached) and not self.positions.given:
+            what = "a cache needs" if usage.cached else "rows of several documents need"
+            raise ConfigError(f"{what} positions as an input; {self.name} counts the places of a row")
+        if usage.cached and not self.attention.causal:
+            raise ConfigError(f"{self.name} is an encoder, whose tokens see what follows: it has no use for a cache")
+        if usage.cached and (usage.packed or usage.mask == "given"):
+            raise ConfigError("a cache's rows are told apart by their positions alone; leave out packed and mask")
 
     def _layer(self, frame: Frame, X: Value, layer: int, angles: Angles | None) -> Value:
         """X_mid = X + MHA(norm(X)), X_out = X_mid + MLP(norm(X_mid)), or as `residual` has it."""

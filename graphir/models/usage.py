@@ -34,6 +34,11 @@ class Usage:
         "Whether rows hold several documents, told apart by an input `segments` [B, S]; no token sees another "
         "document's.",
     )
+    cached: bool = option(
+        False,
+        "Whether keys and values of earlier tokens lie in state, `K_cache` and `V_cache` of each layer, where inputs "
+        "`start` [B] and `key_positions` [B, S_k] say.",
+    )
     decode: str | None = option("argmax", "The decoding branch.", kind=str, choices=("argmax", "top-k", None))
     k: int = option(40, "Of top-k decoding: how many of the most probable tokens may be drawn.", least=1)
     temperature: float = option(

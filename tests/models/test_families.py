@@ -78,10 +78,15 @@ def logits(model: Blueprint, inputs: dict[str, np.ndarray], usage: dict[str, Any
     graph = model.graph(loss=False, decode=None, **(usage or {}))
     B, S = inputs["T"].shape
     sizes = model.bind(graph, B=B, S=S)
-    draw = np.random.default_rng(0)
-    arrays = {name: draw.normal(0.3, 0.5, each.shape) for name, each in sorted(gi.initialize(graph, sizes).items())}
     run = gi.compile(graph, sizes, backend="reference")
-    return run(arrays, inputs)[model.composition.answer]
+    return run(parameters(graph, sizes), inputs)[model.composition.answer]
+
+
+def parameters(graph: gi.Graph, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Random ones, for each name the same in every graph; state is empty."""
+    drawn, state = gi.initialize(graph, sizes), {each.name for each in graph.state}
+    random = {name: np.random.default_rng([*name.encode()]) for name in drawn}
+    return {name: each if name in state else random[name].normal(0.3, 0.5, each.shape) for name, each in drawn.items()}
 
 
 def inputs_of(model: Blueprint, T: np.ndarray, **more: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,6 +137,42 @@ def test_tokens_in_another_order_with_their_positions_are_the_same_text() -> Non
     np.testing.assert_allclose(mixed, straight[:, order], rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "llama"])
+def test_tokens_one_by_one_through_a_cache_are_the_whole_text(name: str) -> None:
+    """Prompts of 4 and 2 tokens, the shorter one filled up; then two tokens more of each."""
+    model, never = small(name), 1 << 30
+    lengths, T = np.asarray([4, 2]), tokens(2, 6)
+    whole = logits(model, inputs_of(model, T))
+    graph = model.graph(loss=False, decode=None, cached=True)
+    arrays = parameters(graph, model.bind(graph, B=2, S=6, S_k=8))
+    known, done, rows = np.full((2, 8), never), np.zeros(2, np.int64), 0
+    for count in (4, 1, 1):
+        ahead = lengths if count == 4 else np.ones(2, np.int64)
+        inside = np.arange(count) < ahead[:, None]
+        positions = np.where(inside, done[:, None] + np.arange(count), 0)
+        known[:, rows : rows + count] = np.where(inside, positions, never)
+        ids = np.take_along_axis(T, np.minimum(positions, 5), axis=1)
+        given = {"T": ids, "positions": positions, "key_positions": known, "start": np.full(2, rows)}
+        out = gi.compile(graph, model.bind(graph, B=2, S=count, S_k=8), donate=True)(arrays, given)
+        arrays |= out.updated()
+        for b in range(2):
+            found, expected = out[model.composition.answer][b, : ahead[b]], whole[b, done[b] : done[b] + ahead[b]]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+        done, rows = done + ahead, rows + count
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "message"),
+    [
+        ("bert", {}, "bert is an encoder, whose tokens see what follows"),
+        ("llama", {"packed": True}, "leave out packed and mask"),
+    ],
+)
+def test_a_cache_without_sense_is_refused(name: str, usage: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(name).graph(cached=True, **usage)
+
+
 def test_padding_is_seen_by_no_one() -> None:
     for name in ("bert", "llama"):
         model, T = small(name), tokens(1, S)
@@ -158,11 +199,7 @@ def test_heads_in_groups_are_plain_heads_whose_keys_are_repeated() -> None:
     grouped, T = small("llama"), tokens(B, S)
     plain = replace(grouped, sizes={**grouped.sizes, "N_KV": 6})
     graphs = {each: each.graph(loss=False, decode=None) for each in (grouped, plain)}
-    draw = np.random.default_rng(0)
-    arrays = {
-        name: draw.normal(0.3, 0.5, each.shape)
-        for name, each in gi.initialize(graphs[grouped], grouped.bind(graphs[grouped], B=B, S=S)).items()
-    }
+    arrays = parameters(graphs[grouped], grouped.bind(graphs[grouped], B=B, S=S))
     repeated = {
         name: np.repeat(each.reshape(-1, 3, 4), 2, axis=1).reshape(-1, 24) if name[-3:] in ("W_K", "W_V") else each
         for name, each in arrays.items()

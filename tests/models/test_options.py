@@ -46,7 +46,7 @@ def test_every_option_of_the_model_is_reached_from_everywhere(name: str) -> None
 def test_what_a_model_is_built_for_is_no_option_of_the_command_line() -> None:
     """A mask that is not causal, say: who trains or samples knows what that needs, and asks for it."""
     own = options_of(Options).keys() - options_of(Architecture) - {"text", "tokenizer"}
-    assert own == {"causal", "mask", "mean", "padded", "loss", "packed", "decode", "k", "temperature"}
+    assert own == {"causal", "mask", "mean", "padded", "loss", "packed", "cached", "decode", "k", "temperature"}
     assert not any(flag(name) in flags("train") for name in own)
 
 

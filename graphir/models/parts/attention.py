@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from graphir.ir.dims import as_dim
 from graphir.ir.value import Value
-from graphir.models.dims import GROUPED, PLAIN, SHARES, D, G, Heads
+from graphir.models.dims import GROUPED, PLAIN, S_K, SHARES, B, D, G, Heads
 from graphir.models.parts.frame import Frame
 from graphir.models.parts.norm import Norm
 from graphir.models.parts.positions import Angles
 from graphir.operators import (
+    cache_write,
     concatenate,
     matmul,
     reshape,
@@ -62,6 +63,8 @@ class Attention:
         """A_out [B, S, D] of X_norm [B, S, D]."""
         windowed = self.has_window(layer)
         Q, K, V = (self._heads(frame, X_norm, which, angles, windowed) for which in "QKV")
+        if frame.usage.cached:
+            K, V = (self._cached(frame, rows, which) for rows, which in ((K, "K"), (V, "V")))
         A = matmul(Q, transpose(K, name="K_T"), name="A")
         AS = softmax(self._masked(frame, A, self.window if windowed else 0), name="AS")
         AS_drop = AS if frame.drop is None else frame.dropout(AS, "AS_drop")
@@ -108,6 +111,12 @@ class Attention:
             return reshape(transpose(AO_heads, (0, 3, 1, 2, 4), name="AO_T"), "b s k g d -> b s (k g d)", name="AO_cat")
         return concatenate(transpose(AO_heads, (0, 2, 1, 3), name="AO_T"), name="AO_cat")
 
+    def _cached(self, frame: Frame, rows: Value, which: str) -> Value:
+        """K or V of all tokens so far [B, N_KV, S_k, D_h]: state, into which the rows of these tokens are written."""
+        heads = self.heads
+        cache = frame.block.state(f"{which}_cache", (B, heads.keys, S_K, heads.width))
+        return cache_write(cache, rows, frame.inputs["start"], name=f"{which}_cached")
+
     # -- scores ---------------------------------------------------------------------------------------
 
     def _masked(self, frame: Frame, A: Value, window: int) -> Value:
@@ -120,6 +129,7 @@ class Attention:
         if "positions" not in inputs or not self.causal:
             return scale_mask(A, *keep, width=width, causal=self.causal, mask=mask, name="Z")
         packed = "segments" in inputs
-        # Queries and keys are the same tokens.
-        operands = [*2 * [inputs["positions"]], *keep, *2 * ([inputs["segments"]] if packed else [])]
+        # Without a cache queries and keys are the same tokens.
+        keys = inputs.get("key_positions", inputs["positions"])
+        operands = [inputs["positions"], keys, *keep, *2 * ([inputs["segments"]] if packed else [])]
         return scale_mask_by_position(A, *operands, width=width, window=window, mask=mask, segments=packed, name="Z")

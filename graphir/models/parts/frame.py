@@ -23,10 +23,13 @@ class Frame:
     inputs        what the graph is handed beside ids, targets and parameters, as far as a part of it asks:
 
         seed, step        int64 scalars, which DO's masks and draws are keyed by
-        keep              bool, what is masked beside what lies ahead: [B, S], or [S, S] where it is given
+        keep              bool, which keys are masked beside those that lie ahead: [B, S], [S, S] where it is given
         positions         int64 [B, S]: where each token stands in its text
         types             int64 [B, S]: which part of its row a token is of, as BERT was told
         segments          int64 [B, S]: which document of its row a token is of
+        start             int64 [B]: the row of the cache that the first of these tokens is written to
+        key_positions     int64 [B, S_k]: where the token of each row of the cache stands in its text, these tokens
+                          included; of a row that is not written yet a position that no token reaches
         length            int64 scalar, one more than the last position: what angles scaled dynamically ask for
     """
 
