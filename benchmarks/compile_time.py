@@ -3,11 +3,11 @@
     python benchmarks/compile_time.py [--layers 12 48 96] [--rounds 7] [--json FILE]
 
 The documents' Transformer, dropout 0.1, is built, differentiated, extended by AdamW, sharded by data and tensor
-parallelism over two by two ranks, verified, put through the optimising passes and planned. Each stage starts from
-what the one before made. Times are
-milliseconds of processor time, which other programs on the machine disturb less than they do the clock, and the
-least of several rounds. `cold` is the sum of the first round: type checks and placements are kept, so the first model
-of a process costs a little more. Growth is linear when a row's ratio is the ratio of the layers: 8 from 12 to 96.
+parallelism over two by two ranks, verified, put through the optimising passes and planned, and the programs of its four
+ranks are written. Each stage starts from what the one before made. Times are milliseconds of processor time, which
+other programs on the machine disturb less than they do the clock, and the least of several rounds. `cold` is the sum of
+the first round: type checks and placements are kept, so the first model of a process costs a little more. Growth is
+linear when a row's ratio is the ratio of the layers: 8 from 12 to 96.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import graphir as gi
-from graphir.backends.compiled.prepared import Prepared
-from graphir.backends.numpy.engine import ENGINE
+from graphir.backends.compiled.program import Program
+from graphir.backends.numpy import NumpyExecutable
+from graphir.backends.plan import plan_complete
 from graphir.ir.graph import Graph
 from graphir.passes import autodiff, optimize, run_pipeline, shard
 
@@ -36,9 +37,14 @@ from graphir.passes import autodiff, optimize, run_pipeline, shard
 SIZES = {"B": 4, "S": 256, "D": 512, "N_H": 8, "D_ff": 2048, "V": 8192}
 
 
-def plan(graph: Graph) -> Prepared:
+def plan(graph: Graph) -> NumpyExecutable:
     """Tiles, assignments and the arena, for two threads."""
-    return Prepared(graph, SIZES | {"D_h": SIZES["D"] // SIZES["N_H"]}, ENGINE, threads=2)
+    return NumpyExecutable(plan_complete(graph, SIZES | {"D_h": SIZES["D"] // SIZES["N_H"]}), graph, threads=2)
+
+
+def write(executable: NumpyExecutable) -> list[Program]:
+    """Every rank's calls."""
+    return executable.programs
 
 
 #: What each stage makes of the result of the one before; the first is handed the number of layers.
@@ -50,6 +56,7 @@ STAGES: Mapping[str, Callable[[Any], Any]] = {
     "verify": gi.verify,
     "passes": run_pipeline,
     "plan": plan,
+    "write": write,
 }
 #: Sums of stages that should stay below a limit: the stages, and milliseconds by layers.
 GOALS = {

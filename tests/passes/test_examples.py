@@ -27,6 +27,7 @@ from graphir.passes import (
     shard,
     simplify,
     unfuse,
+    with_gradients,
 )
 from graphir.passes.rename import rename
 from tests.support.rewrites import check_rewrite
@@ -75,6 +76,50 @@ def test_autodiff() -> None:
 
         outputs
           L
+          dW
+        """,
+    )
+
+
+def test_with_gradients() -> None:
+    """A block without a loss: the gradients of its results come in, those of its inputs go out."""
+    check_rewrite(
+        """
+        graph block float32
+
+        inputs
+          X  [B, D]
+
+        parameters
+          W  [D, F]  ~ normal(0.02)
+
+        /
+          Y  [B, F]  = matmul(X, W)
+
+        outputs
+          Y
+        """,
+        with_gradients,
+        """
+        graph block float32
+
+        inputs
+          X   [B, D]
+          dY  [B, F]
+
+        parameters
+          W  [D, F]  ~ normal(0.02)
+
+        /
+          Y  [B, F]  = matmul(X, W)
+
+        / backward
+          dX  [B, D],
+          dW  [D, F]  = dMatmul(X, W, dY) {shared=true}  @of Y
+
+        outputs
+          Y
+          dX
           dW
         """,
     )
