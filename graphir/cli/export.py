@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, staged
+from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, staged, staged_subject
+from graphir.cli.load import graph_argument, graph_options, named_sizes
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
     GroupedCommand,
-    GroupedOption,
     all_declared,
     config_options,
     declared,
@@ -46,16 +46,21 @@ _open_options = {
 _format_options = {name: each for entry in FORMATS.values() for name, each in entry.options.items()}
 
 
+#: How stages are made of what is exported: as they are.
+_UNOPTIMIZED = {"without": None, "recompute": "nothing"}
+
+
 class _Source(NamedTuple):
-    """What is exported: a graph, the sizes of its dims, and the arrays of its parameters, if there are any."""
+    """What is exported: a graph, the sizes of its dims, what it is run for, and its parameters, if there are any."""
 
     graph: Graph
     sizes: Mapping[str, int]
+    answers: tuple[str, ...]
     arrays: Mapping[str, Any] | None
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=click.Choice(MODELS))
+@graph_argument(default=None)
 @click.option(
     "--format",
     "format_",
@@ -84,22 +89,21 @@ class _Source(NamedTuple):
 @config_options(only=(*_MODEL, *_SIZES, *_STEP))
 @all_declared(_open_options)
 @declared("vocabulary", VOCABULARY)
-@click.option("--size", cls=GroupedOption, group="Model", metavar="DIM=N", multiple=True, help="Of any other dim.")
+@graph_options
 @all_declared(_format_options)
 @click.pass_context
 def export(
     context: click.Context,
     /,
-    model: str,
+    what: str,
     format_: str,
     out: str,
     checkpoint: str | None,
     stage: str,
     fetch: str | None,
-    size: tuple[str, ...],
     **options: Any,
 ) -> int:
-    """Write a model as a file that other programs run.
+    """Write a model as a file that other programs run: transformer, mlp, a model by name, a folder, or your own graph.
 
     In ONNX it is the forward graph without dropout, for every B and S unless they are given. What a checkpoint says of
     its model need not be said again; with learned positions a run has at most as many tokens as it was trained on.
@@ -110,19 +114,21 @@ def export(
     entry, written = FORMATS[format_], given(context)
     chosen = entry.chosen(format_, {name: options.pop(name) for name in _format_options})
     named = {_OPEN[name]: options.pop(name) for name in _OPEN}
-    told = written & {*_MODEL, *_SIZES, "vocabulary"}
+    told, size = written & {*_MODEL, *_SIZES, "vocabulary"}, options["size"]
     step = sorted(map(flag, written & {*_STEP, "stage"}))
     if step and not (entry.steps and checkpoint is None):
         raise ConfigError(f"{', '.join(step)}: what is exported so is the forward graph of one rank, which has none")
     if checkpoint is not None:
-        source = _trained(model, checkpoint, told)
+        source = _trained(what, checkpoint, told)
+    elif what in MODELS:
+        source = _built(what, stage, options, told, entry.steps)
     else:
-        source = _built(model, stage, options, told, entry.steps)
-    answers = list(MODELS[model].answers) if stage == _STAGES[0] else None
+        source = _given(what, stage, options, written, entry.steps)
+    answers = list(source.answers) if stage == _STAGES[0] else None
     entry.save(
         source.graph,
         Path(out),
-        {**source.sizes, **{name: size for name, size in named.items() if size}, **dict(map(_named_size, size))},
+        {**source.sizes, **{name: size for name, size in named.items() if size}, **named_sizes(size)},
         fetch=answers if fetch is None else [name.strip() for name in fetch.split(",")],
         parameters=source.arrays,
         **chosen,
@@ -137,14 +143,20 @@ def _built(model: str, stage: str, options: Mapping[str, Any], told: set[str], s
     """
     from graphir.training.config import TrainConfig
 
-    compiler = {"without": None, "recompute": "nothing"}
-    graph = staged(model, stage, {name: options[name] for name in (*_MODEL, *_STEP)} | compiler, set())
+    graph = staged(model, stage, {name: options[name] for name in (*_MODEL, *_STEP)} | _UNOPTIMIZED, set())
     known = options_of(MODELS[model].options)
     has = {*known, *(name for name, dim in DIMS.items() if dim in dim_names([graph.dims]))}
     if told - has:
         raise ConfigError(f"the model {model} has no {', '.join(sorted(map(flag, told - has)))}")
     sizes = TrainConfig(**{name: options[name] for name in (*_MODEL, *_SIZES)}).sizes(options["vocabulary"])
-    return _Source(graph, _fixed(graph, sizes, () if steps else _OPEN.values()), None)
+    return _Source(graph, _fixed(graph, sizes, () if steps else _OPEN.values()), MODELS[model].answers, None)
+
+
+def _given(what: str, stage: str, options: Mapping[str, Any], told: set[str], steps: bool) -> _Source:
+    """A model by name, or with its weights, or a graph of one's own, as far as `stage`."""
+    graph, asked = staged_subject(what, stage, {**options, **_UNOPTIMIZED}, told)
+    weights = None if asked.weights is None else {each.name: asked.weights[each.name] for each in graph.parameters}
+    return _Source(graph, _fixed(graph, asked.sizes, () if steps else _OPEN.values()), asked.answers, weights)
 
 
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
@@ -157,17 +169,9 @@ def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
         raise ConfigError(f"the checkpoint says what its model is: leave out {', '.join(sorted(map(flag, told)))}")
     saved = load_checkpoint(find_checkpoint(Path(checkpoint)))
     graph = MODELS[model].build(**saved.config.model_options(dropout=0.0))
-    return _Source(graph, _fixed(graph, saved.sizes, _OPEN.values()), saved.arrays)
+    return _Source(graph, _fixed(graph, saved.sizes, _OPEN.values()), MODELS[model].answers, saved.arrays)
 
 
 def _fixed(graph: Graph, sizes: Mapping[str, int], open: Collection[str]) -> dict[str, int]:
     """Those of the sizes that are of the graph's dims, and do not stay open."""
     return {name: sizes[name] for name in dim_names([graph.dims]) & sizes.keys() - {*open}}
-
-
-def _named_size(written: str) -> tuple[str, int]:
-    """`("D_in", 8)` of `D_in=8`."""
-    name, _, number = written.partition("=")
-    if not number.isdecimal():
-        raise ConfigError(f"--size {written} is no dim and its size; write it like D_in=8")
-    return name, int(number)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.load import graph_argument, graph_options, is_named, subject
-from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
+from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,18 +84,24 @@ def ir(context: click.Context, /, what: str, stage: str, output: str | None, **o
 
 def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, or the graph of one's own, compiled as far as `stage`."""
+    return staged_subject(what, stage, options, given_names)[0]
+
+
+def staged_subject(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> tuple[Graph, Subject]:
+    """What a command is asked of, compiled as far as `stage`, and as it was built."""
     from graphir.passes import dce, lower, optimize, run_pipeline, shard, with_gradients
     from graphir.training.config import TrainConfig
     from graphir.training.parallel import plan_of
     from graphir.training.programs import optimizer_of
 
     without, level = options.pop("without"), options.pop("recompute")
-    of_graph = {name: options.pop(name, ()) for name in ("settings", "size")}
+    of_graph = {name: options.pop(name, ()) for name in ("settings", "size", "vocabulary")}
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
-    asked = subject(what, {**config.model_options(), **of_graph}, given_names & {*MODEL_OPTIONS})
+    of_model = {name: getattr(config, name) for name in (*MODEL_OPTIONS, *SIZE_OPTIONS, "dp")}
+    asked = subject(what, {**of_model, **of_graph}, given_names)
     graph, sizes = asked.graph, asked.sizes
     if stage != "forward":
         graph = with_gradients(graph)
@@ -107,8 +113,8 @@ def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]
     if mesh.axes:
         graph = shard(graph, mesh, plan, sizes or None)
     if stage == "fused":
-        return run_pipeline(dce(graph), level, _names(without))
-    return lower(graph) if stage == "lowered" else graph
+        graph = run_pipeline(dce(graph), level, _names(without))
+    return (lower(graph) if stage == "lowered" else graph), asked
 
 
 def _names(written: str | None) -> list[str]:

@@ -40,13 +40,17 @@ _MODEL = "graphir.cli.model"
 
 @dataclass(frozen=True)
 class Subject:
-    """What a command is asked of: a graph as it was built, the sizes that its dims are known to have, and weights.
+    """What a command is asked of.
 
-    `weights` are a model's own, by the names of its parameters; None where it comes without.
+    graph      as it was built
+    sizes      those that its dims are known to have
+    answers    the names of the values that it is run for
+    weights    a model's own, by the names of its parameters; None where it comes without
     """
 
     graph: Graph
     sizes: Mapping[str, int]
+    answers: tuple[str, ...]
     weights: Mapping[str, Any] | None = None
 
 
@@ -145,7 +149,7 @@ def find_model(what: str, changes: Mapping[str, Any] | None = None) -> tuple[Blu
 
     fixed = sorted(changes.keys() - {"dtype"})
     if fixed:
-        raise ConfigError(f"{what} is as large as its weights; leave out other {', '.join(fixed)}")
+        raise ConfigError(f"{what} is as large as its weights are; leave out what changes {', '.join(fixed)}")
     model = open_model(what)
     return model.blueprint.but(dtype=changes.get("dtype")), model.weights
 
@@ -161,10 +165,14 @@ def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, sma
     that a model can be tried on short texts, and one without weights in a small size: its parts count, in few layers.
     Errors: ConfigError for options that the model has not, beside those of `load_graph`.
     """
+    from graphir.models import MODELS
+
     if is_named(what):
         return _named(what, options, told, small)
     sizes = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
-    return Subject(build_graph(what, options, told), sizes)
+    graph = build_graph(what, options, told)
+    answers = MODELS[what].answers if what in MODELS else tuple(each.name for each in graph.outputs)
+    return Subject(graph, sizes, answers)
 
 
 def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: bool) -> Subject:
@@ -183,12 +191,12 @@ def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: 
     composition = model.small() if small and weights is None and "layers" not in told else model.composition
     if "dropout" in told:
         composition = replace(composition, dropout=options["dropout"])
-    graph = composition.build(Usage(decode=None))
+    graph, answers = composition.build(Usage(decode=None)), (composition.answer,)
     if small and weights is None:
-        return Subject(graph, _in_groups(model, given) | run)
+        return Subject(graph, _in_groups(model, given) | run, answers)
     if not small:
         run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
-    return Subject(graph, model.bind(graph, **run), weights)
+    return Subject(graph, model.bind(graph, **run), answers, weights)
 
 
 def _in_groups(model: Blueprint, sizes: dict[str, int]) -> dict[str, int]:

@@ -31,7 +31,7 @@ def trained(call: Call, tmp_path: Path) -> Path:
     ("arguments", "words"),
     [
         (["mlp", "--tied", "--width=8"], "the model mlp has no --tied, --width"),
-        (["mlp", "--size=D_in"], "--size D_in is no dim and its size; write it like D_in=8"),
+        (["mlp", "--size=D_in"], "--size D_in is no dim and its size; write it like B=8"),
         (["mlp", "--checkpoint=run"], "a checkpoint is of a transformer, not of mlp"),
         (["transformer", "--checkpoint=run", "--layers=3", "--width=8"], "leave out --layers, --width"),
         (["transformer", "--checkpoint=nowhere"], "nowhere does not exist"),

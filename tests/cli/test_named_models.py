@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -44,7 +45,23 @@ def test_why_speaks_of_the_models_own_sizes() -> None:
 
 
 def test_sizes_may_be_others() -> None:
-    told = run("why", "--model", "llama3-8b", "--tp", 2, "--heads", 8, "--width", 64, "--size", "S=16", "--batch", 3)
+    told = run(
+        "why",
+        "--model",
+        "llama3-8b",
+        "--layers",
+        2,
+        "--tp",
+        2,
+        "--heads",
+        8,
+        "--width",
+        64,
+        "--size",
+        "S=16",
+        "--batch",
+        3,
+    )
     assert "with B=3, S=16, V=128256, D=64, D_h=8, G=4, N_KV=2, D_ff=14336, N_H=8" in told
 
 
@@ -103,6 +120,7 @@ def test_what_is_asked_of_is_one_thing(arguments: list[str], message: str) -> No
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "hub"
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_with_its_weights() -> None:
     found = json.loads(run("check", "--model", FOLDERS / "llama", "--tp", 3, "--json"))
     assert found["ok"]
@@ -122,5 +140,23 @@ def test_weights_are_what_is_run() -> None:
 
 
 def test_what_a_folder_says_is_not_changed() -> None:
-    with pytest.raises(ConfigError, match="is as large as its weights; leave out other layers"):
+    with pytest.raises(ConfigError, match="is as large as its weights are; leave out what changes layers"):
         run("check", "--model", FOLDERS / "llama", "--layers", 1)
+
+
+def test_a_folder_is_exported_with_its_weights(tmp_path: Path) -> None:
+    """What onnxruntime computes of the file is what transformers computed of the folder."""
+    runtime = pytest.importorskip("onnxruntime")
+    run("export", "--model", FOLDERS / "llama", "-o", tmp_path / "llama.onnx")
+    expected = np.load(FOLDERS / "llama" / "expected.npz")
+    T = expected["T"]
+    session = runtime.InferenceSession(tmp_path / "llama.onnx")
+    (found,) = session.run(None, {"T": T, "positions": np.broadcast_to(np.arange(T.shape[1]), T.shape)})
+    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-5)
+
+
+def test_a_model_by_name_is_exported_as_a_program_of_every_rank(tmp_path: Path) -> None:
+    small = ["--layers", 1, "--width", 24, "--heads", 2, "--feed-forward", 32, "--vocabulary", 11]
+    pytest.importorskip("jax")
+    run("export", "gpt2", *small, "--tp", 2, "--format", "stablehlo", "--stage", "train", "-o", tmp_path / "g.mlir")
+    assert "all_reduce" in (tmp_path / "g.mlir").read_text()
