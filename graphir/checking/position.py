@@ -70,11 +70,30 @@ def general_position(graph: Graph, sizes: Mapping[str, int], seed: int) -> dict[
             continue  # the loss scale and its count, which start where they are meant to
         noise = 1e-2 * draw.standard_normal(shapes[value])
         found[value.name] = (noise**2 if value.local_name.endswith(".v") else noise).astype(value.dtype)
+    return found | draw_inputs(graph, sizes, seed, draw)
+
+
+def draw_inputs(
+    graph: Graph, sizes: Mapping[str, int], seed: int, draw: np.random.Generator | None = None
+) -> dict[str, Any]:
+    """An array for every input of `graph`, drawn from `seed`, or from a generator that goes on."""
+    planned, draw = plan(graph, sizes), draw or np.random.default_rng(seed)
+    found: dict[str, Any] = {}
     for value in graph.inputs:
-        uses = planned.indexed([value])
+        shape = tuple(dim.size(planned.sizes) for dim in value.shape)
+        uses = [] if value.type.is_float else planned.indexed(_passed_on(graph, value))
         end = min((each.end for each in uses if each.end is not None), default=None)
         exempt = {each.exempt for each in uses}
-        found[value.name] = _input(value, shapes[value], end, exempt.pop() if len(exempt) == 1 else None, seed, draw)
+        found[value.name] = _input(value, shape, end, exempt.pop() if len(exempt) == 1 else None, seed, draw)
+    return found
+
+
+def _passed_on(graph: Graph, value: Value) -> list[Value]:
+    """An input, and what its integers are handed on as: ids that are checked first, say."""
+    found = [value]
+    for each in found:
+        for node, _ in graph.uses[each]:
+            found += [out for out in node.outputs if (out.dtype, out.shape) == (each.dtype, each.shape)]
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from fractions import Fraction
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphir.cli.inspect import PARALLEL_OPTIONS, recompute_option
+from graphir.cli.load import graph_argument, graph_options
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -18,15 +18,18 @@ from graphir.cli.options import (
     GroupedOption,
     config_options,
     declared,
+    given,
 )
+from graphir.cli.step import Asked, asked
+from graphir.cli.tables import amount, console, sizes_line, wrapped
 from graphir.errors import ConfigError
 from graphir.models.sizes import VOCABULARY
+from graphir.options import options_of
+from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from graphir.backends.compiled.memory import MemoryPlan
-    from graphir.cost import Polynomial
+    from graphir.cost import Polynomial, StepCost
     from graphir.ir.graph import Graph
     from graphir.training.vocabulary import Vocabulary
 
@@ -34,7 +37,6 @@ _OPTIONS = (
     *(*MODEL_OPTIONS, *SIZE_OPTIONS, *PARALLEL_OPTIONS),
     *("precision", "results", "vocabulary_multiple", "optimizer", "clip"),
 )
-_PHASES = ("forward", "backward", "update")
 _SHOWN = 8
 _UNITS = {"B": 1e0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -58,102 +60,97 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(cls=GroupedCommand)
+@graph_argument
+@graph_options
 @config_options(only=_OPTIONS)
 @declared("vocabulary", VOCABULARY)
 @recompute_option("What the backward pass makes again: ")
+@click.option(
+    "--planned", is_flag=True, cls=GroupedOption, group="Compiler",
+    help="Also compile the step, and tell the memory that it is planned to need, to the byte.",
+)  # fmt: skip
 @click.option(
     "--memory",
     cls=GroupedOption,
     group="Compiler",
     type=_Bytes(),
-    help="What a rank may need: the first level from --recompute on that fits, 500MB, 8GB.",
+    help="What a rank may need as planned: the first level from --recompute on that fits, 500MB, 8GB.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def cost(vocabulary: int, recompute: str, memory: float | None, as_json: bool, **options: Any) -> int:
+@click.pass_context
+def cost(
+    context: click.Context,
+    /,
+    what: str,
+    vocabulary: int,
+    recompute: str,
+    planned: bool,
+    memory: float | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Work out what a training step costs: parameters, FLOPs, memory and bytes sent, of one rank.
 
-    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs, rows
-    that only pad the vocabulary included; last comes the memory that the compiled step is planned to need.
+    Formulas first, in the dims of the documents, numbers second. All of it is counted from the graph that runs, what
+    is computed again and rows that only pad the vocabulary included. What an update writes over is counted once.
     """
-    from graphir.cost import count_elements, count_flops, mesh_sizes, node_flops, peak_memory
-    from graphir.training.config import TrainConfig
-    from graphir.training.parallel import Parallel
-    from graphir.training.programs import training_graph
+    from graphir.cost import extrapolate, mesh_sizes, step_cost
+    from graphir.passes import LEVELS
+    from graphir.passes import recompute as again
 
-    config = TrainConfig(**options).check()
-    parallel = Parallel.of(config, vocabulary)
-    sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
-    graph = parallel.shard(training_graph(config, parallel.vocabulary.padded), sizes)
-    complete = mesh_sizes(graph, sizes)
-    rows: dict[str, Polynomial] = {
-        "parameters": count_elements(graph.parameters),
-        "optimizer state": count_elements(graph.state),
-        **{f"FLOPs, {phase}": count_flops(graph, phase) for phase in _PHASES},
-    }
-    by_operator: Counter[str] = Counter()
-    for node in graph.nodes:
-        by_operator[node.operator.key] += int(node_flops(node).number(complete))
-    padding = _padding(rows, parallel.vocabulary, complete)
-    peak = peak_memory(graph, sizes)
-    sent = _sent(graph, complete)
-    level, planned = _planned(graph, sizes, recompute, memory)
+    if recompute not in LEVELS:
+        raise ConfigError(f"--recompute {recompute} is no level; choose from {', '.join(LEVELS)}")
+    config = TrainConfig(**{name: options[name] for name in options_of(TrainConfig) if name in options}).check()
+    step = asked(what, "train", config, vocabulary, options, given(context))
+    level, plan = _planned(step, recompute, memory) if planned or memory is not None else (recompute, None)
+
+    def of_layers(layers: int | None) -> StepCost:
+        graph = again(step.graph(layers), level)
+        return step_cost(graph, step.needed(graph))
+
+    found = of_layers(None) if step.layers is None else extrapolate(of_layers, step.layers)
+    graph = step.graph(min(step.layers or 1, 2))
+    sizes = mesh_sizes(graph, step.needed(graph))
+    padding = _padding(found, step.parallel.vocabulary, sizes)
     if as_json:
-        found: dict[str, Any] = {
-            "mesh": str(graph.mesh),
-            "sizes": complete,
-            **{name: {"formula": str(each), "number": int(each.number(complete))} for name, each in rows.items()},
-            "padding of the vocabulary": padding,
-            "FLOPs by operator": dict(by_operator.most_common()),
-            "peak bytes": peak.bytes,
-            "peak at": peak.node.name if peak.node else None,
-            "bytes sent": {kind: float(amount) for kind, amount in sent.items()},
-            "planned": {
-                "recompute": level,
-                "bytes": planned.bytes,
-                "arguments": planned.arguments,
-                "results": planned.results,
-                "arena": planned.arena,
-                "scratch": planned.scratch,
-                "fullest at": planned.at,
-                "alive": dict(planned.alive),
-            },
-        }
-        click.echo(json.dumps(found, indent=2))
+        data = {"mesh": str(graph.mesh), "sizes": sizes, **_data(found, level, padding, sizes)}
+        click.echo(json.dumps({**data, **({} if plan is None else {"planned": _plan_data(level, plan)})}, indent=2))
         return 0
-    _print(graph, rows, padding, by_operator, sent, complete)
-    where = f" at {peak.node.name}" if peak.node else ""
-    click.echo(f"\nmemory of values at most {_bytes(peak.bytes)}{where}, with nothing fused; the largest then:")
-    for value, size in peak.values[:_SHOWN]:
-        click.echo(f"  {_bytes(size):>10}  {value.name} {value.type}")
-    click.echo(f"\ncompiled, recompute={level}: {planned}")
+    _print(found, graph, level, padding, sizes)
+    if plan is not None:
+        click.echo(f"\ncompiled, recompute={level}: {plan}")
     return 0
 
 
-def _padding(rows: Mapping[str, Polynomial], vocabulary: Vocabulary, sizes: Mapping[str, int]) -> dict[str, int]:
+def _rows(found: StepCost) -> dict[str, Polynomial]:
+    """What has a formula, by the name that it is told under."""
+    return {**found.elements, **{f"FLOPs, {phase}": each for phase, each in found.flops.items()}}
+
+
+def _padding(found: StepCost, vocabulary: Vocabulary, sizes: Mapping[str, int]) -> dict[str, int]:
     """How much of each row of the table is there only because V_pad is more than V; nothing if it is not."""
     if not vocabulary.padded:
         return {}
     tokens = {**sizes, **vocabulary.unpadded}
-    return {name: round(each.number(sizes) - each.number(tokens)) for name, each in rows.items()}
+    return {name: round(each.number(sizes) - each.number(tokens)) for name, each in _rows(found).items()}
 
 
-def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | None) -> tuple[str, MemoryPlan]:
+def _planned(step: Asked, level: str, memory: float | None) -> tuple[str, MemoryPlan]:
     """The level of recomputation, the first from `level` on that fits into `memory`, and the plan of the step.
 
-    The step returns the loss and the new content of what it updates.
+    The step returns the loss and the new content of what it updates, written over the old.
     """
     from graphir import compile
     from graphir.backends.compiled.memory import MemoryPlan
-    from graphir.ir.dims import dim_names
     from graphir.passes import LEVELS
 
-    if level not in LEVELS:
-        raise ConfigError(f"--recompute {level} is no level; choose from {', '.join(LEVELS)}")
-    known = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
+    graph = step.graph()
     fetch = [graph.outputs[0].name, *(value.name for value in graph.updates.values())]
     for each in LEVELS[LEVELS.index(level) :] if memory is not None else (level,):
         # What costs are asked of may run elsewhere.
-        executable = compile(graph, known, fetch=fetch, recompute=each, memory=math.inf)
+        executable = compile(
+            graph, step.needed(graph), fetch=fetch, recompute=each, memory=math.inf, donate=bool(graph.updates)
+        )
         plan = executable.memory
         assert isinstance(plan, MemoryPlan)
         if memory is None or plan.bytes <= memory:
@@ -161,56 +158,83 @@ def _planned(graph: Graph, sizes: dict[str, int], level: str, memory: float | No
     raise ConfigError(f"no level of recomputation fits into --memory {memory:g}; the last needs more: {plan}")
 
 
-def _sent(graph: Graph, sizes: dict[str, int]) -> dict[str, Fraction]:
-    """Bytes that one rank sends in a step, ring algorithm, by collective and axes."""
-    from graphir.cost import axes_of, collective_cost
-
-    found: dict[str, Fraction] = {}
-    for node in graph.nodes:
-        if node.operator.relayout is not None:
-            amount = collective_cost(node, graph.mesh).each.number(sizes)
-            if amount:
-                kind = f"{node.operator.key} over {' and '.join(axes_of(node))}, {node.meta.phase}"
-                found[kind] = found.get(kind, Fraction(0)) + amount
-    return found
+# -- what is shown ----------------------------------------------------------------------------------------
 
 
-def _print(
-    graph: Graph,
-    rows: dict[str, Polynomial],
-    padding: dict[str, int],
-    by_operator: Counter[str],
-    sent: dict[str, Fraction],
-    sizes: dict[str, int],
-) -> None:
-    from rich.console import Console
+def _data(found: StepCost, level: str, padding: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The costs as plain data, for JSON."""
+    moment = found.memory
+    return {
+        **{name: {"formula": str(each), "number": int(each.number(sizes))} for name, each in _rows(found).items()},
+        "padding of the vocabulary": dict(padding),
+        "recompute": level,
+        "FLOPs by operator": dict(_by_operator(found)),
+        "FLOPs beyond the causal diagonal": found.spared,
+        "bytes sent": {kind: float(sent) for kind, sent in found.sent.items()},
+        "memory": {
+            "bytes": moment.bytes,
+            "at": found.fullest,
+            "by category": dict(moment.categories),
+            "largest": dict(moment.largest(_SHOWN)),
+        },
+    }
+
+
+def _plan_data(level: str, plan: MemoryPlan) -> dict[str, Any]:
+    return {
+        "recompute": level,
+        "bytes": plan.bytes,
+        "arguments": plan.arguments,
+        "results": plan.results,
+        "arena": plan.arena,
+        "scratch": plan.scratch,
+        "fullest at": plan.at,
+        "alive": dict(plan.alive),
+    }
+
+
+def _by_operator(found: StepCost) -> list[tuple[str, int]]:
+    return sorted(found.operators.items(), key=lambda item: -item[1])
+
+
+def _print(found: StepCost, graph: Graph, level: str, padding: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
     of = f"one of {graph.mesh.size} ranks ({graph.mesh})" if graph.mesh.axes else "one rank"
-    table = Table(title=f"a training step on {of}", box=None, title_justify="left", pad_edge=False)
-    table.add_column("", overflow="fold")
-    table.add_column("number", justify="right", overflow="fold")
-    if padding:
-        table.add_column(f"V_pad = {sizes['V_pad']} adds", justify="right", overflow="fold")
-    table.add_column("formula", overflow="fold")
-    for name, each in rows.items():
-        number = int(each.number(sizes))
-        # A row that is all zero, as SGD's state is, has no shares.
-        extra = [f"{padding[name]:,} ({padding[name] / max(number, 1):.2%})"] if padding else []
-        table.add_row(name, f"{number:,}", *extra, str(each))
-    console.print(table)
-    total = sum(by_operator.values())
-    listed = ", ".join(f"{key} {count / total:.1%}" for key, count in by_operator.most_common(_SHOWN))
-    console.print(f"\nFLOPs by operator: {listed}", highlight=False)
-    for kind, amount in sent.items():
-        console.print(f"sends {_bytes(amount):>10}  {kind}", highlight=False)
+    click.echo(f"a training step on {of}, recompute={level}")
+    click.echo(f"{sizes_line(sizes)}\n")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for side in ("left", "right", "left"):
+        table.add_column(justify=side, no_wrap=side == "right" or None, overflow="fold")  # type: ignore[arg-type]
+    for name, each in _rows(found).items():
+        number = each.number(sizes)
+        table.add_row(name, amount(number, "FLOP") if "FLOPs" in name else f"{int(number):,}", Text(str(each)))
+    console().print(table)
+    for name, more in padding.items():
+        share = more / max(int(_rows(found)[name].number(sizes)), 1)
+        click.echo(f"V_pad = {sizes['V_pad']} adds {more:,} ({share:.2%}) to {name}")
+    total = sum(found.operators.values()) or 1
+    listed = ", ".join(f"{key} {count / total:.1%}" for key, count in _by_operator(found)[:_SHOWN])
+    click.echo("\n" + wrapped(f"FLOPs by operator: {listed}"))
+    if found.spared:
+        told = (
+            "causal attention is counted as its full square; the half beyond the diagonal, which compiled steps leave "
+            f"out, is {amount(found.spared, 'FLOP')} of it"
+        )
+        click.echo(wrapped(told))
+    for kind, sent in found.sent.items():
+        click.echo(f"sends {amount(sent, 'B'):>10}  {kind}")
+    _print_memory(found)
 
 
-def _bytes(count: Fraction | int) -> str:
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} TB"
+def _print_memory(found: StepCost) -> None:
+    """Memory at the fullest moment, by what it is for, and the values that take most."""
+    moment = found.memory
+    click.echo(f"\nmemory at its fullest, {found.fullest}, with nothing fused: {amount(moment.bytes, 'B')}")
+    for category, size in sorted(moment.categories.items(), key=lambda item: -item[1]):
+        if size:
+            click.echo(f"  {amount(size, 'B'):>10}  {category}")
+    click.echo("of that, the largest:")
+    for name, size in moment.largest(_SHOWN):
+        click.echo(f"  {amount(size, 'B'):>10}  {name}")

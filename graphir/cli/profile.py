@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphir.cli.inspect import PARALLEL_OPTIONS
+from graphir.cli.load import graph_argument, graph_options
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -19,14 +20,16 @@ from graphir.cli.options import (
     backend_options,
     config_options,
     declared,
+    given,
 )
+from graphir.cli.step import Asked, asked
 from graphir.errors import ConfigError, DimError
 from graphir.models.sizes import VOCABULARY
+from graphir.options import options_of
+from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from graphir.backends.numpy.profile import Measure, Profile
-    from graphir.ir.graph import Graph
-    from graphir.training.config import TrainConfig
 
 _OPTIONS = (
     *(*MODEL_OPTIONS, *SIZE_OPTIONS, *PARALLEL_OPTIONS),
@@ -43,10 +46,13 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 
 
 @click.command(cls=GroupedCommand)
+@graph_argument
+@graph_options
 @config_options(only=_OPTIONS)
 @declared("vocabulary", VOCABULARY)
 @_profile(
     "--what",
+    "part",
     type=click.Choice(list(_WHAT)),
     default="step",
     show_default=True,
@@ -60,9 +66,13 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 @_profile("--top", type=int, default=20, show_default=True, help="How many rows to show; 0: all.")
 @_profile("--draw", metavar="FILE", help="Draw the blocks of the model as bars, as .png, .svg or .pdf.")
 @_profile("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.pass_context
 def profile(
-    vocabulary: int,
+    context: click.Context,
+    /,
     what: str,
+    vocabulary: int,
+    part: str,
     by: str,
     threads: int | None,
     repetitions: int,
@@ -73,11 +83,11 @@ def profile(
 ) -> int:
     """Show where the time of a step goes, node by node, beside its floor: what its matrix products alone take.
 
-    The model is compiled and run on random tokens, with a clock around every call. Close other programs first.
+    The model, the documents' Transformer by default, is compiled and run on random arguments, with a clock around every
+    call. Close other programs first.
     """
     from graphir.drawing.profile import draw_profile, format_of
     from graphir.files import write_atomically
-    from graphir.training.config import TrainConfig
 
     for name, number, least in (
         ("repetitions", repetitions, 1),
@@ -85,85 +95,89 @@ def profile(
     ):
         if number is not None and number < least:
             raise ConfigError(f"--{name} must be at least {least}, not {number}")
-    config = TrainConfig(**options).check()
+    config = TrainConfig(**{name: options[name] for name in options_of(TrainConfig) if name in options}).check()
     # Before anything is measured, so that no measurement is lost to a slip.
     format = None if draw is None else format_of(draw)
-    found, sizes = _measure(config, vocabulary, what, threads, repetitions)
+    step = asked(what, part, config, vocabulary, options, given(context))
+    found, sizes = _measure(step, config.seed, part, threads, repetitions)
     if as_json:
-        click.echo(json.dumps(_summary(found, sizes, what) | {"profile": found.as_dict()}, indent=1))
+        data = _summary(found, sizes, part) | {"by": by, by: _groups(found, by), "profile": found.as_dict()}
+        click.echo(json.dumps(data, indent=1))
     else:
-        _print(found, config, sizes, what, by, top)
+        _print(found, step, sizes, part, by, top)
     if draw is not None and format is not None:
-        picture = draw_profile(found, format, f"Where the time of {_WHAT[what]} goes\n{_model(config, sizes)}")
+        picture = draw_profile(found, format, f"Where the time of {_WHAT[part]} goes\n{_model(step, sizes)}")
         write_atomically(Path(draw), lambda file: file.write(picture))
         click.echo(draw, err=as_json)
     return 0
 
 
 def _measure(
-    config: TrainConfig, vocabulary: int, what: str, threads: int | None, repetitions: int
+    step: Asked, seed: int, part: str, threads: int | None, repetitions: int
 ) -> tuple[Profile, dict[str, int]]:
-    """The profile, and the dims of the model in numbers."""
-    import numpy as np
-
+    """The profile, and the dims of the graph in numbers."""
     import graphir as gi
     from graphir.backends.numpy import NumpyExecutable
-    from graphir.ir.dims import dim_names
-    from graphir.training.parallel import Parallel
+    from graphir.checking.position import draw_inputs
 
-    parallel = Parallel.of(config, vocabulary)
-    sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
-    graph, fetch = _graph(config, what, parallel.vocabulary.padded)
-    needed = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
+    single = step.build(step.layers)
+    needed = step.needed(single)
+    graph = step.parallel.shard(single, needed)
+    # A step that updates owns its parameters: the new ones are written over the old.
+    fetch = None if part != "train" else [graph.outputs[0].name, *(value.name for value in graph.updates.values())]
     try:
-        # A step that updates owns its parameters: the new ones are written over the old.
-        donate = what == "train"
-        run = gi.compile(parallel.shard(graph, needed), needed, fetch=fetch, threads=threads, donate=donate)
+        run = gi.compile(graph, needed, fetch=fetch, threads=threads, donate=part == "train" and bool(graph.updates))
     except DimError as error:
         raise ConfigError(f"these sizes make no model: {error}") from None
     assert isinstance(run, NumpyExecutable)
-    T, Y = np.random.default_rng(config.seed).integers(0, vocabulary, (2, config.batch, config.sequence))
-    arrays = parallel.vocabulary.initialize(graph, needed, config.seed)
-    batch = {"T": T, "Y": Y, "seed": config.seed, "step": 0}
-    return run.profile(arrays, batch, repetitions=repetitions), sizes
-
-
-def _graph(config: TrainConfig, what: str, padded: bool) -> tuple[Graph, list[str] | None]:
-    """The graph, and what of it is fetched."""
-    from graphir.models import transformer
-    from graphir.passes import autodiff
-    from graphir.training.programs import training_graph
-
-    if what == "train":
-        graph = training_graph(config, padded)
-        loss = next(value.name for value in graph.outputs if value.local_name == "L")
-        return graph, [loss, *(value.name for value in graph.updates.values())]
-    model = transformer(**config.model_options(), decode=None, padded=padded)
-    return (autodiff(model), None) if what == "step" else (model, None)
+    arrays = step.parallel.vocabulary.initialize(single, needed, seed)
+    return run.profile(arrays, draw_inputs(single, needed, seed), repetitions=repetitions), dict(step.sizes)
 
 
 # -- what is shown ----------------------------------------------------------------------------------------
 
 
-def _summary(found: Profile, sizes: dict[str, int], what: str) -> dict[str, Any]:
+def _summary(found: Profile, sizes: dict[str, int], part: str) -> dict[str, Any]:
+    """The step and its floor, both as the profiled steps have them, and a step that nobody looks into."""
     return {
-        "what": what,
+        "what": part,
         "sizes": sizes,
-        "step": found.plain,
-        "tokens per second": sizes["B"] * sizes["S"] / found.plain,
+        "step": found.step,
         "floor": found.floor,
         "step / floor": found.ratio,
+        "plain step": found.plain,
+        "tokens per second": _tokens(sizes) / found.plain if _tokens(sizes) else None,
         "slowdown": found.slowdown,
     }
 
 
-def _model(config: TrainConfig, sizes: dict[str, int]) -> str:
+def _groups(found: Profile, by: str) -> dict[str, Any]:
+    """The rows put together, the longest first, as the table has them."""
+    return {
+        name: {
+            "seconds": each.mean,
+            "of step": each.mean / found.step,
+            "calls": each.calls,
+            "FLOPs": each.flops,
+            "bytes": each.bytes,
+        }
+        for name, each in found.by(by).items()
+    }
+
+
+def _tokens(sizes: Mapping[str, int]) -> int:
+    """How many tokens a step takes; 0 of a graph that has no B and S."""
+    return sizes.get("B", 0) * sizes.get("S", 0)
+
+
+def _model(step: Asked, sizes: Mapping[str, int]) -> str:
     dims = " ".join(f"{name}={size}" for name, size in sizes.items())
-    on = f", {config.mesh()}" if config.mesh().axes else ""
-    return f"{config.layers} layers, {dims}{on}"
+    mesh = step.parallel.mesh
+    name = step.name if step.layers is None else f"{step.layers} layers"
+    return f"{name}, {dims}{f', {mesh}' if mesh.axes else ''}"
 
 
-def _print(found: Profile, config: TrainConfig, sizes: dict[str, int], what: str, by: str, top: int) -> None:
+def _print(found: Profile, step: Asked, sizes: Mapping[str, int], part: str, by: str, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -172,7 +186,7 @@ def _print(found: Profile, config: TrainConfig, sizes: dict[str, int], what: str
     # A pipe has no width of its own; this one holds every column.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
-    console.print(f"{_WHAT[what]} of {_model(config, sizes)}, on {threads}\n", markup=False, soft_wrap=True)
+    console.print(f"{_WHAT[part]} of {_model(step, sizes)}, on {threads}\n", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(by, overflow="fold")
     for heading in ("ms", "of step", "× floor", "calls", "GFLOP/s", "GB/s"):
@@ -201,14 +215,21 @@ def _cells(measure: Measure, found: Profile) -> tuple[str, ...]:
     )
 
 
-def _totals(found: Profile, sizes: dict[str, int]) -> list[str]:
+def _totals(found: Profile, sizes: Mapping[str, int]) -> list[str]:
     """What the step takes in all, and what of that is nobody's work."""
     kinds = {kind: measure.mean / found.step for kind, measure in found.by("kind").items()}
-    floor = "" if found.ratio is None else f"  {found.ratio:.2f} × floor ({1e3 * found.floor:.2f} ms of products alone)"
+    floor = (
+        ""
+        if found.ratio is None
+        else f" = {found.ratio:.2f} × floor (its matrix products alone, {1e3 * found.floor:.3f} ms)"
+    )
     idle = ", ".join(f"{kind} {kinds.get(kind, 0):.1%}" for kind in ("waiting", "overhead", "binding"))
+    speed = f", {_tokens(sizes) / found.plain:,.0f} tokens/s" if _tokens(sizes) else ""
     lines = [
-        f"\nstep {1e3 * found.plain:.2f} ms  {sizes['B'] * sizes['S'] / found.plain:,.0f} tokens/s{floor}",
-        f"of it {idle}; medians of {found.repetitions} steps, which profiling slows by {found.slowdown - 1:.1%}",
+        f"\nstep {1e3 * found.step:.3f} ms{floor}",
+        f"of it {idle}; medians of {found.repetitions} steps",
+        f"a step that is not profiled takes {1e3 * found.plain:.3f} ms{speed}; profiling slows by "
+        f"{found.slowdown - 1:.1%}",
     ]
     if found.step < _QUIET * found.profiled:
         lines.append(

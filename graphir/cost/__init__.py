@@ -16,6 +16,7 @@ from graphir.cost.communication import (
 from graphir.cost.compute import Kind, alike, count_elements, count_flops, kind_of, node_flops, plain_nodes
 from graphir.cost.memory import Peak, peak_memory
 from graphir.cost.polynomial import Polynomial
+from graphir.cost.step import StepCost, extrapolate, step_cost
 
 __all__ = [
     "ALGORITHMS",
@@ -24,14 +25,17 @@ __all__ = [
     "Kind",
     "Peak",
     "Polynomial",
+    "StepCost",
     "alike",
     "axes_of",
     "collective_cost",
     "count_elements",
     "count_flops",
+    "extrapolate",
     "kind_of",
     "mesh_sizes",
     "node_flops",
     "peak_memory",
     "plain_nodes",
+    "step_cost",
 ]

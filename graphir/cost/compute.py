@@ -54,12 +54,15 @@ def count_flops(graph: Graph, phase: str | None = None) -> Polynomial:
     )
 
 
-def alike(nodes: Iterable[Node]) -> list[tuple[Node, int]]:
-    """One of each kind of node, and how many there are: layers repeat each other, and one of them is worked out."""
-    first: dict[Kind, Node] = {}
-    counts: Counter[Kind] = Counter()
+def alike(nodes: Iterable[Node], by_phase: bool = False) -> list[tuple[Node, int]]:
+    """One of each kind of node, and how many there are: layers repeat each other, and one of them is worked out.
+
+    Kinds are told apart by their phases, too, if asked for.
+    """
+    first: dict[tuple[Kind, str], Node] = {}
+    counts: Counter[tuple[Kind, str]] = Counter()
     for node in nodes:
-        kind = kind_of(node)
+        kind = kind_of(node), node.meta.phase if by_phase else ""
         first.setdefault(kind, node)
         counts[kind] += 1
     return [(node, counts[kind]) for kind, node in first.items()]

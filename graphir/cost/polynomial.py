@@ -24,6 +24,9 @@ class Polynomial:
     def __add__(self, other: Polynomial) -> Polynomial:
         return Polynomial([*self.terms.items(), *other.terms.items()])
 
+    def __mul__(self, factor: Fraction | int) -> Polynomial:
+        return Polynomial((unit, count * factor) for unit, count in self.terms.items())
+
     def number(self, sizes: Sizes) -> Fraction:
         """The value under `sizes`, those of mesh axes (N_T, …) included."""
         total = Fraction(0)

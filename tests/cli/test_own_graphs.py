@@ -118,3 +118,17 @@ def test_it_is_checked_and_its_collectives_explained(call, file):
     assert "does not fit" in call("check", f"{file}:swiglu", "--dp", 2, "--size", "B=3", "--plan", "all")[1]
     assert "--heads: for graphir's models" in call("why", f"{file}:swiglu", "--heads", 3)[2]
     assert "the model mlp has no --width" in call("why", "mlp", "--width", 3)[2]
+
+
+def test_its_costs_and_its_profile(call, file):
+    sizes = ("--size", "B=4", "--size", "S=4", "--size", "D=8", "--size", "D_ff=16")
+    code, out, err = call("cost", f"{file}:swiglu", *sizes, "--tp", 2)
+    assert code == 0, err
+    assert "3*D*D_ff/N_T" in out
+    profiled = ("--what", "train", "--repetitions", 1, "--by", "operator")
+    code, out, err = call("profile", f"{file}:swiglu", *sizes, *profiled)
+    assert code == 0, err
+    assert "loss, gradients and update of" in out
+    for command in ("cost", "profile"):
+        assert "give --size D_ff=…" in call(command, f"{file}:swiglu", *sizes[:-2])[2]
+        assert "--width: for graphir's models" in call(command, f"{file}:swiglu", "--width", 8)[2]

@@ -298,9 +298,11 @@ def test_the_command_prints_the_longest_rows_and_the_totals(call, what):
     assert first.endswith("of 1 layers, B=4 S=16 D=32 N_H=4 D_ff=128 V=256, on 2 threads")
     assert heading.split() == ["node", "ms", "of", "step", "×", "floor", "calls", "GFLOP/s", "GB/s"]
     assert rows[3].split()[1] == "more"
-    assert " tokens/s " in out
+    assert " tokens/s; profiling slows by " in out
     assert " × floor (" in out
-    assert "medians of 2 steps, which profiling slows by " in out
+    assert "medians of 2 steps\n" in out
+    step, floor = (float(each) for each in re.findall(r"([\d.]+) ms(?: =|\))", out))
+    assert float(re.findall(r"= ([\d.]+) × floor", out)[0]) == pytest.approx(step / floor, rel=0.05)
 
 
 @pytest.mark.parametrize("by", GROUPINGS)
@@ -319,7 +321,8 @@ def test_json_holds_the_whole_profile(call, tmp_path):
     assert (code, err) == (0, f"{tmp_path / 'time.svg'}\n")
     found = json.loads(out)
     whole = Profile.from_dict(found["profile"])
-    assert found["step / floor"] == whole.ratio
+    assert found["step / floor"] == whole.ratio == found["step"] / found["floor"]
+    assert list(found["node"])[:1] == list(whole.by("node"))[:1]
     assert found["tokens per second"] == pytest.approx(4 * 16 / whole.plain)
     assert {row.rank for row in working(whole)} == {None, 0, 1}
     assert (tmp_path / "time.svg").read_text().startswith("<?xml")

@@ -211,8 +211,13 @@ def test_unfolded_every_fused_node_is_a_frame_around_its_own() -> None:
 
 
 def test_fused_graphs_are_drawn_to_files(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    for name, *more in (("folded.dot",), ("unfolded.dot", "--unfold"), ("page.html",), ("graph.json",)):
-        options = ("--stage", "fused", "--view", "forward", "--layers", 1, *more)
+    for name, *more in (
+        ("folded.dot", "--view", "forward"),
+        ("unfolded.dot", "--unfold", "--view", "forward"),
+        ("page.html",),
+        ("graph.json",),
+    ):
+        options = ("--stage", "fused", "--layers", 1, *more)
         code, _, err = call("draw", "transformer", *options, "-o", tmp_path / name)
         assert (code, err) == (0, ""), name
     assert "SM  S" in (tmp_path / "folded.dot").read_text(encoding="utf-8")
@@ -271,7 +276,7 @@ ARGUMENTS = ("--layers", "2", "--batch", "2", "--sequence", "64", "--dropout", "
 
 
 def planned(*arguments: str) -> dict[str, object]:
-    result = CliRunner().invoke(cost, [*ARGUMENTS, *arguments, "--json"], standalone_mode=False)
+    result = CliRunner().invoke(cost, [*ARGUMENTS, *arguments, "--planned", "--json"], standalone_mode=False)
     assert result.exception is None, result.output
     return dict(json.loads(result.output)["planned"])
 
@@ -288,7 +293,7 @@ def test_cost_plans_the_memory_of_the_compiled_step() -> None:
 
 
 def test_cost_prints_the_plan_and_refuses_what_does_not_fit(call: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = call("cost", *ARGUMENTS, "--recompute", "attention")
+    code, out, _ = call("cost", *ARGUMENTS, "--recompute", "attention", "--planned")
     assert code == 0
     assert "compiled, recompute=attention: planned peak " in out
     assert "the arena is fullest at " in out

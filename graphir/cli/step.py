@@ -1,0 +1,98 @@
+"""The training step that `cost` and `profile` speak of: that of the documents' Transformer, or of any other graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from graphir.cli.load import TRANSFORMER, build_graph, named_sizes
+from graphir.errors import ConfigError
+from graphir.ir.dims import dim_names
+from graphir.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from graphir.ir.graph import Graph
+    from graphir.training.parallel import Parallel
+
+#: What of a step is asked for: the results, their gradients, too, or also the update.
+PARTS = ("forward", "step", "train")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command is asked of.
+
+    build      the graph with so many layers, as far as the part that is asked for, on one rank
+    layers     how many the model has; None where the number of layers is no option
+    sizes      of all dims
+    """
+
+    name: str
+    build: Callable[[int | None], Graph]
+    layers: int | None
+    sizes: Mapping[str, int]
+    parallel: Parallel
+
+    def graph(self, layers: int | None = None) -> Graph:
+        """What a rank runs, of as many layers as there are, or as `layers` says."""
+        built = self.build(layers or self.layers)
+        return self.parallel.shard(built, self.needed(built))
+
+    def needed(self, graph: Graph) -> dict[str, int]:
+        """The sizes of those dims that the graph has."""
+        return {name: size for name, size in self.sizes.items() if name in dim_names([graph.dims])}
+
+
+def asked(
+    what: str,
+    part: str,
+    config: TrainConfig,
+    vocabulary: int,
+    options: Mapping[str, Any],
+    written: Collection[str],
+) -> Asked:
+    """What a command is asked of by these options, `written` being those that the user wrote.
+
+    Errors: ConfigError for options that the model has not, or a graph of one's own; what loads and builds raise.
+    """
+    from graphir.training.parallel import Parallel
+
+    graph = build_graph(what, {**config.model_options(), **options}, written)
+    parallel = Parallel.of(config, vocabulary)
+    if what == TRANSFORMER:
+        sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
+        return Asked(what, lambda layers: _transformer(config, layers, part, parallel), config.layers, sizes, parallel)
+    sizes = named_sizes(options["size"])
+    missing = dict.fromkeys(name for each in graph.dims for name, _ in each.expanded[1] if name not in sizes)
+    if missing:
+        raise ConfigError(f"{what} has dims without a size; give {' '.join(f'--size {name}=…' for name in missing)}")
+    return Asked(what, lambda layers: _part_of(graph, part, config), None, sizes, parallel)
+
+
+def _transformer(config: TrainConfig, layers: int | None, part: str, parallel: Parallel) -> Graph:
+    """The documents' Transformer, with the options of a training and other `layers`."""
+    from graphir.passes import autodiff
+    from graphir.training.programs import forward_graph, training_graph
+
+    config = replace(config, layers=layers or config.layers)
+    if part == "train":
+        return training_graph(config, parallel.vocabulary.padded)
+    model = forward_graph(config, config.dropout, parallel.vocabulary.padded)
+    return model if part == "forward" else autodiff(model)
+
+
+def _part_of(graph: Graph, part: str, config: TrainConfig) -> Graph:
+    """Any graph, with gradients and an update as far as `part` asks, and as far as it has what they need."""
+    from graphir.ir.graph import UPDATE
+    from graphir.passes import mixed_precision, optimize, with_gradients
+    from graphir.training.programs import optimizer_of
+
+    graph = mixed_precision(graph, config.stored_precision, config.results)
+    if part == "forward":
+        return graph
+    step = with_gradients(graph)
+    updated = any(node.meta.phase == UPDATE for node in step.nodes)
+    return (
+        step if part == "step" or updated or not step.parameters else optimize(step, optimizer_of(config), guarded=True)
+    )
