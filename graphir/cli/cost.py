@@ -60,7 +60,7 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(cls=GroupedCommand)
-@graph_argument
+@graph_argument()
 @graph_options
 @config_options(only=_OPTIONS)
 @declared("vocabulary", VOCABULARY)
@@ -108,8 +108,8 @@ def cost(
         graph = again(step.graph(layers), level)
         return step_cost(graph, step.needed(graph))
 
-    found = of_layers(None) if step.layers is None else extrapolate(of_layers, step.layers)
-    graph = step.graph(min(step.layers or 1, 2))
+    found = of_layers(None) if step.layers is None else extrapolate(of_layers, step.layers, step.period)
+    graph = step.graph(None if step.layers is None else min(step.layers, step.period))
     sizes = mesh_sizes(graph, step.needed(graph))
     padding = _padding(found, step.parallel.vocabulary, sizes)
     if as_json:

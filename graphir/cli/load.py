@@ -109,7 +109,7 @@ class GraphName(click.ParamType):  # type: ignore[type-arg]
         """`value`, if it names either; what it may have been meant as, if not."""
         written = str(value)
         known = model_names()
-        if written not in known and not is_own(written) and not _has_weights(written):
+        if written not in known and not is_own(written) and not has_weights(written):
             close = difflib.get_close_matches(written, known, n=3, cutoff=0.5)
             others = f"a model's folder, FILE.gguf, {FORMS}"
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}; and {others}"
@@ -128,10 +128,11 @@ def is_named(what: str) -> bool:
     """Whether `what` is a model with sizes of its own, by name or from files, and not one of the documents'."""
     from graphir.models import FAMILIES, PRESETS
 
-    return what in PRESETS or what in FAMILIES or _has_weights(what)
+    return what in PRESETS or what in FAMILIES or has_weights(what)
 
 
-def _has_weights(what: str) -> bool:
+def has_weights(what: str) -> bool:
+    """Whether `what` is a model that comes with its weights: a folder or a file."""
     return what not in model_names() and (what.endswith(".gguf") or Path(what).is_dir())
 
 
@@ -143,7 +144,7 @@ def find_model(what: str, changes: Mapping[str, Any] | None = None) -> tuple[Blu
     from graphir.models import blueprint
 
     changes = changes or {}
-    if not _has_weights(what):
+    if not has_weights(what):
         return blueprint(what, **changes), None
     from graphir.hub import open_model
 
@@ -187,7 +188,7 @@ def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: 
     given = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
     run: dict[str, int] = {name: given.pop(name) for name in ("B", "S") if name in given}
     changes = {name: options[name] for name in ("layers", "dtype") if name in told}
-    model, weights = find_model(what, changes if small and not _has_weights(what) else {**changes, **given})
+    model, weights = find_model(what, changes if small and not has_weights(what) else {**changes, **given})
     composition = model.small() if small and weights is None and "layers" not in told else model.composition
     if "dropout" in told:
         composition = replace(composition, dropout=options["dropout"])

@@ -46,7 +46,7 @@ def _profile(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 
 
 @click.command(cls=GroupedCommand)
-@graph_argument
+@graph_argument()
 @graph_options
 @config_options(only=_OPTIONS)
 @declared("vocabulary", VOCABULARY)
@@ -130,7 +130,7 @@ def _measure(
     except DimError as error:
         raise ConfigError(f"these sizes make no model: {error}") from None
     assert isinstance(run, NumpyExecutable)
-    arrays = step.parallel.vocabulary.initialize(single, needed, seed)
+    arrays = {**step.parallel.vocabulary.initialize(single, needed, seed), **(step.weights or {})}
     return run.profile(arrays, draw_inputs(single, needed, seed), repetitions=repetitions), dict(step.sizes)
 
 

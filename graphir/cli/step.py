@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graphir.cli.load import TRANSFORMER, build_graph, named_sizes
+from graphir.cli.load import TRANSFORMER, Subject, build_graph, find_model, has_weights, is_named, subject
 from graphir.errors import ConfigError
 from graphir.ir.dims import dim_names
 from graphir.training.config import TrainConfig
@@ -24,15 +24,19 @@ class Asked:
     """What a command is asked of.
 
     build      the graph with so many layers, as far as the part that is asked for, on one rank
-    layers     how many the model has; None where the number of layers is no option
     sizes      of all dims
+    layers     how many the model has; None where the number of layers is no option
+    period     after how many layers they repeat each other
+    weights    a model's own parameters, by name
     """
 
     name: str
     build: Callable[[int | None], Graph]
-    layers: int | None
     sizes: Mapping[str, int]
     parallel: Parallel
+    layers: int | None = None
+    period: int = 1
+    weights: Mapping[str, Any] | None = None
 
     def graph(self, layers: int | None = None) -> Graph:
         """What a rank runs, of as many layers as there are, or as `layers` says."""
@@ -58,16 +62,40 @@ def asked(
     """
     from graphir.training.parallel import Parallel
 
-    graph = build_graph(what, {**config.model_options(), **options}, written)
     parallel = Parallel.of(config, vocabulary)
+    told = {**config.model_options(), **options}
     if what == TRANSFORMER:
+        build_graph(what, {**told, "layers": 1}, written)  # refuses what it has not
         sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes
-        return Asked(what, lambda layers: _transformer(config, layers, part, parallel), config.layers, sizes, parallel)
-    sizes = named_sizes(options["size"])
-    missing = dict.fromkeys(name for each in graph.dims for name, _ in each.expanded[1] if name not in sizes)
+        return Asked(what, lambda layers: _transformer(config, layers, part, parallel), sizes, parallel, config.layers)
+    if is_named(what) and not has_weights(what):
+        return _by_name(what, part, config, parallel, told, written)
+    found = subject(what, told, written)
+    missing = {name: None for each in found.graph.dims for name, _ in each.expanded[1] if name not in found.sizes}
     if missing:
         raise ConfigError(f"{what} has dims without a size; give {' '.join(f'--size {name}=…' for name in missing)}")
-    return Asked(what, lambda layers: _part_of(graph, part, config), None, sizes, parallel)
+    return Asked(
+        what, lambda layers: _part_of(found.graph, part, config), found.sizes, parallel, weights=found.weights
+    )  # fmt: skip
+
+
+def _by_name(
+    what: str, part: str, config: TrainConfig, parallel: Parallel, options: Mapping[str, Any], written: Collection[str]
+) -> Asked:
+    """A model by name, which can be built with any number of layers."""
+
+    def of_layers(layers: int | None) -> Subject:
+        return subject(what, {**options, "layers": layers}, {*written, "layers"})
+
+    parts = find_model(what)[0].composition
+    return Asked(
+        what,
+        lambda layers: _part_of(of_layers(layers).graph, part, config),
+        of_layers(1).sizes,
+        parallel,
+        options["layers"] if "layers" in written else parts.layers,
+        len(parts.attention.windowed) if parts.attention.window else 1,
+    )
 
 
 def _transformer(config: TrainConfig, layers: int | None, part: str, parallel: Parallel) -> Graph:

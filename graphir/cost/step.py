@@ -83,12 +83,16 @@ def _sent(graph: Graph, sizes: Sizes) -> dict[str, Fraction]:
     return found
 
 
-def extrapolate(build: Callable[[int], StepCost], layers: int, few: int = 2) -> StepCost:
-    """The cost of a model of so many layers, from those of `few` and of one more, where `build` makes either."""
-    if layers <= few + 1:
+def extrapolate(build: Callable[[int], StepCost], layers: int, period: int = 1) -> StepCost:
+    """The cost of a model of so many layers, from those of a few, which `build` makes: each period more adds the same.
+
+    The first and the last layer may have more to do than those between: there are always two periods at least.
+    """
+    few = period + (layers - 1) % period + 1
+    if layers <= few + period:
         return build(layers)
-    one, two = build(few), build(few + 1)
-    more = layers - few
+    one, two = build(few), build(few + period)
+    more = (layers - few) // period
 
     def line(first: Mapping[str, _Number], second: Mapping[str, _Number]) -> dict[str, _Number]:
         names = dict.fromkeys((*first, *second))

@@ -75,6 +75,22 @@ def test_memory_of_a_chain_by_hand():
     assert (found.fullest, found.memory.bytes) == ("dA", 104)
 
 
+@pytest.mark.parametrize(("name", "parameters"), [("llama3-405b", 405_853_388_800), ("gemma2-2b", 2_614_341_888)])
+def test_models_by_name_have_their_parameters_in_a_second(call, name, parameters):
+    found = json.loads(call("cost", "--model", name, "--json")[1])
+    assert found["parameters"]["number"] == parameters
+    assert found["memory"]["by category"]["parameters"] == 4 * parameters
+
+
+def test_layers_of_several_kinds_repeat_by_their_period(call):
+    """Gemma 2 sees a window in every other layer: 6 layers follow from 3 and 5, or are counted whole."""
+    sizes = ("--sequence", 16, "--batch", 2)
+    found, more = (json.loads(call("cost", "--model", "gemma2-2b", "--layers", n, *sizes, "--json")[1]) for n in (6, 8))
+    whole = json.loads(call("cost", "--model", "gemma2-2b", "--layers", 4, *sizes, "--json")[1])
+    for name in ("parameters", "FLOPs, forward", "FLOPs, backward"):
+        assert more[name]["number"] - found[name]["number"] == found[name]["number"] - whole[name]["number"]
+
+
 @pytest.mark.parametrize("axes", [{}, {"dp": 2, "tp": 2}], ids=str)
 def test_many_layers_follow_from_two_and_three(axes):
     def of_layers(layers: int) -> StepCost:
