@@ -61,7 +61,7 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
         )
     if graph.mesh.axes or any(not value.type.layout.is_replicated for value in graph.values.values()):
         raise LayoutError(f"graph {graph.name} is sharded over {graph.mesh} already; shard the graph it came from")
-    unknown = [axis for axis in plan.axes if axis not in mesh.sizes]
+    unknown = [axis for axis in plan.axes if not mesh.parts(axis)]
     if unknown:
         added = ", ".join(f"{axis}=…" for axis in unknown)
         raise LayoutError(

@@ -233,5 +233,10 @@ def plans(draw: st.DrawFn, graph: Graph, mesh: Mesh) -> Plan:
             dropped = st.sampled_from(mesh.names).map(lambda axis: f"-{axis}")
             used[name] = draw(st.one_of(dropped, splits(graph[name], mesh)))
     made = [value for node in graph.nodes for value in node.outputs]
-    pinned = entries(made, one_in=6)
-    return Plan("drawn", inputs=entries(graph.inputs), parameters=parameters, used=used, activations=pinned)
+    pinned, inputs = entries(made, one_in=6), entries(graph.inputs)
+    names = sorted({str(dim) for value in graph.arguments for dim in value.shape if str(dim).isidentifier()})
+    dims: dict[str, str] = {}
+    for axis in mesh.names if names else ():
+        if draw(st.booleans()):
+            dims[axis] = ", ".join(draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)))
+    return Plan("drawn", dims, inputs, parameters, used, activations=pinned)

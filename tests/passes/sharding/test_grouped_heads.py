@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.cost import mesh_sizes
@@ -192,6 +194,56 @@ def test_behind_a_major_dim_that_is_not_split_to_the_last_nothing_is() -> None:
     other = builder.input("U", (B, G, N_KV), layout=gi.Layout([(), ("tp.N_KV",), ("dp",)]))
     with pytest.raises(TypeCheckError, match="only g, the major factor"):
         gi.reshape(other, "b g k -> b (g k)")
+
+
+# -- drawn views -------------------------------------------------------------------------------------------
+
+#: A dim is one of these, or the product of several.
+_ATOMS = {"n": N_KV, "g": G, "d": D_h}
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> Graph:
+    """L = Σ of what R, T, BC, Σ, GL and products make, one behind the other, of X [B, N_KV·G·D_h] and its heads."""
+    block = gi.Builder("chain", dtype="float64")
+    value = gi.reshape(block.parameter("X", (B, N_KV * G * D_h)), "b (n g d) -> b n g d", n=N_KV, g=G)
+    shape = ["b", "n", "g", "d"]
+    for step in draw(st.lists(st.sampled_from(("merge", "split", "T", "BC", "GL", "sum", "matmul")), max_size=7)):
+        at = draw(st.integers(0, len(shape) - 1))
+        if step == "merge" and at + 1 < len(shape):
+            after = [*shape[:at], f"{shape[at]} {shape[at + 1]}", *shape[at + 2 :]]
+        elif step == "split" and " " in shape[at]:
+            after = [*shape[:at], *shape[at].split(" ", 1), *shape[at + 1 :]]
+        elif step == "T":
+            order = draw(st.permutations(range(len(shape))))
+            value, shape = gi.transpose(value, order), [shape[i] for i in order]
+            continue
+        elif step == "BC":
+            value, shape = gi.broadcast(value, (S,), axes=(at,)), [*shape[:at], f"s{len(block.nodes)}", *shape[at:]]
+            continue
+        elif step == "sum" and len(shape) > 2:
+            value, shape = gi.reduce_sum(value, (at,)), [*shape[:at], *shape[at + 1 :]]
+            continue
+        elif step == "matmul" and len(shape) > 1:
+            W = block.parameter(f"W{len(block.nodes)}", (value.shape[-1], D_ff))
+            value, shape = gi.matmul(value, W), [*shape[:-1], "f"]
+            continue
+        else:
+            value = gi.activation(value)
+            continue
+        left, right = (" ".join(f"({each})" if " " in each else each for each in side) for side in (shape, after))
+        sizes = {atom: _ATOMS.get(atom, value.shape[0]) for atom in " ".join(after).split() if atom in _ATOMS}
+        value, shape = gi.reshape(value, f"{left} -> {right}", **sizes), after
+    return autodiff(block.build(gi.reduce_sum(gi.activation(value), name="L")), loss="L")
+
+
+@settings(deadline=None, max_examples=25)
+@given(graph=chains())
+def test_whatever_views_make_of_heads_computes_the_same(graph: Graph) -> None:
+    local = gi.verify(shard(graph, Mesh(tp=4), "tp:(N_KV G)", SIZES))
+    assert lies(local, "X") == ["[B, N_KV*G*D_h|tp.N_KV|tp.per_N_KV]"]
+    sizes = {name: SIZES[name] for name in sorted(frozenset().union(*(each.names for each in graph.dims)))}
+    assert_same(graph, local, sizes)
 
 
 def test_axes_have_two_parts_at_most() -> None:
