@@ -36,6 +36,9 @@ PLANS = {
     "data+context+megatron": ("dp=2, cp=2, tp=2", "All three: batch, sequence and heads are split."),
 }
 
+#: Plans with the meshes on which grouped heads are shown.
+GROUPED = (("megatron", "tp=2"), ("megatron", "tp=4"), ("sequence", "tp=4"), ("data+megatron+zero3", "dp=2, tp=4"))
+
 
 def mesh_of(text: str) -> Mesh:
     """`dp=2, tp=2` as a mesh."""
@@ -97,6 +100,23 @@ def table() -> str:
             local = shard(step, mesh_of(mesh), plan)
             cells = [cell(counted(local, phase, layer)) for phase in (FORWARD, BACKWARD, UPDATE)]
             lines.append(f"| {plan} | {mesh} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## A layer with grouped heads",
+        "",
+        "Llama's, with two heads of queries for each of two of keys and values. Where tp has more ranks than these it",
+        "is taken apart: `tp.N_KV` over heads of keys, `tp.per_N_KV` over the queries of each.",
+        "",
+        "| plan | mesh | forward | backward | update |",
+        "|---|---|---|---|---|",
+    ]
+    llama = gi.models.blueprint("llama", layers=1)
+    grouped = optimize(autodiff(llama.graph()), Optimizer(clip=1.0))
+    sizes = dict.fromkeys(("B", "S", "D", "D_h", "D_ff", "V"), 16) | {"N_KV": 2, "G": 2}
+    for plan, mesh in GROUPED:
+        local = shard(grouped, mesh_of(mesh), plan, sizes)
+        cells = [cell(counted(local, phase, layer=True)) for phase in (FORWARD, BACKWARD, UPDATE)]
+        lines.append(f"| {plan} | {local.mesh} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

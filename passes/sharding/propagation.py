@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from graphir.ir.assignment import is_filled, operand_splits, shares, write_split
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Node
-from graphir.ir.layout import Layout
+from graphir.ir.layout import Layout, filled
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 
@@ -167,13 +167,15 @@ class _Claims:
         self.owner: dict[str, str] = {}
         self.result: dict[str, Axes] = {}
 
-    def factor(self, factor: str, axes: Iterable[str]) -> None:
+    def factor(self, factor: str, axes: Collection[str]) -> None:
         """Claims `axes` for `factor`, as far as both are free."""
         if factor in self.barred or factor in self.result or factor not in self.rule.factors:
             return
         if factor in self.rule.minor_factors and not self._is_open(factor):
             return
-        mine = tuple(axis for axis in axes if axis not in self.owner)
+        # What is left of an axis that was taken apart, and whose first part does something else, is no split by itself.
+        torn = {axis.partition(".")[0] for axis in axes if filled(axis) and axis in self.owner}
+        mine = tuple(axis for axis in axes if axis not in self.owner and axis.partition(".")[0] not in torn)
         if mine:
             self.result[factor] = mine
             self.owner.update(dict.fromkeys(mine, factor))

@@ -35,6 +35,7 @@ from graphir.passes.sharding.plans import Plan
 from graphir.passes.sharding.propagation import Claimed, Placement, Situation, parts_of, place, spread
 from graphir.passes.sharding.ready import find_plan
 from graphir.passes.sharding.reshard import Hop, route
+from graphir.passes.sharding.subaxes import share_columns
 
 
 @without_collector
@@ -73,7 +74,7 @@ def shard(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None = None
 
 class _Sharder:
     def __init__(self, graph: Graph, mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
-        self.graph = graph
+        self.graph, self.sizes = graph, sizes
         self.nodes = needed_nodes(graph, graph.outputs)
         self.given = read_plan(graph, self.nodes, mesh, plan, sizes)
         self.builder = Builder(graph.name, mesh=self.given.mesh)
@@ -136,7 +137,7 @@ class _Sharder:
         used, stored, home, lazy = self.given.used, self.given.stored, self.home, self.lazy
         followed: Claimed = ()
         if node.operator.d_operator_of is not None and node.meta.of is not None:
-            followed = self.claimed.get(node.meta.of, ())
+            followed = share_columns(node, self.claimed.get(node.meta.of, ()), self.given.mesh, self.sizes)
         # Read as they are stored: what is updated, and a parameter that is cast before it is gathered.
         in_place = {old for old, _ in node.updates}
         if narrowing(node):

@@ -5,6 +5,9 @@
 Queries are split over both. Keys and values are split over the first alone: each of their heads lies on N_T/N_KV ranks,
 and its gradient, of which each of these ranks has a term, is summed over the second, as types say. Whatever else tp
 splits, D_ff or V, is split over both.
+
+Going back through X • W_K to dX, each of the ranks that share a head takes a part of its columns (`share_columns`). So
+dX is a pending sum over both parts of tp, as what comes from queries is, and all of it takes one all-reduce.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from graphir.errors import DimError
+from graphir.ir.analysis import contracted
 from graphir.ir.dims import Dim, Sizes
-from graphir.ir.layout import Mesh
+from graphir.ir.graph import Node
+from graphir.ir.layout import Mesh, filled
 from graphir.ir.value import Value
 from graphir.passes.sharding.logical import LogicalDims
 from graphir.passes.sharding.plans import Plan
+from graphir.passes.sharding.propagation import Claimed
 from graphir.passes.sharding.splits import is_named
 
 
@@ -41,6 +47,21 @@ def take_apart(mesh: Mesh, plan: Plan, arguments: Iterable[Value], logical: Logi
         if outer is not None and inner is not None and axis in mesh.sizes:
             mesh = _share(mesh, plan, axis, outer, inner, sizes)
     return mesh
+
+
+def share_columns(node: Node, followed: Claimed, mesh: Mesh, sizes: Sizes | None) -> Claimed:
+    """What a d-node does that follows its node: a factor that it sums over, split over tp.N_KV, is split over both."""
+    if sizes is None or not any(filled(axes[-1]) for _, axes in followed):
+        return followed
+    summed, taken = contracted(node), {axis for _, axes in followed for axis in axes}
+    found = []
+    for factor, axes in followed:
+        parts = mesh.parts(axes[-1].partition(".")[0])
+        if axes == parts[:1] and factor in summed and taken.isdisjoint(parts[1:]):
+            columns = node.inference.factors[factor].size(sizes)
+            axes = parts if columns % mesh.count(parts) == 0 else axes
+        found.append((factor, axes))
+    return tuple(found)
 
 
 def _share(mesh: Mesh, plan: Plan, axis: str, outer: Dim, inner: Dim, sizes: Sizes) -> Mesh:

@@ -51,6 +51,7 @@ def lies(graph: Graph, *names: str) -> list[str]:
 def assert_same(graph: Graph, local: Graph, sizes: dict[str, int]) -> None:
     rng = np.random.default_rng(0)
     arrays = {v.name: rng.standard_normal([each.size(sizes) for each in v.shape]) for v in graph.arguments}
+    arrays |= {value.name: np.array(1) for value in graph.inputs if not value.type.is_float}
     alone = gi.compile(graph, sizes, backend="reference")(arrays)
     for backend in ("reference", "numpy"):
         together = gi.compile(local, sizes, backend=backend)(arrays)
@@ -101,13 +102,13 @@ def test_more_ranks_than_heads_of_keys() -> None:
         "[D, D_ff|tp.N_KV|tp.per_N_KV]",
     ]
     sent = Counter(
-        f"{node.operator.key} {','.join(node.attributes['axes'])} {node.meta.phase}"
+        " ".join([node.operator.key, *filter(None, [",".join(node.attributes.get("axes", ()))]), node.meta.phase])
         for node in local.nodes
         if node.operator.relayout is not None
     )
-    # Megatron's two and two, over both; dK and dV over the ranks that share a head, and what follows from these.
+    # Megatron's two and two, over both; dK and dV are summed in parts.
     both = "AR tp.N_KV,tp.per_N_KV"
-    assert sent == {f"{both} forward": 2, f"{both} backward": 2, "AR tp.per_N_KV backward": 2, "AR tp.N_KV backward": 1}
+    assert sent == {f"{both} forward": 2, f"{both} backward": 2, "RS backward": 2, "SLICE backward": 2}
     assert gi.parse(gi.to_text(local)) == local
     for node in local.nodes:
         if node.operator.relayout is not None:
@@ -115,11 +116,14 @@ def test_more_ranks_than_heads_of_keys() -> None:
                 gi.verify(without(local, node))
 
 
-def test_one_head_of_keys_for_all() -> None:
-    sizes = {**SIZES, "N_KV": 1}
-    local = gi.verify(shard(optimize(GRAPH, Optimizer("sgd")), Mesh(tp=3), "megatron", sizes))
-    assert str(local.mesh) == "tp.N_KV=1, tp.per_N_KV=3"
-    assert_same(GRAPH, shard(GRAPH, Mesh(tp=3), "megatron", sizes), sizes)
+def test_one_head_of_keys_for_all_and_an_update() -> None:
+    """The parts of dW_K and dW_V are brought together for it."""
+    sizes, step = {**SIZES, "N_KV": 1}, optimize(GRAPH, Optimizer("sgd"))
+    local = gi.verify(shard(step, Mesh(tp=2), "megatron", sizes))
+    assert str(local.mesh) == "tp.N_KV=1, tp.per_N_KV=2"
+    gathered = [node.inputs[0].name for node in local.nodes if node.operator.key == "AG"]
+    assert sorted(gathered) == ["dW_K", "dW_V"]
+    assert_same(step, local, sizes)
 
 
 def test_a_cache_lies_as_its_keys_do() -> None:
@@ -199,7 +203,7 @@ def test_behind_a_major_dim_that_is_not_split_to_the_last_nothing_is() -> None:
 # -- drawn views -------------------------------------------------------------------------------------------
 
 #: A dim is one of these, or the product of several.
-_ATOMS = {"n": N_KV, "g": G, "d": D_h}
+_ATOMS = {"b": B, "n": N_KV, "g": G, "d": D_h, "s": S, "f": D_ff}
 
 
 @st.composite
@@ -232,7 +236,7 @@ def chains(draw: st.DrawFn) -> Graph:
             value = gi.activation(value)
             continue
         left, right = (" ".join(f"({each})" if " " in each else each for each in side) for side in (shape, after))
-        sizes = {atom: _ATOMS.get(atom, value.shape[0]) for atom in " ".join(after).split() if atom in _ATOMS}
+        sizes = {atom: _ATOMS[atom[0]] for atom in " ".join(after).split()}
         value, shape = gi.reshape(value, f"{left} -> {right}", **sizes), after
     return autodiff(block.build(gi.reduce_sum(gi.activation(value), name="L")), loss="L")
 
