@@ -95,10 +95,10 @@ class RunFolder:
         save_checkpoint(checkpoint)
         remove_old(self.path, keep)
 
-    def draw(self, title: str, note: Callable[[str], None]) -> None:
-        """The curve of the losses, where there is something to draw it with."""
+    def draw(self, title: str, tokens: int, note: Callable[[str], None]) -> None:
+        """The curve of the losses, of steps of so many tokens, where there is something to draw it with."""
         if self.leads:
             try:
-                draw_loss(read_metrics(self.path / _METRICS), self.path / _LOSS, title)
+                draw_loss(read_metrics(self.path / _METRICS), self.path / _LOSS, title, tokens)
             except MissingDependencyError as error:
                 note(str(error))

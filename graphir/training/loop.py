@@ -238,7 +238,7 @@ class _Training:
             if metrics is not None:
                 metrics.close()
         title = f"{self.corpus.source}: {self.parameter_count:,} parameters"
-        self.folder.draw(title, report.note)
+        self.folder.draw(title, self.config.batch * self.config.sequence, report.note)
         return Outcome(self.step, record.get("loss", math.nan), record.get("val_loss"), path, stop or None)
 
     def _hurry(self) -> None:

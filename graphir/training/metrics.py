@@ -11,9 +11,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from graphir.errors import ConfigError, MissingDependencyError
 from graphir.extras import install
@@ -89,17 +93,21 @@ def _read(path: Path, last: float = math.inf) -> tuple[list[Record], list[int]]:
     return records, broken
 
 
-def draw_loss(records: list[Record], path: Path, title: str) -> None:
-    """Draws training and validation loss over the steps as a PNG; MissingDependencyError without matplotlib."""
+def draw_loss(records: list[Record], path: Path, title: str, tokens: int | None = None) -> None:
+    """Draws training and validation loss over the steps as a PNG, and over the tokens seen, where a step has `tokens`.
+
+    MissingDependencyError without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
     except ImportError:
         raise MissingDependencyError(f"{path} needs matplotlib: {install('viz')}") from None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
     axes.plot(steps, losses, color="#b8cce4", linewidth=0.8, label="training, each step")
-    axes.plot(steps, _smooth(losses), color="#1f5a99", linewidth=1.6, label="training, smoothed")
+    axes.plot(steps, smoothed(losses), color="#1f5a99", linewidth=1.6, label="training, mean of steps around")
     checked = [record for record in records if "val_loss" in record]
     if checked:
         points = [r["step"] for r in checked], [r["val_loss"] for r in checked]
@@ -114,17 +122,37 @@ def draw_loss(records: list[Record], path: Path, title: str) -> None:
             color="#c8501e",
         )
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
+    if tokens:
+        above = axes.secondary_xaxis("top", functions=(_times(tokens), _times(1 / tokens)))
+        above.set_xlabel("tokens seen")
+        above.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        above.spines["top"].set_visible(False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=144))
 
 
-def _smooth(values: list[float], memory: float = 0.95) -> list[float]:
-    """An exponential mean, corrected for its empty start."""
-    smooth: list[float] = []
-    total = weight = 0.0
-    for value in values:
-        total, weight = memory * total + value, memory * weight + 1
-        smooth.append(total / weight)
-    return smooth
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda numbers: np.multiply(numbers, factor)
+
+
+def smoothed(values: list[float], share: float = 0.04) -> list[float]:
+    """At each place what a line through the values around it says there, which lags behind nothing.
+
+    Around are up to a `share` of all values, as many before as after; at the beginning, where losses fall steeply, as
+    many as have come before; at the end those after are missing.
+    """
+    y = np.asarray(values, dtype=np.float64)
+    here = np.arange(len(y))
+    reach = np.minimum(max(1, round(share * len(y))), here)
+    low, high = here - reach, np.minimum(here + reach + 1, len(y))
+
+    def mean(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = np.concatenate([[0.0], np.cumsum(of)])
+        return np.asarray((sums[high] - sums[low]) / (high - low))
+
+    x = here.astype(np.float64)
+    spread = mean(x * x) - mean(x) ** 2
+    slope = np.divide(mean(x * y) - mean(x) * mean(y), spread, out=np.zeros_like(y), where=spread > 0)
+    return [float(each) for each in mean(y) + slope * (x - mean(x))]
