@@ -19,10 +19,10 @@ from tests.support.own_operators import (
     OWN,
     d_rotary,
     gated,
-    rms_norm,
     rotary,
     rotary_interleaved,
     swiglu,
+    unit_norm,
 )
 
 B, S, D = gi.dims("B S D")
@@ -59,7 +59,7 @@ def _model(turn: Operator) -> gi.Graph:
     block = gi.Builder("own", dtype="float64")
     X, W = block.input("X", (B, S, D)), block.input("W", (D, 2 * D))
     angles = [block.input(name, (S, D / 2)) for name in ("cos", "sin")]
-    H = rms_norm(X, block.input("gamma", (D,)), name="H")
+    H = unit_norm(X, block.input("gamma", (D,)), name="H")
     Q = turn(H, *angles, name="Q")
     Z = swiglu(gi.matmul(Q, W), name="Z")
     return autodiff(block.build(gi.reduce_sum(gated(Z, Q), name="L")), wrt=["X", "W", "gamma"])
