@@ -19,7 +19,10 @@ class SettingOptions(Architecture):
     # What is checked shall have every kind of bias.
     qkv_bias: bool = varied(Architecture, "qkv_bias", default=True)
     plan: str | Plan | None = option(  # noqa: RUF009 - a field
-        None, "A plan, or a sum such as data+megatron; the usual one for axes left out.", kind=str, group="Parallel"
+        None,
+        "A plan, a sum such as data+megatron, or dims over an axis, tp:D_ff,N_H; the usual one for axes left out.",
+        kind=str,
+        group="Parallel",
     )
     _: KW_ONLY
     precision: str = option(

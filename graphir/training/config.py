@@ -104,7 +104,7 @@ class TrainConfig(Sizes, Architecture, Text):
     tp: int = _parallel(1, "N_T, ranks that share heads and D_ff.", least=1, free=True)
     plan: str | None = _parallel(
         None,
-        "How, for example sequence, vocabulary or data+zero1; the usual plan is added for each axis left out."
+        "How, for example sequence, data+zero1 or tp:D_ff,N_H; the usual plan is added for each axis left out."
         "  [default: data, context, megatron]",
         free=True,
         kind=str,

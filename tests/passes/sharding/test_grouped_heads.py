@@ -127,13 +127,16 @@ def test_one_head_of_keys_for_all_and_an_update() -> None:
 
 
 def test_a_cache_lies_as_its_keys_do() -> None:
-    block = gi.Builder("decode")
-    X, W_Q = block.input("X", (B, S, D)), block.parameter("W_Q", (D, N_KV * G * D_h))
-    Q = gi.transpose(gi.reshape(gi.matmul(X, W_Q), "b s (k g d) -> b s k g d", k=N_KV, g=G), (0, 2, 3, 1, 4))
-    cache = block.state("K", (B, N_KV, gi.dim("S_k"), D_h), init="zeros")
-    graph = block.build(gi.matmul(Q, gi.transpose(cache)))
-    local = shard(graph, Mesh(dp=2, tp=4), "data+megatron", {**SIZES, "S_k": 16})
-    assert str(local.state[0].type) == "float32[B|dp, N_KV|tp.N_KV, S_k, D_h]"
+    """And is written into, and read, without a collective."""
+    block = gi.Builder("decode", dtype="float64")
+    X, start = block.input("X", (B, S, D)), block.input("start", (B,), "int64")
+    Q = gi.reshape(gi.matmul(X, block.parameter("W_Q", (D, N_KV * G * D_h))), "b s (k g d) -> b s k g d", k=N_KV, g=G)
+    K = gi.reshape(gi.matmul(X, block.parameter("W_K", (D, N_KV * D_h))), "b s (k d) -> b s k d", k=N_KV)
+    cache = block.state("cache", (B, N_KV, gi.dim("S_k"), D_h), init="zeros")
+    held = gi.cache_write(cache, gi.transpose(K, (0, 2, 1, 3)), start, name="held")
+    graph = block.build(gi.matmul(gi.transpose(Q, (0, 2, 3, 1, 4)), gi.transpose(held), name="A"), held)
+    local = gi.verify(shard(graph, Mesh(dp=2, tp=4), "data+megatron", {**SIZES, "S_k": 16}))
+    assert lies(local, "cache", "held") == 2 * ["[B|dp, N_KV|tp.N_KV, S_k, D_h]"]
     assert not [node for node in local.nodes if node.operator.relayout is not None]
 
 
