@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.errors import LayoutError
+from graphir.passes import complete_plan, shard
 from tests.support.hub import FAMILIES, expected, gradient, inputs, opened, training_graph
 
 
-def largest_difference(name: str, backend: str) -> float:
-    """How far logits, loss and all gradients are from what was recorded, at most."""
+def largest_difference(name: str, backend: str, mesh: gi.Mesh | None = None, plan: str = "megatron") -> float:
+    """How far logits, loss and all gradients are from what was recorded, at most, on one rank or on a mesh."""
     model, said = opened(name), expected(name)
     graph = training_graph(model, name)
     B, S = said["T"].shape
+    sizes = model.blueprint.bind(graph, B=B, S=S)
     answer = model.blueprint.composition.answer
     gradients = {value.name: gradient(value.name) for value in graph.parameters}
     fetch = [answer, "L", *gradients.values()]
-    run = gi.compile(graph, model.blueprint.bind(graph, B=B, S=S), backend=backend, fetch=fetch)
+    parallel = graph if mesh is None else shard(graph, mesh, complete_plan(plan, mesh), sizes)
+    run = gi.compile(parallel, sizes, backend=backend, fetch=fetch)
     out = run(model.arrays("float64"), inputs(graph, name))
     found = [(out[answer], said["logits"]), (out["L"], said["loss"])]
     names = model.weights.names
@@ -42,3 +46,29 @@ def test_a_familys_logits_loss_and_gradients_are_those_of_transformers(name: str
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiled_they_are_the_same(name: str) -> None:
     assert largest_difference(name, "numpy") < 1e-12
+
+
+#: How many ranks may share the heads: as many as there are heads of keys, fewer, or several for each of them.
+RANKS = [
+    (name, ranks)
+    for name in FAMILIES
+    for ranks in {1: (2, 3), 2: (2, 6), 3: (3, 6), 6: (2, 3)}[opened(name).blueprint.sizes["N_KV"]]
+]
+
+
+@pytest.mark.parametrize(("name", "ranks"), RANKS)
+def test_on_ranks_that_share_its_heads_they_are_the_same(name: str, ranks: int) -> None:
+    assert largest_difference(name, "reference", gi.Mesh(tp=ranks)) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["sequence", "vocabulary", "zero3"])
+@pytest.mark.parametrize("name", ["gemma3", "llama", "phi3"])
+def test_under_other_plans_they_are_the_same(name: str, plan: str) -> None:
+    mesh = gi.Mesh(dp=2) if plan == "zero3" else gi.Mesh(tp=3)
+    assert largest_difference(name, "numpy", mesh, plan) < 1e-12
+
+
+def test_ranks_that_do_not_fit_the_heads_are_refused_in_named_dims() -> None:
+    with pytest.raises((LayoutError, gi.errors.DimError), match="N_KV"):
+        largest_difference("llama", "reference", gi.Mesh(tp=2))
