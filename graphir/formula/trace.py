@@ -154,6 +154,7 @@ def _called(terms: Terms, operator: Operator, rule: Signature, attributes: Mappi
     _require_own_precision(terms, found)
     _require_axes(rule, found)
     _require_places(rule, found)
+    _require_no_key(found)
     return Formula(terms, rule, found)
 
 
@@ -222,6 +223,13 @@ def _require_places(rule: Signature, results: Mapping[str, Term]) -> None:
                     raise UntraceableError(
                         f"it picks elements by {each.detail}, which its signature does not say to be in {term.detail}"
                     )
+
+
+def _require_no_key(results: Mapping[str, Term]) -> None:
+    """UntraceableError where a kernel computes with its key itself: a formula is for all nodes alike."""
+    read = {each for term in walk(results.values()) if term.operation != "keep" for each in term.operands}
+    if any(term.operation == "attribute" for term in (*read, *results.values())):
+        raise UntraceableError("it computes with its key, which is another one in each node")
 
 
 def _line(error: BaseException) -> str:

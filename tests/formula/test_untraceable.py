@@ -179,6 +179,26 @@ def test_a_mask_by_another_key_is_none_of_the_formulas() -> None:
     assert found.reason == "it draws a mask by other than its operands seed and step and its key"
 
 
+def test_a_kernel_that_computes_with_its_key_is_called_as_it_is() -> None:
+    @gi.operator("keyed", "X[*b], seed[] int, step[] int -> Y[*b]", random=True, no_gradient="a test asks for none")
+    def keyed(xp: gi.Xp, X: gi.Array, seed: gi.Array, step: gi.Array, *, key: int) -> gi.Array:
+        """Y = X by its node's number."""
+        return X * (key + 2)
+
+    block = gi.Builder("keyed")
+    seed, step = (block.input(name, (), "int64") for name in ("seed", "step"))
+    once = keyed(block.input("X", gi.dims("B")), seed, step, name="once")
+    graph = block.build(once, keyed(once, seed, step, name="twice"))
+    given = {"X": np.ones(3, "float32"), "seed": 0, "step": 0}
+    expected = gi.compile(graph, {"B": 3}, backend="reference")(given)
+    for options in ({}, {"kernels": "numba"}):
+        run = gi.compile(graph, {"B": 3}, threads=1, **options)
+        assert {each.reason for each in run.report().fallbacks} == {  # type: ignore[attr-defined]
+            "it computes with its key, which is another one in each node"
+        }
+        assert all(np.array_equal(run(given)[name], expected[name]) for name in ("once", "twice"))
+
+
 def test_what_is_computed_in_double_precision_beside_float32_stays_so() -> None:
     """Angles of far places have no digits left in float32."""
 
