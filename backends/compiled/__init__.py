@@ -36,7 +36,8 @@ buffer; all else shares one arena, placed by lifetimes (`arena`). `executable.me
 array over it is left (`graphir.backends.numpy.results`).
 
 Calls. A node becomes calls by a rule of its operator's own, by its formula, or, where it has neither, by its kernel as
-it was written (`writer`). A program is such a list of calls for each thread; running it is `for f, a in calls: f(*a)`.
+it was written (`writer`). A formula is asked once for each form of a tile's arrays, and replayed where others lie alike
+(`replay`). A program is such a list of calls for each thread; running it is `for f, a in calls: f(*a)`.
 Threads, each with BLAS on one thread, meet only where one would read what another writes, found by comparing the
 addresses they touch. Other arguments are bound by relocating the operands that lie in them (`program`).
 

@@ -30,11 +30,16 @@ class _Part(NamedTuple):
     dtype: Any
 
 
-class _Arguments(NamedTuple):
-    """Of a call: `given` as they are, but for those at some positions, which are parts of the tile's arrays."""
+class _Call(NamedTuple):
+    """A call, or, where it `is_anew`, what is handed to `Calls.anew`.
 
+    Arguments are as given but for those at some positions, which are parts of the tile's arrays.
+    """
+
+    function: Function
     given: tuple[Any, ...]
     parts: tuple[tuple[int, int], ...]
+    is_anew: bool = False
 
 
 #: The shape and dtype of a buffer.
@@ -43,22 +48,26 @@ _Buffer: TypeAlias = tuple[Sequence[int], DTypeLike]
 
 @dataclass(frozen=True)
 class Recording:
-    """Calls on the arrays of a tile: those that it has been given, then scratch, then what is prepared once a run."""
+    """Calls on parts of a tile's arrays, which are those that it has been given, then scratch, then what is prepared.
+
+    scratch    what of it is asked for
+    prepared   what is filled once a run, and by which call
+    """
 
     engine: Engine
     parts: Sequence[_Part]
     scratch: Sequence[_Buffer]
-    prepared: Sequence[tuple[_Buffer, Function, _Arguments]]
-    calls: Sequence[tuple[Function, _Arguments, bool]]
+    prepared: Sequence[tuple[_Buffer, _Call]]
+    calls: Sequence[_Call]
 
     def replay(self, call: Calls, given: Iterable[Array], place: Place, attributes: Mapping[str, Any]) -> None:
-        """Records the calls on other arrays of the same form; of a call also whether it is what is recorded anew."""
+        """Records the calls on other arrays of the same form."""
         arrays = [*given, *(call.scratch(*buffer) for buffer in self.scratch)]
         views: list[Array | None] = [None] * len(self.parts)
 
-        def filled(arguments: _Arguments) -> list[Any]:
-            found = list(arguments.given)
-            for position, number in arguments.parts:
+        def filled(each: _Call) -> list[Any]:
+            found = list(each.given)
+            for position, number in each.parts:
                 view = views[number]
                 if view is None:
                     part = self.parts[number]
@@ -66,13 +75,13 @@ class Recording:
                 found[position] = view
             return found
 
-        for buffer, function, arguments in self.prepared:
-            arrays.append(call.prepared(*buffer, function, *filled(arguments)))
-        for function, arguments, is_anew in self.calls:
-            if is_anew:
-                call.anew(function, place, attributes, *filled(arguments))
+        for buffer, each in self.prepared:
+            arrays.append(call.prepared(*buffer, each.function, *filled(each)))
+        for each in self.calls:
+            if each.is_anew:
+                call.anew(each.function, place, attributes, *filled(each))
             else:
-                call(function, *filled(arguments))
+                call(each.function, *filled(each))
 
     def _view(self, array: Array, part: _Part) -> Array:
         is_whole = part.offset == 0 and part.shape == array.shape and part.strides == array.strides
@@ -97,21 +106,21 @@ class Recordings:
         place: Place,
         attributes: Mapping[str, Any],
     ) -> bool:
-        """Records what a formula's rule does, asked or replayed; False where the rule cannot do it."""
+        """Records what a formula's rule does, by asking it or by a replay; False where the rule cannot do it."""
         arrays = [array for array in (*operands.values(), *results.values()) if array is not None]
         if any(array.size == 0 or array.dtype.hasobject for array in arrays):
             return bool(rule.emit(call, operands, results, place, attributes))
         wanted = tuple(name for name, array in results.items() if array is not None)
         starts = tuple(place.starts.items()) if rule.is_placed else ()
         form = rule.formula, wanted, starts, tuple(place.sizes.items()), form_of(engine, arrays)
-        if form not in self._found:
+        if form in self._found:
+            found = self._found[form]
+            if found is not None:
+                found.replay(call, arrays, place, attributes)
+        else:
             tape = Tape(engine, call, arrays)
             done = rule.emit(tape, operands, results, place, attributes)
             found = self._found[form] = tape.recording() if done else None
-            return found is not None
-        found = self._found[form]
-        if found is not None:
-            found.replay(call, arrays, place, attributes)
         return found is not None
 
     def forget(self) -> None:
@@ -169,15 +178,18 @@ class Tape:
         """What has been recorded."""
         made = [*(array for _, array in self._scratch), *(array for *_, array in self._prepared)]
         self._memory += map(self._place, made)
-        prepared = [(buffer, function, self._arguments(given)) for buffer, function, given, _ in self._prepared]
-        calls = [(function, self._arguments(given), is_anew) for function, given, is_anew in self._calls]
+        prepared = [(buffer, self._moved(function, given)) for buffer, function, given, _ in self._prepared]
+        calls = [self._moved(*each) for each in self._calls]
         return Recording(self._engine, tuple(self._parts), [buffer for buffer, _ in self._scratch], prepared, calls)
 
-    def _arguments(self, arguments: tuple[Any, ...]) -> _Arguments:
-        found = [(position, self._part(each)) for position, each in enumerate(arguments)]
-        parts = tuple((position, number) for position, number in found if number is not None)
-        moved = {position for position, _ in parts}
-        return _Arguments(tuple(None if i in moved else each for i, each in enumerate(arguments)), parts)
+    def _moved(self, function: Function, arguments: tuple[Any, ...], is_anew: bool = False) -> _Call:
+        """A call that keeps none of the tile's arrays, of which none may stand within a tuple."""
+        arrays = self._engine.xp.ndarray
+        assert not any(isinstance(each, arrays) for some in arguments if isinstance(some, tuple) for each in some)
+        found = [self._part(each) for each in arguments]
+        given = tuple(each if number is None else None for each, number in zip(arguments, found, strict=True))
+        parts = tuple((position, number) for position, number in enumerate(found) if number is not None)
+        return _Call(function, given, parts, is_anew)
 
     def _part(self, argument: Any) -> int | None:
         """Which part of the tile's arrays an argument is; None of a number, and of what a rule has brought along."""
