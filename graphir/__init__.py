@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from graphir import interrupts as _interrupts  # noqa: F401  # isort: skip  before what takes its time to load
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from os.path import dirname, isfile, join
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from graphir.checking import Report
     from graphir.drawing import View
+    from graphir.generation import Generation
+    from graphir.hub import Pretrained
     from graphir.passes import Plan
 
 
@@ -100,6 +102,20 @@ def check(
     return check_graph(graph, mesh, plan, sizes, **options)
 
 
+def generate(model: Pretrained | str | PathLike[str], prompt: str | Sequence[Any], **options: Any) -> Generation:
+    """What a model that others have trained says to a prompt, token by token: see `graphir.generation.generate`.
+
+        for token in gi.generate("SmolLM2-135M-Instruct", "What is a tensor?", chat=True):
+            print(token, end="", flush=True)
+
+    `model` is a folder or a .gguf file, or what `graphir.hub.open_model` made of one; options are max_tokens, stop,
+    chat, temperature, top_k, top_p, min_p, repetition, seed, mesh and plan, and those of `gi.compile`.
+    """
+    from graphir.generation import generate
+
+    return generate(model, prompt, **options)
+
+
 if TYPE_CHECKING:
     from graphir.text import parse, to_text
 else:  # to a type checker, a module that has this has whatever is asked for
@@ -134,6 +150,7 @@ __all__ = [
     "dims",
     "draw",
     "find_operator",
+    "generate",
     "initialize",
     "models",
     "operator",

@@ -18,6 +18,7 @@ pretrained                         all of that as one object
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 from graphir.errors import ModelFileError
@@ -26,7 +27,7 @@ from graphir.hub.gguf import read_gguf
 from graphir.hub.pretrained import Pretrained
 
 
-def open_model(where: str | Path) -> Pretrained:
+def open_model(where: str | PathLike[str]) -> Pretrained:
     """The model in a Hugging Face folder, or in a .gguf file; see `read_folder` and `read_gguf` for errors."""
     path = Path(where)
     if path.is_dir():

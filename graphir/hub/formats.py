@@ -53,7 +53,17 @@ _ACTIVATIONS = {
 #: Fields that do not change what a model computes for given tokens: how it was made, how it is kept and run, what is
 #: drawn of its logits, what training drops, heads for other tasks.
 HARMLESS = (
-    *("_name_or_path", "architectures", "auto_map", "model_type", "task_specific_params", "tokenizer_class"),
+    *(
+        "_name_or_path",
+        "_model_name_or_path",
+        "_commit_hash",
+        "_attn_implementation_autoset",
+        "architectures",
+        "auto_map",
+        "model_type",
+        "task_specific_params",
+        "tokenizer_class",
+    ),
     *("transformers_version", "dtype", "torch_dtype", "_attn_implementation", "attn_implementation", "use_cache"),
     *("cache_implementation", "chunk_size_feed_forward", "gradient_checkpointing", "pretraining_tp"),
     *("reorder_and_upcast_attn", "output_attentions", "output_hidden_states", "return_dict", "torchscript"),

@@ -16,7 +16,7 @@ from graphir.hub.chat import ChatTemplate
 from graphir.hub.formats import Format
 from graphir.hub.names import Names
 from graphir.models.blueprint import Blueprint
-from graphir.tokenizer import Tokenizer
+from graphir.tokenizer import JsonTokenizer
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ class Speech:
     ends         the ids that end a text
     """
 
-    tokenizer: Tokenizer | None = None
+    tokenizer: JsonTokenizer | None = None
     chat: ChatTemplate | None = None
     ends: tuple[int, ...] = ()
 
@@ -67,7 +67,7 @@ class Pretrained:
         return self.blueprint.sizes["S_max"]
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> JsonTokenizer:
         """The model's tokenizer.
 
         Errors: ModelFileError if there is none, or it has tokens that the model has no row for.

@@ -14,7 +14,7 @@ from graphir.errors import ConfigError, DataError, ModelFileError
 from graphir.hub import open_model, write_folder
 from graphir.hub.config import read_config, write_config
 from graphir.hub.shards import map_folder, write_shards
-from tests.support.hub import FAMILIES, FOLDERS, copied, opened
+from tests.support.hub import FAMILIES, FOLDERS, copied, opened, with_tokenizer
 
 WEIGHTS = "model.safetensors"
 
@@ -296,29 +296,13 @@ def test_a_folder_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monk
 # -- how it speaks ----------------------------------------------------------------------------------------
 
 
-def with_tokenizer(name: str, folder: Path, tokens: int) -> Path:
-    """A family's folder with a tokenizer of so many words."""
-    copy = copied(name, folder)
-    words = {f"w{id}": id for id in range(tokens - 1)} | {"<eos>": tokens - 1}
-    tokenizer = {
-        "version": "1.0",
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
-        "pre_tokenizer": {"type": "Whitespace"},
-    }
-    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    said = {"eos_token": {"content": "<eos>"}, "chat_template": [{"name": "default", "template": "{{ eos_token }}"}]}
-    (copy / "tokenizer_config.json").write_text(json.dumps(said))
-    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4]}))
-    return copy
-
-
 def test_what_a_folder_says_of_texts_goes_along(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
     write_folder(tmp_path / "again", open_model(with_tokenizer("llama", tmp_path, 36)))
     model = open_model(tmp_path / "again")
     assert model.tokenizer.encode("w7 w1") == [7, 1]
-    assert model.speech.ends == (3, 4)
-    assert model.chat.render([{"role": "user", "content": "w1"}]) == "<eos>"
+    assert model.speech.ends == (35, 40)
+    assert model.chat.render([{"role": "user", "content": "w1"}]) == "w1 <eos>"
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(tmp_path: Path) -> None:

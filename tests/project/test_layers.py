@@ -35,7 +35,7 @@ STOREYS = (
     ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
     ("graphir.compiler", "graphir.hub"),
     ("graphir.drawing",),
-    ("graphir.shown", "graphir.training", "graphir.checking"),
+    ("graphir.shown", "graphir.training", "graphir.checking", "graphir.generation"),
     ("graphir",),
     ("graphir.testing", "graphir.guide", "graphir.export"),
     ("graphir.cli",),

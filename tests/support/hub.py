@@ -62,3 +62,20 @@ def copied(name: str, folder: Path, change: Callable[[dict[str, Any]], object] =
 def opened(name: str) -> Pretrained:
     """The tiny model of a family."""
     return open_model(FOLDERS / name)
+
+
+def with_tokenizer(name: str, folder: Path, tokens: int = 36) -> Path:
+    """A family's folder with a tokenizer of words, `w0` to the last one, `<eos>`, and a template for conversations."""
+    copy = copied(name, folder)
+    words = {f"w{id}": id for id in range(tokens - 1)} | {"<eos>": tokens - 1}
+    tokenizer = {
+        "version": "1.0",
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+    }
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}{{ eos_token }}"
+    said = {"eos_token": {"content": "<eos>"}, "chat_template": [{"name": "default", "template": template}]}
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (copy / "tokenizer_config.json").write_text(json.dumps(said))
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [tokens - 1, 40]}))
+    return copy

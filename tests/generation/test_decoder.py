@@ -1,0 +1,92 @@
+"""A cache changes nothing: logits token by token are those of the whole text, for every family, on ranks, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import graphir as gi
+from graphir.errors import ConfigError, DataError
+from graphir.generation import Decoder, decoder
+from tests.support.hub import FAMILIES, opened
+
+DECODERS = tuple(name for name in FAMILIES if name != "bert")
+#: The quick run has two: a table of positions and plain heads; grouped ones, rotary positions and a window.
+SAMPLED = [name if name in ("gpt2", "gemma3") else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
+#: Two texts, of which one begins with a prompt of eleven tokens, one with a prompt of three.
+TEXTS = np.random.default_rng(0).integers(0, 36, (2, 20))
+PROMPTS = (11, 3)
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are read four tokens at a time, and caches begin with eight rows."""
+    for name, number in {"FEWEST_ROWS": 8, "SHORTEST": 4, "LONGEST": 4}.items():
+        monkeypatch.setattr(decoder, name, number)
+
+
+def largest_difference(name: str, **options: Any) -> float:
+    """How far logits after each token are from those of the whole text, at most."""
+    model = opened(name)
+    blueprint, arrays = model.blueprint.but(dtype="float64"), model.arrays("float64")
+    texts = Decoder(blueprint, arrays, len(TEXTS), **options)
+    found = [texts.begin([list(text[:count]) for text, count in zip(TEXTS, PROMPTS, strict=True)])]
+    rows = texts.rows
+    for step in range(9):
+        found.append(texts.step([text[count + step] for text, count in zip(TEXTS, PROMPTS, strict=True)]))
+    assert texts.rows > rows
+    whole = uncached(name)
+    return max(
+        float(np.abs(logits[text] - whole[text, count - 1 + step]).max())
+        for step, logits in enumerate(found)
+        for text, count in enumerate(PROMPTS)
+    )
+
+
+def uncached(name: str) -> NDArray[Any]:
+    """The logits [B, S, V] of the texts, all at once, node by node."""
+    model = opened(name)
+    blueprint = model.blueprint.but(dtype="float64")
+    graph = blueprint.graph(loss=False, decode=None)
+    B, S = TEXTS.shape
+    run = gi.compile(graph, blueprint.bind(graph, B=B, S=S), backend="reference")
+    known = {"T": TEXTS, "positions": np.broadcast_to(np.arange(S), (B, S))}
+    out = run(model.arrays("float64"), {value.name: known[value.name] for value in graph.inputs})
+    logits: NDArray[Any] = out[blueprint.composition.answer]
+    return logits
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_logits_with_a_cache_are_those_without(name: str) -> None:
+    assert largest_difference(name) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "mesh"), [("llama", {"tp": 3}), ("smollm", {"tp": 2}), ("qwen3", {"dp": 2, "tp": 2})])
+def test_on_ranks_they_are_the_same(name: str, mesh: dict[str, int]) -> None:
+    assert largest_difference(name, mesh=gi.Mesh(mesh)) < 1e-12
+
+
+def test_texts_that_have_ended_change_nothing() -> None:
+    model = opened("gpt2")
+    both, one = (Decoder(model.blueprint, model.arrays(), batch, backend="reference") for batch in (2, 1))
+    both.begin([[1, 2, 3], [4, 5]])
+    one.begin([[4, 5]])
+    for id in (6, 7, 8):
+        logits = both.step([0, id], going={1})
+        assert np.array_equal(both.lengths, [3, one.lengths[0] + 1])
+        np.testing.assert_allclose(logits[1], one.step([id])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_decoded() -> None:
+    model = opened("gpt2")
+    texts = Decoder(model.blueprint, model.arrays())
+    with pytest.raises(DataError, match="a prompt has no token"):
+        texts.begin([[]])
+    with pytest.raises(DataError, match="a prompt has 33 tokens, and the model was made for S_max = 32 positions"):
+        texts.begin([[1] * 33])
+    with pytest.raises(ConfigError, match="is an encoder"):
+        Decoder(opened("bert").blueprint, {})
