@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,10 @@ def _drawing(*names: str, **keywords: Any) -> Callable[[Callable[..., Any]], Cal
 
 @click.command(cls=GroupedCommand)
 @click.argument("what", required=False, metavar=f"[FIGURE|MODEL|{FORMS.replace(' or ', '|')}]")
-@_drawing("--list", "listed", is_flag=True, help="List the figures.")
+@_drawing(
+    "--list", "listed", is_flag=True, help="List the figures, with their sections in documents A and B (DOCUMENTS.md)."
+)
+@_drawing("--json", "as_json", is_flag=True, help="With --list: as JSON.")
 @_drawing("--all", "everything", is_flag=True, help="Draw all figures into the folder that -o names.")
 @_drawing("--output", "-o", metavar="FILE", help="Where to; the suffix says the format: " + ", ".join(FORMATS) + ".")
 @_drawing("--format", type=click.Choice(FORMATS), help="The format, where no suffix says it.  [default: svg]")
@@ -64,6 +68,7 @@ def draw(
     what: str | None,
     model: str | None,
     listed: bool,
+    as_json: bool,
     everything: bool,
     output: str | None,
     format: str | None,
@@ -78,9 +83,10 @@ def draw(
     """
     names = given(context)
     if listed:
-        _refuse(names - {"listed"}, "--list only lists the figures")
-        _list()
+        _refuse(names - {"listed", "as_json"}, "--list only lists the figures")
+        _list(as_json)
         return 0
+    _refuse(names & {"as_json"}, "--json is for --list; a graph is written as JSON by --format json")
     if everything:
         _refuse(names & {"what"}, "--all draws every figure")
         _draw_all(output, format or "svg", options, names, model)
@@ -98,10 +104,13 @@ def draw(
     return 0
 
 
-def _list() -> None:
+def _list(as_json: bool) -> None:
     from graphir.drawing import figures
 
     found = figures()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], ensure_ascii=False, indent=1))
+        return
     width = max(len(each.id) for each in found)
     for each in found:
         click.echo(f"{each.id:<{width}}  {each.where:<22}  {each.title}")
@@ -115,7 +124,13 @@ def _refuse(names: set[str], why: str) -> None:
 
 def _written(name: str) -> str:
     """What a user writes for the parameter of this name."""
-    spelled = {"what": "what else is named", "settings": "--set", "everything": "--all", "listed": "--list"}
+    spelled = {
+        "what": "what else is named",
+        "settings": "--set",
+        "everything": "--all",
+        "listed": "--list",
+        "as_json": "--json",
+    }
     return spelled.get(name, flag(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +124,8 @@ def _names(written: str | None) -> list[str]:
 
 
 @click.command()
-def ops() -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def ops(as_json: bool) -> int:
     """List the operator dictionary: symbol, key, signature, d-operator, formula."""
     from rich.console import Console
     from rich.table import Table
@@ -131,12 +133,17 @@ def ops() -> int:
 
     from graphir.ir.operator import operators
 
+    rows = [
+        (each.symbol, each.key, _signatures(each), _backward(each), each.doc.splitlines()[0]) for each in operators()
+    ]
+    if as_json:
+        click.echo(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
+        return 0
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for heading, style in _COLUMNS.items():
         wide = heading in ("signature", "formula")
         table.add_column(heading, style=style, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
-    for each in operators():
-        row = (each.symbol, each.key, _signatures(each), _backward(each), each.doc.splitlines()[0])
+    for row in rows:
         table.add_row(*map(Text, row))
     # A pipe has no width of its own; this one leaves every row on a line or two.
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -157,3 +157,48 @@ def test_a_guide_that_cannot_be_is_refused(capsys, tmp_path, arguments, message)
     assert code == 2
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_are_read_by_programs_too(capsys):
+    listed = json.loads(run(capsys, "draw", "--list", "--json")[1])
+    assert [each["id"] for each in listed] == [each.id for each in figures()]
+    assert {"title", "where", "caption"} <= listed[0].keys()
+    assert "--json is for --list" in run(capsys, "draw", "chain", "--json")[2]
+    operators = json.loads(run(capsys, "ops", "--json")[1])
+    assert next(each for each in operators if each["key"] == "LN")["d-operator"] == "dLN"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mha-backward", "--tp", 2),
+        ("mha-backward", "--layers", 5),
+        ("mha-forward", "--heads", 12),
+        ("tp-mha-forward", "--tp", 2),
+        ("loss-forward", "--lowered"),
+        ("mha-forward", "--activation", "relu"),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
+def test_an_option_that_changes_nothing_in_a_figure_is_refused(capsys, tmp_path, arguments):
+    code, _, err = run(capsys, "draw", *arguments, "-o", tmp_path / "figure.dot")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert f"{arguments[1]} changes nothing in the figure {arguments[0]}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--all", "-o", "all.svg"), "names one; name a folder"),
+        (("--list", "--tp", 2), "--list only lists the figures"),
+        (("transformer", "--expand-layer", 7, "-o", "x.dot"), "cannot unfold layer 7: the model has layers 0 to 1"),
+        (("transformer", "--tp", 2, "--plan", "", "-o", "x.dot"), "--plan is empty"),
+        (("transformer", "--view", "overall", "-o", "x.html"), "html holds every view"),
+        (("transformer", "--heads", 2, "-o", "x.dot"), "a model is drawn in named dims"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "draw", *arguments)
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert message in err

@@ -10,11 +10,12 @@ from functools import cache
 
 import pytest
 
+from graphir.drawing import figures
 from tests.support.paths import ROOT
 
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("ARCHITECTURE.md", "README.md", "SECURITY.md", "CHANGELOG.md")
+    for name in ("ARCHITECTURE.md", "README.md", "DOCUMENTS.md", "SECURITY.md", "CHANGELOG.md")
 }
 ARCHITECTURE = PAGES["ARCHITECTURE.md"]
 
@@ -135,3 +136,11 @@ def test_the_architecture_is_one_page() -> None:
     assert ARCHITECTURE.count("\n") <= 140
     for what in ("an operator", "a pass", "a backend"):
         assert 0 < section(f"Adding {what}").strip().count("\n") < 12
+
+
+def test_every_figure_is_listed_with_its_sections_and_speaks_for_itself() -> None:
+    """No caption asks for a document that its reader has not."""
+    listed = dict(re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", PAGES["DOCUMENTS.md"], flags=re.MULTILINE))
+    assert listed == {each.id: each.where for each in figures()}
+    letters = re.compile(r"\b[AB] (?:\d|calls|writes|has|counts|splits)|\b[AB]'s\b|as in [AB]\b")
+    assert [each.id for each in figures() if letters.search(each.caption)] == []

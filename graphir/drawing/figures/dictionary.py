@@ -98,7 +98,8 @@ def _has_gradient(each: Operator, operand: Value) -> bool:
         return False
     if each.gradient_rule is not None or each.d_operator is None:
         return True
-    results = {o.name for rule in each.d_operator.static or () for o in rule.outputs}
+    rules = each.d_operator.static or each.d_operator.signatures(each.normalize(each.examples[0]))
+    results = {o.name for rule in rules for o in rule.outputs}
     return not results or f"d{operand.local_name}" in results
 
 

@@ -90,14 +90,14 @@ TENSOR = (
     ),
     _tp(
         "tp-mha-forward", "Multi-head attention, forward (node i)", "A 2.2, B 6.2.1",
-        _HEADS + "W_Q, W_K, W_V are split by columns, W_O by rows, as in B; each node then holds a term of AO_lin, and "
-        "AR sums them. A 2.2 splits W_O by columns, too: see tp-mha-forward-column. " + _ALL_REDUCE,
+        _HEADS + "W_Q, W_K, W_V are split by columns, W_O by rows: each node then holds a term of AO_lin, and AR "
+        "sums them. With W_O by columns, too, heads are gathered: see tp-mha-forward-column. " + _ALL_REDUCE,
         "layer0/mha", FORWARD,
     ),
     _tp(
         "tp-mha-forward-column", "Multi-head attention, forward (node i), all weights by columns", "A 2.2",
-        _HEADS + "All four weights are split by columns, as A 2.2 has it: AG collects the heads before W_O, and the "
-        "columns of AO_lin after it.",
+        _HEADS + "All four weights are split by columns: AG collects the heads before W_O, and the columns of "
+        "AO_lin after it.",
         "layer0/mha", FORWARD, "column",
     ),
     _tp(
@@ -108,8 +108,8 @@ TENSOR = (
     ),
     _tp(
         "tp-mlp-forward", "Feed-forward network, forward (node i)", "A 2.4, B 6.3.1",
-        "W_up is split by columns, W_down by rows; GL and DO need nothing from other nodes. The documents' costs are "
-        "naive 2 (N_T − 1) × [B, S, D] and ring 2 (N_T − 1)/N_T × [B, S, D].",
+        "W_up is split by columns, W_down by rows; GL and DO need nothing from other nodes. The all-reduce of "
+        "[B, S, D] costs, naive, 2 (N_T − 1) times as much in all, and in a ring 2 (N_T − 1)/N_T times from each node.",
         "layer0/mlp", FORWARD,
     ),
     _tp(
@@ -142,8 +142,8 @@ DATA = (
     _dp(
         "dp-mlp-backward", "Feed-forward network, backward (one replica)", "A 3.5, B 7.3",
         "Gradients of parameters, in red, pass an AR before the optimizer. W_up and W_down have 2DD_ff elements "
-        "together. A counts (N_DP − 1) · 2DD_ff: what a node sends in a direct exchange; B 2 (N_DP − 1) · 2DD_ff: "
-        "what passes the root of a reduce-then-broadcast; a ring sends 2 (N_DP − 1)/N_DP · 2DD_ff a node.",
+        "together. In a direct exchange a node sends (N_DP − 1) · 2DD_ff; through the root of a reduce-then-broadcast "
+        "pass 2 (N_DP − 1) · 2DD_ff; in a ring a node sends 2 (N_DP − 1)/N_DP · 2DD_ff.",
         "layer0/mlp", BACKWARD,
     ),
     Figure(

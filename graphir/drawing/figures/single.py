@@ -55,7 +55,7 @@ SMALL = (
     Figure(
         "chain", "A chain of nodes, forward and backward", "B 3.4",
         "Each backward node needs the input of its forward node. Since f_ℓ maps X_{ℓ−1} to X_ℓ, what df_ℓ caches is "
-        "X_{ℓ−1}; B 3.4 writes X_ℓ.",
+        "X_{ℓ−1}.",
         lambda config: graphs.chain(),
         lambda config: small("A chain of nodes, forward and backward", scopes=("",), abstract=True),
     ),
@@ -86,8 +86,8 @@ FIGURES = (
     ),
     Figure(
         "embedding-forward", "Input embedding, forward", "A 1.2, B 5.2",
-        "Token ids look up rows of E; positions are added for every sequence of the batch. A writes BC_{B,S}(P); "
-        "P [S, D] has S already, so only B is new: BC_B(P).",
+        "Token ids look up rows of E; positions are added for every sequence of the batch. P [S, D] "
+        "has S already, so only B is new: BC_B(P).",
         graphs.forward,
         lambda config: block("Input embedding, forward", "embedding", FORWARD, config),
     ),
@@ -99,8 +99,8 @@ FIGURES = (
     ),
     Figure(
         "mha-forward", "Multi-head attention, forward", "A 1.3.1, B 5.3.1",
-        "A are the raw scores and Z the scaled and masked ones, as in B; A calls the latter A. Before C stands a T, "
-        "since C joins heads that lie side by side.",
+        "A are the raw scores and Z the scaled and masked ones. Before C stands a T, since C joins heads "
+        "that lie side by side.",
         graphs.forward,
         lambda config: block("Multi-head attention, forward", "layer0/mha", FORWARD, config),
     ),
@@ -112,13 +112,13 @@ FIGURES = (
     ),
     Figure(
         "mlp-forward", "Feed-forward network, forward", "A 1.4.1, B 5.4.1",
-        "Z_down is the product alone and A_out has the bias; A's table adds the bias in Z_down already.",
+        "Z_down is the product alone; A_out has the bias.",
         graphs.forward,
         lambda config: block("Feed-forward network, forward", "layer0/mlp", FORWARD, config),
     ),
     Figure(
         "mlp-backward", "Feed-forward network, backward", "A 1.4.2, B 5.4.2",
-        "What A calls dU_in is the gradient of H_inter. dZ_down equals dA_out: + hands its gradient on.",
+        "dH_inter is called dU_in, too. dZ_down equals dA_out: + hands its gradient on.",
         graphs.trained,
         lambda config: block("Feed-forward network, backward", "layer0/mlp", BACKWARD, config),
     ),
