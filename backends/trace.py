@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from graphir.ir.graph import Graph, Node
@@ -87,6 +88,24 @@ class Exchange:
     result: Array | None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the queries of a run see of `keys` keys: those of sequence b, `queries` at a time, none but the keys from
+    lows[b][i] to highs[b][i]."""
+
+    queries: int
+    keys: int
+    lows: tuple[tuple[int, ...], ...]
+    highs: tuple[tuple[int, ...], ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.queries, self.keys, self.lows, self.highs))
+
+
 @dataclass
 class Trace:
     """A rank's program.
@@ -98,6 +117,8 @@ class Trace:
     results     where each output's block lies when it ends, C-contiguous
     segments    what the threads do, a list a segment; exchanges[i] come before segment i, and one list more comes last
     constants   arrays that nobody writes after the program has been made
+    seen        for nodes whose operands say what is seen, of the graph or of a fused node's body: what the program is
+                for; it is run where its arguments show no more
     """
 
     graph: Graph
@@ -108,3 +129,4 @@ class Trace:
     segments: list[list[ThreadTrace]]
     exchanges: list[list[Exchange]]
     constants: Sequence[Array] = ()
+    seen: Mapping[Node, Seen] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """What compiled backends share: an optimised graph as tasks, tiles, one arena, and calls on buffers that exist already.
 
     task, tiles, causal   what is carried out together, in which pieces, and what a causal mask lets be left out
+    sights, following     what positions and the like let be left out, run by run; programs for what is seen
     assignment, strided   whose memory each of a task's values has, and until when
     arena, memory         where what passes between tasks lies, and what that comes to
     prepared              all of that, decided before anything is allocated; buffers, once it is
@@ -25,7 +26,9 @@ The causal half. A causal mask makes entries with k > q masked, softmax makes 0 
 key included, and 0 stays 0 through what is linear; so a block of queries is computed with the keys up to its last,
 wherever what lies beyond contributes nothing (`causal.find_causal`). What is stored of the scores is that half: who
 makes it says where each tile's part lies (`causal.Half`), who reads it looks its part up. Tasks that pass halves to
-each other are cut alike, or store them whole.
+each other are cut alike, or store them whole. Where arguments say what is seen, by positions, a window, documents or
+padding, a run looks at them first (`sights.Sight`), and takes a program whose tiles have the keys that their queries
+see, those between the first and the last; there are a few (`following`), on one arena, bound as one.
 
 Memory. From one list of reads, copies of results among them, follows whose memory each of a task's values has and until
 when (`assignment`): a part of a buffer of the graph, if need be seen back through the views that it leaves by; a buffer

@@ -296,7 +296,14 @@ def _kinds_of_tiles(task: Task) -> Iterator[Tile]:
         assert tiles.pieces is not None
         for pieces in itertools.product(*(each.samples() for each in tiles.pieces)):
             tile = tiles.tile(dict(zip((each.loop for each in tiles.pieces), pieces, strict=True)))
-            widths = tuple(stop - start for start, stop in tile.values())
-            if widths not in seen:
-                seen.add(widths)
-                yield tile
+            for each in (tile, *_seen_in_part(task, tile)):
+                widths = tuple(stop - start for start, stop in each.values())
+                if widths not in seen:
+                    seen.add(widths)
+                    yield each
+
+
+def _seen_in_part(task: Task, tile: Tile) -> Iterator[Tile]:
+    """What a tile is where its queries see few keys."""
+    if task.causal is not None and task.causal.sight is not None:
+        yield {**tile, task.causal.k: (0, 1)}

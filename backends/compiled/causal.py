@@ -1,11 +1,13 @@
-"""What a causal mask spares: where, of [.., q, k], entries with k > q need not be computed at all.
+"""What a mask spares: where, of [.., q, k], entries with k > q, or that nobody sees, need not be computed at all.
 
 A causal operator makes them masked, softmax makes 0 of masked, and 0 stays 0 through what is linear or vanishes with
 an operand. So of a block of queries the keys up to its last are enough wherever what lies beyond them contributes
-nothing. All of it is read off declared traits.
+nothing. All of it is read off declared traits. The same holds of keys that, as arguments say, no query of a block sees:
+which those are is known before each run (`sights`).
 
 What passes between tasks that leave entries out is stored as the half that it is: `Half` says where each tile's part
-lies. It is made by who makes the value, and looked up by who reads it; tasks that share a half are cut alike.
+lies. It is made by who makes the value, and looked up by who reads it; tasks that share a half are cut alike. What is
+left out by sight has its place, as another run may need it.
 """
 
 from __future__ import annotations
@@ -14,61 +16,101 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-from graphir.backends.compiled.task import Task, Tile, Tiles
+from graphir.backends.compiled.sights import Sight
+from graphir.backends.compiled.task import Causal, Task, Tile, Tiles
 from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
 from graphir.ir.graph import Node
-from graphir.ir.roles import Factor
 from graphir.ir.signature import Operand
+from graphir.ir.traits import Sees
 from graphir.ir.value import Value
 
 MASKED, ZERO = "masked", "zero"
-#: Of a value: the dims that are q and k, and what stands where k > q.
-Beyond = tuple[int, int, str]
+
+
+class Beyond(NamedTuple):
+    """Of a value: the dims that are q and k, what stands where k > q, or where the sight, with the dim that is b, says
+    that nobody looks."""
+
+    q: int
+    k: int
+    what: str
+    b: int | None = None
+    sight: Sight | None = None
+
+
 Ranges = tuple[tuple[int, int], ...]
 
 
 # -- who may leave out what ---------------------------------------------------------------------------------
 
 
-def find_causal(task: Task, known: Mapping[Value, Beyond]) -> tuple[tuple[Factor, Factor] | None, dict[Value, Beyond]]:
-    """The factors (q, k) of `task` if it may leave out k > q, and what is known of the values that leave it.
+def find_causal(
+    task: Task, known: Mapping[Value, Beyond], arguments: Collection[Value] = ()
+) -> tuple[Causal | None, dict[Value, Beyond]]:
+    """The factors of `task` if it may leave out keys, and what is known of the values that leave it.
 
-    `known` speaks of the graph's values, as does the result.
+    `known` speaks of the graph's values, as does the result. What is seen is asked of `arguments` alone.
     """
     state: dict[Value, str] = {}
-    pair: tuple[Factor, Factor] | None = None
+    found: Causal | None = None
 
-    def note(value: Value, q: Factor, k: Factor, what: str) -> None:
-        nonlocal pair
-        pair = pair or (q, k)
-        if pair == (q, k):
+    def note(value: Value, causal: Causal, what: str) -> None:
+        nonlocal found
+        found = found or causal
+        if found == causal:
             state[value] = what
 
     for inner in task.entering:
         if task.outer[inner] in known:
-            q, k, what = known[task.outer[inner]]
+            q, k, what, b, sight = known[task.outer[inner]]
             axes = task.space.dims[inner]
-            if len(axes[q]) == len(axes[k]) == 1:
-                note(inner, axes[q][0], axes[k][0], what)
+            if all(len(axes[dim]) == 1 for dim in (q, k, b) if dim is not None):
+                note(inner, Causal(axes[q][0], axes[k][0], None if b is None else axes[b][0], sight), what)
     for node in task.nodes:
-        causal = node.operator.causal
-        if causal is not None and causal(node.attributes) and not node.operator.view:
-            names = task.space.factors[node]
-            note(node.outputs[0], names["q"], names["k"], ZERO if node.operator.linear else MASKED)
-        elif pair is not None:
-            _carry(task, node, state, pair)
+        causal = _begun(task, node, arguments)
+        if causal is not None:
+            note(node.outputs[0], causal, ZERO if node.operator.linear else MASKED)
+        elif found is not None:
+            _carry(task, node, state, found)
     left: dict[Value, Beyond] = {}
     for inner in task.leaving:
-        if inner in state and pair is not None:
+        if inner in state and found is not None:
             axes = task.space.dims[inner]
-            if (pair[0],) in axes and (pair[1],) in axes:
-                left[task.outer[inner]] = axes.index((pair[0],)), axes.index((pair[1],)), state[inner]
-    return (pair if pair is not None and _may_leave_out(task, pair, state) else None), left
+            dims = {axis[0]: dim for dim, axis in enumerate(axes) if len(axis) == 1}
+            if {found.q, found.k} <= dims.keys() and (found.b is None or found.b in dims):
+                b = None if found.b is None else dims[found.b]
+                left[task.outer[inner]] = Beyond(dims[found.q], dims[found.k], state[inner], b, found.sight)
+    return (found if found is not None and _may_leave_out(task, found, state) else None), left
 
 
-def _carry(task: Task, node: Node, state: dict[Value, str], pair: tuple[Factor, Factor]) -> None:
+def _begun(task: Task, node: Node, arguments: Collection[Value]) -> Causal | None:
+    """The factors of a node that masks by itself: k > q, or what arguments say."""
+    operator, names = node.operator, task.space.factors[node]
+    if operator.causal is not None and operator.causal(node.attributes) and not operator.view:
+        return Causal(names["q"], names["k"])
+    sight = sight_of(task, node, arguments)
+    return None if sight is None else Causal(names["q"], names["k"], names["b"], sight)
+
+
+def sight_of(task: Task, node: Node, arguments: Collection[Value]) -> Sight | None:
+    """How `arguments` say what is seen of a node's result; None where they do not."""
+    looks = node.operator.trait(Sees)
+    if looks is None:
+        return None
+    operands = []
+    for operand, value in zip(node.inference.rule.inputs, node.inputs, strict=True):
+        if not value.type.is_float:
+            outer = task.outer.get(value)
+            if outer is None or outer not in arguments:
+                return None
+            operands.append((operand.name, operand.factors, outer))
+    return Sight(looks.rule, node.attributes, tuple(operands))
+
+
+def _carry(task: Task, node: Node, state: dict[Value, str], pair: Causal) -> None:
     """What a node makes of entries beyond: 0 of 0 where it is linear elementwise or vanishes, 0 of masked."""
     operator = node.operator
     for operand, value in zip(node.inference.rule.inputs, node.inputs, strict=True):
@@ -85,11 +127,12 @@ def _carry(task: Task, node: Node, state: dict[Value, str], pair: tuple[Factor, 
             state[node.outputs[0]] = ZERO
 
 
-def _may_leave_out(task: Task, pair: tuple[Factor, Factor], state: Mapping[Value, str]) -> bool:
+def _may_leave_out(task: Task, pair: Causal, state: Mapping[Value, str]) -> bool:
     """Whether nothing depends on entries beyond: who reads a value that has them makes the same without them."""
-    q, k = pair
-    # Ranks that share the queries each begin at another one, but all have the same tiles.
-    if q not in task.space.loops or k in task.space.loops or not task.shared.isdisjoint(pair):
+    q, k = pair.q, pair.k
+    # Ranks that share the queries each begin at another one, but all have the same tiles; what they see, each knows.
+    shared = task.shared & ({q, k} if pair.sight is None else {k})
+    if q not in task.space.loops or k in task.space.loops or shared:
         return False
     for value, axes in task.space.dims.items():
         if any(k in axis for axis in axes) and (k,) not in axes:
@@ -99,10 +142,10 @@ def _may_leave_out(task: Task, pair: tuple[Factor, Factor], state: Mapping[Value
     return all(_needs_none(task, node, pair, state) for node in task.nodes if not node.operator.view)
 
 
-def _needs_none(task: Task, node: Node, pair: tuple[Factor, Factor], state: Mapping[Value, str]) -> bool:
+def _needs_none(task: Task, node: Node, pair: Causal, state: Mapping[Value, str]) -> bool:
     """Whether a node makes the same of its operands without their entries beyond."""
     operator, rule, names = node.operator, node.inference.rule, task.space.factors[node]
-    whole = pair[1] in {names[factor] for factor in rule.whole_factors}
+    whole = pair.k in {names[factor] for factor in rule.whole_factors}
     for result, made in zip(rule.outputs, node.outputs, strict=True):
         needed = operator.dependencies(rule, (result.name,))
         halves = [
@@ -129,9 +172,9 @@ def _adds_nothing(node: Node, operand: Operand, beyond: str | None, adds_up: boo
     return beyond == ZERO and (linear or name in operator.vanishes)
 
 
-def has_both(task: Task, value: Value, pair: tuple[Factor, Factor]) -> bool:
+def has_both(task: Task, value: Value, pair: Causal) -> bool:
     """Whether a value has both q and k."""
-    return set(pair) <= {factor for axis in task.space.dims[value] for factor in axis}
+    return {pair.q, pair.k} <= {factor for axis in task.space.dims[value] for factor in axis}
 
 
 # -- what is stored as a half -------------------------------------------------------------------------------
@@ -179,7 +222,7 @@ def _elements(task: Task, value: Value, tiles: Tiles) -> int:
     """The elements of a half in a thread's tiles, all together: the loops' pieces are not combined one by one."""
     assert tiles.pieces is not None
     assert tiles.causal is not None
-    q, k = tiles.causal
+    q, k, *_ = tiles.causal
     factors = {factor for axis in task.space.dims[value] for factor in axis}
     count, loops = 1, {pieces.loop: pieces for pieces in tiles.pieces}
     for factor in factors - loops.keys() - {k}:
@@ -243,7 +286,7 @@ def _can_follow(users: Sequence[tuple[Task, Value]]) -> bool:
             return False
         *leading, last = task.space.dims[inner]
         loops = task.space.loops
-        if [axis for axis in leading if axis[0] in loops] != [(loop,) for loop in loops] or last != (task.causal[1],):
+        if [axis for axis in leading if axis[0] in loops] != [(loop,) for loop in loops] or last != (task.causal.k,):
             return False
         cuts.add(tuple(task.sizes[axis[0]] if axis[0] in loops else None for axis in leading))
-    return len(cuts) == 1
+    return len(cuts) == 1 and len({task.causal.sight for task, _ in users if task.causal is not None}) == 1

@@ -51,6 +51,10 @@ class Engine(Protocol):
         """Whether ids that a program makes are looked at."""
 
     @property
+    def follows_sights(self) -> bool:
+        """Whether programs are written anew for what the queries of a run see."""
+
+    @property
     def add(self) -> Function:
         """add(X, Y, out): out = X + Y, to be recorded; out may be X."""
 

@@ -18,12 +18,14 @@ from graphir.backends.compiled.donation import Donation
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.exchanges import Exchanges
+from graphir.backends.compiled.following import Following
 from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.report import Report, report_of
+from graphir.backends.compiled.sights import Views
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
 from graphir.backends.plan import ExecutionPlan, Places, Step
@@ -69,17 +71,15 @@ class CompiledExecutable(Executable, ABC):
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
+        self._following = Following(self.prepared.sights, (tiling or engine.tiling).seen)
         self._donation = Donation(engine, self._donated)
         if limited:
             require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
         self._checked = check
-        self.proofs: Sequence[Proof] = []
+        self.proofs: list[Proof] = []
         if check:
-            from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
-
-            self.proofs = [prove(self.trace(rank)) for rank in range(len(self.programs))]
-            for program in self.programs:
-                program.forget_steps()
+            for rank, program in enumerate(self.programs):
+                self._prove(rank, program)
 
     @property
     def memory(self) -> MemoryPlan:
@@ -122,8 +122,12 @@ class CompiledExecutable(Executable, ABC):
             programs[rank] = self._write(rank, programs)
         return list(programs.values())
 
-    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
-        arena = self.engine.allocate(self.prepared.arena.size)
+    def _write(
+        self, rank: int, before: Mapping[int, Program], arena: Array | None = None, seen: Views | None = None
+    ) -> Program:
+        """The program of a rank, on an arena that there is, and leaving out what is not seen, if that is said."""
+        if arena is None:
+            arena = self.engine.allocate(self.prepared.arena.size)
         arrays = self._allocate(arena)
         known = (
             self.prepared.halves,
@@ -142,14 +146,32 @@ class CompiledExecutable(Executable, ABC):
                 # Replicas read what the first of them has made: ranks are run in their order.
                 arrays.update((value, before[maker].rank.arrays[value]) for value in made)
                 continue
-            program.add_task(task, assignment, self._scratch)
+            program.add_task(task if seen is None else task.seeing(seen), assignment, self._scratch)
         program.rank.recordings.forget()
         return program
 
+    def _write_seeing(self, rank: int, seen: Views) -> Program:
+        """Another program of a rank, counted among those held here, for what is seen; proved if the first has been."""
+        ranks = self.communicator.ranks
+        before = dict(zip(ranks[:rank], self.programs, strict=False))
+        program = self._write(ranks[rank], before, self.programs[rank].rank.arena, seen)
+        if self._checked:
+            self._prove(rank, program, seen)
+        return program
+
+    def _prove(self, rank: int, program: Program, seen: Views | None = None) -> None:
+        from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
+
+        self.proofs.append(prove(self._trace(rank, program, seen)))
+        program.forget_steps()
+
     def trace(self, rank: int) -> Trace:
         """What the program of a rank, counted among those held here, does, as long as it is bound to no arguments."""
-        program, graph, prepared = self.programs[rank], self.optimised, self.prepared
-        arrays = program.rank.arrays
+        return self._trace(rank, self.programs[rank])
+
+    def _trace(self, rank: int, program: Program, seen: Views | None = None) -> Trace:
+        graph, prepared, arrays = self.optimised, self.prepared, program.rank.arrays
+        exchanges = self._exchanges_of([program] * len(self.communicator.ranks))
         # What another rank has made for this one is there as arguments are.
         borrowed = [
             task.outer[inner]
@@ -168,8 +190,9 @@ class CompiledExecutable(Executable, ABC):
                 [ThreadTrace(calls, steps) for calls, steps in zip(segment.calls, segment.steps, strict=True)]
                 for segment in program.segments
             ],
-            self._exchanges.trace(rank),
+            exchanges.trace(rank),
             list(program.rank.constants.values()),
+            {} if seen is None else prepared.seen_by(seen),
         )
 
     def _allocate(self, arena: Array) -> dict[Value | TaskBuffer, Array]:
@@ -204,6 +227,13 @@ class CompiledExecutable(Executable, ABC):
                     factors = {name: dim.size(sizes) for name, dim in node.inference.factors.items()}
                     found[node] = Places(node, mesh, factors)[rank]
         return found
+
+    def _follow(self, given: Mapping[Value, Any]) -> None:
+        """Has programs leave out what the queries of this run do not see."""
+        looked = {value.name: value for value in self._following.looked}
+        if looked:
+            blocks = {looked[v.name]: self._split(v, array) for v, array in given.items() if v.name in looked}
+            self._following.follow(self.programs, blocks, self._write_seeing)
 
     # -- what an engine's executable does its own way -------------------------------------------------
 
@@ -266,6 +296,7 @@ class CompiledExecutable(Executable, ABC):
         # After a run that failed some may be under way still.
         exchanges.settle_all()
         copies = self._copies_of_arguments(given)
+        self._follow(given)
         with self._computing():
             by_name = {value.name: value for value in self.optimised.arguments}
             for value, array in self._receive(given).items():
@@ -288,8 +319,11 @@ class CompiledExecutable(Executable, ABC):
 
     @cached_property
     def _exchanges(self) -> Exchanges:
+        return self._exchanges_of(self.programs)
+
+    def _exchanges_of(self, programs: Sequence[Program]) -> Exchanges:
         # They know the programs, and not the executable: nothing that it has is to keep it alive.
-        steps, blocks = self.prepared.steps, partial(_blocks_of, self.programs)
+        steps, blocks = self.prepared.steps, partial(_blocks_of, programs)
         return Exchanges(steps.steps, steps.shapes, self.communicator, self.engine, blocks, self.bucket)
 
     def _blocks(self, value: Value) -> list[Array]:

@@ -8,14 +8,16 @@ from functools import cached_property
 
 from graphir.backends.compiled.arena import Arena, plan_arena
 from graphir.backends.compiled.assignment import Assignment, Reuse, assign
-from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups
+from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups, sight_of
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.memory import MemoryPlan, plan_memory
+from graphir.backends.compiled.sights import Sight
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling
 from graphir.backends.plan import plan_complete
-from graphir.ir.graph import Graph
+from graphir.backends.trace import Seen
+from graphir.ir.graph import Graph, Node
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
 
@@ -65,8 +67,9 @@ class Prepared:
     def _cut(self, threads: int, tiling: Tiling, kernels: Kernels | None) -> None:
         """Gives every task its tiles; tasks that pass halves to each other are cut alike."""
         known: dict[Value, Beyond] = {}
+        arguments = frozenset(self.graph.arguments) if self.engine.follows_sights else frozenset[Value]()
         for task in self.tasks:
-            task.causal, left = find_causal(task, known)
+            task.causal, left = find_causal(task, known, arguments)
             known.update(left)
         groups = find_groups(self.tasks, self._outside)
         if kernels is not None:
@@ -84,8 +87,26 @@ class Prepared:
                 each.tiles, each.split = mine.tiles(each, threads), mine.shared
         for group in groups:
             for task in group.tasks:
+                if task.causal is None or task.causal.sight is not None:
+                    continue
                 made = {task.outer[inner]: inner for inner in task.leaving}
                 self.halves.update((v, Half.made_by(task, made[v])) for v in group.values if v in made)
+
+    @cached_property
+    def sights(self) -> tuple[Sight, ...]:
+        """By which arguments say what their queries see, where tasks leave out the rest."""
+        found = [task.causal.sight for task in self.tasks if task.causal is not None and task.causal.sight is not None]
+        return tuple(dict.fromkeys(found))
+
+    def seen_by(self, views: Mapping[Sight, Seen]) -> dict[Node, Seen]:
+        """What each node shows that masks by sight, of the graph or of a fused node's body."""
+        arguments, found = frozenset(self.graph.arguments), {}
+        for task in self.tasks:
+            for node in task.nodes:
+                sight = sight_of(task, node, arguments)
+                if sight is not None and sight in views:
+                    found[task.space.origins[node]] = views[sight]
+        return found
 
     # -- memory ---------------------------------------------------------------------------------------
 

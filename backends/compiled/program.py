@@ -7,7 +7,7 @@ their operands lie in which. To run on other arrays, these operands alone are ma
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -37,8 +37,7 @@ class Segment:
 
 @dataclass
 class _Relocation:
-    segment: int
-    thread: int
+    calls: list[Call]
     call: int
     position: int
     offset: int
@@ -66,6 +65,9 @@ class Program:
         self._relocations: dict[Value, list[_Relocation]] = {}
         #: What calls use for a value, but for those that use what stood in for it when they were written.
         self._bound: dict[Value, Array] = {}
+        #: The segments of programs that leave out what is not seen, by what is; and those that are run.
+        self._seeing: dict[Hashable, list[Segment]] = {}
+        self.current = self.segments
         self.begin_segment()
 
     # -- writing --------------------------------------------------------------------------------------
@@ -141,8 +143,8 @@ class Program:
         #: The arrays, most of which many calls share, that lie in none: to ask where one lies takes a microsecond.
         others: set[int] = set()
         address_of, kind = self._engine.address, self._engine.xp.ndarray
-        for s, segment in enumerate(self.segments):
-            for t, calls in enumerate(segment.calls):
+        for segment in self.segments:
+            for calls in segment.calls:
                 for c, (_, arguments) in enumerate(calls):
                     for p, array in enumerate(_flat(arguments)):
                         if id(array) in others or not isinstance(array, kind):
@@ -151,7 +153,7 @@ class Program:
                         at = bisect.bisect_right(starts, address) - 1
                         if at >= 0 and address < ranges[at][1] and array.size:
                             where = _Relocation(
-                                s, t, c, p, address - starts[at], array.shape, array.strides, array.dtype
+                                calls, c, p, address - starts[at], array.shape, array.strides, array.dtype
                             )
                             self._relocations.setdefault(values[ranges[at][2]], []).append(where)
                         else:
@@ -167,12 +169,37 @@ class Program:
         Broken off, by an interrupt, it leaves nothing bound, so that whoever comes next begins anew.
         """
         self._bound.pop(value, None)
-        for r in self._relocations.get(value, ()):
-            calls = self.segments[r.segment].calls[r.thread]
-            function, arguments = calls[r.call]
-            view = self._engine.view(array, r.shape, r.dtype, r.offset, r.strides)
-            calls[r.call] = (function, _replaced(arguments, r.position, view))
+        self._relocate(self._relocations.get(value, ()), array)
         self.rank.arrays[value] = self._bound[value] = array
+
+    def _relocate(self, relocations: Iterable[_Relocation], array: Array) -> None:
+        for r in relocations:
+            function, arguments = r.calls[r.call]
+            view = self._engine.view(array, r.shape, r.dtype, r.offset, r.strides)
+            r.calls[r.call] = (function, _replaced(arguments, r.position, view))
+
+    # -- what is seen ---------------------------------------------------------------------------------
+
+    def follows(self, seen: Hashable) -> bool:
+        """Whether it is there as a program that leaves out what is not seen, and if so, makes it run that way.
+
+        None for everything. See `adopt`.
+        """
+        found = self.segments if seen is None else self._seeing.get(seen)
+        if found is not None:
+            self.current = found
+        return found is not None
+
+    def adopt(self, seen: Hashable, other: Program) -> None:
+        """Takes over a program that does the same, leaving out what is not seen, on the same arena and scratch.
+
+        `other` has buffers of its own for arguments and results; its calls are bound as this program's are.
+        """
+        for value, relocations in other._relocations.items():
+            if value in self._bound:
+                other._relocate(relocations, self._bound[value])
+            self._relocations.setdefault(value, []).extend(relocations)
+        self._seeing[seen] = other.segments
 
 
 def _flat(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

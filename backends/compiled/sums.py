@@ -42,7 +42,7 @@ class Sums:
         task = self._task
         if task.causal is None:
             return None
-        k = task.causal[1]
+        k = task.causal.k
         if tile[k] == (0, task.sizes[k]) or (k,) not in task.space.dims[value]:
             return None
         whole = self._located.part(value, {**tile, k: (0, task.sizes[k])})

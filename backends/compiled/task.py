@@ -9,11 +9,13 @@ lifetime of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from graphir.backends.compiled.sights import Sight, keys_of
 from graphir.backends.plan import local_shape
+from graphir.backends.trace import Seen
 from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
 from graphir.ir.dims import Dim
@@ -58,17 +60,28 @@ class Pieces:
         return range(self.start, self.stop, max(self.width, 1))
 
 
+class Causal(NamedTuple):
+    """The factors q and k of what leaves out keys: those with k > q, or, with a sight, those that no query of a tile
+    sees, b being the factor of sequences."""
+
+    q: Factor
+    k: Factor
+    b: Factor | None = None
+    sight: Sight | None = None
+
+
 @dataclass(frozen=True)
 class Tiles:
     """All combinations of the loops' pieces, made as they are asked for: a plan may be of a size that nobody runs.
 
-    Where `causal` (q, k), of `keys` keys, leaves out k > q, the last queries come first, so that the first tile to add
-    to a sum over queries touches all of it.
+    Where `causal`, of `keys` keys, leaves out k > q, the last queries come first, so that the first tile to add to a
+    sum over queries touches all of it. By sight it leaves out what is not `seen`, nothing as long as that is unknown.
     """
 
     pieces: tuple[Pieces, ...] | None
-    causal: tuple[Factor, Factor] | None = None
+    causal: Causal | None = None
     keys: int = 0
+    seen: Seen | None = None
 
     @classmethod
     def none(cls) -> Tiles:
@@ -86,15 +99,21 @@ class Tiles:
         """The tile that covers these pieces of the loops."""
         if self.causal is None:
             return cut
-        q, k = self.causal
-        return {**cut, k: (0, min(self.keys, cut[q][1]))}
+        q, k, b, sight = self.causal
+        if sight is None:
+            keys = 0, min(self.keys, cut[q][1])
+        elif self.seen is None:
+            keys = 0, self.keys
+        else:
+            keys = keys_of(self.seen, None if b is None else cut.get(b), cut[q])
+        return {**cut, k: keys}
 
     def _cuts(self, pieces: tuple[Pieces, ...]) -> Iterator[dict[Factor, tuple[int, int]]]:
         if not pieces:
             yield {}
             return
         first, *others = pieces
-        backwards = self.causal is not None and first.loop == self.causal[0]
+        backwards = self.causal is not None and first.loop == self.causal.q
         for piece in first.backwards() if backwards else first:
             for rest in self._cuts(tuple(others)):
                 yield {first.loop: piece, **rest}
@@ -110,7 +129,7 @@ class Task:
     leaving       those of the nodes' values that leave
     sizes         each factor's size on one rank
     shared        factors of which each rank has a part of its own
-    causal        (q, k) where nothing is to be computed for k > q
+    causal        the factors where nothing is to be computed of some keys
     tiles         for each thread its tiles, in order; a thread without work has none
     split         the loop whose range the threads share
     in_registers  values that have no memory: kernels that carry out the whole task have a piece of them at a time
@@ -124,10 +143,15 @@ class Task:
     shapes: Mapping[Value, Shape]
     sizes: Mapping[Factor, int]
     shared: frozenset[Factor]
-    causal: tuple[Factor, Factor] | None = None
+    causal: Causal | None = None
     tiles: list[Tiles] = field(default_factory=list)
     split: Factor | None = None
     in_registers: frozenset[Value] = frozenset()
+
+    def seeing(self, seen: Mapping[Sight, Seen]) -> Task:
+        """The task with tiles that leave out what is not seen."""
+        mine = None if self.causal is None or self.causal.sight is None else seen.get(self.causal.sight)
+        return self if mine is None else replace(self, tiles=[replace(each, seen=mine) for each in self.tiles])
 
     @cached_property
     def product(self) -> Node | None:

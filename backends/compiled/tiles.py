@@ -42,7 +42,7 @@ class Cut:
         for loop in task.space.loops:
             start, stop = share.get(loop, (0, task.sizes[loop]))
             pieces.append(Pieces(loop, start, stop, max(1, min(self.widths.get(loop, stop - start), stop - start))))
-        return Tiles(tuple(pieces), task.causal, 0 if task.causal is None else task.sizes[task.causal[1]])
+        return Tiles(tuple(pieces), task.causal, 0 if task.causal is None else task.sizes[task.causal.k])
 
     def follow(self, loops: Sequence[Factor], others: Sequence[Factor]) -> Cut:
         """The same cut of another task: by its loops, `others`, in place of `loops`."""
@@ -59,6 +59,7 @@ class Tiling:
     small    bytes below which a task is not worth a second thread
     causal   the least and the most queries of a tile that leaves out the causal half
     scores   how many values as large as the scores a tile of attention has at work, of 4 bytes each
+    seen     of how many queries at a time it is told what they see, and of how many keys at least
     uneven   by how much a thread's share may be larger than the mean before another loop is tried
     whole    whether tasks stay whole, but for attention, of which only the queries are cut
     """
@@ -67,6 +68,7 @@ class Tiling:
     small: int
     causal: tuple[int, int]
     scores: int = 3
+    seen: tuple[int, int] = (64, 128)
     uneven: float = 1.1
     whole: bool = False
 
@@ -112,7 +114,7 @@ class Tiling:
         widths = {loop: share.get(loop, task.sizes[loop]) for loop in task.space.loops}
         if task.causal is not None:
             least, most = self.causal
-            q = task.causal[0]
+            q = task.causal.q
             widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
         if task.product is None:
             self._shrink(task, widths)
@@ -133,7 +135,7 @@ class Tiling:
 
     def _order(self, task: Task) -> Sequence[Factor]:
         """The loops that may be cut, the first first."""
-        last = task.causal[0] if task.causal is not None else None
+        last = task.causal.q if task.causal is not None else None
         order = [*(loop for loop in task.space.loops if loop != last), *([] if last is None else [last])]
         if not self.whole:
             return order
@@ -144,10 +146,10 @@ class Tiling:
 def _keys_and_whole(task: Task) -> int:
     """How many scores there are for each combination of indices of the loops: keys, and heads of a group."""
     assert task.causal is not None
-    factors = {task.causal[1]}
+    factors = {task.causal.k}
     for axes in task.space.dims.values():
         mine = {factor for axis in axes for factor in axis}
-        if mine.issuperset(task.causal):
+        if mine.issuperset((task.causal.q, task.causal.k)):
             factors |= mine
     return math.prod(task.sizes[factor] for factor in factors.difference(task.space.loops))
 

@@ -37,6 +37,7 @@ class CupyEngine:
     #: Of what a multiprocessor reads at once, so that rows which begin there are read in as few pieces as can be.
     alignment = 256
     checks_ids = False
+    follows_sights = False
 
     def __init__(self, tf32: bool = False) -> None:
         self.xp: Any = require_device()

@@ -14,6 +14,7 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
+from graphir.backends.compiled.sights import Views
 from graphir.backends.machine import default_threads
 from graphir.backends.numpy.engine import ENGINE
 from graphir.backends.numpy.profile import Profile
@@ -47,8 +48,10 @@ class NumpyExecutable(CompiledExecutable):
     def _begin(self, rank: Rank) -> Program:
         return Program(rank, self.threads, self._team.meeting if self.threads > 1 else None)
 
-    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
-        program = super()._write(rank, before)
+    def _write(
+        self, rank: int, before: Mapping[int, Program], arena: Array | None = None, seen: Views | None = None
+    ) -> Program:
+        program = super()._write(rank, before, arena, seen)
         results = [value for value in self.optimised.outputs if value not in self.prepared.overwriting]
         arrays = program.rank.arrays
         program.find_relocations({value: arrays[value] for value in (*self.optimised.arguments, *results)})
@@ -58,7 +61,7 @@ class NumpyExecutable(CompiledExecutable):
         return single_threaded_blas()
 
     def _run_segment(self, rank: int, index: int) -> None:
-        self._team.run(self.programs[rank].segments[index].calls)
+        self._team.run(self.programs[rank].current[index].calls)
 
     def profile(self, *arguments: Mapping[str, Any], repetitions: int = 10) -> Profile:
         """Where the time of a run with these arguments goes; see `graphir.backends.numpy.profiler`.

@@ -31,6 +31,7 @@ class NumpyEngine:
     #: A cache line, as vector instructions like it.
     alignment = 64
     checks_ids = True
+    follows_sights = True
     add: Function = np.add
     maximum: Function = staticmethod(maximum)
     copy: Function = staticmethod(np.copyto)

@@ -71,7 +71,7 @@ class Profiler:
         self._rows: dict[_Key, int] = {}
         self._handed: list[list[int]] = []
         self._owners = [
-            [self._settle(rank, index) for index in range(len(program.segments))]
+            [self._settle(rank, index) for index in range(len(program.current))]
             for rank, program in enumerate(programs)
         ]
         self._exchanged = {tasks[i].node: self._row(None, i, tasks[i].node, COLLECTIVE) for i in self._collectives}
@@ -106,7 +106,7 @@ class Profiler:
 
     def run_segment(self, rank: int, index: int) -> None:
         """Carries out a segment; `rank` counts those that are held here."""
-        calls = self.programs[rank].segments[index].calls
+        calls = self.programs[rank].current[index].calls
         looks: list[list[float]] = [[] for _ in calls]
         start = time.perf_counter()
         self.team.run([[(_carry_out, (each, seen.append))] for each, seen in zip(calls, looks, strict=True)])
@@ -134,7 +134,7 @@ class Profiler:
 
     def _settle(self, rank: int, index: int) -> list[NDArray[np.intp]]:
         """For each thread, whose each stretch of a segment is."""
-        segment = self.programs[rank].segments[index]
+        segment = self.programs[rank].current[index]
         reached = _reached(segment, self._position, self._collectives[index - 1] if index else None)
         owners = []
         for thread, (calls, nodes) in enumerate(zip(segment.calls, segment.nodes, strict=True)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from graphir.backends.proof.boxes import Box, Region, missing, whole
-from graphir.backends.proof.halves import lies_beyond, seen_of
+from graphir.backends.proof.halves import seen_of
 from graphir.backends.proof.items import Item, View
 from graphir.backends.proof.lattices import (
     Lattice,
@@ -65,7 +65,7 @@ class Found:
         rest = missing([(*box, *whole(item.sums.values())) for box in self.boxes], self.holding.terms.boxes)
         rest = item.back(rest, item.root)
         for half in item.root.spared:
-            rest = [seen_of(half, box) for box in rest if not lies_beyond(half, box)]
+            rest = [part for box in rest for part in seen_of(half, box)]
         return rest
 
 

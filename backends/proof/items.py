@@ -5,12 +5,14 @@ A fused node's values are named once: what enters or leaves its body is the grap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from graphir.backends.plan import Places, local_shape
 from graphir.backends.proof.boxes import Box, Range
+from graphir.backends.trace import Seen
 from graphir.ir.graph import Graph, Node
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
@@ -18,9 +20,39 @@ from graphir.ir.value import Value
 
 #: Dims, each as the names of its factors, major first.
 Axes: TypeAlias = tuple[tuple[str, ...], ...]
-#: Dims of a value, or factors of a sum: where index `k` + shift > index `q`, there is nothing.
-Half: TypeAlias = tuple[int, int, int]
 MASKED, ZERO = "masked", "zero"
+
+
+@dataclass(frozen=True)
+class Half:
+    """Dims of a value, or factors of a sum: where index `k` + shift > index `q`, there is nothing.
+
+    With `seen`, there is nothing where, of sequence `b`, that says that query `q` does not see key `k`.
+    """
+
+    q: int
+    k: int
+    shift: int = 0
+    b: int | None = None
+    seen: Seen | None = None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """All that it speaks of: q and k, and b if it does."""
+        return (self.q, self.k) if self.b is None else (self.q, self.k, self.b)
+
+    def at(self, dims: Sequence[int]) -> Half:
+        """The same of other dims, in the order of `dims`."""
+        return Half(dims[0], dims[1], self.shift, None if self.b is None else dims[2], self.seen)
+
+    def keys(self, q: Range, b: Range | None) -> tuple[float, int]:
+        """The keys, from the first to behind the last, outside of which there is nothing for any of these queries."""
+        if self.seen is None:
+            return -math.inf, q[1] - self.shift
+        rows = range(*b) if b is not None else range(len(self.seen.lows))
+        blocks = range(q[0] // self.seen.queries, (q[1] - 1) // self.seen.queries + 1)
+        told = [(self.seen.lows[row][block], self.seen.highs[row][block]) for row in rows for block in blocks]
+        return min((low for low, _ in told), default=0), max((high for _, high in told), default=0)
 
 
 @dataclass(eq=False)

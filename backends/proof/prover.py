@@ -49,7 +49,7 @@ class Prover:
         self.contents = Contents(self.lays, self.counts)
         self.memory = self.contents.memory
         self.ledger = Ledger(trace.graph, trace.sizes, trace.rank)
-        find_halves(self.ledger)
+        find_halves(self.ledger, trace.seen)
         self.steps = Steps(self.ledger, self.contents)
         self.flights = Flights(self.ledger, self.contents)
         self.kept = Kept(self.ledger, self.memory, self.lays)

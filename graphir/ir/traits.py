@@ -225,6 +225,21 @@ class Causal(Trait, keyword="causal"):
     when: Callable[[Written], bool]
 
 
+#: Which entries [b, q, k] are not masked: made by a module, of operands by name, under attributes.
+Looks: TypeAlias = Callable[[Any, Written, Written], Any]
+
+
+@dataclass(frozen=True)
+class Sees(Trait, keyword="sees"):
+    """Which entries [b, .., q, k] its operands that are no floats leave unmasked: the others do not depend on the rest,
+    they are masked, and 0 of an operator that is linear.
+
+    Read by whoever leaves out what no query of a run sees, and its proof (check_sees).
+    """
+
+    rule: Looks
+
+
 class IgnoresMasked(_OfOperands, keyword="ignores_masked"):
     """Operands whose masked entries change nothing but their own results, which are 0. Read by the causal half."""
 

@@ -150,6 +150,12 @@ def _seen(
     return seen
 
 
+def _sees(xp: Xp, operands: Mapping[str, Array], attributes: Mapping[str, Any]) -> Array:
+    """As `_seen`, [b, q, k]."""
+    q, k, keep = operands["q_position"], operands["k_position"], operands.get("keep")
+    return _seen(3, q, k, keep, operands.get("q_segment"), operands.get("k_segment"), attributes["window"])
+
+
 _BY_POSITION_EXAMPLES = (
     {"width": _D_H},
     {"width": _D_H, "window": 2},
@@ -158,7 +164,7 @@ _BY_POSITION_EXAMPLES = (
 )
 
 
-@operator("SMP", _by_position_signature, symbol="SM", flops=2, examples=_BY_POSITION_EXAMPLES)
+@operator("SMP", _by_position_signature, symbol="SM", sees=_sees, flops=2, examples=_BY_POSITION_EXAMPLES)
 def scale_mask_by_position(
     xp: Xp,
     A: Array,
@@ -189,7 +195,7 @@ def _d_by_position_signature(window: int, mask: str, segments: bool) -> str:
 
 
 @scale_mask_by_position.backward(
-    "dSMP", _d_by_position_signature, symbol="dSM", flops=2, linear="dZ", examples=_BY_POSITION_EXAMPLES
+    "dSMP", _d_by_position_signature, symbol="dSM", sees=_sees, flops=2, linear="dZ", examples=_BY_POSITION_EXAMPLES
 )
 def d_scale_mask_by_position(
     xp: Xp,

@@ -18,7 +18,8 @@ import numpy as np
 
 import graphir as gi
 from graphir.ir.operator import Operator
-from graphir.ir.traits import FromStatistics, GivenDot, Variant, WithSlope, WithStatistics
+from graphir.ir.traits import FromStatistics, GivenDot, Sees, Variant, WithSlope, WithStatistics
+from graphir.operators.special import masked_score
 from graphir.testing.blocks import check_blocks
 from graphir.testing.cases import Array, Case, Draw, cases, require, same_bits
 from graphir.testing.gradients import carries_gradient, check_gradient
@@ -186,6 +187,26 @@ def check_linear(case: Case) -> None:
             require(error <= bound, f"{case}: {output.name} is not linear in {', '.join(names)}: off by {error:.1e}")
 
 
+def check_sees(case: Case) -> None:
+    """What is not to be seen is masked, or 0 of what is linear, and all else follows from the scores."""
+    operator = case.operator
+    trait = operator.trait(Sees)
+    assert trait is not None
+    (scores,) = (o.name for o, value in zip(case.rule.inputs, case.graph.inputs, strict=True) if value.type.is_float)
+    others = {name: array for name, array in case.arrays.items() if name != scores}
+    seen = np.asarray(trait.rule(np, others, case.node.attributes))
+    array = case.arrays[scores]
+    b, q, k = array.shape[0], *array.shape[-2:]
+    require(seen.shape == (b, q, k), f"{case}: what is seen is [b, q, k] = {[b, q, k]}, not {list(seen.shape)}")
+    hidden = np.broadcast_to(~seen.reshape(b, *(1,) * (array.ndim - 3), q, k), array.shape)
+    (made,) = case.run().values()
+    expected = 0 if operator.linear else masked_score(made.dtype)
+    require(
+        bool(np.all(made[hidden] == expected)), f"{case}: of what is not to be seen it makes another than {expected}"
+    )
+    require(not np.any(made[~hidden] == masked_score(made.dtype)), f"{case}: what is to be seen it masks")
+
+
 def check_associative(case: Case) -> None:
     """Of variadic operands some may be put together first: f(f(x₀, x₁), x₂) = f(x₀, x₁, x₂), up to rounding."""
     names = list(case.arrays)
@@ -262,6 +283,7 @@ CHECKS: Mapping[Callable[[Case], None], Callable[[Operator], bool]] = {
     check_shape_only: lambda operator: operator.shape_only,
     check_elementwise: lambda operator: operator.elementwise,
     check_linear: lambda operator: bool(operator.linear) or operator.jointly_linear,
+    check_sees: lambda operator: operator.trait(Sees) is not None,
     check_associative: lambda operator: operator.associative,
     check_updates: lambda operator: bool(operator.updates),
     check_variants: lambda operator: any(operator.variant(kind) for kind in _VARIANTS),

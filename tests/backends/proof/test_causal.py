@@ -9,7 +9,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.proof.halves import find_halves
-from graphir.backends.proof.items import MASKED, ZERO, Ledger
+from graphir.backends.proof.items import MASKED, ZERO, Half, Ledger
 from graphir.ir.graph import Graph
 from graphir.ir.operator import Place
 from tests.backends.proof.test_proof import fails
@@ -146,6 +146,6 @@ def test_what_is_known_beyond_follows_from_traits() -> None:
     find_halves(ledger)
     known = {name: ledger.item(graph[name]).beyond for name in ("A", "Z", "P", "Q", "T", "E")}
     assert known == {
-        "A": {}, "Z": {(2, 3, 0): MASKED}, "P": {(2, 3, 0): ZERO}, "Q": {(2, 3, 0): ZERO}, "T": {(3, 2, 0): ZERO},
+        "A": {}, "Z": {Half(2, 3): MASKED}, "P": {Half(2, 3): ZERO}, "Q": {Half(2, 3): ZERO}, "T": {Half(3, 2): ZERO},
         "E": {},
     }  # fmt: skip

@@ -1,0 +1,193 @@
+"""What no query of a run sees is left out, whatever the positions; and never anything that one sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.backends.compiled import sights
+from graphir.backends.compiled.tiles import Tiling
+from graphir.backends.trace import Seen
+from graphir.errors import ProofError
+from graphir.passes import autodiff
+from tests.support.tilings import DrawnTiling
+
+B, S, S_k, N_KV, G, D_h = gi.dims("B S S_k N_KV G D_h")
+SIZES = {"B": 2, "S": 24, "S_k": 24, "N_KV": 2, "G": 2, "D_h": 4}
+NEVER = 1 << 30
+Arrays = Mapping[str, Any]
+
+
+def attention(grouped: bool = True, **options: Any) -> gi.Graph:
+    """L = Σ O², O of attention by position, and its gradients."""
+    block = gi.Builder("attention", dtype="float64")
+    group = (G,) if grouped else ()
+    Q = block.parameter("Q", (B, N_KV, *group, S, D_h))
+    K, V = (block.parameter(name, (B, N_KV, S_k, D_h)) for name in "KV")
+    ids = [block.input(name, (B, size), "int64") for name, size in (("q", S), ("k", S_k))]
+    if options.get("mask") == "padding":
+        ids.append(block.input("keep", (B, S_k), "bool"))
+    if options.get("segments"):
+        ids += [block.input(name, (B, size), "int64") for name, size in (("q_segment", S), ("k_segment", S_k))]
+    Z = gi.scale_mask_by_position(gi.matmul(Q, gi.transpose(K)), *ids, width=D_h, **options)
+    O = gi.matmul(gi.softmax(Z), V, name="O")  # noqa: E741
+    return autodiff(block.build(gi.reduce_sum(gi.multiply(O, O), name="L")))
+
+
+def drawn(seed: int, sizes: Mapping[str, int] = SIZES) -> Arrays:
+    random = np.random.default_rng(seed)
+    b, s, s_k = sizes["B"], sizes["S"], sizes["S_k"]
+    return {
+        "Q": random.standard_normal((b, 2, 2, s, 4)),
+        "K": random.standard_normal((b, 2, s_k, 4)),
+        "V": random.standard_normal((b, 2, s_k, 4)),
+        "keep": random.random((b, s_k)) < 0.7,
+        "q_segment": np.sort(random.integers(0, 3, (b, s))),
+        "k_segment": np.sort(random.integers(0, 3, (b, s_k))),
+    }
+
+
+def orders(count: int) -> dict[str, Any]:
+    """Positions [2, count] in every order that one may think of."""
+    random, line = np.random.default_rng(1), np.arange(count)
+    return {
+        "in order": np.stack([line, line]),
+        "one behind the other's prompt": np.stack([line, np.maximum(line - 9, -1)]),
+        "packed": np.stack([line % 7, line % 11]),
+        "permuted": np.stack([random.permutation(count), random.permutation(count)]),
+        "backwards": np.stack([line[::-1], line]),
+        "halves exchanged": np.stack([np.roll(line, count // 2)] * 2),
+        "all at once": np.zeros((2, count), int),
+        "nobody": np.full((2, count), NEVER),
+    }
+
+
+def tiling(seed: int) -> DrawnTiling:
+    queries, keys = [(1, 1), (4, 4), (3, 5), (8, 2)][seed % 4]
+    return DrawnTiling(bytes=1 << 22, small=0, causal=(1, 1 << 20), seed=seed, seen=(queries, keys))
+
+
+def given(graph: gi.Graph, arrays: Arrays) -> Arrays:
+    return {value.name: arrays[value.name] for value in graph.arguments}
+
+
+OPTIONS = {
+    "plain": {"grouped": False},
+    "grouped": {},
+    "window": {"window": 5},
+    "padding": {"mask": "padding"},
+    "segments": {"segments": True, "window": 9},
+}
+
+
+def _plain(arrays: Arrays) -> Arrays:
+    return {**arrays, "Q": arrays["Q"][:, :, 0]}
+
+
+@pytest.mark.parametrize(("which", "seed"), [(which, 5 * i + 3) for i, which in enumerate(OPTIONS)] + [("grouped", 1)])
+def test_numbers_are_the_interpreters_in_any_order(which: str, seed: int) -> None:
+    """One executable, run on one order after the other; each of its programs is proved."""
+    graph = attention(**OPTIONS[which])
+    sizes = {name: size for name, size in SIZES.items() if name != "G" or which != "plain"}
+    reference = gi.compile(graph, sizes, backend="reference")
+    run = gi.compile(graph, sizes, threads=1 + seed % 3, tiling=tiling(seed), check=True)
+    known = list(orders(24).values())
+    for number, (q, k) in enumerate([*((each, each) for each in known), (known[0], known[3]), (known[4], known[1])]):
+        arrays = {**drawn(number), "q": q, "k": k}
+        arrays = given(graph, _plain(arrays) if which == "plain" else arrays)
+        wanted, found = reference(arrays), run(arrays)
+        for name, array in wanted.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-11, atol=1e-12, err_msg=f"{name}, {number}")
+
+
+@pytest.mark.parametrize("window", [0, 6])
+@pytest.mark.parametrize("order", orders(40))
+def test_what_is_left_out_nobody_sees(order: str, window: int) -> None:
+    """Held to the mask itself, entry by entry; and of what is in order nearly half is left out."""
+    graph = attention(window=window)
+    run = gi.compile(graph, {**SIZES, "S": 40, "S_k": 40}, threads=1)
+    (sight,) = run.prepared.sights
+    q, k = (next(v for v in run.optimised.arguments if v.name == name) for name in "qk")
+    positions = orders(40)[order]
+    seen = sight.look({q: positions, k: positions}, 8, 4)
+    before = positions[:, :, None] - positions[:, None, :]
+    mask = (before >= 0) & ((before < window) if window else True)
+    told = np.zeros_like(mask)
+    for b in range(2):
+        for low in range(0, 40, 3):
+            first, last = sights.keys_of(seen, (b, b + 1), (low, min(low + 3, 40)))
+            told[b, low : low + 3, first:last] = True
+    assert not (mask & ~told).any()
+    if order == "in order":
+        assert told.mean() < (0.68 if not window else 0.5)
+
+
+def test_runs_share_programs_and_few_are_written() -> None:
+    """In order half is left out, by one program more; what it covers needs no other; nor do all orders there are."""
+    graph = attention()
+    run = gi.compile(graph, SIZES, threads=1, tiling=Tiling(1 << 22, 0, (4, 8), seen=(4, 4)))
+    written: list[int] = []
+    random = np.random.default_rng(0)
+    line = np.stack([np.arange(24)] * 2)
+    for positions in [line, line + 5, line, *(random.permuted(line, axis=1) for _ in range(30))]:
+        run(given(graph, {**drawn(0), "q": positions, "k": positions}))
+        written.append(len(run.programs[0]._seeing))
+    assert written[:3] == [1, 1, 1]
+    assert written[-1] <= 16
+
+
+def test_what_the_caller_hands_in_next_is_read_by_every_program() -> None:
+    """Large arguments are read where they are, and results lent: both have to follow when the program changes."""
+    sizes = {**SIZES, "S": 300, "S_k": 300}
+    graph = attention()
+    run = gi.compile(graph, sizes, threads=2, tiling=Tiling(1 << 22, 0, (16, 64), seen=(32, 32)))
+    reference = gi.compile(graph, sizes, backend="reference")
+    line, back = np.stack([np.arange(300)] * 2), np.stack([np.arange(300)[::-1]] * 2)
+    kept = []
+    for number, positions in enumerate([line, back, line, back, line // 2]):
+        arrays = given(graph, {**drawn(number, sizes), "q": positions, "k": positions})
+        kept.append((run(arrays), reference(arrays)))
+    assert len(run.programs[0]._seeing) >= 2
+    for found, wanted in kept:
+        for name, array in wanted.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-10, atol=1e-10)
+
+
+def test_a_program_that_leaves_out_a_key_that_is_seen_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = attention()
+    run = gi.compile(graph, SIZES, threads=1, tiling=Tiling(1 << 22, 0, (4, 8), seen=(4, 4)), check=True)
+    right = sights.keys_of
+
+    def narrower(seen: Seen, b: Any, q: Any) -> Any:
+        low, high = right(seen, b, q)
+        return low, high - 4 if high > 8 else high
+
+    monkeypatch.setattr("graphir.backends.compiled.task.keys_of", narrower)
+    line = np.stack([np.arange(24)] * 2)
+    with pytest.raises(ProofError, match=r"needs all of S_k 0:24, and reads S_k 0:\d+"):
+        run(given(graph, {**drawn(0), "q": line, "k": line}))
+
+
+@pytest.mark.parametrize("axis", ["b", "q"])
+def test_each_rank_leaves_out_what_its_own_queries_do_not_see(axis: str) -> None:
+    """Sequences, or queries, over two ranks; keys are whole on both."""
+    mesh = gi.Mesh(r=2)
+    b, q = (("r",), ()) if axis == "b" else ((), ("r",))
+    block = gi.Builder("ranks", dtype="float64", mesh=mesh)
+    layout = gi.Layout
+    Q = block.input("Q", (B, N_KV, G, S, D_h), layout=layout([b, (), (), q, ()]))
+    K, V = (block.input(name, (B, N_KV, S_k, D_h), layout=layout([b, (), (), ()])) for name in "KV")
+    at = block.input("q", (B, S), "int64", layout=layout([b, q]))
+    k_at = block.input("k", (B, S_k), "int64", layout=layout([b, ()]))
+    Z = gi.scale_mask_by_position(gi.matmul(Q, gi.transpose(K)), at, k_at, width=D_h)
+    graph = block.build(gi.matmul(gi.softmax(Z), V, name="O"))
+    run = gi.compile(graph, SIZES, threads=1, tiling=Tiling(1 << 22, 0, (4, 8), seen=(4, 4)), check=True)
+    reference = gi.compile(graph, SIZES, backend="reference")
+    for order in ("in order", "packed", "backwards"):
+        arrays = given(graph, {**drawn(0), "q": orders(24)[order], "k": orders(24)[order]})
+        np.testing.assert_allclose(run(arrays)["O"], reference(arrays)["O"], rtol=1e-12, atol=1e-12)
+    assert [len(program._seeing) for program in run.programs] == [2, 1]
