@@ -119,6 +119,7 @@ class _Reader:
                 f"plan {self.plan.name} splits the residual stream, but graph {self.graph.name} has none: nothing is "
                 "added to what it is made of; pin what is meant by its name, as in activations={'Y': 'S|tp'}"
             )
+        self._require_use("residual", stream)
 
     def _pin_gradients(self) -> None:
         """`gradients` entries: what an update reads beside the parameter and its state lies as the parameter."""
