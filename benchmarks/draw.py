@@ -4,8 +4,8 @@
 
 Two views of a Transformer with its gradients: every node drawn (each layer on its own), and folded as the overall
 figure, where repeated layers are drawn once. Columns: nodes of the graph; nodes drawn; milliseconds to choose them
-(`picture`), to write DOT (`dot`), to draw that as SVG and as PNG, layout included; the best of three, and one for
-the last two.
+(`picture`), to write DOT (`dot`), to draw them as SVG and as PNG, layout included; the best of three, and one for the
+last two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graphir import models
-from graphir.drawing import dot, draw, find_view
+from graphir.drawing import Picture, dot, draw, find_view
 from graphir.drawing.render import render, renderers
 from graphir.errors import ConfigError
 from graphir.passes import autodiff
@@ -35,11 +35,11 @@ def milliseconds(action: Callable[[], Any], times: int = 3) -> tuple[float, Any]
     return 1000 * best, result
 
 
-def rendered(source: str, format: str) -> str:
+def rendered(picture: Picture, format: str) -> str:
     if format not in renderers():
         return f"{'—':>9}"
     try:
-        return f"{milliseconds(lambda: render(source, format), 1)[0]:9.0f}"
+        return f"{milliseconds(lambda: render(picture, format), 1)[0]:9.0f}"
     except ConfigError:
         return f"{'failed':>9}"
 
@@ -55,8 +55,8 @@ def main(layers: list[int]) -> None:
                 continue
             view = find_view(graph, name)
             pictured, picture = milliseconds(lambda graph=graph, view=view: draw(graph, view, "benchmark"))
-            written, source = milliseconds(lambda picture=picture: dot(picture))
-            times = " ".join(rendered(source, format) for format in ("svg", "png"))
+            written, _ = milliseconds(lambda picture=picture: dot(picture))
+            times = " ".join(rendered(picture, format) for format in ("svg", "png"))
             counts = f"{count:6} {name:>8} {len(graph.nodes):7} {len(picture.nodes):7}"
             print(f"{counts} {pictured:9.1f} {written:9.1f} {times}", flush=True)
 

@@ -8,7 +8,8 @@ picture    what is drawn, as plain data         view     which part of a graph, 
 labels     names typeset as the documents do    style    the one table of colours, shapes and lines
 vertices   nodes and blocks                     scene    the edges between them, and ports
 arrange    rows, frames, legend                 ranks    ranks side by side
-dot        picture to DOT                       runs     the text of a drawn SVG put together again
+layout     where everything lies                paint    a laid-out picture as SVG
+dot        picture to DOT                       render   files of every format
 files      drawings as files, whatever the format
 figures    the documents' figures, by id        views    ready-made views of any graph
 """

@@ -103,10 +103,9 @@ def _turn(scene: Vertices, nodes: dict[str, PictureNode]) -> list[tuple[str, str
     """In an overall figure that is not mirrored the backward pass begins below the end of the forward pass."""
     if scene.view.mirror or not scene.view.folds:
         return []
-    blocks = [each for each in nodes.values() if each.op or each.kind == "block"]
-    forward = [each.id for each in blocks if each.phase == FORWARD]
-    backward = [each.id for each in blocks if each.phase == BACKWARD]
-    return [(forward[-1], backward[0])] if forward and backward else []
+    backward = [each.id for each in nodes.values() if (each.op or each.kind == "block") and each.phase == BACKWARD]
+    forward = [each.id for each in nodes.values() if each.role == "outflow" and each.phase == FORWARD]
+    return [(last, backward[0]) for last in forward] if backward else []
 
 
 def _frames(scene: Vertices) -> tuple[Cluster, ...]:

@@ -7,7 +7,7 @@ picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import graphviz
 
@@ -284,18 +284,8 @@ def _legend_cell(entry: LegendEntry) -> str:
         look = style.EDGES[entry.style]
         sign = f"<B>{look.sign}</B>" if look.width > 1.5 else look.sign
         return f'<TD><FONT COLOR="{look.color}" POINT-SIZE="{style.TITLE:g}">{sign}</FONT> {text}</TD>'
-    border, fill = _swatch(entry.style)
+    border, fill = style.swatch(entry.style)
     return (
         f'<TD><TABLE BORDER="0" CELLBORDER="1" CELLSPACING="0" CELLPADDING="2"><TR><TD COLOR="{border}" '
         f'BGCOLOR="{fill}">{text}</TD></TR></TABLE></TD>'
     )
-
-
-def _swatch(key: str) -> tuple[str, str]:
-    swatches: Mapping[str, tuple[str, str]] = {
-        "backward": style.BACKWARD,
-        "update": style.UPDATE,
-        **{f"collective-{axis}": colours for axis, colours in style.AXES.items()},
-    }
-    look = style.NODES.get(key)
-    return swatches.get(key) or ((look.border, look.fill) if look else (style.INK, "white"))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from graphir.drawing.dot import dot
 from graphir.drawing.picture import Picture
 from graphir.drawing.render import FORMATS as PICTURES
 from graphir.drawing.render import render
@@ -34,7 +33,7 @@ def picture_file(picture: Picture, format: str) -> bytes:
     """A picture as a file: a drawing, or a page of it."""
     from graphir.drawing.page import figure_page
 
-    return figure_page(picture).encode() if format == "html" else render(dot(picture), format)
+    return figure_page(picture).encode() if format == "html" else render(picture, format)
 
 
 def graph_file(

@@ -8,6 +8,7 @@ labels, into HTML, and into plain text.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from html import escape
 
@@ -110,6 +111,20 @@ def formula_label(text: str) -> Label:
         position = found.end()
     runs.append(Run(text[position:].replace("*", "·")))
     return tuple(run for run in runs if run.text)
+
+
+def scripts_label(text: str) -> Label:
+    """A text whose raised and lowered letters, ᵀ or ₁, are set as such: few fonts have them."""
+    runs: list[Run] = []
+    for letter in text:
+        kind, _, plain_letter = unicodedata.decomposition(letter).partition(" ")
+        form = {"<super>": "sup", "<sub>": "sub"}.get(kind, "")
+        shown = chr(int(plain_letter, 16)) if form and " " not in plain_letter else letter
+        if runs and runs[-1].form == form:
+            runs[-1] = Run(runs[-1].text + shown, form)
+        else:
+            runs.append(Run(shown, form))
+    return tuple(runs)
 
 
 # -- writers ----------------------------------------------------------------------------------------------

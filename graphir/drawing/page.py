@@ -22,9 +22,9 @@ from graphir.drawing.dot import dot
 from graphir.drawing.fonts import font_faces
 from graphir.drawing.inline import asset, policy, script_json
 from graphir.drawing.labels import plain
+from graphir.drawing.paint import paint
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode
 from graphir.drawing.ranks import side_by_side
-from graphir.drawing.render import render
 from graphir.drawing.scene import draw
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.drawing.view import Fold, View
@@ -106,6 +106,8 @@ def _state(graph: Graph, group: str, blocks: Sequence[str], opened: tuple[str, .
         expand=layers,
         local=graph.mesh.size > 1,
         hide=_KEYS,
+        mirror=True,
+        cached="ports",
     )
     opens = {block: _id(group, tuple(each for each in blocks if each in (*opened, block))) for block in closed}
     closes = {
@@ -204,10 +206,10 @@ def _laid_out(states: Sequence[State]) -> tuple[str, list[dict[str, Any]]]:
     for index, state in enumerate(states):
         # The page's panel says what the title and tooltips would.
         plain_nodes = tuple(replace(node, details=Details()) for node in state.picture.nodes)
-        source = dot(replace(state.picture, nodes=plain_nodes, title=""))
-        first = firsts.setdefault(_anonymous(source, state.group), state)
+        picture = replace(state.picture, nodes=plain_nodes, title="")
+        first = firsts.setdefault(_anonymous(dot(picture), state.group), state)
         if first is state:
-            templates.append(_template(index, source))
+            templates.append(_template(index, picture))
             data.append(_data(index, state, known))
         else:
             data.append(_like(state, first))
@@ -265,8 +267,8 @@ def _stem(group: str) -> str:
     return group.rstrip("0123456789")
 
 
-def _template(index: int, source: str) -> str:
-    drawing = inline_svg(parse_svg(render(source, "svg")), f"s{index}", titles=False)
+def _template(index: int, picture: Picture) -> str:
+    drawing = inline_svg(parse_svg(paint(picture)), f"s{index}", titles=False)
     return f'<template id="state-{index}">{drawing}</template>\n'
 
 

@@ -109,6 +109,23 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """A part of a picture that is laid out by itself: its nodes under a title, and lines of text below them."""
+
+    title: Label
+    lines: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Cells that belong together, in rows under a title."""
+
+    title: Label
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LegendEntry:
     """A line of the legend: `style` is a key of the style tables, `kind` is "edge" or "node"."""
 
@@ -132,6 +149,8 @@ class Picture:
     legend: tuple[LegendEntry, ...] = ()
     #: Nodes of one level: they lie in a row (a column, if the direction is LR), as d-nodes beside their nodes.
     levels: tuple[tuple[str, ...], ...] = ()
+    #: Of a picture that is a table: what it shows, cell by cell.
+    sections: tuple[Section, ...] = ()
     #: Pairs (first, then) that only order the drawing.
     order: tuple[tuple[str, str], ...] = field(default=())
 

@@ -16,7 +16,7 @@ from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode
 from graphir.drawing.vertices import Vertices
 from graphir.drawing.view import View, matches
 from graphir.errors import ConfigError
-from graphir.ir.graph import BACKWARD, UPDATE, Graph, Node
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
 
 _INT = frozenset({"int32", "int64"})
@@ -41,8 +41,7 @@ def draw(graph: Graph, view: View, name: str = "figure") -> Picture:
     if not isinstance(view, View):
         raise ConfigError(
             f"draw({graph.name}, {view!r}): a picture is drawn under a View, and is no file yet; "
-            'to_dot(graph, view="overall") makes DOT of it, and drawing.render.render(to_dot(graph), "svg") the bytes '
-            "of a file"
+            'gi.draw(graph, "block.svg", view="overall") writes one'
         )
     return _Scene(graph, view).picture(name)
 
@@ -115,11 +114,13 @@ class _Scene(Vertices):
                 continue
             role = self.naming.role(use.base, use.reader)
             waits = not source and use.base not in entering and self._goes_on_shelf(use)
-            if waits or (role == "cached" and self.view.cached == "ports"):
+            elsewhere = made is None or made.meta.phase == FORWARD
+            if waits or (role == "cached" and elsewhere and self.view.cached == "ports"):
                 self._shelve(use)
             else:
                 flows.setdefault((source, use.base), []).append(use)
-        for (source, base), uses in flows.items():
+        made_at = {value: place for place, value in enumerate(self.graph.values.values())}
+        for (source, base), uses in sorted(flows.items(), key=lambda flow: made_at[flow[0][1]]):
             distinct = list({use.target: use for use in reversed(uses)}.values())[::-1]
             self._flow(source or self._inflow(base, distinct), base, distinct, not source)
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FONT = "Times"
+#: What a reader's machine may have of it; single quotes, since it stands in an attribute.
+FONTS = "Times, 'Times New Roman', STIXGeneral, serif"
 INK = "#1A1A1A"
 QUIET = "#666666"
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#007A5A", "#E69F00", "#56B4E9", "#A8518A"
@@ -88,3 +90,14 @@ def edge_style(role: str, of_parameter: bool = False, detailed: bool = True) -> 
     if role == "gradient" and not detailed:
         return "gradient-overall"
     return role
+
+
+def swatch(key: str) -> tuple[str, str]:
+    """The border and fill that stand for a kind of node in the legend."""
+    swatches: Mapping[str, tuple[str, str]] = {
+        "backward": BACKWARD,
+        "update": UPDATE,
+        **{f"collective-{axis}": colours for axis, colours in AXES.items()},
+    }
+    look = NODES.get(key)
+    return swatches.get(key) or ((look.border, look.fill) if look else (INK, "white"))

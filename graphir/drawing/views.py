@@ -38,6 +38,7 @@ def find_view(graph: Graph, view: str | View) -> View:
     full                 every node and edge, nothing folded or left out
     mha-backward, …      as the figure of that id
     layer0/mha           every node of a scope
+    The latter two have the backward pass beside the forward one; what it reads of that waits beside its nodes.
     Of a sharded graph all but `overall` show what one rank has: local shapes, [D, D/N_T].
     Errors: ConfigError if there is no such view and no such scope.
     """
@@ -54,13 +55,21 @@ def find_view(graph: Graph, view: str | View) -> View:
         ),
         "forward": View(graph.name, phases=(FORWARD,), local=one),
         "backward": View(graph.name, phases=(BACKWARD,), local=one),
-        "full": View(graph.name, phases=every, full=True, expand=tuple(range(len(graph.nodes))), local=one),
+        "full": View(
+            graph.name,
+            phases=every,
+            full=True,
+            expand=tuple(range(len(graph.nodes))),
+            local=one,
+            mirror=True,
+            cached="ports",
+        ),
     }
     if view in named:
         return named[view]
     scopes = {node.meta.scope for node in graph.nodes}
     if any(scope == view or scope.startswith(f"{view}/") for scope in scopes):
-        return replace(named["forward"], title=view, scopes=(view,), phases=every)
+        return replace(named["forward"], title=view, scopes=(view,), phases=every, mirror=True, cached="ports")
     shown = ", ".join(sorted(scope for scope in scopes if scope)[:6])
     raise ConfigError(
         f"graph {graph.name} has no view called {view!r}; choose {', '.join(named)}, a figure's id, or a scope: {shown}"

@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import lru_cache
 from html import escape
 
-from graphir.drawing import FigureConfig, dot, figure
+from graphir.drawing import FigureConfig, figure
 from graphir.drawing.fonts import font_faces
 from graphir.drawing.inline import asset, policy
-from graphir.drawing.render import render
+from graphir.drawing.paint import paint
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.guide.communication import communication
 from graphir.guide.config import GuideConfig
@@ -127,7 +127,7 @@ class _Directives:
         self.count += 1
         picture = figure(id, self.figures)
         # The caption says the title; twice is once too often.
-        root = parse_svg(render(dot(replace(picture, title="")), "svg"))
+        root = parse_svg(paint(replace(picture, title="")))
         width = float(root.get("width", "0").removesuffix("pt"))
         drawing = inline_svg(root, f"f{self.count}")
         caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {set_names(picture.caption)}"

@@ -1,4 +1,4 @@
-"""Drawing: labels, views of any graph, DOT that nothing breaks, text of a drawn SVG put together again."""
+"""Drawing: labels, views of any graph, DOT that nothing breaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from graphir.drawing import Cluster, Fold, Picture, PictureEdge, PictureNode, Vi
 from graphir.drawing.labels import formula_label, plain, shape_label, to_graphviz, to_html, typeset
 from graphir.drawing.picture import Details, LegendEntry, Run
 from graphir.drawing.ranks import side_by_side
-from graphir.drawing.runs import join_runs
 from graphir.drawing.style import EDGES, NODES
 from graphir.drawing.view import Repeats, within
 from graphir.errors import ConfigError
@@ -303,34 +302,3 @@ def test_roles_differ_in_line_or_shape_not_only_in_colour():
     looks = [(s.width, s.line, s.tip, s.double) for s in EDGES.values()]
     assert len(set(looks)) == len(looks)
     assert NODES["collective"].frames == 2
-
-
-# -- runs of an SVG ---------------------------------------------------------------------------------------
-
-SVG = """<svg xmlns="http://www.w3.org/2000/svg"><g class="node"><ellipse cx="50" cy="9" rx="9" ry="9"/>
-<text text-anchor="start" x="40" y="12" font-size="12.00" font-weight="bold">X</text>
-<text text-anchor="start" x="49" y="12" font-size="9.00" baseline-shift="sub">norm</text></g><g class="edge">
-<text text-anchor="start" x="10" y="40" font-size="12.00" font-weight="bold">W\u0303</text>
-<text text-anchor="start" x="25" y="40" font-size="9.00" baseline-shift="sub">Q</text>
-<text text-anchor="start" x="300" y="40" font-size="9.00">far</text></g></svg>"""
-
-
-def test_the_runs_of_a_line_become_one_text():
-    root = join_runs(ElementTree.fromstring(SVG))
-    texts = [each for each in root.iter() if each.tag.endswith("}text")]
-    assert ["".join(each.itertext()) for each in texts] == ["Xnorm", "W\u02dcQ", "far"]
-    assert texts[0].get("text-anchor") == "middle"
-    assert float(texts[0].get("x")) == 50
-    assert texts[1].get("text-anchor") == "start"
-
-
-def test_subscripts_are_lowered_and_tildes_lifted():
-    root = join_runs(ElementTree.fromstring(SVG))
-    spans = [each for each in root.iter() if each.tag.endswith("}tspan")]
-    assert [span.text for span in spans] == ["X", "norm", "W", "\u02dc", "Q"]
-    assert float(spans[1].get("dy")) > 0
-    assert float(spans[3].get("dy")) < 0
-    assert float(spans[3].get("dx")) < 0
-    assert not any("baseline-shift" in span.attrib for span in spans)
-    # What was lifted comes down again, and goes on to the subscript's level.
-    assert float(spans[4].get("dy")) == pytest.approx(float(spans[1].get("dy")) - float(spans[3].get("dy")), abs=0.02)

@@ -19,6 +19,7 @@ from graphir.drawing.style import edge_style
 from graphir.errors import ConfigError
 from graphir.ir.builder import Builder
 from graphir.ir.dims import dim_names
+from graphir.ir.traits import Hidden
 
 #: Every id that the list of figures asks for.
 ASKED = set(
@@ -465,7 +466,7 @@ def test_captions_work_out_what_is_sent():
 def test_a_layers_communication_is_listed_in_order():
     notes = [plain(line) for node in figure("tp-communication").nodes if node.kind == "note" for line in node.lines]
     places = [line.partition(":")[0] for line in notes if ":" in line and not line.startswith(("naive", "ring"))]
-    assert places[::-1] == ["MHA, forward", "MLP, forward", "MLP, backward", "MHA, backward"]
+    assert places == ["MHA, forward", "MLP, forward", "MLP, backward", "MHA, backward"]
     assert notes.count("among GPU 0, GPU 1, GPU 2") == 4
 
 
@@ -555,13 +556,21 @@ def test_the_dictionary_shows_every_operator_beside_its_d_operator():
     picture = figure("operator-dictionary")
     shown = {node.op for node in picture.nodes}
     for each in gi.operators():
-        module = each.kernel.__module__
-        if not module.startswith("graphir.operators.") or module.endswith(
-            ("split_vocabulary", "update", "collectives")
-        ):
+        if not each.kernel.__module__.startswith("graphir.operators.") or each.trait(Hidden):
             continue
-        if each.d_operator is not None:
+        if each.d_operator is not None and not each.kernel.__module__.endswith("split_vocabulary"):
             assert {each.key, each.d_operator.key} <= shown, each.key
+    assert {"AR", "AG", "RS", "A2A", "SGD", "Adam", "AdamW"} <= shown
+
+
+def test_the_dictionary_is_in_families_and_its_formulas_are_whole():
+    picture = figure("operator-dictionary")
+    titles = [plain(section.title) for section in picture.sections]
+    assert titles[:3] == ["Embedding and positions", "Rotary positions", "Norms"]
+    assert titles[-2:] == ["Collectives, over an axis of the mesh", "Optimizers"]
+    lines = [line for section in picture.sections for cell in section.cells for line in cell.lines]
+    assert not [line for line in lines if line.endswith("…")]
+    assert any(line.startswith("dLN:  With") for line in lines)
 
 
 # -- goldens ----------------------------------------------------------------------------------------------

@@ -34,8 +34,7 @@ def _explain(picture: Picture, graph: Graph) -> Picture:
                 PictureNode(f"note {node.name}", tuple(_notes(node, graph, naming)), "note", phase=node.meta.phase)
             )
             order.append((edge.target, f"note {node.name}"))
-    # A layout from left to right stacks what it is told last on top.
-    return replace(picture, nodes=(*picture.nodes, *notes)[::-1], order=tuple(order))
+    return replace(picture, nodes=(*picture.nodes, *notes), order=tuple(order))
 
 
 def _notes(node: Node, graph: Graph, naming: Naming) -> list[Label]:

@@ -50,7 +50,7 @@ SMALL = (
         "node-matmul", "Matrix multiplication and its backward node", "B 3.3",
         "dMatmul is one node with two results: dX = dY • Wᵀ and dW = Xᵀ • dY.",
         lambda config: graphs.product(),
-        lambda config: small("Matrix multiplication and its backward node", scopes=("",)),
+        lambda config: small("Matrix multiplication and its backward node", scopes=("",), cached="ports"),
     ),
     Figure(
         "chain", "A chain of nodes, forward and backward", "B 3.4",

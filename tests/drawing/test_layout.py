@@ -1,0 +1,242 @@
+"""The layout: nothing lies on anything, lines hardly cross, columns are straight, whatever the picture."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import graphir as gi
+from graphir.drawing import FigureConfig, Picture, PictureEdge, PictureNode, draw, figure
+from graphir.drawing.figures import FIGURES
+from graphir.drawing.labels import shape_label
+from graphir.drawing.layout import lay_out
+from graphir.drawing.layout.text import label_width, text_width
+from graphir.drawing.paint import paint
+from graphir.drawing.picture import Run
+from graphir.drawing.views import find_view
+from graphir.passes import autodiff, find_plan, optimize, shard
+from tests.support.legibility import measure
+
+STRANDS = Path(__file__).parents[1] / "fixtures" / "strands.svg.gz"
+#: How often lines crossed when Graphviz laid figures out; of a figure that is not named, never.
+CROSSED = {"node-matmul": 1, "chain": 2, "tp-overall": 8, "dp-tp-overall": 81}
+
+
+@lru_cache
+def drawn(id):
+    picture = figure(id)
+    return picture, lay_out(picture)
+
+
+# -- every figure -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", FIGURES)
+def test_a_figure_is_legible(id):
+    picture, drawing = drawn(id)
+    found = measure(paint(picture, drawing), picture)
+    assert found.faults == []
+    assert len(found.crossings) <= CROSSED.get(id, 0) // 2
+    assert found.distance <= 6
+
+
+def test_the_measure_finds_what_is_illegible():
+    """The figure of data and tensor parallelism as Graphviz drew it: strands over labels, lines over lines."""
+    found = measure(gzip.decompress(STRANDS.read_bytes()), figure("dp-tp-overall"))
+    assert found.edges_through_labels
+    assert len(found.crossings) > CROSSED["dp-tp-overall"] // 2
+
+
+def test_the_measure_finds_what_is_planted():
+    picture, drawing = drawn("mlp-forward")
+    node = next(place for place, node in enumerate(picture.nodes) if node.kind == "operator")
+    edge = next(place for place, edge in enumerate(picture.edges) if edge.label and place in drawing.edges)
+    moved = dict(drawing.nodes)
+    there = drawing.edges[edge].texts[0].box.center
+    at = moved[picture.nodes[node].id].boxes[0].center
+    moved[picture.nodes[node].id] = moved[picture.nodes[node].id].shifted(there.x - at.x, there.y - at.y)
+    found = measure(paint(picture, replace(drawing, nodes=moved)), picture)
+    assert found.labels_on_labels
+    assert found.labels_on_nodes
+    points = [middle(drawing, node.id) for node in picture.nodes if node.op]
+    edges = {**drawing.edges, edge: replace(drawing.edges[edge], points=(points[0], points[-1]))}
+    found = measure(paint(picture, replace(drawing, edges=edges)), picture)
+    assert found.edges_through_nodes
+
+
+@pytest.mark.parametrize("id", FIGURES)
+def test_nothing_is_left_out_and_every_edge_ends_at_its_nodes(id):
+    picture, drawing = drawn(id)
+    kinds = {node.id: node.kind for node in picture.nodes}
+    assert drawing.nodes.keys() == kinds.keys()
+    assert drawing.edges.keys() == set(range(len(picture.edges)))
+    for place, edge in enumerate(picture.edges):
+        points = drawing.edges[place].points
+        for end, point in ((edge.source, points[0]), (edge.target, points[-1])):
+            near = [box for box in drawing.nodes[end].boxes if _near(box, point, 8 if kinds[end] == "port" else 1.5)]
+            assert near, f"{edge.tensor} ends beside {end}"
+
+
+def _near(box, point, by):
+    wide = box.grown(by)
+    return wide.left <= point.x <= wide.right and wide.top <= point.y <= wide.bottom
+
+
+def middle(drawing, id):
+    return drawing.nodes[id].boxes[0].center
+
+
+def test_queries_keys_and_values_stand_level():
+    picture, drawing = drawn("mha-forward")
+    for names in ("Q_lin K_lin V_lin", "Q_split K_split V_split", "Q K V"):
+        heights = {round(middle(drawing, f"layer0/mha/{name}").y, 3) for name in names.split()}
+        assert len(heights) == 1, names
+    assert picture.title
+
+
+def test_the_way_through_a_block_is_one_straight_column():
+    picture, drawing = drawn("mha-backward")
+    names = "dAO_bias dAO_cat dAO_T dAO_heads dAS_drop dAS dZ dA dQ dX_norm.K_lin dX_norm dX"
+    columns = {round(middle(drawing, f"layer0/mha/{name}").x, 3) for name in names.split()}
+    assert len(columns) == 1
+    for name in ("mlp-forward", "mlp-backward", "tp-mlp-forward", "dp-mlp-backward"):
+        picture, drawing = drawn(name)
+        main = [n.id for n in picture.nodes if n.op and plain_gradient(n)]
+        assert len({round(middle(drawing, id).x, 3) for id in main}) == 1, name
+
+
+def plain_gradient(node):
+    return node.kind in ("operator", "sign") and not node.lines[0][0].text.startswith("Σ")
+
+
+# -- ranks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("id", "count"), [("tp-overall", 3), ("dp-overall", 2), ("dp-tp-overall", 6)])
+def test_each_rank_has_a_lane_with_its_title_over_its_middle(id, count):
+    picture, drawing = drawn(id)
+    lanes = sorted((frame.box for frame in drawing.frames if frame.kind == "rank"), key=lambda box: box.left)
+    assert len(lanes) == count
+    for left, right in pairwise(lanes):
+        assert left.right < right.left
+    for node in picture.nodes:
+        (own,) = [lanes[rank] for rank in node.ranks] if len(node.ranks) == 1 else [None]
+        if node.kind == "note":
+            assert middle(drawing, node.id).x == pytest.approx(own.center.x, abs=0.1)
+        elif own is not None:
+            (box,) = drawing.nodes[node.id].boxes
+            assert own.left <= box.left
+            assert box.right <= own.right
+    for place, edge in enumerate(picture.edges):
+        ranks = {n.ranks for n in picture.nodes if n.id in (edge.source, edge.target) and len(n.ranks) == 1}
+        if len(ranks) == 1:
+            own = lanes[ranks.pop()[0]]
+            assert all(own.left <= x <= own.right for x, _ in drawing.edges[place].points), edge.tensor
+
+
+def test_lanes_are_level():
+    picture, drawing = drawn("dp-tp-overall")
+    heights = {}
+    for node in picture.nodes:
+        if node.kind != "note":
+            base = node.id.rpartition(" @")[0]
+            heights.setdefault(base, set()).update(round(box.center.y, 2) for box in drawing.nodes[node.id].boxes)
+    assert all(len(each) == 1 for each in heights.values())
+
+
+def test_a_collective_joins_the_boxes_of_its_ranks():
+    picture, drawing = drawn("dp-tp-overall")
+    for node in picture.nodes:
+        if node.kind == "collective":
+            assert len(drawing.nodes[node.id].boxes) == len(node.ranks)
+            assert len(drawing.nodes[node.id].links) == len(node.ranks) - 1
+
+
+@pytest.mark.parametrize("config", [{"dp": 3, "tp": 2}, {"dp": 1, "tp": 4, "heads": 4}, {"dp": 4, "tp": 1, "heads": 2}])
+def test_other_meshes_are_legible_too(config):
+    picture = figure("dp-tp-overall", FigureConfig(**config))
+    assert measure(paint(picture), picture).faults == []
+
+
+# -- any graph --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", ["overall", "forward", "backward", "layer0/mha"])
+@pytest.mark.parametrize("plan", ["", "sequence", "data+megatron"])
+def test_views_of_a_model_are_legible(view, plan):
+    graph = optimize(autodiff(gi.models.transformer(layers=2)))
+    if plan:
+        graph = shard(graph, gi.Mesh(dp=2, tp=2) if "+" in plan else gi.Mesh(tp=2), find_plan(plan))
+    picture = draw(graph, find_view(graph, view))
+    assert measure(paint(picture), picture).faults == []
+
+
+def arbitrary(seed, direction):
+    """A picture of nodes and edges at random: circles, several edges between two nodes, ports."""
+    rng = random.Random(seed)
+    count = rng.randint(1, 14)
+    shape = gi.dims("B S D")
+    kinds = [rng.choice(["operator", "sign", "block", "port", "junction", "collective"]) for _ in range(count)]
+    lines = [() if kind == "junction" else ((Run(rng.choice(["LN", "•", "a long label", "Σ"])),),) for kind in kinds]
+    nodes = [
+        PictureNode(f"n{i}", lines[i], kind, phase=rng.choice(["forward", "backward"])) for i, kind in enumerate(kinds)
+    ]
+    ends = [rng.sample(range(count), 2) for _ in range(rng.randint(0, 2 * count))] if count > 1 else []
+    edges = [
+        PictureEdge(
+            f"n{source}",
+            f"n{target}",
+            f"x{i}",
+            rng.choice(["forward", "gradient", "cached", "parameter"]),
+            (Run(f"X{i}", "bold"),) if rng.random() < 0.6 else (),
+            "[B, S, D]",
+            shape_label(shape) if rng.random() < 0.5 else (),
+            weight=rng.choice([1, 4, 8]),
+            back=rng.random() < 0.1,
+        )
+        for i, (source, target) in enumerate(ends)
+    ]
+    levels = [tuple(f"n{i}" for i in rng.sample(range(count), 2))] if count > 1 else []
+    return Picture("any", "any", direction=direction, nodes=tuple(nodes), edges=tuple(edges), levels=tuple(levels))
+
+
+@pytest.mark.parametrize("direction", ["TB", "LR"])
+@pytest.mark.parametrize("seed", range(40))
+def test_any_picture_is_laid_out_without_faults(seed, direction):
+    picture = arbitrary(seed, direction)
+    assert measure(paint(picture), picture).faults == []
+
+
+def test_an_empty_picture_is_one():
+    assert paint(Picture("nothing", "nothing")).startswith(b"<?xml")
+
+
+# -- text -------------------------------------------------------------------------------------------------
+
+
+def test_widths_are_those_of_the_fonts():
+    matplotlib = pytest.importorskip("matplotlib")
+    tools = pytest.importorskip("fontTools.ttLib")
+    folder = Path(matplotlib.__file__).parent / "mpl-data" / "fonts" / "ttf"
+    for form, file in (("", "STIXGeneral"), ("bold", "STIXGeneralBol"), ("italic", "STIXGeneralItalic")):
+        font = tools.TTFont(folder / f"{file}.ttf")
+        known, widths = font.getBestCmap(), font["hmtx"]
+        for letter in "AWmil(]/²γΣ•":
+            own = known.get(ord(letter))
+            if own:
+                wide = widths[own][0] / font["head"].unitsPerEm
+                assert text_width(letter, form) == pytest.approx(wide, abs=0.001), (form, letter)
+
+
+def test_a_label_is_as_wide_as_its_runs():
+    assert label_width((Run("W", "bold"), Run("up", "sub")), 10) == pytest.approx(
+        10 * text_width("W", "bold") + 7.2 * text_width("up")
+    )
+    assert text_width("W\u0303") == text_width("W")
+    assert text_width("汉") == 1
