@@ -26,7 +26,7 @@ from graphir.passes import Plan, autodiff, shard
 
 RECORDED = Path(__file__).parent / "data/pytorch_tp2"
 RANKS = 2
-PLAN = Plan("tensor-parallel MLP", parameters={"W_up": "[_, _|tp]", "W_down": "[_|tp, _]"})
+PLAN = Plan("tensor-parallel MLP", {"tp": "D_ff"})
 
 #: What the PyTorch program calls its tensors. It keeps weights as [out, in].
 RULES = (

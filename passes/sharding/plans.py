@@ -41,7 +41,7 @@ Entries = tuple[tuple[str, str], ...]
 
 _KINDS = ("inputs", "parameters", "used", "state", "gradients", "residual", "activations")
 _NAME = r"[A-Za-z][\w*?\[\]-]*"
-_DIMS = re.compile(rf"{_NAME}|\({_NAME}(?: +{_NAME})+\)")
+_DIMS = re.compile(rf"{_NAME}|\({_NAME} +{_NAME}\)")
 
 
 def _entries(mapping: Mapping[str, str] | Entries | None) -> Entries:

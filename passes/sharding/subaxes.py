@@ -13,7 +13,6 @@ dX is a pending sum over both parts of tp, as what comes from queries is, and al
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 from graphir.errors import DimError
 from graphir.ir.analysis import contracted
@@ -37,15 +36,14 @@ def take_apart(mesh: Mesh, plan: Plan, arguments: Iterable[Value], logical: Logi
     readings = [reading for v in arguments for i in range(len(v.shape)) for reading in logical.readings(v, i)]
     for axis, dims in plan.lies.items():
         found = (
-            pair
+            (reading[0], reading[1])
             for product in dims
             for reading in readings
-            for pair in pairwise(reading[: len(product)])
-            if len(product) > 1 and all(map(is_named, pair, product))
+            if len(product) == 2 <= len(reading) and all(map(is_named, reading, product))
         )
-        outer, inner = next(found, (None, None))
-        if outer is not None and inner is not None and axis in mesh.sizes:
-            mesh = _share(mesh, plan, axis, outer, inner, sizes)
+        pair = next(found, None)
+        if pair is not None and axis in mesh.sizes:
+            mesh = _share(mesh, plan, axis, *pair, sizes=sizes)
     return mesh
 
 
