@@ -12,7 +12,6 @@ programs   what is compiled, for its results alone and to return every value
 report     what was found
 dump       tensors that another program left, and `names`, what they are called here
 faults     what can go wrong, done on purpose, and `campaign`, what was found of it
-why        why each collective is there
 options    what a model that is checked may vary in
 setting    what is checked: a graph, its mesh, its plan and its sizes
 position   small sizes and arguments in general position, for any graph
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from graphir.checking.report import Departure, Report
     from graphir.checking.setting import Setting, settings
     from graphir.checking.whole import check_graph
-    from graphir.checking.why import Explanation, explain
 
 __getattr__ = late(
     __name__,
@@ -42,7 +40,6 @@ __getattr__ = late(
         "Comparison": "compare",
         "Departure": "report",
         "Dump": "dump",
-        "Explanation": "why",
         "Fault": "faults",
         "FaultyExecutable": "faults",
         "Outcome": "campaign",
@@ -53,7 +50,6 @@ __getattr__ = late(
         "check": "parity",
         "check_dump": "dump",
         "check_graph": "whole",
-        "explain": "why",
         "faults_of": "faults",
         "infer_sizes": "dump",
         "inject": "campaign",
@@ -68,7 +64,6 @@ __all__ = [
     "Comparison",
     "Departure",
     "Dump",
-    "Explanation",
     "Fault",
     "FaultyExecutable",
     "Outcome",
@@ -79,7 +74,6 @@ __all__ = [
     "check",
     "check_dump",
     "check_graph",
-    "explain",
     "faults_of",
     "infer_sizes",
     "inject",

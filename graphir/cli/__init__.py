@@ -1,5 +1,5 @@
-"""The command line: `train`, `generate`, `ir`, `draw`, `guide`, `check`, `why`, `cost`, `profile`, `bench`, `export`,
-`ops`.
+"""The command line: `train`, `generate`, `ir`, `draw`, `explore`, `guide`, `check`, `why`, `cost`, `profile`, `bench`,
+`export`, `ops`.
 
 Commands are loaded when they are called, so that help is there at once. Whatever is wrong with what a user gave ends
 as one line on stderr, `error: …`, and exit code 2, a defect as one line and exit code 1; an interrupted command exits
@@ -28,6 +28,7 @@ _COMMANDS = {
     "generate": ("graphir.cli.generate", "Continue a text with a trained model."),
     "ir": ("graphir.cli.inspect", "Print a model as a graph, at any stage."),
     "draw": ("graphir.cli.draw", "Draw a figure of the documents, or a model, as a picture or a page."),
+    "explore": ("graphir.cli.explore", "Write a whole model as one page: folded, searched, measured in place."),
     "guide": ("graphir.cli.guide", "Write the guide to Transformers and their parallelism, as one page."),
     "check": ("graphir.cli.check", "Compare a parallel run with the run on one rank, tensor by tensor."),
     "why": ("graphir.cli.why", "Tell why each collective is there, and what it sends."),

@@ -190,7 +190,7 @@ def _figure_file(id: str, kind: str, config: FigureConfig) -> bytes:
 
     if kind == "json":
         return explorer_json(figure_graph(id, config), id).encode()
-    return picture_file(figure(id, config), kind)
+    return picture_file(figure(id, config), figure_graph(id, config), kind)
 
 
 def _ids() -> list[str]:

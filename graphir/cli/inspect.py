@@ -85,7 +85,10 @@ def ir(context: click.Context, /, what: str, stage: str, output: str | None, **o
 
 def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> Graph:
     """The model with these options, or the graph of one's own, compiled as far as `stage`."""
-    return staged_subject(what, stage, options, given_names)[0]
+    graph, _ = staged_subject(what, stage, options, given_names)
+    if "size" in given_names and not graph.mesh.axes and not is_named(what):
+        raise ConfigError("--size does nothing here: sizes count where ranks share dims, by --dp, --cp or --tp")
+    return graph
 
 
 def staged_subject(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> tuple[Graph, Subject]:
@@ -109,8 +112,6 @@ def staged_subject(what: str, stage: str, options: dict[str, Any], given_names: 
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh, plan = config.mesh(), plan_of(config)
-    if of_graph["size"] and not mesh.axes and not is_named(what):
-        raise ConfigError("--size does nothing here: sizes count where ranks share dims, by --dp, --cp or --tp")
     if mesh.axes:
         graph = shard(graph, mesh, plan, sizes or None)
     if stage == "fused":

@@ -16,9 +16,10 @@ from graphir.cli.tables import alike, amount, beside_layer, sizes_line, spanned,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graphir.checking import Explanation, Setting
+    from graphir.checking import Setting
     from graphir.ir.layout import Mesh
     from graphir.passes import Left
+    from graphir.why import Explanation
 
 _LAYER = re.compile(r"layer(\d+)")
 #: A number at the end of a word, of the optimizer's `square_sum7` say.
@@ -48,8 +49,8 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
     Layers that say the same are told once. At the end stands which arguments every rank holds whole although the
     plan splits others of their kind.
     """
-    from graphir.checking import explain
     from graphir.ir.dims import shape_text
+    from graphir.why import explain
 
     setting = setting_of(what, options, given(context))
     single = setting.single()

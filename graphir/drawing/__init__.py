@@ -12,6 +12,7 @@ layout     where everything lies                paint    a laid-out picture as S
 dot        picture to DOT                       render   files of every format
 files      drawings as files, whatever the format
 figures    the documents' figures, by id        views    ready-made views of any graph
+explore    a whole model as one page            inline   what lets a page stand alone
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ def format_of(path: str | Path, format: str | None = None) -> str:
     return kind
 
 
-def picture_file(picture: Picture, format: str) -> bytes:
-    """A picture as a file: a drawing, or a page of it."""
-    from graphir.drawing.page import figure_page
+def picture_file(picture: Picture, graph: Graph, format: str) -> bytes:
+    """A picture of a graph as a file: a drawing, or a page of it."""
+    from graphir.drawing.explore import figure_page
 
-    return figure_page(picture).encode() if format == "html" else render(picture, format)
+    return figure_page(picture, graph).encode() if format == "html" else render(picture, format)
 
 
 def graph_file(
@@ -49,15 +49,15 @@ def graph_file(
     html is a page of all views, json the whole graph. With `unfold`, what fused nodes hold is drawn inside of them.
     Errors: ConfigError for an unknown view or format, MissingDependencyError if nothing here can make the format.
     """
+    from graphir.drawing.explore import model_page
     from graphir.drawing.explorer import explorer_json
-    from graphir.drawing.page import model_page
 
     if format == "json":
         return explorer_json(graph, title or graph.name).encode()
-    if format == "html":
-        return model_page(graph, title or graph.name, expand).encode()
     require_layers(graph, expand)
+    if format == "html":
+        return model_page(graph, title, expand=expand).encode()
     shown = replace(find_view(graph, view or usual_view(graph)), expand=tuple(expand))
     if unfold:
         graph, shown = unfolded(graph, shown)
-    return picture_file(draw(graph, shown, title or graph.name), format)
+    return picture_file(draw(graph, shown, title or graph.name), graph, format)

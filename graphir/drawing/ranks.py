@@ -111,7 +111,12 @@ def _frames(
 
 def rank_name(mesh: Mesh, rank: int) -> str:
     """`GPU 2`, or `replica 1, GPU 2`: a rank by its coordinates, counted from 0."""
-    return ", ".join(f"{_NAMES.get(axis, axis)} {index}" for axis, index in mesh.ranks[rank].items())
+    return ", ".join(f"{rank_kind(axis)} {index}" for axis, index in mesh.ranks[rank].items())
+
+
+def rank_kind(axis: str) -> str:
+    """What a rank along an axis is called: a replica along dp, a GPU along tp."""
+    return _NAMES.get(axis, axis)
 
 
 def _segments(picture: Picture) -> dict[str, int]:

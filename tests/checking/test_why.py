@@ -5,9 +5,10 @@ import json
 import pytest
 
 import graphir as gi
-from graphir.checking import Setting, explain
+from graphir.checking import Setting
 from graphir.cli import main
 from graphir.ir.layout import Layout, Mesh
+from graphir.why import explain
 
 
 def explained(plan, mesh, **options):

@@ -33,7 +33,7 @@ STOREYS = (
     ("graphir.formula",),
     ("graphir.operators",),
     ("graphir.models", "graphir.text", "graphir.cost", "graphir.passes", "graphir.backends"),
-    ("graphir.compiler", "graphir.hub"),
+    ("graphir.compiler", "graphir.hub", "graphir.why"),
     ("graphir.drawing",),
     ("graphir.shown", "graphir.training", "graphir.checking", "graphir.generation"),
     ("graphir",),

@@ -1,0 +1,99 @@
+// Sliders for dims, mesh and rates: what is written in formulas follows at once.
+"use strict";
+class SizesPanel {
+  static rates = { flops: ["computes, FLOP/s", 1e9, 1e16], memory: ["moves, B/s", 1e8, 1e13], link: ["sends, B/s", 1e6, 1e12] };
+
+  constructor(app, element) {
+    this.app = app;
+    const { model } = app;
+    const symbols = model.data.mesh.map((axis) => axis.symbol);
+    const made = [this.#heading("Dims")];
+    for (const name of Object.keys(model.sizes).filter((each) => !symbols.includes(each))) made.push(this.#size(name, 2 ** 20));
+    if (symbols.length) made.push(this.#heading("Mesh"), ...model.data.mesh.map((axis) => this.#size(axis.symbol, 64, `, ranks along ${axis.axis}`)));
+    made.push(this.#heading("Rates that times assume"));
+    for (const [name, given] of Object.entries(SizesPanel.rates)) made.push(this.#rate(name, ...given));
+    this.note = document.createElement("p");
+    this.note.className = "broken";
+    this.note.setAttribute("role", "status");
+    const again = document.createElement("button");
+    again.type = "button";
+    again.textContent = "As at first";
+    again.addEventListener("click", () => this.reset());
+    element.replaceChildren(this.note, ...made, again);
+    this.tell();
+  }
+
+  #heading(text) {
+    const made = document.createElement("h3");
+    made.textContent = text;
+    return made;
+  }
+
+  #field(label, id) {
+    const line = document.createElement("div"), name = document.createElement("label");
+    line.className = "size";
+    name.htmlFor = id;
+    name.append(...label);
+    line.append(name);
+    return line;
+  }
+
+  // A slider over usual sizes and a field for any: they say the same.
+  #size(name, most, about = "") {
+    const { model } = this.app;
+    const line = this.#field([Formulas.typeset(name), about], `size-${name}`);
+    const slider = document.createElement("input"), field = document.createElement("input");
+    const choices = Formulas.choices(model.data.sizes[name], Math.max(most, model.data.sizes[name]));
+    Object.assign(slider, { type: "range", min: 0, max: choices.length - 1, step: 1 });
+    slider.setAttribute("aria-label", `${name}, by a slider`);
+    Object.assign(field, { type: "number", min: 1, step: 1, id: `size-${name}` });
+    const show = () => {
+      field.value = model.sizes[name];
+      slider.value = choices.findIndex((each) => each >= model.sizes[name]);
+      slider.setAttribute("aria-valuetext", field.value);
+    };
+    const set = (size) => {
+      if (!Number.isInteger(size) || size < 1 || size > Math.max(most, model.data.sizes[name])) return;
+      model.sizes[name] = size;
+      show();
+      this.app.resized();
+      this.tell();
+    };
+    slider.addEventListener("input", () => set(choices[slider.value]));
+    field.addEventListener("change", () => { set(Number(field.value)); show(); });
+    line.append(field, slider);
+    (this.shows ||= []).push(show);
+    show();
+    return line;
+  }
+
+  // A rate's slider is logarithmic: ten steps a decade.
+  #rate(name, label, least, most) {
+    const { model } = this.app;
+    const line = this.#field([label], `rate-${name}`);
+    const slider = document.createElement("input"), out = document.createElement("output");
+    Object.assign(slider, { type: "range", id: `rate-${name}`, min: Math.log10(least), max: Math.log10(most), step: 0.1, value: Math.log10(model.rates[name]) });
+    const show = () => { out.textContent = Formulas.scaled(model.rates[name], ""); slider.setAttribute("aria-valuetext", out.textContent); };
+    slider.addEventListener("input", () => {
+      model.rates[name] = Number((10 ** slider.value).toPrecision(2));
+      show();
+      this.app.resized();
+    });
+    line.append(out, slider);
+    show();
+    return line;
+  }
+
+  // Which parts of a rank are no whole number: such sizes can be looked at, but not run.
+  tell() {
+    const broken = this.app.model.broken().slice(0, 3).map(([text, value]) => `${text} = ${Number(value.toPrecision(5))}`);
+    this.note.textContent = broken.length ? `These sizes cannot run: ${broken.join(", ")} is not whole.` : "";
+  }
+
+  reset() {
+    Object.assign(this.app.model.sizes, this.app.model.data.sizes);
+    for (const show of this.shows) show();
+    this.app.resized();
+    this.tell();
+  }
+}

@@ -1,0 +1,213 @@
+"""What a page knows of a graph, as plain data: each distinct block once, and where the others repeat it.
+
+    title, mesh, sizes      what is shown; per mesh axis its name, its symbol, its ranks; the sizes at first
+    formulas, types         the tables of `graphir.drawing.explore.numbers`, by place
+    operators, lines        symbol and formula by place; where a user wrote nodes
+    kinds                   the distinct blocks: arguments, nodes, drawings, the stem and number of their layer
+    blocks                  [path, kind, number of the layer], in the order of the forward pass
+    runs                    [block, first node, end], in the order of computation: which nodes of a block come when
+    expand                  the numbers of layers that are unfolded at first
+    arguments               what a run is handed and belongs to no block: [name, type, what it is]
+
+A node of a kind has its outputs `made` [name, type, what it is, label], what it `reads` [name, type], its operator
+`op`, `phase`, `at`, and where there is one `of`, `why`, `flops`, `told` (a collective's reasons) and `frees`: of each
+value that is read for the last time here its type and what it was. What values are: "parameter", "state", "input" of
+what is handed in; "gradient" of a parameter, "kept" for the backward pass, "overwriting" what it updates, or
+"passing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphir.cost import node_flops
+from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, spelled_attributes
+from graphir.drawing.explore.drawings import ALL, PASSES, Drawing, drawing_of, drawing_of_block
+from graphir.drawing.explore.numbers import Formulas, Json, Table
+from graphir.drawing.explore.sizes import complete_sizes
+from graphir.drawing.naming import Naming, fused_symbols
+from graphir.drawing.picture import Picture
+from graphir.drawing.ranks import rank_kind
+from graphir.drawing.view import View
+from graphir.ir.analysis import last_uses
+from graphir.ir.dims import Sizes
+from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
+from graphir.ir.layout import axis_symbol
+from graphir.ir.value import Value
+from graphir.why import Explanation, explain
+
+
+def model_data(
+    graph: Graph, title: str, sizes: Sizes | None = None, expand: Sequence[int] = ()
+) -> tuple[Json, list[Drawing]]:
+    """The data of `graph`'s page and the drawings in it; `sizes` are those that it shows first.
+
+    Errors: DimError for sizes that cannot be, MissingDependencyError if nothing can draw SVG.
+    """
+    made = _Data(graph, complete_sizes(graph, sizes or {}))
+    blocks = blocks_of(graph)
+    layers = sorted({block.number for block in blocks if block.stem})
+
+    def drawn(block: Block) -> dict[str, Drawing]:
+        surroundings = around(graph, block)
+        found = {phase: drawing_of_block(surroundings, block, phase, layers) for phase in PASSES}
+        return {phase: drawing for phase, drawing in found.items() if drawing is not None}
+
+    firsts = alike(graph, blocks, made.reasons)
+    return made.whole(title, blocks, firsts, drawn) | {"expand": list(expand)}, made.drawings
+
+
+def figure_data(picture: Picture, graph: Graph) -> tuple[Json, list[Drawing]]:
+    """The data of one picture's page: the graph as one block, drawn as the picture, all passes together."""
+    made = _Data(graph, complete_sizes(graph, {}))
+    block = Block("figure", "", graph.nodes, (*graph.parameters, *graph.state))
+    drawn = drawing_of(picture)
+    return made.whole(picture.title, [block], [0], lambda block: {ALL: drawn}) | {"expand": []}, made.drawings
+
+
+class _Data:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int]) -> None:
+        self.graph, self.sizes = graph, sizes
+        self.formulas = Formulas(graph)
+        self.operators, self.lines = Table(), Table()
+        self.naming = Naming(graph, View())
+        self.drawings: list[Drawing] = []
+        symbols = {str(axis_symbol(axis)) for axis in graph.mesh.names}
+        of_dims = {name: size for name, size in sizes.items() if name not in symbols}
+        self.told: dict[Node, Explanation] = {each.node: each for each in explain(graph, of_dims)}
+        keep = {*graph.outputs, *graph.arguments}
+        self.dying = dict(zip(graph.nodes, last_uses(graph.nodes, keep), strict=True))
+        self.what = {
+            **dict.fromkeys(graph.parameters, "parameter"),
+            **dict.fromkeys(graph.state, "state"),
+            **dict.fromkeys(graph.inputs, "input"),
+            **{value: self._what(value, node) for node in graph.nodes for value in node.outputs},
+            **dict.fromkeys(graph.updates.values(), "overwriting"),
+        }
+
+    def whole(
+        self, title: str, blocks: list[Block], firsts: list[int], drawn: Callable[[Block], Mapping[str, Drawing]]
+    ) -> Json:
+        """All of it; `firsts` says of each block which is the first that is like it, `drawn` how that looks."""
+        graph = self.graph
+        distinct = list(dict.fromkeys(firsts))
+        kinds = [self._kind(blocks[first], drawn(blocks[first])) for first in distinct]
+        handed = {value for block in blocks for value in block.arguments}
+        rest = [value for value in graph.arguments if value not in handed]
+        return {
+            "title": title,
+            "mesh": [
+                {"axis": axis, "symbol": str(axis_symbol(axis)), "ranks": size, "rank": rank_kind(axis)}
+                for axis, size in graph.mesh.axes
+            ],
+            "sizes": self._free_sizes(),
+            "kinds": kinds,
+            "blocks": [
+                [block.path, distinct.index(first), block.number] for block, first in zip(blocks, firsts, strict=True)
+            ],
+            "runs": self._runs(blocks),
+            "arguments": [self._argument(value) for value in rest],
+            "outputs": [value.name for value in graph.outputs],
+            "operators": self.operators.entries,
+            "lines": self.lines.entries,
+            "formulas": self.formulas.entries,
+            "types": self.formulas.types.entries,
+        }
+
+    def _free_sizes(self) -> dict[str, int]:
+        """The sizes that others follow from: those that formulas are written in."""
+        names = {name for dim in self.graph.dims for name in dim.names}
+        symbols = {str(axis_symbol(axis)): size for axis, size in self.graph.mesh.axes}
+        return {**{name: size for name, size in self.sizes.items() if name in names}, **symbols}
+
+    def _what(self, value: Value, made: Node) -> str:
+        if made.meta.phase == BACKWARD and self.naming.of_parameter(value):
+            return "gradient"
+        later = any(reader.meta.phase != FORWARD for reader, _ in self.graph.uses[value])
+        return "kept" if made.meta.phase == FORWARD and later else "passing"
+
+    # -- kinds ----------------------------------------------------------------------------------------
+
+    def _kind(self, block: Block, drawn: Mapping[str, Drawing]) -> Json:
+        return {
+            "stem": block.stem,
+            "number": block.number,
+            "arguments": [self._argument(value) for value in block.arguments],
+            "nodes": [self._node(node) for node in block.nodes],
+            "drawings": {phase: self._drawing(drawing) for phase, drawing in drawn.items()},
+        }
+
+    def _drawing(self, drawing: Drawing) -> Json:
+        self.drawings.append(drawing)
+        return {
+            "at": len(self.drawings) - 1,
+            "width": drawing.width,
+            "height": drawing.height,
+            "nodes": drawing.nodes,
+            "edges": drawing.edges,
+        }
+
+    def _argument(self, value: Value) -> list[Any]:
+        return [value.name, self.formulas.of_type(value.type), self.what[value]]
+
+    def _node(self, node: Node) -> Json:
+        meta, operator = node.meta, node.operator
+        symbols = " ".join(fused_symbols(node)) or operator.symbol
+        entry = {
+            "key": operator.key,
+            "symbol": symbols,
+            "formula": operator.doc.partition("\n\n")[0].replace("\n", " "),
+        }
+        made: Json = {
+            "op": self.operators.place(entry),
+            "phase": meta.phase,
+            "made": [
+                [value.name, self.formulas.of_type(value.type), self.what[value], self._label(value)]
+                for value in node.outputs
+            ],
+            "reads": [[value.name, self.formulas.of_type(value.type)] for value in node.inputs],
+            "frees": [[self.formulas.of_type(value.type), self.what[value]] for value in self.dying[node]],
+            "flops": self.formulas.of(node_flops(node)),
+            "signature": str(node.inference.rule),
+            "attributes": spelled_attributes(node),
+            "at": self.lines.place(meta.at) if meta.at else None,
+            "of": meta.of if meta.phase == BACKWARD else None,
+            "why": meta.why,
+            "told": self._collective(node),
+        }
+        return {name: each for name, each in made.items() if each not in (None, {}, [])}
+
+    def _label(self, value: Value) -> list[list[str]]:
+        return [[run.text, run.form] for run in self.naming.label(value)]
+
+    def reasons(self, node: Node) -> tuple[str, ...]:
+        """What is told of a collective, as text; nothing of another node."""
+        found = self.told.get(node)
+        return () if found is None else (found.cause, found.need, found.partner)
+
+    def _collective(self, node: Node) -> Json | None:
+        found = self.told.get(node)
+        if found is None:
+            return None
+        return {
+            "axes": list(found.cost.axes),
+            "cause": found.cause,
+            "need": found.need,
+            "partner": found.partner,
+            "formula": str(found.cost.each),
+            "sent": self.formulas.of_sent(found.cost.each),
+        }
+
+    # -- the order of computation ---------------------------------------------------------------------
+
+    def _runs(self, blocks: list[Block]) -> list[list[int]]:
+        place = {node: (number, at) for number, block in enumerate(blocks) for at, node in enumerate(block.nodes)}
+        runs: list[list[int]] = []
+        for node in self.graph.nodes:
+            number, at = place[node]
+            if runs and runs[-1][0] == number and runs[-1][2] == at:
+                runs[-1][2] += 1
+            else:
+                runs.append([number, at, at + 1])
+        return runs
