@@ -82,9 +82,9 @@ def _speech(folder: Path, config: Mapping[str, Any]) -> Speech:
     tokens = {name: _text(said[name]) for name in said if name.endswith("_token") and _text(said[name])}
     ends = drawn.get("eos_token_id", config.get("eos_token_id"))
     ids = ends if isinstance(ends, list) else [ends]
-    tokenizer = FileTokenizer(str(folder / _TOKENIZER)) if (folder / _TOKENIZER).is_file() else None
+    path = folder / _TOKENIZER
     return Speech(
-        tokenizer,
+        (lambda: FileTokenizer(str(path))) if path.is_file() else None,
         ChatTemplate(template, tokens) if isinstance(template, str) else None,
         tuple(id for id in ids if isinstance(id, int)),
     )

@@ -247,7 +247,7 @@ def _speech(metadata: Mapping[str, Any], path: Path) -> Speech:
     texts = {name: tokens[id] for name, id in ids.items() if id is not None and id < len(tokens)}
     template = metadata.get("tokenizer.chat_template")
     return Speech(
-        JsonTokenizer(tokenizer_of(metadata, str(path)), f"the tokenizer of {path}"),
+        (lambda: JsonTokenizer(tokenizer_of(metadata, str(path)), f"the tokenizer of {path}")) if tokens else None,
         ChatTemplate(template, texts) if isinstance(template, str) else None,
         tuple(id for name, id in ids.items() if name != "bos_token" and id is not None),
     )

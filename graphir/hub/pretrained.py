@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,12 @@ Array = NDArray[Any]
 class Speech:
     """How a model takes and makes text.
 
-    tokenizer    None where the files have none
+    tokenizer    makes it, for who has a text; None where the files have none
     chat         None where they say no template for conversations
     ends         the ids that end a text
     """
 
-    tokenizer: JsonTokenizer | None = None
+    tokenizer: Callable[[], JsonTokenizer] | None = None
     chat: ChatTemplate | None = None
     ends: tuple[int, ...] = ()
 
@@ -66,15 +66,16 @@ class Pretrained:
         """How many positions the model was made for."""
         return self.blueprint.sizes["S_max"]
 
-    @property
+    @cached_property
     def tokenizer(self) -> JsonTokenizer:
         """The model's tokenizer.
 
-        Errors: ModelFileError if there is none, or it has tokens that the model has no row for.
+        Errors: ModelFileError if there is none, or it has tokens that the model has no row for; DataError if it is
+        malformed.
         """
-        found = self.speech.tokenizer
-        if found is None:
-            raise ModelFileError(f"{self.where} has no tokenizer.json; a text needs one")
+        if self.speech.tokenizer is None:
+            raise ModelFileError(f"{self.where} has no tokenizer; a text needs one, a folder a tokenizer.json")
+        found = self.speech.tokenizer()
         if found.vocabulary > self.blueprint.sizes["V"]:
             raise ModelFileError(
                 f"{self.where}: the tokenizer has ids up to {found.vocabulary - 1}, the model V = "

@@ -126,7 +126,7 @@ def test_what_cannot_be_generated(folder: Path) -> None:
         gi.generate(folder, "w1", max_tokens=-1)
     with pytest.raises(ConfigError, match="temprature"):
         list(gi.generate(folder, "w1", temprature=1))
-    with pytest.raises(ModelFileError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ModelFileError, match=r"has no tokenizer; a text needs one"):
         gi.generate(FOLDERS / "llama", "w1")
 
 
@@ -157,7 +157,7 @@ def test_the_command_answers_several_questions(call: Call, folder: Path) -> None
         (["run", "--top-p", "0.5"], "--top-p is for models by --model, not for checkpoints"),
         (["--model", FOLDERS / "llama", "--plan", "megatron"], "--plan megatron splits nothing on one rank"),
         (["--model", FOLDERS / "llama", "--top-p", "2"], "--top-p must be at most 1"),
-        (["--model", FOLDERS / "llama"], "has no tokenizer.json"),
+        (["--model", FOLDERS / "llama"], "has no tokenizer; a text needs one"),
     ],
 )
 def test_what_the_command_refuses(call: Call, arguments: list[Any], message: str) -> None:
