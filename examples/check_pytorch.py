@@ -1,4 +1,4 @@
-"""Where does a tensor-parallel PyTorch program go wrong? Its own tensors, rank by rank, against the graph.
+r"""Where does a tensor-parallel PyTorch program go wrong? Its own tensors, rank by rank, against the graph.
 
 An MLP is split over two ranks as Megatron does: W_up by columns, W_down by rows, the results of the second summed. Its
 backward pass needs a sum, too: each rank's gradient of X comes through its own columns of W_up, and only their sum is
@@ -6,7 +6,10 @@ dX. Here that all-reduce is forgotten. The loss is right, the gradients of both 
 before this block trains on half a gradient.
 
 With PyTorch at hand, its tensors are made on the spot; without it, those in examples/data/pytorch_tp2 are taken, which
-`python examples/check_pytorch.py --record` made in the same way.
+`python examples/check_pytorch.py --record` made in the same way. The command line says the same of these files:
+
+    graphir check examples/check_pytorch.py:block --tp 2 --dump examples/data/pytorch_tp2/forgotten \
+        --map examples/data/pytorch_tp2/names.json
 """
 
 from __future__ import annotations
@@ -20,26 +23,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import graphir as gi
-from graphir.checking import Rule, assign, check_dump, infer_sizes, read_dump
+from graphir.checking import assign, check_dump, infer_sizes, read_dump, read_rules
 from graphir.ir.layout import Mesh
-from graphir.passes import Plan, autodiff, shard
+from graphir.passes import autodiff, shard
 
 RECORDED = Path(__file__).parent / "data/pytorch_tp2"
 RANKS = 2
-PLAN = Plan("tensor-parallel MLP", {"tp": "D_ff"})
 
 #: What the PyTorch program calls its tensors. It keeps weights as [out, in].
-RULES = (
-    Rule("input", "X"),
-    Rule("target", "Target"),
-    Rule("up.weight", "W_up", transpose=True),
-    Rule("down.weight", "W_down", transpose=True),
-    Rule("hidden", "A_up"),
-    Rule("partial", "Z_down"),
-    Rule("output", "Z_down.AR"),
-    Rule("loss", "L"),
-    Rule("input.grad", "dX.AR"),
-)
+RULES = read_rules(RECORDED / "names.json")
 
 
 def block() -> gi.Graph:
@@ -94,7 +86,7 @@ def dump(folder: Path, forgotten: bool) -> Path:
 def examine(folder: Path) -> str:
     """The report on the dump in `folder`."""
     single = block()
-    parallel = shard(single, Mesh(tp=RANKS), PLAN)
+    parallel = shard(single, Mesh(tp=RANKS), "megatron")
     tensors = assign(read_dump(folder, parallel.mesh), parallel, RULES)
     return check_dump(single, parallel, infer_sizes(tensors, parallel, {}), tensors).text()
 

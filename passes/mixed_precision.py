@@ -58,12 +58,14 @@ def mixed_precision(graph: Graph, dtype: str, results: str = "wide") -> Graph:
     for given, allowed, name in ((dtype, PRECISIONS, "precision"), (results, RESULTS, "results")):
         if given not in allowed:
             raise ConfigError(f"{name} {given!r} is none of {', '.join(allowed)}")
+    if dtype == "float32":
+        return graph  # nothing is narrower than it was
     if graph.mesh.axes or any(node.meta.phase != FORWARD for node in graph.nodes):
         raise ConfigError(
             f"graph {graph.name} is {'sharded' if graph.mesh.axes else 'differentiated'} already; "
             f"mixed_precision comes first, then autodiff, then shard"
         )
-    return graph if dtype == "float32" else _Narrowing(graph, dtype, results == "narrow").run()
+    return _Narrowing(graph, dtype, results == "narrow").run()
 
 
 _WIDE_READER = Pattern(lambda node: any(map(_is_wide, node.inputs)))

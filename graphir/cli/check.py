@@ -155,8 +155,11 @@ def _check_dump(setting: Setting, folder: Path, rules: Path | None) -> Report:
     # The layouts say what sizes the blocks speak of; the sizes may in turn say which dim a plan splits.
     parallel = setting.parallel(single)
     sizes = infer_sizes(assign(dump, parallel, mapping), parallel, setting.sizes or {})
-    if "N_H" not in sizes:
+    missing = {name: None for each in parallel.dims for name, _ in each.expanded[1] if name not in sizes}
+    if "N_H" in missing:
         raise ConfigError("the number of heads N_H follows from no tensor; give --heads")
+    if missing:
+        raise ConfigError(f"no tensor says how large {', '.join(missing)} is; give it by --size")
     setting = replace(setting, sizes=sizes)
     parallel = setting.parallel(single)
     return check_dump(single, parallel, sizes, assign(dump, parallel, mapping), f"{folder} under {setting.title}")
