@@ -78,6 +78,9 @@ class Naming:
         #: Equal dims are written one way: D_h, not D/N_H.
         self._spelling = {each: each for each in reversed(graph.dims) if len(each.powers) == 1}
         self._gradient_names = {gradient_name(p.name) for p in graph.parameters}
+        #: Gradients that are handed in, those of a block's results.
+        named = {gradient_name(value.name) for node in graph.nodes for value in node.outputs}
+        self._handed_in = {value for value in graph.inputs if value.name in named}
         #: What the backward pass makes of forward values alone: gathered, cast or computed once more there.
         self._made_again: set[Value] = set()
         for node in graph.nodes:
@@ -93,7 +96,9 @@ class Naming:
 
     def _phase_made(self, value: Value) -> str:
         made = self.producer(value)
-        return made.meta.phase if made is not None else FORWARD
+        if made is None:
+            return BACKWARD if value in self._handed_in else FORWARD
+        return made.meta.phase
 
     # -- what a value is ------------------------------------------------------------------------------
 
