@@ -1,7 +1,7 @@
 """A block of one's own, a gated MLP: Y = (SiLU(X • W_gate) ⊙ (X • W_up)) • W_down.
 
-    graphir check examples/swiglu.py:swiglu --tp 2
-    graphir draw examples/swiglu.py:swiglu --tp 2 -o swiglu.svg
+graphir check examples/swiglu.py:swiglu --tp 2
+graphir draw examples/swiglu.py:swiglu --tp 2 -o swiglu.svg
 """
 
 import graphir as gi

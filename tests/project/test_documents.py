@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("ARCHITECTURE.md", "README.md", "DOCUMENTS.md", "SECURITY.md", "CHANGELOG.md")
+    for name in ("ARCHITECTURE.md", "README.md", "USAGE.md", "DOCUMENTS.md", "SECURITY.md", "CHANGELOG.md")
 }
 ARCHITECTURE = PAGES["ARCHITECTURE.md"]
 

@@ -1,8 +1,10 @@
-"""What the README says is so: its programs run, its commands are there; what it names is there by `test_documents`."""
+"""What the README and its continuation say is so: programs run, commands are there, pictures show what is printed."""
 
 from __future__ import annotations
 
 import re
+import runpy
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from graphir.cli import cli
 from tests.cuda import emulator, standin
 from tests.support.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, USAGE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "USAGE.md"))
 
 
-PROGRAM, ON_A_GPU = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+(OWN_GRAPH,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PROGRAM, ON_A_GPU = re.findall(r"```python\n(.*?)```", USAGE, flags=re.DOTALL)
 
 
 def run(*programs):
@@ -25,6 +28,11 @@ def run(*programs):
     for program in programs:
         exec(compile(program, "README.md", "exec"), names)
     return names
+
+
+def test_the_readme_is_short():
+    assert README.count("\n") <= 90
+    assert README.index("caught-fault.svg") < README.index("## Two commands")
 
 
 def test_the_program_runs(capsys):
@@ -42,6 +50,28 @@ def test_the_program_for_a_gpu_runs_over_the_stand_in():
     assert float(names["loss"]) < float(names["out"]["L"])
 
 
+def test_the_graph_of_ones_own_is_the_example_and_its_commands_run(call, tmp_path, monkeypatch):
+    example = runpy.run_path(str(ROOT / "examples/swiglu.py"))["swiglu"]()
+    assert run(OWN_GRAPH)["swiglu"]() == example
+    (commands,) = re.findall(r"```bash\n(graphir draw .*?)```", README, flags=re.DOTALL)
+    file = ROOT / "examples/swiglu.py"
+    monkeypatch.chdir(tmp_path)
+    for command in commands.strip().splitlines():
+        _, *words = command.replace("examples/swiglu.py", str(file)).split()
+        assert call(*words)[0] == 0
+    drawn = (ElementTree.parse(each) for each in (tmp_path / "swiglu.svg", ROOT / "examples/pictures/swiglu.svg"))
+    assert len({"".join(each.getroot().itertext()) for each in drawn}) == 1
+
+
+def test_the_picture_of_a_fault_shows_what_is_printed():
+    make = runpy.run_path(str(ROOT / "examples/pictures/make.py"), run_name="make")
+    picture = (ROOT / "examples/pictures/caught-fault.svg").read_text(encoding="utf-8")
+    assert picture == make["terminal"](make["FAULT"], make["output"](make["FAULT"]))
+    assert "first departure: dX.AR" in picture
+    assert "rank 1 (tp=1)" in picture
+    assert "examples/check_pytorch.py:" in picture
+
+
 def test_every_command_is_in_the_table_and_every_one_in_the_table_exists():
-    told = set(re.findall(r"^\| `graphir (\w+)", README, flags=re.MULTILINE))
+    told = set(re.findall(r"^\| `graphir (\w+)", USAGE, flags=re.MULTILINE))
     assert told == set(cli.list_commands(None))

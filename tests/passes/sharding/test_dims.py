@@ -144,7 +144,9 @@ def test_x_and_its_cube_within_an_activation_are_no_stream() -> None:
     assert not residual_stream(graph.nodes)
     with pytest.raises(LayoutError, match="splits the residual stream, but graph act has none"):
         shard(graph, Mesh(tp=2), Plan(residual={"*": "B|tp"}))
-    with pytest.raises(LayoutError, match=r"wants T\|tp of residual \*, but none has that dim: X is float64\[B, S, D\]"):
+    with pytest.raises(
+        LayoutError, match=r"wants T\|tp of residual \*, but none has that dim: X is float64\[B, S, D\]"
+    ):
         shard(own_block(), Mesh(tp=2), Plan(residual={"*": "T|tp"}))
 
 
