@@ -17,7 +17,6 @@ from graphir.guide.tables import set_names, table
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh, local_shape
 from graphir.ir.traits import LOCAL_SLICE
-from graphir.models import transformer
 from graphir.passes import autodiff, find_plan, shard
 
 _COLUMNS = (
@@ -57,8 +56,9 @@ def communication(config: GuideConfig, plan: str) -> str:
 
 def sharded(config: GuideConfig, plan: str) -> Graph:
     """One layer of the model with its gradients, as each rank of the mesh runs it."""
+    sizes = None if config.model is None else dict(config.numbers)
     used = {name: size for name, size in (("dp", config.dp), ("tp", config.tp)) if name in find_plan(plan).axes}
-    return shard(autodiff(transformer(layers=1), loss="L"), Mesh(used), find_plan(plan))
+    return shard(autodiff(config.graph(1), loss="L"), Mesh(used), find_plan(plan), sizes)
 
 
 def _row(node: Node, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from html import escape
 
 from graphir.drawing import FigureConfig, figure
@@ -19,10 +18,9 @@ from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.guide.communication import communication
 from graphir.guide.config import GuideConfig
 from graphir.guide.markup import Directive, Heading, headings, inline, scrolled, to_html
+from graphir.guide.model import differences
 from graphir.guide.proof import Proof, proof_html, prove
 from graphir.guide.tables import dictionary, operations, set_names, table, tensors
-from graphir.ir.graph import Graph
-from graphir.models import transformer
 from graphir.passes import autodiff, lower
 
 TITLE = "Transformers, in parallel"
@@ -70,8 +68,12 @@ _DIMS = (
     ("D", "width of the residual stream"),
     ("D_ff", "width inside the feed-forward block"),
     ("N_H", "attention heads"),
+    ("N_KV", "heads of keys and values"),
+    ("G", "heads of queries to each of these"),
     ("D_h", "width of a head"),
     ("V", "tokens in the vocabulary"),
+    ("S_max", "positions in the table"),
+    ("N_types", "types of tokens"),
     ("N_DP", "replicas, ranks along dp"),
     ("N_T", "ranks that share a replica, along tp"),
 )
@@ -110,11 +112,16 @@ class _Directives:
         self.config, self.report = config, report
         self.count = 0
         self.proofs: dict[str, Proof] = {}
-        self.figures = FigureConfig(layers=config.layers, heads=config.heads, dp=config.dp, tp=config.tp)
+        self.figures = FigureConfig(
+            layers=config.layers, heads=config.heads, dp=config.dp, tp=config.tp, model=config.model
+        )
+        #: What the tables describe: a layer of the model from raw text on, its gradients, and these taken apart.
+        graph = autodiff(config.graph(1, text=True), loss="L")
+        self.graphs = graph, lower(graph), config.graph(1, decode="top-k")
         self.table: Mapping[str, Directive] = {
             "figure": self.figure,
-            "operations": lambda block: scrolled(operations(_graphs(), _SCOPES[block]), f"operations, {block}"),
-            "tensors": lambda block: scrolled(tensors(_graphs()[0], _SCOPES[block]), f"tensors, {block}"),
+            "operations": lambda block: scrolled(operations(self.graphs, _SCOPES[block]), f"operations, {block}"),
+            "tensors": lambda block: scrolled(tensors(self.graphs[0], _SCOPES[block]), f"tensors, {block}"),
             "dictionary": lambda: scrolled(dictionary(), "operators"),
             "dims": self.dims,
             "communication": lambda name: communication(config, _PROOFS[name]),
@@ -154,8 +161,12 @@ class _Directives:
     def dims(self) -> str:
         """The dims' names, with this guide's numbers."""
         config = self.config
-        numbers = {**config.numbers, "D_h": config.width // config.heads, "N_DP": config.dp, "N_T": config.tp}
-        rows = ((inline(f"${_subscripted(name)}$"), escape(text), f"{numbers[name]:,}") for name, text in _DIMS)
+        numbers = {"D_h": config.width // config.heads, **config.numbers, "N_DP": config.dp, "N_T": config.tp}
+        rows = (
+            (inline(f"${_subscripted(name)}$"), escape(text), f"{numbers[name]:,}")
+            for name, text in _DIMS
+            if name in numbers
+        )
         return scrolled(table(("Name", "What it counts", "Here"), rows, "dims"), "dims")
 
 
@@ -164,25 +175,19 @@ def _subscripted(name: str) -> str:
     return f"{head}_{{\\text{{{tail}}}}}" if sign else head
 
 
-@lru_cache(maxsize=1)
-def _graphs() -> tuple[Graph, ...]:
-    """What the tables describe: a layer of the model from raw text on, its gradients, and these taken apart."""
-    graph = autodiff(transformer(layers=1, text=True), loss="L")
-    return graph, lower(graph), transformer(layers=1, decode="top-k")
-
-
 # -- HTML -------------------------------------------------------------------------------------------------
 
 
 def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str]) -> str:
     sizes = ", ".join(f"{name} = {size:,}" for name, size in config.numbers.items())
+    parts = "" if config.model is None else differences(config.model, config.name)
     made_for = (
         f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
         "figure, table and number in it comes from graphs that were checked and run while it was made."
     )
     style, script = asset("graphir.guide", "style.css"), asset("graphir.guide", "contents.js")
     text = "\n".join(body)
-    faces = font_faces(text + made_for + TITLE + _LETTERS)
+    faces = font_faces(text + parts + made_for + TITLE + _LETTERS)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -199,7 +204,7 @@ def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str])
 <nav aria-label="Contents"><details open><summary>Contents<span></span></summary>{_contents(contents)}</details></nav>
 <main>
 <header><h1>{TITLE}</h1>
-<p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p></header>
+<p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p>{parts}</header>
 {text}
 <footer>{escape(made_for)}</footer>
 </main>

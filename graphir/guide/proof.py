@@ -13,11 +13,11 @@ from html import escape
 
 import numpy as np
 
-from graphir.compiler import compile, initialize
+from graphir.checking.position import general_position, small_sizes
+from graphir.compiler import compile
 from graphir.guide.config import GuideConfig
+from graphir.ir.dims import dim_names
 from graphir.ir.layout import Mesh
-from graphir.models import transformer
-from graphir.operators.loss import IGNORE
 from graphir.passes import autodiff, find_plan, shard
 
 #: Deviations above this, relative to the largest entry, are no rounding of doubles.
@@ -25,7 +25,7 @@ ROUNDING = 1e-11
 
 
 #: What of a block's forward pass is compared, beside the loss.
-_RESULTS = ("embedding/X", "layer*/mha/A_out", "layer*/mlp/Y", "output/Z_bias", "output/L")
+_RESULTS = ("embedding/X", "layer*/mha/A_out", "layer*/mlp/Y", "output/Z_*", "output/L")
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,17 @@ def prove(config: GuideConfig, plan: str, layers: int = 2) -> Proof:
     """
     found = find_plan(plan)
     mesh = Mesh({name: size for name, size in (("dp", config.dp), ("tp", config.tp)) if name in found.axes})
-    single = autodiff(transformer(layers=layers, dtype="float64"), loss="L")
+    single = autodiff(config.graph(layers, dtype="float64"), loss="L")
     ranks = config.dp * config.tp
-    sizes = {"B": 2 * config.dp, "S": 2 * config.tp, "D": 4 * ranks, "N_H": config.tp, "D_ff": 8 * ranks, "V": 11}
-    generator = np.random.default_rng(0)
-    shape = (sizes["B"], sizes["S"])
-    labels = generator.integers(0, sizes["V"], shape)
-    labels[0, : sizes["S"] // 2] = IGNORE  # unevenly, so that a mean of means would be found out
-    data = {"T": generator.integers(0, sizes["V"], shape), "Y": labels, "seed": 1, "step": 2}
-    parameters = {name: generator.normal(scale=0.3, size=a.shape) for name, a in initialize(single, sizes).items()}
+    small = {"B": 2 * config.dp, "S": 2 * config.tp, "D": 4 * ranks, "N_H": config.tp, "D_ff": 8 * ranks, "V": 11}
+    if config.model is not None:
+        groups = {"G": config.model.groups} if config.model.groups > 1 else {}
+        small = small_sizes(single, Mesh(dp=config.dp, tp=config.tp), groups)
+    sizes = {name: size for name, size in small.items() if name in dim_names([single.dims])}
+    arguments = general_position(single, sizes, seed=0)
     names = [name for name in single.values if any(fnmatchcase(name, pattern) for pattern in _RESULTS)]
     names += [value.name for value in single.outputs if value.name not in names]
-    one, many = (
-        compile(graph, sizes, fetch=names)(parameters, data) for graph in (single, shard(single, mesh, found, sizes))
-    )
+    one, many = (compile(graph, sizes, fetch=names)(arguments) for graph in (single, shard(single, mesh, found, sizes)))
     return Proof(plan, mesh, {name: _deviation(one[name], many[name]) for name in names})
 
 

@@ -19,6 +19,7 @@ from graphir.guide.communication import communication, sharded
 from graphir.guide.document import SECTIONS, section_text
 from graphir.guide.markup import headings, inline, to_html
 from graphir.guide.math import mathml
+from graphir.guide.model import differences
 from graphir.guide.proof import Proof, proof_html
 from graphir.guide.tables import dictionary, operations, tensors
 from graphir.passes import autodiff, lower
@@ -321,3 +322,40 @@ def test_the_guide_builds_for_other_configurations():
 def test_a_configuration_that_cannot_be_is_refused(config, message):
     with pytest.raises(ConfigError, match=message):
         guide(config)
+
+
+# -- other models -------------------------------------------------------------------------------------------
+
+
+def test_a_guide_to_another_model_says_where_its_parts_are_others():
+    model = gi.models.blueprint("gemma3-1b")
+    found = {row[0]: row[1:] for row in rows(differences(model, "gemma3-1b"))}
+    assert found["Norm"] == ["LN, ε = 1e-05", "RMS, ε = 1e-06, γ + 1"]
+    assert found["Window"] == ["none", "512 places, in 5 of 6 layers"]
+    assert found["Positions"][1] == "queries and keys are turned, base 1,000,000; 10,000 in layers with a window"
+    assert "Attention" not in found  # causal, as the text has it
+
+
+def test_its_numbers_costs_and_proofs_are_the_models():
+    config = GuideConfig.of_model("llama3-8b", gi.models.blueprint("llama3-8b"), batch=4, tp=2)
+    assert {name: config.numbers[name] for name in ("B", "S", "D", "N_KV", "G", "D_h")} == {
+        "B": 4,
+        "S": 1024,
+        "D": 4096,
+        "N_KV": 8,
+        "G": 4,
+        "D_h": 128,
+    }
+    assert config.layers == 32
+    assert "all 32" in communication(config, "sequence")
+    assert prove(config, "megatron", layers=1).holds
+    with pytest.raises(gi.errors.DimError, match="N_KV"):
+        communication(GuideConfig.of_model("llama3-8b", gi.models.blueprint("llama3-8b"), tp=5), "megatron")
+
+
+@needs_svg
+@pytest.mark.slow
+def test_a_guide_to_another_model_is_whole():
+    page = guide(GuideConfig.of_model("qwen3", gi.models.blueprint("qwen3")))
+    assert page.count("<figure ") == sum(section_text(name).count("{figure") for name in SECTIONS)
+    assert "proof failed" not in page
