@@ -353,7 +353,6 @@ def test_its_numbers_costs_and_proofs_are_the_models():
         communication(GuideConfig.of_model("llama3-8b", gi.models.blueprint("llama3-8b"), tp=5), "megatron")
 
 
-@needs_svg
 @pytest.mark.slow
 def test_a_guide_to_another_model_is_whole():
     page = guide(GuideConfig.of_model("qwen3", gi.models.blueprint("qwen3")))
