@@ -19,8 +19,9 @@ from graphir.ir.attributes import Attributes
 from graphir.ir.traits import Looks
 from graphir.ir.value import Value
 
-#: Keys are told apart in so many blocks, no more: programs are to differ little from one token to the next.
-_BLOCKS = 8
+#: Keys are told apart in so many blocks, no more; and in so many by a run of few queries, so that from one token to the
+#: next there is the same program.
+_BLOCKS, _FEW = 16, 4
 
 Range: TypeAlias = tuple[int, int]
 #: What is seen, by how arguments say it.
@@ -40,7 +41,7 @@ class Sight:
         sizes = {dim: n for _, dims, value in self.operands for dim, n in zip(dims, arrays[value].shape, strict=True)}
         if 0 in sizes.values():
             return None
-        width = max(keys, -(-sizes["k"] // _BLOCKS))
+        width = max(keys, -(-sizes["k"] // (_BLOCKS if sizes["q"] > queries else _FEW)))
         lows, highs = [], []
         for b in range(sizes["b"]):
             found = [self._keys(arrays, (b, b + 1), (q, q + queries), width) for q in range(0, sizes["q"], queries)]

