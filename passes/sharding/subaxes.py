@@ -20,7 +20,7 @@ from graphir.ir.dims import Dim, Sizes
 from graphir.ir.graph import Node
 from graphir.ir.layout import Mesh, filled
 from graphir.ir.value import Value
-from graphir.passes.sharding.logical import LogicalDims
+from graphir.passes.sharding.logical import LogicalDims, Reading
 from graphir.passes.sharding.plans import Plan
 from graphir.passes.sharding.propagation import Claimed
 from graphir.passes.sharding.splits import is_named
@@ -44,6 +44,8 @@ def take_apart(mesh: Mesh, plan: Plan, arguments: Iterable[Value], logical: Logi
         pair = next(found, None)
         if pair is not None and axis in mesh.sizes:
             mesh = _share(mesh, plan, axis, *pair, sizes=sizes)
+        else:
+            _advise(mesh, plan, axis, readings, sizes)
     return mesh
 
 
@@ -73,6 +75,19 @@ def _share(mesh: Mesh, plan: Plan, axis: str, outer: Dim, inner: Dim, sizes: Siz
         f"plan {plan.name} lays ({outer} {inner}) over {axis}={ranks}, but {outer}={many} is no multiple of {ranks}, "
         f"and {ranks} not {many} times a divisor of {inner}={each}; choose {axis} from {', '.join(map(str, fitting))}"
     )
+
+
+def _advise(mesh: Mesh, plan: Plan, axis: str, readings: Iterable[Reading], sizes: Sizes) -> None:
+    """DimError where an axis has more ranks than a dim that heads of queries begin with: how to lay the rest."""
+    names = {product[0] for product in plan.lies[axis]}
+    for outer, *inner in readings:
+        if len(inner) > 1 and any(is_named(outer, name) for name in names):
+            ranks, many = mesh.sizes.get(axis, 1), outer.size(sizes)
+            if ranks > many:
+                raise DimError(
+                    f"plan {plan.name} lays {outer} over {axis}={ranks}, but {outer}={many}; write "
+                    f"({outer} {inner[0]}) in place of {outer}, so that the rest of {axis} splits {inner[0]}"
+                )
 
 
 def _divisors(number: int) -> list[int]:

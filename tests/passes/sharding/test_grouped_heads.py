@@ -183,6 +183,15 @@ def test_ranks_that_heads_cannot_be_shared_out_among(sizes: dict[str, int], rank
     assert str(caught.value) == text
 
 
+def test_a_plan_that_does_not_say_what_shares_a_head_is_told_how() -> None:
+    with pytest.raises(DimError) as caught:
+        shard(GRAPH, Mesh(tp=4), "tp:D_ff,N_KV", SIZES)
+    assert str(caught.value) == (
+        "plan tp:D_ff,N_KV lays N_KV over tp=4, but N_KV=2; write (N_KV G) in place of N_KV, so that the rest of tp "
+        "splits G"
+    )
+
+
 def test_a_graph_that_is_sharded_for_some_heads_is_not_run_with_others() -> None:
     local = shard(GRAPH, Mesh(tp=4), "megatron", SIZES)
     with pytest.raises(DimError, match=r"N_KV = 4 lies one by one over tp.N_KV=2 in graph grouped; shard the graph"):
