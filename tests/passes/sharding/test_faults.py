@@ -204,13 +204,15 @@ def of(**entries: object) -> Plan:
         ),
         (
             "megatro",
-            "no plan is called 'megatro'; there are single, data, megatron, column, vocabulary, sequence, zero1, "
-            "zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own such as tp:D_ff,N_H",
+            "no plan is called 'megatro'; did you mean megatron? There are single, data, megatron, column, vocabulary, "
+            "sequence, zero1, zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own "
+            "such as tp:D_ff,N_H",
         ),
         (
             "megatron+zero4",
-            "no plan is called 'zero4'; there are single, data, megatron, column, vocabulary, sequence, zero1, "
-            "zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own such as tp:D_ff,N_H",
+            "no plan is called 'zero4'; did you mean zero3? There are single, data, megatron, column, vocabulary, "
+            "sequence, zero1, zero2, zero3, context, sums such as data+megatron, and dims over an axis of your own "
+            "such as tp:D_ff,N_H",
         ),
     ],
     ids=lambda each: str(each).split("\n", 1)[-1][:40].strip(),
