@@ -54,6 +54,16 @@ def communication(config: GuideConfig, plan: str) -> str:
     return f"{scrolled(table(_COLUMNS, rows, 'communication'), 'what each rank sends')}{caption}"
 
 
+def communication_table(graph: Graph, sizes: Mapping[str, int]) -> str:
+    """A table of all collectives of a sharded graph, with what a rank sends in all; HTML."""
+    complete = mesh_sizes(graph, sizes)
+    found = [node for node in graph.nodes if node.operator.collective not in (None, LOCAL_SLICE)]
+    rows = [_row(node, graph.mesh, complete) for node in found]
+    total = _amount(_sent(found, graph.mesh, complete))
+    caption = f"<p class='caption'>Every collective. A rank sends <strong>{total}</strong> in a step, as rings.</p>"
+    return f"{scrolled(table(_COLUMNS, rows, 'communication'), 'what each rank sends')}{caption}"
+
+
 def sharded(config: GuideConfig, plan: str) -> Graph:
     """One layer of the model with its gradients, as each rank of the mesh runs it."""
     sizes = None if config.model is None else dict(config.numbers)

@@ -1,26 +1,19 @@
-"""The guide, put together: prose from `text/`, figures and tables from graphs, proofs and costs from runs.
-
-It is one HTML file that loads nothing and may be printed: a content security policy admits only its own style, and the
-one script that says in the contents where the reader is. Without the script all is there, too.
-"""
+"""The guide, put together: prose from `text/`, figures and tables from graphs, proofs and costs from runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from html import escape
 
 from graphir.drawing import FigureConfig, figure
-from graphir.drawing.fonts import font_faces
-from graphir.drawing.inline import asset, policy
-from graphir.drawing.paint import paint
-from graphir.drawing.svg import inline_svg, parse_svg
+from graphir.drawing.inline import asset
 from graphir.guide.communication import communication
 from graphir.guide.config import GuideConfig
-from graphir.guide.markup import Directive, Heading, headings, inline, scrolled, to_html
+from graphir.guide.markup import Directive, headings, inline, scrolled, to_html
 from graphir.guide.model import differences
+from graphir.guide.page import figure_html, page_html
 from graphir.guide.proof import Proof, proof_html, prove
-from graphir.guide.tables import dictionary, operations, set_names, table, tensors
+from graphir.guide.tables import dictionary, operations, table, tensors
 from graphir.passes import autodiff, lower
 
 TITLE = "Transformers, in parallel"
@@ -79,10 +72,6 @@ _DIMS = (
 )
 
 
-#: Letters that a page may need beside those in its source: a browser sets the letters of formulas from their own place.
-_LETTERS = "".join(map(chr, (*range(0x20, 0x7F), *range(0x1D434, 0x1D468), 0x210E, *range(0x1D6E2, 0x1D71C))))
-
-
 def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lambda step: None) -> str:
     """The whole guide for a model and mesh, as HTML; `report` hears of each section, figure and proof.
 
@@ -97,7 +86,15 @@ def guide(config: GuideConfig | None = None, report: Callable[[str], None] = lam
         report(f"section {name}")
         body.append(to_html(text, directives, config.words))
     contents = [heading for text in texts for heading in headings(text)]
-    return _html(config, contents, body)
+    sizes = ", ".join(f"{name} = {size:,}" for name, size in config.numbers.items())
+    made_for = (
+        f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
+        "figure, table and number in it comes from graphs that were checked and run while it was made."
+    )
+    head = "<p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p>"
+    if config.model is not None:
+        head += differences(config.model, config.name)
+    return page_html(TITLE, head, made_for, contents, body)
 
 
 def section_text(name: str) -> str:
@@ -132,17 +129,7 @@ class _Directives:
         """A figure of the documents, as inline SVG with its caption."""
         self.report(f"figure {id}")
         self.count += 1
-        picture = figure(id, self.figures)
-        # The caption says the title; twice is once too often.
-        root = parse_svg(paint(replace(picture, title="")))
-        width = float(root.get("width", "0").removesuffix("pt"))
-        drawing = inline_svg(root, f"f{self.count}")
-        caption = f"<strong>Figure {self.count}. {escape(picture.title)}.</strong> {set_names(picture.caption)}"
-        return (
-            f'<figure id="figure-{escape(id)}" style="--width: {width:.0f}pt">'
-            f"{scrolled(drawing, picture.title, 'drawing')}"
-            f"<figcaption>{caption}</figcaption></figure>{self.proof_of(id)}"
-        )
+        return f"{figure_html(figure(id, self.figures), self.count, id)}{self.proof_of(id)}"
 
     def proof_of(self, figure: str) -> str:
         """The proof that belongs below a figure; nothing below one of a single machine."""
@@ -173,60 +160,3 @@ class _Directives:
 def _subscripted(name: str) -> str:
     head, sign, tail = name.partition("_")
     return f"{head}_{{\\text{{{tail}}}}}" if sign else head
-
-
-# -- HTML -------------------------------------------------------------------------------------------------
-
-
-def _html(config: GuideConfig, contents: Iterable[Heading], body: Iterable[str]) -> str:
-    sizes = ", ".join(f"{name} = {size:,}" for name, size in config.numbers.items())
-    parts = "" if config.model is None else differences(config.model, config.name)
-    made_for = (
-        f"This copy was made for {config.layers} layers, {sizes}; {config.dp} replicas of {config.tp} ranks. Every "
-        "figure, table and number in it comes from graphs that were checked and run while it was made."
-    )
-    style, script = asset("graphir.guide", "style.css"), asset("graphir.guide", "contents.js")
-    text = "\n".join(body)
-    faces = font_faces(text + parts + made_for + TITLE + _LETTERS)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy([script])}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{TITLE}</title>
-<style>
-{faces}
-{style}</style>
-</head>
-<body>
-<nav aria-label="Contents"><details open><summary>Contents<span></span></summary>{_contents(contents)}</details></nav>
-<main>
-<header><h1>{TITLE}</h1>
-<p>A guide by dimensions: what every tensor is, what shape it has, and where it lies.</p>{parts}</header>
-{text}
-<footer>{escape(made_for)}</footer>
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _contents(contents: Iterable[Heading]) -> str:
-    """The contents: sections, and the subsections of each."""
-    made: list[tuple[Heading, list[Heading]]] = []
-    for heading in contents:
-        if heading.depth == 1:
-            made.append((heading, []))
-        elif heading.depth == 2:
-            made[-1][1].append(heading)
-    items = "".join(
-        f"<li>{_link(section)}<ol>{''.join(f'<li>{_link(s)}</li>' for s in below)}</ol></li>" for section, below in made
-    )
-    return f"<ol>{items}</ol>"
-
-
-def _link(heading: Heading) -> str:
-    return f'<a href="#{heading.anchor}"><span class="number">{heading.number}</span>{escape(heading.title)}</a>'

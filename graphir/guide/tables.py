@@ -95,6 +95,8 @@ _OPERATOR_NAMES: Mapping[str, str] = {
     "CACHE": "Rows of a cache",
     "count": "Count of valid tokens",
 }
+#: The blocks that these are names in; elsewhere, in graphs of others, they may mean anything.
+_BLOCKS = frozenset({"embedding", "mha", "mlp", "output"})
 #: Statistics and masks, by the name that their operator's signature gives them.
 _STATISTICS: Mapping[str, str] = {"m": "Mask", "mean": "Mean", "rstd": "Inverse deviation", "lse": "Log-sum-exp"}
 #: A name with a subscript, or a dim of one letter.
@@ -212,9 +214,13 @@ def _name(graph: Graph, local: str, value: Value, block: str) -> Label:
         whole, through, use = local[1:].partition(".")
         made = (Run("Gradient of "), *_primal_label(graph, whole, value))
         return (*made, Run(", through "), *typeset(use)) if through else made
-    known = _BLOCK_NAMES.get((block, local)) or NAMES.get(local) or _STATISTICS.get(local.partition(".")[2])
+    known = _STATISTICS.get(local.partition(".")[2])
+    if block in _BLOCKS:
+        known = _BLOCK_NAMES.get((block, local)) or NAMES.get(local) or known
     if known is None:
         node = graph.producers.get(value)
+        if node is None and local.startswith("d") and f"{value.scope}/{local[1:]}".lstrip("/") in graph.values:
+            return (Run("Gradient of "), *typeset(local[1:]))
         kind = "Parameter" if value in graph.parameters else "Input"
         known = kind if node is None else f"Result of {operator_name(node.operator).lower()}"
     return (Run(known),)
