@@ -67,12 +67,13 @@ class Attention:
             K, V = (self._cached(frame, rows, which) for rows, which in ((K, "K"), (V, "V")))
         A = matmul(Q, transpose(K, name="K_T"), name="A")
         AS = softmax(self._masked(frame, A, self.window if windowed else 0), name="AS")
-        AS_drop = AS if frame.drop is None else frame.dropout(AS, "AS_drop")
-        AO_cat = self._beside(matmul(AS_drop, V, name="AO_heads"))
+        AO_cat = self._beside(matmul(frame.dropout(AS, "AS_drop"), V, name="AO_heads"))
         heads = self.heads
         AO = matmul(AO_cat, frame.weight("W_O", heads.queries * heads.width, D, on_stream=True), name="AO_lin")
         if "O" in self.biases:
-            AO = frame.biased(AO, "b_O", "AO_bias")
+            AO = frame.biased(AO, "b_O", frame.before_dropout("AO_bias", "A_out"))
+        elif frame.drop is None:
+            return frame.block.alias("A_out", AO)
         return frame.dropout(AO, "A_out")
 
     # -- heads ----------------------------------------------------------------------------------------

@@ -34,13 +34,17 @@ class Embedding:
         else:
             T = frame.checked(block.alias("T", ids))
         E = block.parameter("E", (frame.vocabulary, D))
-        X = lookup(E, T, name="X_tok")
+        stages = {"X_tok": True, "X_scaled": self.scaled, "X_typed": self.types, "X_emb": positions.added}
+        *names, last = [name for name, there in (stages | {"X_norm": self.norm}).items() if there]
+        called = iter([*names, frame.before_dropout(last, "X")])
+        X = lookup(E, T, name=next(called))
         if self.scaled:
-            X = scale_by_root(X, width=D, name="X_scaled")
+            X = scale_by_root(X, width=D, name=next(called))
         if self.types:
             E_type = block.parameter("E_type", (N_TYPES, D))
-            X = add(X, lookup(E_type, frame.inputs["types"], name="X_type"), name="X_typed")
-        X = positions.embed(frame, X)
+            X = add(X, lookup(E_type, frame.inputs["types"], name="X_type"), name=next(called))
+        if positions.added:
+            X = positions.embed(frame, X, next(called))
         if self.norm:
-            X = norm.build(frame, X, "X_norm")
+            X = norm.build(frame, X, next(called))
         return frame.dropout(X, "X"), E

@@ -26,14 +26,18 @@ class FeedForward:
 
     def build(self, frame: Frame, H: Value) -> Value:
         """Y [B, S, D] of H [B, S, D]."""
+        inner = frame.before_dropout("A_up", "H_inter")
         if self.gated:
             Z_gate, Z_up = (self._map(frame, H, part, D, D_FF) for part in ("gate", "up"))
-            A_up = gated(Z_gate, Z_up, kind=self.activation, name="A_up")
+            A_up = gated(Z_gate, Z_up, kind=self.activation, name=inner)
         else:
-            A_up = activation(self._map(frame, H, "up", D, D_FF), kind=self.activation, name="A_up")
+            A_up = activation(self._map(frame, H, "up", D, D_FF), kind=self.activation, name=inner)
         H_inter = frame.dropout(A_up, "H_inter")
-        Z_down = matmul(H_inter, frame.weight("W_down", D_FF, D, on_stream=True), name="Z_down")
-        return frame.dropout(frame.biased(Z_down, "b_down", "A_out") if self.bias else Z_down, "Y")
+        lin = "Z_down" if self.bias else frame.before_dropout("Z_down", "Y")
+        Z_down = matmul(H_inter, frame.weight("W_down", D_FF, D, on_stream=True), name=lin)
+        if self.bias:
+            Z_down = frame.biased(Z_down, "b_down", frame.before_dropout("A_out", "Y"))
+        return frame.dropout(Z_down, "Y")
 
     def _map(self, frame: Frame, H: Value, part: str, rows: Dim, columns: Dim) -> Value:
         """Z_part = H • W_part + b_part."""

@@ -41,10 +41,14 @@ class Frame:
     drop: float | None
 
     def dropout(self, X: Value, name: str) -> Value:
-        """DO(X), or X itself in a graph without DO, called `name`."""
+        """DO(X), called `name`, or X itself in a graph without DO."""
         if self.drop is None:
-            return self.block.alias(name, X)
+            return X
         return dropout(X, self.inputs["seed"], self.inputs["step"], p=self.drop, name=name)
+
+    def before_dropout(self, name: str, result: str) -> str:
+        """What is called `name` before DO makes `result` of it is called `result` in a graph without DO."""
+        return result if self.drop is None else name
 
     def weight(self, name: str, rows: Dim, columns: Dim, *, on_stream: bool = False) -> Value:
         """W [rows, columns].

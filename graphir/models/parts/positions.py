@@ -1,6 +1,7 @@
 """How a Transformer tells places apart: by rows added to its tokens' vectors, or by turning queries and keys.
 
-`given` positions are an input [B, S], so that rows may hold several documents, begin anywhere, or go on from a cache.
+`given` positions are an input [B, S], so that rows may hold several documents, begin anywhere, or go on from a cache;
+`added` are those of which tokens' vectors are made others.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ class Rows:
 
     kind: str = "learned"
     given: ClassVar[bool] = False
+    added: ClassVar[bool] = True
 
-    def embed(self, frame: Frame, X_tok: Value) -> Value:
-        """X_emb [B, S, D] = X_tok + BC_B(P)."""
+    def embed(self, frame: Frame, X_tok: Value, name: str) -> Value:
+        """X_emb [B, S, D] = X_tok + BC_B(P), called `name`."""
         block = frame.block
         if self.kind == "learned":
             P = block.alias("P", block.parameter("P_theta", (S, D)))
         else:
             P = sinusoidal_positions(s=S, d=D, dtype=block.dtype, name="P", builder=block)
-        return add(X_tok, broadcast(P, (B,), name="BC_P"), name="X_emb")
+        return add(X_tok, broadcast(P, (B,), name="BC_P"), name=name)
 
     def angles(self, frame: Frame, head: Dim) -> None:
         """None: queries and keys are not turned."""
@@ -44,11 +46,12 @@ class Table:
     """A learned row of P_theta [S_max, D] for each position, looked up and added to its token's (GPT-2, BERT)."""
 
     given: ClassVar[bool] = True
+    added: ClassVar[bool] = True
 
-    def embed(self, frame: Frame, X_tok: Value) -> Value:
-        """X_emb [B, S, D] = X_tok + P_theta[positions]."""
+    def embed(self, frame: Frame, X_tok: Value, name: str) -> Value:
+        """X_emb [B, S, D] = X_tok + P_theta[positions], called `name`."""
         P_theta = frame.block.parameter("P_theta", (S_MAX, D))
-        return add(X_tok, lookup(P_theta, frame.inputs["positions"], name="P"), name="X_emb")
+        return add(X_tok, lookup(P_theta, frame.inputs["positions"], name="P"), name=name)
 
     def angles(self, frame: Frame, head: Dim) -> None:
         """None: queries and keys are not turned."""
@@ -108,10 +111,11 @@ class Rotary:
     share: tuple[int, int] = (1, 1)
     windowed_base: float | None = None
     given: ClassVar[bool] = True
+    added: ClassVar[bool] = False
 
-    def embed(self, frame: Frame, X_tok: Value) -> Value:
-        """X_emb: X_tok itself."""
-        return frame.block.alias("X_emb", X_tok)
+    def embed(self, frame: Frame, X_tok: Value, name: str) -> Value:
+        """X_tok itself: nothing is added."""
+        return X_tok
 
     def angles(self, frame: Frame, head: Dim) -> Angles:
         """The angles of all positions, for heads [head] wide."""
