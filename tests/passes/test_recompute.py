@@ -9,7 +9,7 @@ import graphir as gi
 from graphir.cost import count_flops, peak_memory
 from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD
-from graphir.passes import LEVELS, autodiff, dce, recompute, simplify
+from graphir.passes import LEVELS, autodiff, dce, mixed_precision, recompute, simplify
 from tests.support.sharding_cases import Case, sharded_step_of
 
 B, D = gi.dims("B D")
@@ -63,6 +63,14 @@ def test_two_readers_share_one_mask_and_the_forward_pass_keeps_its_own() -> None
     read = {name: again.producers[again[name]].inputs[0].name for name in ("first", "second", "forward")}
     assert read == {"first": "m.again", "second": "m.again", "forward": "m"}
     assert [node.operator.key for node in again.nodes].count("mask") == 1
+
+
+def test_a_cast_of_what_is_made_again_is_made_again_too() -> None:
+    joint = autodiff(mixed_precision(gi.models.transformer(1), "bfloat16"))
+    again = {name for name in recompute(joint).values if name.endswith(".again")}
+    assert {"layer0/mha/AS_drop.again", "layer0/mha/AS_drop.bfloat16.again"} <= again
+    # Of what is read in bfloat16 alone that is what is held.
+    assert not {"layer0/mha/X_norm.bfloat16.again", "layer0/mlp/H.bfloat16.again"} & again
 
 
 def test_what_has_no_mask_stays_as_it_is() -> None:

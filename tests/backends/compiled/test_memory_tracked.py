@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.backends.compiled.buffers import Scratch
 from graphir.passes import autodiff, optimize, shard
 
 SIZES = {"B": 8, "S": 256, "D": 256, "N_H": 4, "D_ff": 1024, "V": 2048}
@@ -58,3 +59,17 @@ def test_a_step_of_adamw(gradients):
 
 def test_simulated_ranks(gradients):
     check(shard(gradients, gi.Mesh(dp=2), "data"), ranks=2)
+
+
+def test_a_tile_gives_back_all_of_its_scratch(gradients, monkeypatch):
+    """What a node works in is the next one's: else a tile would outgrow the cache that it was cut for."""
+    left = []
+
+    def clear(scratch, clear=Scratch.clear):
+        left.append(sum(size for used in scratch._used for _, size in used))
+        clear(scratch)
+
+    monkeypatch.setattr(Scratch, "clear", clear)
+    gi.compile(gradients, SIZES, threads=2, check=False).programs  # noqa: B018
+    assert len(left) > 100
+    assert not any(left)
