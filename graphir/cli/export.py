@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, staged, staged_subject
-from graphir.cli.load import graph_argument, graph_options, named_sizes
+from graphir.cli.load import graph_argument, graph_options, is_named, named_sizes
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -86,6 +86,12 @@ class _Source(NamedTuple):
     show_default=True,
     help="Of StableHLO: the model alone, with its gradients, or with its update, too.",
 )
+@click.option(
+    "--cached",
+    is_flag=True,
+    help="Of a model by name, or with its weights: it is handed keys and values of earlier tokens, and returns them, so "
+    "that a text goes on token by token.",
+)
 @config_options(only=(*_MODEL, *_SIZES, *_STEP))
 @all_declared(_open_options)
 @declared("vocabulary", VOCABULARY)
@@ -101,6 +107,7 @@ def export(
     checkpoint: str | None,
     stage: str,
     fetch: str | None,
+    cached: bool,
     **options: Any,
 ) -> int:
     """Write a model as a file that other programs run: transformer, mlp, a model by name, a folder, or your own graph.
@@ -118,12 +125,14 @@ def export(
     step = sorted(map(flag, written & {*_STEP, "stage"}))
     if step and not (entry.steps and checkpoint is None):
         raise ConfigError(f"{', '.join(step)}: what is exported so is the forward graph of one rank, which has none")
+    if cached and (checkpoint is not None or not is_named(what)):
+        raise ConfigError(f"--cached is for models by name, or with their weights; {what} keeps no keys and values")
     if checkpoint is not None:
         source = _trained(what, checkpoint, told)
     elif what in MODELS:
         source = _built(what, stage, options, told, entry.steps)
     else:
-        source = _given(what, stage, options, written, entry.steps)
+        source = _given(what, stage, options, written, entry.steps, cached)
     answers = list(source.answers) if stage == _STAGES[0] else None
     entry.save(
         source.graph,
@@ -152,11 +161,15 @@ def _built(model: str, stage: str, options: Mapping[str, Any], told: set[str], s
     return _Source(graph, _fixed(graph, sizes, () if steps else _OPEN.values()), MODELS[model].answers, None)
 
 
-def _given(what: str, stage: str, options: Mapping[str, Any], told: set[str], steps: bool) -> _Source:
+def _given(what: str, stage: str, options: Mapping[str, Any], told: set[str], steps: bool, cached: bool) -> _Source:
     """A model by name, or with its weights, or a graph of one's own, as far as `stage`."""
-    graph, asked = staged_subject(what, stage, {**options, **_UNOPTIMIZED}, told)
+    usage = {"cached": True, "loss": False} if cached else None
+    graph, asked = staged_subject(what, stage, {**options, **_UNOPTIMIZED}, told, usage)
+    caches = tuple(new.name for new in graph.updates.values()) if cached else ()
     weights = None if asked.weights is None else {each.name: asked.weights[each.name] for each in graph.parameters}
-    return _Source(graph, _fixed(graph, asked.sizes, () if steps else _OPEN.values()), asked.answers, weights)
+    return _Source(
+        graph, _fixed(graph, asked.sizes, () if steps else _OPEN.values()), (*asked.answers, *caches), weights
+    )
 
 
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,14 @@ def staged(what: str, stage: str, options: dict[str, Any], given_names: set[str]
     return graph
 
 
-def staged_subject(what: str, stage: str, options: dict[str, Any], given_names: set[str]) -> tuple[Graph, Subject]:
-    """What a command is asked of, compiled as far as `stage`, and as it was built."""
+def staged_subject(
+    what: str,
+    stage: str,
+    options: dict[str, Any],
+    given_names: set[str],
+    usage: Mapping[str, Any] | None = None,
+) -> tuple[Graph, Subject]:
+    """What a command is asked of, compiled as far as `stage`, and as it was built, for a `usage` as `subject` has it."""
     from graphir.passes import dce, lower, optimize, run_pipeline, shard, with_gradients
     from graphir.training.config import TrainConfig
     from graphir.training.parallel import plan_of
@@ -105,7 +111,7 @@ def staged_subject(what: str, stage: str, options: dict[str, Any], given_names: 
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
     config = TrainConfig(**options).check()
     of_model = {name: getattr(config, name) for name in (*MODEL_OPTIONS, *SIZE_OPTIONS, "dp")}
-    asked = subject(what, {**of_model, **of_graph}, given_names)
+    asked = subject(what, {**of_model, **of_graph}, given_names, usage=usage)
     graph, sizes = asked.graph, asked.sizes
     if stage != "forward":
         graph = with_gradients(graph)

@@ -159,24 +159,34 @@ def _option(flag: str, name: str, metavar: str, help: str) -> Decorator:
     return click.option(flag, name, cls=GroupedOption, group="Graph", metavar=metavar, multiple=True, help=help)
 
 
-def subject(what: str, options: Mapping[str, Any], told: Collection[str], *, small: bool = False) -> Subject:
+def subject(
+    what: str,
+    options: Mapping[str, Any],
+    told: Collection[str],
+    *,
+    small: bool = False,
+    usage: Mapping[str, Any] | None = None,
+) -> Subject:
     """The graph that a command is asked of, as it was built, and sizes: what is told, and what a model's name says.
 
     `options` are the command's, `told` the names of those that the user wrote. `small` leaves out what nobody told, so
     that a model can be tried on short texts, and one without weights in a small size: its parts count, in few layers.
+    `usage` is what a model with sizes of its own is built for, as `Usage` has it.
     Errors: ConfigError for options that the model has not, beside those of `load_graph`.
     """
     from graphir.models import MODELS
 
     if is_named(what):
-        return _named(what, options, told, small)
+        return _named(what, options, told, small, usage or {})
     sizes = {DIMS[name]: options[name] for name in DIMS if name in told} | named_sizes(options.get("size", ()))
     graph = build_graph(what, options, told)
     answers = MODELS[what].answers if what in MODELS else tuple(each.name for each in graph.outputs)
     return Subject(graph, sizes, answers)
 
 
-def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: bool) -> Subject:
+def _named(
+    what: str, options: Mapping[str, Any], told: Collection[str], small: bool, usage: Mapping[str, Any]
+) -> Subject:
     """A model with its sizes, or others where the options say so, on so many sequences of so many tokens."""
     from graphir.models import Usage
 
@@ -192,7 +202,7 @@ def _named(what: str, options: Mapping[str, Any], told: Collection[str], small: 
     composition = model.small() if small and weights is None and "layers" not in told else model.composition
     if "dropout" in told:
         composition = replace(composition, dropout=options["dropout"])
-    graph, answers = composition.build(Usage(decode=None)), (composition.answer,)
+    graph, answers = composition.build(Usage(**{"decode": None, **usage})), (composition.answer,)
     if small and weights is None:
         return Subject(graph, _in_groups(model, given) | run, answers)
     if not small:

@@ -160,3 +160,31 @@ def test_a_model_by_name_is_exported_as_a_program_of_every_rank(tmp_path: Path) 
     pytest.importorskip("jax")
     run("export", "gpt2", *small, "--tp", 2, "--format", "stablehlo", "--stage", "train", "-o", tmp_path / "g.mlir")
     assert "all_reduce" in (tmp_path / "g.mlir").read_text()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_it_is_exported_with_its_cache(tmp_path: Path, name: str) -> None:
+    """Five tokens at once, then one by one, through onnxruntime: the logits that transformers has of the whole text."""
+    runtime = pytest.importorskip("onnxruntime")
+    run("export", "--model", FOLDERS / name, "--cached", "-o", tmp_path / "model.onnx")
+    expected = np.load(FOLDERS / name / "expected.npz")
+    T, rows = expected["T"], 12
+    B, S = T.shape
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    kept = {each.name: each.shape for each in session.get_inputs() if each.name.endswith("_cache")}
+    state = {cache: np.zeros([B, shape[1], rows, shape[3]], np.float32) for cache, shape in kept.items()}
+    known, logits = np.full((B, rows), 1 << 30), []
+    for begin, end in [(0, 5), *((i, i + 1) for i in range(5, S))]:
+        positions = np.broadcast_to(np.arange(begin, end), (B, end - begin)).copy()
+        known[:, begin:end] = positions
+        given = {"T": T[:, begin:end], "positions": positions, "key_positions": known, "start": np.full(B, begin)}
+        found = session.run(None, {**given, **state})
+        results = {each.name: array for each, array in zip(session.get_outputs(), found, strict=True)}
+        state = {cache: results[f"{cache}d"] for cache in state}
+        logits.append(found[0])
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), expected["logits"], rtol=0, atol=1e-5)
+
+
+def test_what_has_no_cache_is_not_exported_with_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="transformer keeps no keys and values"):
+        run("export", "transformer", "--cached", "-o", tmp_path / "model.onnx")

@@ -1,6 +1,6 @@
 """Sizes of an exported model: numbers where they are given, names where not.
 
-Dims of names that stay *open*, B and S unless told otherwise, are dim_params, and whatever needs their numbers asks the
+Dims of names that stay *open*, B, S and S_k unless told otherwise, are dim_params, and whatever needs their numbers asks the
 shapes of the model's inputs when it runs.
 """
 
@@ -14,8 +14,8 @@ from graphir.ir.dims import Dim, Sizes, dim, dim_names, resolve_sizes
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
-#: What may be without a size: a batch, and a sequence's length, are known when the model is run.
-OPEN = ("B", "S")
+#: What may be without a size: a batch, a sequence's length and a cache's are known when the model is run.
+OPEN = ("B", "S", "S_k")
 
 
 class Dims:

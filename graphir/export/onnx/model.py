@@ -47,7 +47,7 @@ def to_onnx(
     sizes       of the graph's dims, but for those in `open` that shall be whatever the inputs of a run have
     parameters  arrays of all parameters, as `gi.initialize` makes them or a checkpoint has them: the model has them in
                 it. Without, they are its inputs. One along a dim of `open` is as long as the longest run, and every
-                run takes its beginning
+                run takes its beginning. State that has no array among them, as a cache, is an input
     opset       the version of ONNX's operators; the newest that the package has unless told
 
     Errors: ExportError for what is no forward graph of one rank, what draws random numbers, an operator that ONNX has
@@ -107,6 +107,8 @@ def _arrays(graph: Graph, dims: Dims, parameters: Mapping[str, Any]) -> dict[Val
     found = {}
     for value in _kept(graph):
         array = parameters.get(value.name)
+        if array is None and value in graph.state:
+            continue
         if array is None:
             raise InputError(f"parameters lacks {value.name} {value.type}")
         if not _fits(value, array, dims):
@@ -138,7 +140,7 @@ def _kept(graph: Graph) -> list[Value]:
 class _Export:
     def __init__(self, graph: Graph, dims: Dims, arrays: Mapping[Value, Any] | None, opset: int) -> None:
         self.graph, self.dims, self.arrays = graph, dims, arrays or {}
-        self.arguments = (*graph.inputs, *(() if arrays is not None else _kept(graph)))
+        self.arguments = (*graph.inputs, *(value for value in _kept(graph) if value not in self.arrays))
         self.write = Writer(dims, opset, graph.values)
 
     # -- the model ------------------------------------------------------------------------------------
