@@ -89,7 +89,7 @@ class _Source(NamedTuple):
 @click.option(
     "--cached",
     is_flag=True,
-    help="Of a model by name, or with its weights: it is handed keys and values of earlier tokens, and returns them, so "
+    help="Of a model by name, or with its weights: it is handed keys and values of earlier tokens and returns them, so "
     "that a text goes on token by token.",
 )
 @config_options(only=(*_MODEL, *_SIZES, *_STEP))
@@ -167,9 +167,8 @@ def _given(what: str, stage: str, options: Mapping[str, Any], told: set[str], st
     graph, asked = staged_subject(what, stage, {**options, **_UNOPTIMIZED}, told, usage)
     caches = tuple(new.name for new in graph.updates.values()) if cached else ()
     weights = None if asked.weights is None else {each.name: asked.weights[each.name] for each in graph.parameters}
-    return _Source(
-        graph, _fixed(graph, asked.sizes, () if steps else _OPEN.values()), (*asked.answers, *caches), weights
-    )
+    sizes = _fixed(graph, asked.sizes, () if steps else _OPEN.values())
+    return _Source(graph, sizes, (*asked.answers, *caches), weights)
 
 
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:

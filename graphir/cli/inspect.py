@@ -98,7 +98,7 @@ def staged_subject(
     given_names: set[str],
     usage: Mapping[str, Any] | None = None,
 ) -> tuple[Graph, Subject]:
-    """What a command is asked of, compiled as far as `stage`, and as it was built, for a `usage` as `subject` has it."""
+    """What a command is asked of, compiled as far as `stage`, and as it was built; `usage` as `subject` has it."""
     from graphir.passes import dce, lower, optimize, run_pipeline, shard, with_gradients
     from graphir.training.config import TrainConfig
     from graphir.training.parallel import plan_of

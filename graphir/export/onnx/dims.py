@@ -1,7 +1,7 @@
 """Sizes of an exported model: numbers where they are given, names where not.
 
-Dims of names that stay *open*, B, S and S_k unless told otherwise, are dim_params, and whatever needs their numbers asks the
-shapes of the model's inputs when it runs.
+Dims of names that stay *open*, B, S and S_k unless told otherwise, are dim_params, and whatever needs their numbers
+asks the shapes of the model's inputs when it runs.
 """
 
 from __future__ import annotations
