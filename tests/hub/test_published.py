@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import graphir as gi
+from graphir.export import onnx as export
 from graphir.generation import Decoder
 from graphir.hub import Pretrained, open_model
 from graphir.hub.weights import Weights
@@ -123,3 +124,27 @@ def test_smollm2_has_the_loss_and_gradients_of_pytorch(smollm2: Pretrained, said
         found = weights.names.join(stored[name], lambda parameter: out[gradients[parameter]])
         assert abs(np.linalg.norm(found) - length) < 1e-10, name
         assert np.abs(found.reshape(-1)[:: found.size // 32][:32] - elements).max() < 1e-10, name
+
+
+def test_smollm2_chooses_them_in_onnxruntime_too(
+    smollm2: Pretrained, said: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    """Exported with its cache: a prompt at once, then token by token."""
+    runtime = pytest.importorskip("onnxruntime")
+    graph = smollm2.blueprint.graph(loss=False, decode=None, cached=True)
+    fetch = [smollm2.blueprint.composition.answer, *(new.name for new in graph.updates.values())]
+    export.save(graph, tmp_path / "m.onnx", smollm2.blueprint.bind(graph), fetch=fetch, parameters=smollm2.arrays())
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    tokens, rows = said["prompt/0"].tolist(), len(said["prompt/0"]) + 64
+    sizes = smollm2.blueprint.bind(graph, B=1, S_k=rows)
+    state = {each.name: np.zeros([dim.size(sizes) for dim in each.shape], np.float32) for each in graph.state}
+    known, done = np.full((1, rows), 1 << 30), 0
+    while len(tokens) < rows:
+        places = np.arange(done, len(tokens))
+        known[0, places] = places
+        given = {"T": np.asarray([tokens[done:]]), "positions": places[None], "key_positions": known}
+        logits, *caches = session.run(None, {**given, "start": np.asarray([done]), **state})
+        state = dict(zip(state, caches, strict=True))
+        done = len(tokens)
+        tokens.append(int(logits[0, -1].argmax()))
+    assert tokens[-64:] == said["greedy/0"].tolist()
