@@ -31,13 +31,14 @@ def paint(picture: Picture, drawing: Drawing | None = None) -> bytes:
     drawing = drawing or lay_out(picture)
     box = drawing.box.grown(MARGIN)
     wide, high = box.right - box.left, box.bottom - box.top
+    forks = {node.id for node in picture.nodes if node.kind == "junction"}
     parts = [
         f'<svg xmlns="{SVG_SPACE}" width="{wide:.0f}pt" height="{high:.0f}pt" '
         f'viewBox="{box.left:.1f} {box.top:.1f} {wide:.1f} {high:.1f}" font-family="{style.FONTS}">',
         f"<title>{_safe(picture.title)}</title>" if picture.title else "",
         *map(_frame, drawing.frames),
         *(
-            _edge(at, edge, drawing.edges[at], picture.detailed, _ends_bare(edge, picture))
+            _edge(at, edge, drawing.edges[at], picture.detailed, edge.target in forks)
             for at, edge in enumerate(picture.edges)
             if at in drawing.edges
         ),
@@ -129,14 +130,10 @@ def _frame(frame: PlacedFrame) -> str:
 # -- edges ------------------------------------------------------------------------------------------------
 
 
-def _ends_bare(edge: PictureEdge, picture: Picture) -> bool:
-    """Whether an edge has no tip: it goes on behind a fork."""
-    return any(node.id == edge.target and node.kind == "junction" for node in picture.nodes)
-
-
-def _edge(at: int, edge: PictureEdge, placed: PlacedEdge, detailed: bool, bare: bool) -> str:
+def _edge(at: int, edge: PictureEdge, placed: PlacedEdge, detailed: bool, forks: bool) -> str:
+    """A group with an edge's line and tip, which it has none of if it goes on behind a fork, and its texts."""
     look = style.EDGES[style.edge_style(edge.role, edge.of_parameter, detailed)]
-    tip = "none" if bare else look.tip
+    tip = "none" if forks else look.tip
     title = f"<title>{_safe(f'{edge.tensor} {edge.shape}'.strip())}</title>"
     lines = _line(placed.points, look, tip)
     return f'<g id="e{at}" class="edge {_safe(edge.role)}">{title}{lines}{"".join(map(_text, placed.texts))}</g>'

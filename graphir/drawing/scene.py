@@ -6,7 +6,7 @@ port at its reader's side; what a block takes in and gives out stands above and 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,8 @@ from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
 
+#: What enters and is read by more nodes than this waits beside each of them: no strands all over a picture.
+_OFTEN = 4
 _INT = frozenset({"int32", "int64"})
 
 
@@ -106,6 +108,8 @@ class _Scene(Vertices):
     def _connect(self) -> None:
         flows: dict[tuple[str, Value], list[_Use]] = {}
         uses = list(self._uses())
+        readers = Counter(use.base for use in uses)
+        often = {base for base, count in readers.items() if count > _OFTEN and self.view.direction == "TB"}
         entering = {use.base for use in uses if self.naming.role(use.base, use.reader) not in ("parameter", "cached")}
         for use in uses:
             made = self.naming.producer(use.base)
@@ -114,6 +118,9 @@ class _Scene(Vertices):
                 continue
             role = self.naming.role(use.base, use.reader)
             waits = not source and use.base not in entering and self._goes_on_shelf(use)
+            if use.base in often and not source:
+                self._shelve(use)
+                continue
             elsewhere = made is None or made.meta.phase == FORWARD
             if waits or (role == "cached" and elsewhere and self.view.cached == "ports"):
                 self._shelve(use)

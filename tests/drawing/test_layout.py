@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import time
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -162,6 +163,54 @@ def test_a_collective_joins_the_boxes_of_its_ranks():
 def test_other_meshes_are_legible_too(config):
     picture = figure("dp-tp-overall", FigureConfig(**config))
     assert measure(paint(picture), picture).faults == []
+
+
+# -- layers below each other ------------------------------------------------------------------------------
+
+
+def unfolded(layers):
+    graph = autodiff(gi.models.transformer(layers=layers), loss="L")
+    return draw(graph, find_view(graph, "full"))
+
+
+def test_an_unfolded_model_is_a_stack_of_layers_that_look_alike():
+    picture = unfolded(3)
+    drawing = lay_out(picture)
+    found = measure(paint(picture, drawing), picture)
+    assert found.faults == []
+    assert not found.crossings
+    layers = [frame for frame in drawing.frames if frame.kind == "layer"]
+    assert [frame.texts[0].label[0].text for frame in layers] == ["layer0", "layer1", "layer2"]
+    assert len({round(frame.box.bottom - frame.box.top, 3) for frame in layers[:-1]}) == 1
+    columns = {round(middle(drawing, f"layer{i}/mha/X_norm").x, 3) for i in range(3)}
+    assert len(columns) == 1, "the residual stream runs straight from layer to layer"
+    steps = {
+        round(middle(drawing, f"layer{i + 1}/mha/{name}").y - middle(drawing, f"layer{i}/mha/{name}").y, 2)
+        for i in range(2)
+        for name in ("X_norm", "AS", "dZ")
+    }
+    assert len(steps) == 1
+
+
+def test_what_reads_over_several_layers_runs_outside_of_them():
+    picture = unfolded(3)
+    drawing = lay_out(picture)
+    place = next(
+        at for at, edge in enumerate(picture.edges) if edge.tensor == "embedding/dE.W_lm" and edge.of_parameter
+    )
+    right = max(frame.box.right for frame in drawing.frames)
+    assert max(x for x, _ in drawing.edges[place].points) > right
+
+
+@pytest.mark.slow
+def test_a_model_of_96_layers_is_unfolded_in_ten_seconds():
+    graph = autodiff(gi.models.transformer(layers=96), loss="L")
+    start = time.process_time()
+    picture = draw(graph, find_view(graph, "full"))
+    svg = paint(picture)
+    assert time.process_time() - start < 10
+    assert len(picture.nodes) > 10_000
+    assert svg.count(b'class="node') == len(picture.nodes)
 
 
 # -- any graph --------------------------------------------------------------------------------------------

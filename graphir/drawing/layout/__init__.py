@@ -4,6 +4,7 @@
 
 flow       a picture as items and links    parts     a node with what stands at its sides
 lanes      ranks side by side                grid     a table of small pictures
+stack      layers below each other
 strip      items and links as cells        layers    which layer an item lies in
 order      the order within a layer        columns   straight columns, near each other
 channels   tracks between two layers       layered   all of these, one after the other
@@ -18,6 +19,7 @@ from graphir.drawing.layout.furniture import furnished
 from graphir.drawing.layout.geometry import Drawing
 from graphir.drawing.layout.grid import grid
 from graphir.drawing.layout.lanes import has_lanes, lanes
+from graphir.drawing.layout.stack import is_stack, stack
 from graphir.drawing.picture import Picture
 
 __all__ = ["Drawing", "lay_out"]
@@ -29,6 +31,8 @@ def lay_out(picture: Picture) -> Drawing:
         drawing = grid(picture)
     elif has_lanes(picture):
         drawing = lanes(picture)
+    elif is_stack(picture):
+        drawing = stack(picture)
     else:
         drawing = flow(picture)
     return furnished(drawing, picture)

@@ -89,6 +89,8 @@ class _Flow:
             wide, high, along = part.height, part.width, part.width
             before, after = part.height / 2, part.height / 2
         late, passing = backward and not self.mirrored, 1 if backward and self.mirrored else -1
+        if node.kind == "stub":
+            return Item(0.0, 0.0, 0.0, end=1 if ins else -1)
         if node.kind in ("junction", "port"):
             bus = node.kind == "junction" and bool(ins) and all(e.of_parameter for _, e in self.sides.into[node.id])
             return Item(before, after, along, late=late, bus=bus, passing=passing)
@@ -175,7 +177,7 @@ class _Flow:
         """The last corner of an edge that comes from the side of a node."""
         number = self.number[id]
         part = self.parts[number]
-        if part.node.kind in ("port", "junction"):
+        if part.node.kind in ("port", "junction", "stub"):
             return []
         across, along = placed.items[number]
         own = point.x if self.down else point.y

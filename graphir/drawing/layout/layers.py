@@ -31,8 +31,10 @@ def assign_layers(items: Sequence[Item], links: Sequence[Link], levels: Iterable
     for each in reversed(order):
         if followers.get(each) and (late[each] or not leaders.get(each)):
             layer[each] = min(layer[after] for after in followers[each]) - 2
-    lowest = min(layer.values(), default=0)
-    return [layer[each] - lowest for each in leader]
+    inner = [layer[leader[number]] for number, item in enumerate(items) if not item.end] or [0]
+    ends = {-1: min(inner) - 2, 0: 0, 1: max(inner) + 2}
+    found = [ends[item.end] if item.end else layer[leader[number]] for number, item in enumerate(items)]
+    return [each - min(found) for each in found]
 
 
 def _level(count: int, links: Sequence[Link], levels: Iterable[Sequence[int]]) -> list[int]:

@@ -57,7 +57,7 @@ def node_size(node: PictureNode) -> tuple[float, float]:
     size = style.SIGN if is_sign(node) else style.LEGEND if node.kind == "note" else style.TEXT
     text = max((label_width(line, size) for line in node.lines), default=0.0)
     high = 15.0 * len(node.lines)
-    if node.kind == "junction":
+    if node.kind in ("junction", "stub"):
         return 0.0, 0.0
     if node.kind in ("port", "note"):
         shapes = node.shapes or ((),) * len(node.lines)
@@ -181,7 +181,7 @@ class Sides:
             if edge.source in self.aside and self.nodes[edge.source].kind == "port"
         ]
         right = self._right(node)
-        if node.kind not in ("port", "junction"):
+        if node.kind not in ("port", "junction", "stub"):
             if max(ins, outs) > 3:
                 room = 14.0 * max(ins, outs) + 6
                 width, height = (max(width, room), height) if down else (width, max(height, room))

@@ -31,6 +31,7 @@ class Item:
     ins, outs   pins for the links that enter and leave it, from the first to the last across
     late        whether it lies near what follows it rather than near what it follows
     bus         whether what enters it is gathered on one line, at the edge of all
+    end         −1 of what lies before all else, 1 of what lies behind it
     passing     where long links that leave it pass what the short ones lead to: before it (−1), after it (1), or
                 wherever it comes (0)
     """
@@ -42,6 +43,7 @@ class Item:
     outs: tuple[Pin, ...] = (Pin(0.0),)
     late: bool = False
     bus: bool = False
+    end: int = 0
     passing: int = 0
 
 
