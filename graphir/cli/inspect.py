@@ -13,6 +13,7 @@ import click
 from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.errors import ConfigError
+from graphir.options import flag
 
 if TYPE_CHECKING:
     from graphir.ir.graph import Graph
@@ -109,6 +110,9 @@ def staged_subject(
     compiler = sorted(f"--{name}" for name in given_names & {"without", "recompute"})
     if compiler and stage != "fused":
         raise ConfigError(f"the stage {stage} has no {', '.join(compiler)}; they are for --stage fused")
+    idle = sorted(flag(name) for name in given_names & {*OPTIMIZER_OPTIONS})
+    if idle and stage in ("forward", "autodiff"):
+        raise ConfigError(f"the stage {stage} has no optimizer, and so no {', '.join(idle)}; ask for --stage train")
     config = TrainConfig(**options).check()
     of_model = {name: getattr(config, name) for name in (*MODEL_OPTIONS, *SIZE_OPTIONS, "dp")}
     asked = subject(what, {**of_model, **of_graph}, given_names, usage=usage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from graphir.cli.options import (
     given,
 )
 from graphir.cli.step import Asked, asked
+from graphir.cli.tables import console
 from graphir.errors import ConfigError, DimError
 from graphir.models.sizes import VOCABULARY
 from graphir.options import options_of
@@ -178,15 +178,13 @@ def _model(step: Asked, sizes: Mapping[str, int]) -> str:
 
 
 def _print(found: Profile, step: Asked, sizes: Mapping[str, int], part: str, by: str, top: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    groups = list(found.by(by).items())
+    groups = _by_any_layer(found, by)
     shown = groups[: top or None]
-    # A pipe has no width of its own; this one holds every column.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    out = console()
     threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
-    console.print(f"{_WHAT[part]} of {_model(step, sizes)}, on {threads}\n", markup=False, soft_wrap=True)
+    out.print(f"{_WHAT[part]} of {_model(step, sizes)}, on {threads}\n", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(by, overflow="fold")
     for heading in ("ms", "of step", "× floor", "calls", "GFLOP/s", "GB/s"):
@@ -198,9 +196,24 @@ def _print(found: Profile, step: Asked, sizes: Mapping[str, int], part: str, by:
         from graphir.backends.numpy.profile import total
 
         table.add_row(f"{len(rest)} more", *_cells(total(rest, found.threads), found), style="dim")
-    console.print(table)
+    out.print(table)
     for line in (*_totals(found, sizes), *found.fallbacks):
-        console.print(line, markup=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _by_any_layer(found: Profile, by: str) -> list[tuple[str, Measure]]:
+    """The rows put together, those of layers that are alike, too: `layer*/mlp/Z_up × 12`; the longest first."""
+    from graphir.backends.numpy.profile import total
+    from graphir.cost import of_any_layer
+
+    alike: dict[str, dict[str, Measure]] = {}
+    for name, measure in found.by(by).items():
+        alike.setdefault(of_any_layer(name), {})[name] = measure
+    rows = [
+        (f"{name} × {len(each)}" if len(each) > 1 else next(iter(each)), total(list(each.values()), found.threads))
+        for name, each in alike.items()
+    ]
+    return sorted(rows, key=lambda row: -row[1].mean)
 
 
 def _cells(measure: Measure, found: Profile) -> tuple[str, ...]:

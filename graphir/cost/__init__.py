@@ -14,6 +14,7 @@ from graphir.cost.communication import (
     mesh_sizes,
 )
 from graphir.cost.compute import Kind, alike, count_elements, count_flops, kind_of, node_flops, plain_nodes
+from graphir.cost.lifetimes import of_any_layer
 from graphir.cost.memory import Peak, peak_memory
 from graphir.cost.polynomial import Polynomial
 from graphir.cost.step import StepCost, extrapolate, step_cost
@@ -35,6 +36,7 @@ __all__ = [
     "kind_of",
     "mesh_sizes",
     "node_flops",
+    "of_any_layer",
     "peak_memory",
     "plain_nodes",
     "step_cost",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from graphir.errors import TypeCheckError
 from graphir.ir.frozen import Frozen, fix
@@ -58,6 +58,25 @@ _FUNCTIONS = {
 }
 _OWN = "an operator of your own, @gi.operator"
 _NO_NUMBERS = "a value has a type and no numbers before the graph is run: gi.compile(graph, sizes)(arrays) has them"
+
+
+#: The same of what only methods and attributes are called.
+_METHODS = {
+    "T": "gi.transpose",
+    "mT": "gi.transpose",
+    "t": "gi.transpose",
+    "permute": "gi.transpose",
+    "view": "gi.reshape",
+    "mm": "gi.matmul",
+    "softmax": "gi.softmax",
+    "relu": 'gi.activation(…, kind="relu")',
+    "expand": "gi.broadcast",
+    "to": "gi.cast",
+    "numpy": "gi.compile(graph, sizes)(arrays), which has the numbers",
+    "item": "gi.compile(graph, sizes)(arrays), which has the numbers",
+    "detach": "autodiff(graph, wrt=[…]), which names what has gradients",
+    "backward": "graphir.passes.autodiff(graph), which adds the gradients to the graph",
+}
 
 
 def _refuse(spelled: str, why: str) -> NoReturn:
@@ -169,6 +188,16 @@ class Value(Frozen):
         shown = ", ".join(each.name if isinstance(each, Value) else type(each).__name__ for each in inputs)
         meant = _FUNCTIONS.get(name, _OWN)
         _refuse(f"numpy.{name}({shown})", f"NumPy's functions are for arrays, and a value is a graph's; use {meant}")
+
+    if not TYPE_CHECKING:  # to which a class that has this has whatever is asked for
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """What arrays and tensors have, and values have not: X.sum(), X.T; it is told which function is meant."""
+            if name in Value.__slots__:  # of a value that is not made yet
+                raise AttributeError(name)
+            meant = _METHODS.get(name, _FUNCTIONS.get(name))
+            why = f"use {meant}" if meant else "a value has a name, a type, a shape and a dtype"
+            raise AttributeError(f"value {self.name} has no .{name}; {why}")
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type}"

@@ -191,6 +191,7 @@ def test_an_option_that_changes_nothing_in_a_figure_is_refused(capsys, tmp_path,
         (("transformer", "--tp", 2, "--plan", "", "-o", "x.dot"), "--plan is empty"),
         (("transformer", "--view", "overall", "-o", "x.html"), "html holds every view"),
         (("transformer", "--heads", 2, "-o", "x.dot"), "a model is drawn in named dims"),
+        (("transformer", "--learning-rate", 1, "-o", "x.dot"), "the stage autodiff has no optimizer"),
     ],
 )
 def test_options_that_do_nothing_are_refused(capsys, tmp_path, monkeypatch, arguments, message):

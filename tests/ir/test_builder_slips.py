@@ -194,3 +194,13 @@ def test_dims_that_contradict_each_other_in_a_product_are_told_with_the_operands
     X = block.input("X", (S, gi.dim("D_h", D / N_H), gi.dim("D_h", D / 4)))
     with pytest.raises(DimError, match=r"R\(X float32\[S, D_h, D_h\]\) at .*:\d+: dim D_h is both"):
         gi.reshape(X, "s a b -> s (a b)")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("T", "gi.transpose"), ("sum", "gi.reduce_sum"), ("backward", "autodiff"), ("softmax", "gi.softmax")],
+)
+def test_what_tensors_of_others_have_is_answered_with_what_to_use(X, name, meant):
+    with pytest.raises(AttributeError, match=rf"value X has no \.{name}; use .*{meant}"):
+        getattr(X, name)
+    assert not hasattr(X, "_repr_html_")

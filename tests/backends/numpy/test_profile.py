@@ -312,6 +312,14 @@ def test_the_command_knows_every_grouping(call, by):
     assert out.splitlines()[2].split()[0] == by
 
 
+def test_layers_that_are_alike_are_one_row(call):
+    _, out, _ = call(*MODEL, "--layers", 3, "--what", "forward", "--top", 0)
+    rows = [line.partition("  ")[0] for line in out.splitlines()]
+    assert any(row.startswith("layer*/mlp/") and row.endswith(" × 3") for row in rows)
+    assert not any(row.startswith("layer0/m") for row in rows)
+    assert max(map(len, out.splitlines()[1:])) <= 100
+
+
 def test_the_commands_groupings_are_the_profiles():
     assert command._GROUPINGS == GROUPINGS
 
