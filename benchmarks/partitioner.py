@@ -153,7 +153,7 @@ class Judge:
     def _activations(self) -> dict[str, Any]:
         """Where the plan wants activations, as JAX is told it; dims of which it does not speak are left to XLA."""
         spec, plan, found = load_jax().sharding.PartitionSpec, find_plan(self.plan), {}
-        if not plan.entries("activations"):
+        if not (plan.entries("activations") or plan.entries("residual")):
             return {}
         given = read_plan(self.single, self.single.nodes, self.ours.mesh, plan, self.sizes)
         for value, pin in given.pinned.items():
