@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.tables import wrapped
 from graphir.errors import ConfigError
 from graphir.options import flag
 
@@ -25,7 +25,6 @@ RECOMPUTE = "nothing, masks, attention, selective or full"
 _SCHEDULE = ("learning_rate", "schedule", "warmup", "steps", "schedule_steps", "floor")
 OPTIMIZER_OPTIONS = ("optimizer", *_SCHEDULE, "weight_decay", "clip")
 PARALLEL_OPTIONS = ("dp", "cp", "tp", "plan")
-_COLUMNS = {"symbol": "cyan", "key": "", "signature": "", "d-operator": "cyan", "formula": "dim"}
 
 
 def compiler_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,27 +136,28 @@ def _names(written: str | None) -> list[str]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def ops(as_json: bool) -> int:
-    """List the operator dictionary: symbol, key, signature, d-operator, formula."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """List the operator dictionary: symbol, key, formula, signatures, d-operator."""
     from graphir.ir.operator import operators
 
     rows = [
-        (each.symbol, each.key, _signatures(each), _backward(each), each.doc.splitlines()[0]) for each in operators()
+        {
+            "symbol": each.symbol,
+            "key": each.key,
+            "signature": _signatures(each),
+            "d-operator": _backward(each),
+            "formula": each.doc.splitlines()[0],
+        }
+        for each in operators()
     ]
     if as_json:
-        click.echo(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], ensure_ascii=False, indent=1))
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return 0
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for heading, style in _COLUMNS.items():
-        wide = heading in ("signature", "formula")
-        table.add_column(heading, style=style, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
     for row in rows:
-        table.add_row(*map(Text, row))
-    # A pipe has no width of its own; this one leaves every row on a line or two.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        called = row["symbol"] if row["symbol"] == row["key"] else f"{row['symbol']} ({row['key']})"
+        click.echo(wrapped(f"{called}: {row['formula']}"))
+        for signature in row["signature"].split("\n"):
+            click.echo(wrapped(signature, indent=4))
+        click.echo(wrapped(row["d-operator"], "backward: ", 4))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,7 +71,10 @@ def find_view(graph: Graph, view: str | View) -> View:
     scopes = {node.meta.scope for node in graph.nodes}
     if any(scope == view or scope.startswith(f"{view}/") for scope in scopes):
         return replace(named["forward"], title=view, scopes=(view,), phases=every, mirror=True, cached="ports")
-    shown = ", ".join(sorted(scope for scope in scopes if scope)[:6])
+    own = sorted(scope for scope in scopes if scope)[:6]
+    shown = f", or a scope: {', '.join(own)}" if own else ""
+    close = difflib.get_close_matches(view, [*named, *FIGURES, *scopes], n=2, cutoff=0.6)
+    meant = f"did you mean {' or '.join(close)}? There are" if close else "choose"
     raise ConfigError(
-        f"graph {graph.name} has no view called {view!r}; choose {', '.join(named)}, a figure's id, or a scope: {shown}"
+        f"graph {graph.name} has no view called {view!r}; {meant} {', '.join(named)}, a figure's id{shown}"
     )
