@@ -14,7 +14,7 @@ from graphir.cost import mesh_sizes
 from graphir.errors import DimError, LayoutError, TypeCheckError, VerifyError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh, axis_symbol
-from graphir.passes import Optimizer, Plan, autodiff, left_whole, optimize, shard
+from graphir.passes import Optimizer, Plan, autodiff, left_whole, lower, optimize, shard
 from tests.passes.sharding.test_faults import without
 
 B, S, D, D_ff, N_KV, G, D_h = gi.dims("B S D D_ff N_KV G D_h")
@@ -124,6 +124,10 @@ def test_one_head_of_keys_for_all_and_an_update() -> None:
     gathered = [node.inputs[0].name for node in local.nodes if node.operator.key == "AG"]
     assert sorted(gathered) == ["dW_K", "dW_V"]
     assert_same(step, local, sizes)
+
+
+def test_taken_apart_into_simpler_nodes_too() -> None:
+    assert_same(GRAPH, gi.verify(lower(shard(GRAPH, Mesh(tp=4), "sequence", SIZES))), SIZES)
 
 
 def test_a_cache_lies_as_its_keys_do() -> None:
