@@ -27,8 +27,8 @@ key included, and 0 stays 0 through what is linear; so a block of queries is com
 wherever what lies beyond contributes nothing (`causal.find_causal`). What is stored of the scores is that half: who
 makes it says where each tile's part lies (`causal.Half`), who reads it looks its part up. Tasks that pass halves to
 each other are cut alike, or store them whole. Where arguments say what is seen, by positions, a window, documents or
-padding, a run looks at them first (`sights.Sight`), and takes a program whose tiles have the keys that their queries
-see, those between the first and the last; there are a few (`following`), on one arena, bound as one.
+padding, a run looks at them first (`sights.Sight`), and takes a program whose tiles have the band of keys in which all
+that their queries see lies; there are a few (`following`), on one arena, bound as one.
 
 Memory. From one list of reads, copies of results among them, follows whose memory each of a task's values has and until
 when (`assignment`): a part of a buffer of the graph, if need be seen back through the views that it leaves by; a buffer

@@ -71,7 +71,8 @@ class CompiledExecutable(Executable, ABC):
         self.engine, self.threads, self.kernels = engine, threads, kernels
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
-        self._following = Following(self.prepared.sights, (tiling or engine.tiling).seen)
+        told = tiling or engine.tiling
+        self._following = Following(self.prepared.sights, told.grain, told.worth)
         self._donation = Donation(engine, self._donated)
         if limited:
             require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)

@@ -17,6 +17,7 @@ from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling
 from graphir.backends.plan import plan_complete
 from graphir.backends.trace import Seen
+from graphir.ir.analysis import contracted
 from graphir.ir.graph import Graph, Node
 from graphir.ir.types import DTYPES
 from graphir.ir.value import Value
@@ -93,10 +94,15 @@ class Prepared:
                 self.halves.update((v, Half.made_by(task, made[v])) for v in group.values if v in made)
 
     @cached_property
-    def sights(self) -> tuple[Sight, ...]:
-        """By which arguments say what their queries see, where tasks leave out the rest."""
-        found = [task.causal.sight for task in self.tasks if task.causal is not None and task.causal.sight is not None]
-        return tuple(dict.fromkeys(found))
+    def sights(self) -> Mapping[Sight, int]:
+        """By which arguments say what their queries see, where tasks leave out the rest; and how many products of two
+        numbers these add up of all keys."""
+        found: dict[Sight, int] = {}
+        for task in self.tasks:
+            if task.causal is not None and task.causal.sight is not None:
+                sight = task.causal.sight
+                found[sight] = found.get(sight, 0) + sum(_products(task, node) for node in task.nodes)
+        return found
 
     def seen_by(self, views: Mapping[Sight, Seen]) -> dict[Node, Seen]:
         """What each node shows that masks by sight, of the graph or of a fused node's body."""
@@ -166,6 +172,11 @@ class Prepared:
         ranks = self.graph.mesh.ranks
         mine = {**ranks[rank], **dict.fromkeys(axes, 0)}
         return next(i for i, coordinates in enumerate(ranks) if coordinates == mine)
+
+
+def _products(task: Task, node: Node) -> int:
+    """How many products of two numbers a node adds up."""
+    return math.prod(task.sizes[each] for each in task.space.factors[node].values()) if contracted(node) else 0
 
 
 def _split_axes(value: Value) -> Iterable[str]:

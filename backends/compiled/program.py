@@ -190,11 +190,17 @@ class Program:
             self.current = found
         return found is not None
 
-    def adopt(self, seen: Hashable, other: Program) -> None:
+    def adopt(self, seen: Hashable, other: Program, most: int) -> None:
         """Takes over a program that does the same, leaving out what is not seen, on the same arena and scratch.
 
-        `other` has buffers of its own for arguments and results; its calls are bound as this program's are.
+        `other` has buffers of its own for arguments and results; its calls are bound as this program's are. Of more
+        than `most` the oldest is given up.
         """
+        if len(self._seeing) >= most:
+            oldest = self._seeing.pop(next(iter(self._seeing)))
+            gone = {id(calls) for segment in oldest for calls in segment.calls}
+            for mine in self._relocations.values():
+                mine[:] = [each for each in mine if id(each.calls) not in gone]
         for value, relocations in other._relocations.items():
             if value in self._bound:
                 other._relocate(relocations, self._bound[value])

@@ -59,7 +59,8 @@ class Tiling:
     small    bytes below which a task is not worth a second thread
     causal   the least and the most queries of a tile that leaves out the causal half
     scores   how many values as large as the scores a tile of attention has at work, of 4 bytes each
-    seen     of how many queries at a time it is told what they see, and of how many keys at least
+    grain    of how many queries, and keys, at a time it is looked at what is seen
+    worth    of how many products of two numbers it is worth a program to leave them out where nobody looks
     uneven   by how much a thread's share may be larger than the mean before another loop is tried
     whole    whether tasks stay whole, but for attention, of which only the queries are cut
     """
@@ -68,7 +69,8 @@ class Tiling:
     small: int
     causal: tuple[int, int]
     scores: int = 3
-    seen: tuple[int, int] = (64, 128)
+    grain: int = 64
+    worth: int = 1 << 31
     uneven: float = 1.1
     whole: bool = False
 
