@@ -22,7 +22,8 @@ def largest_difference(name: str, backend: str, mesh: gi.Mesh | None = None, pla
     fetch = [answer, "L", *gradients.values()]
     parallel = graph if mesh is None else shard(graph, mesh, complete_plan(plan, mesh), sizes)
     run = gi.compile(parallel, sizes, backend=backend, fetch=fetch)
-    out = run(model.arrays("float64"), inputs(graph, name))
+    ran = run(model.arrays("float64"), inputs(graph, name))
+    out = {value: np.asarray(ran[value]) for value in fetch}
     found = [(out[answer], said["logits"]), (out["L"], said["loss"])]
     names = model.weights.names
     for stored in names.stored:
@@ -46,6 +47,13 @@ def test_a_familys_logits_loss_and_gradients_are_those_of_transformers(name: str
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiled_they_are_the_same(name: str) -> None:
     assert largest_difference(name, "numpy") < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "llama"])
+def test_by_xla_they_are_the_same(name: str) -> None:
+    pytest.importorskip("jax")
+    assert largest_difference(name, "xla") < 1e-12
 
 
 #: How many ranks may share the heads: as many as there are heads of keys, fewer, or several for each of them.
