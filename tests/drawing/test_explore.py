@@ -34,7 +34,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 
 @lru_cache
 def step(layers, **mesh):
-    graph = optimize(autodiff(gi.models.transformer(layers=layers), loss="L"), Optimizer("adamw"))
+    graph = optimize(autodiff(gi.models.transformer(layers=layers), loss="L"), Optimizer("adamw", clip=1.0))
     ranks = gi.Mesh(mesh)
     return (
         shard(graph, ranks, complete_plan("data+megatron" if len(mesh) > 1 else "megatron", ranks)) if mesh else graph
@@ -141,7 +141,7 @@ def test_references_stand_for_the_very_nodes_that_they_replace():
             assert [named(name) for name, *_ in told.get("reads", [])] == [value.name for value in node.inputs]
             types = [data["types"][type]["text"] for _, type, *_ in told["made"]]
             assert [spelled(text) for text in types] == [spelled(value.type.text) for value in node.outputs]
-            assert named(told.get("why", "")) == (node.meta.why or "")
+            assert named(told.get("why", "")) == re.sub(r"(square_sum)\d+", r"\1", node.meta.why or "")
             found[len(found)] = (path, at, node)
     assert len(data["kinds"]) < len(data["blocks"])
     place = {block.path: number for number, block in enumerate(blocks_of(graph))}

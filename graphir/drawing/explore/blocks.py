@@ -120,11 +120,33 @@ def _forward_of(graph: Graph, node: Node) -> tuple[Value, ...]:
     return () if forward is None else (forward,)
 
 
+def unnumbered(graph: Graph) -> Callable[[str], str]:
+    """What takes the numbers from names that nobody gave, outside of layers: `optimizer/square_sum19` says no more.
+
+    Such numbers count through all layers, so that texts with them would tell layers apart that are alike.
+    """
+    stems = {
+        value.name[: -len(number)]
+        for node in graph.nodes
+        for value in node.outputs
+        if not _NUMBERED.match(node.meta.scope)
+        and (number := value.local_name.removeprefix(node.operator.key)).isdecimal()
+        and number != value.local_name
+    }
+    if not stems:
+        return lambda text: text
+    pattern = re.compile(rf"(?<![\w/])({'|'.join(map(re.escape, sorted(stems)))})\d+\b")
+    return lambda text: pattern.sub(r"\1", text)
+
+
 def alike(graph: Graph, blocks: Iterable[Block], told: Callable[[Node], object]) -> list[int]:
     """For each block the position of the first that is like it; `told` is what else the page says of a node."""
     dying = dict(zip(graph.nodes, last_uses(graph.nodes, {*graph.outputs, *graph.arguments}), strict=True))
+    plain = unnumbered(graph)
+    # What stands in no layer is like itself alone: there each number counts.
+    signatures = (plain(_signature(graph, block, dying, told)) if block.stem else block.path for block in blocks)
     firsts: dict[str, int] = {}
-    return [firsts.setdefault(_signature(graph, block, dying, told), position) for position, block in enumerate(blocks)]
+    return [firsts.setdefault(signature, position) for position, signature in enumerate(signatures)]
 
 
 def _signature(
@@ -135,7 +157,8 @@ def _signature(
         meta = node.meta
         readers = [reader.name for value in node.outputs for reader, _ in graph.uses[value]]
         lines += [
-            f"{node.operator.key} {spelled_attributes(node)} {meta.phase} {meta.of} {meta.at} {meta.why} {told(node)}",
+            "\n".join(f"{name} = {value}" for name, value in spelled_attributes(node).items()),
+            f"{node.operator.key} {meta.phase} {meta.of} {meta.at} {meta.why} {told(node)}",
             " ".join(f"{value.name} {value.type.text}" for value in node.outputs),
             " ".join(value.name for value in node.inputs),
             " ".join(value.name for value in dying[node]),

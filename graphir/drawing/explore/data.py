@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphir.cost import node_flops
-from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, spelled_attributes
+from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, spelled_attributes, unnumbered
 from graphir.drawing.explore.drawings import ALL, PASSES, Drawing, drawing_of, drawing_of_block
 from graphir.drawing.explore.numbers import Formulas, Json, Table
 from graphir.drawing.explore.sizes import complete_sizes
@@ -76,6 +76,7 @@ class _Data:
         symbols = {str(axis_symbol(axis)) for axis in graph.mesh.names}
         of_dims = {name: size for name, size in sizes.items() if name not in symbols}
         self.told: dict[Node, Explanation] = {each.node: each for each in explain(graph, of_dims)}
+        self.plain = unnumbered(graph)
         keep = {*graph.outputs, *graph.arguments}
         self.dying = dict(zip(graph.nodes, last_uses(graph.nodes, keep), strict=True))
         self.what = {
@@ -173,7 +174,7 @@ class _Data:
             "attributes": spelled_attributes(node),
             "at": self.lines.place(meta.at) if meta.at else None,
             "of": meta.of if meta.phase == BACKWARD else None,
-            "why": meta.why,
+            "why": self.plain(meta.why or "") or None,
             "told": self._collective(node),
         }
         return {name: each for name, each in made.items() if each not in (None, {}, [])}
@@ -192,8 +193,8 @@ class _Data:
             return None
         return {
             "axes": list(found.cost.axes),
-            "cause": found.cause,
-            "need": found.need,
+            "cause": self.plain(found.cause),
+            "need": self.plain(found.need),
             "partner": found.partner,
             "formula": str(found.cost.each),
             "sent": self.formulas.of_sent(found.cost.each),
