@@ -8,6 +8,7 @@ import json
 import re
 from fractions import Fraction
 from functools import lru_cache
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from graphir.drawing.explore import figure_page, model_page
 from graphir.drawing.explore.blocks import alike, around, blocks_of, shifted
 from graphir.drawing.explore.data import model_data
 from graphir.drawing.explore.numbers import Formulas
-from graphir.drawing.explore.page import html
+from graphir.drawing.explore.page import PROGRAM, STYLES, html
 from graphir.drawing.explore.sizes import complete_sizes
 from graphir.drawing.inline import script_json
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode, Run
@@ -197,6 +198,11 @@ def test_the_page_is_self_contained_and_admits_its_own_script_alone():
     assert f"script-src 'sha256-{digest}';" in policy
     assert "default-src 'none'" in policy
     assert not re.search(r"\beval\(|new Function\(|innerHTML|insertAdjacentHTML|document\.write", script)
+
+
+def test_the_page_brings_along_every_asset_there_is():
+    here = {file.name for file in files("graphir.drawing.explore").joinpath("assets").iterdir()}
+    assert here == {*PROGRAM, *STYLES}
 
 
 @needs_svg

@@ -155,11 +155,8 @@ class _Data:
     def _node(self, node: Node) -> Json:
         meta, operator = node.meta, node.operator
         symbols = " ".join(fused_symbols(node)) or operator.symbol
-        entry = {
-            "key": operator.key,
-            "symbol": symbols,
-            "formula": operator.doc.partition("\n\n")[0].replace("\n", " "),
-        }
+        formula = operator.doc.partition("\n\n")[0].replace("\n", " ")
+        entry = {"key": operator.key, "symbol": symbols, "formula": formula, "view": bool(operator.view)}
         made: Json = {
             "op": self.operators.place(entry),
             "phase": meta.phase,

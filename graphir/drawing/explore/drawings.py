@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from graphir.drawing import View, draw
 from graphir.drawing.explore.blocks import Block
 from graphir.drawing.paint import paint
-from graphir.drawing.picture import Details, Picture
+from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph
+from graphir.ir.operator import find_operator
 
 PASSES = (FORWARD, BACKWARD, UPDATE)
 #: What a drawing of all passes together stands for.
@@ -62,13 +63,29 @@ def drawing_of(picture: Picture) -> Drawing:
     bare = tuple(replace(node, details=Details()) for node in picture.nodes)
     root = parse_svg(paint(replace(picture, nodes=bare, title="")))
     _, _, width, height = map(float, root.get("viewBox", "0 0 1 1").replace(",", " ").split())
-    incoming = [(edge.source, edge.tensor) for edge in picture.edges]
+    carried = _carried(picture)
     waiting: dict[str, list[str]] = {}
-    for source, tensor in incoming:
-        waiting.setdefault(source, []).extend(tensor.split(", "))
-    nodes = tuple(
-        tuple(text.partition(" ")[0] for text in node.details.types) or tuple(dict.fromkeys(waiting.get(node.id, ())))
-        for node in picture.nodes
-    )
-    edges = tuple(tuple(edge.tensor.split(", ")) for edge in picture.edges)
-    return Drawing(inline_svg(root, "d", titles=False), width, height, nodes, edges)
+    for edge, names in zip(picture.edges, carried, strict=True):
+        waiting.setdefault(edge.source, []).extend(names)
+    nodes = tuple(_made(node) or tuple(dict.fromkeys(waiting.get(node.id, ()))) for node in picture.nodes)
+    return Drawing(inline_svg(root, "d", titles=False), width, height, nodes, carried)
+
+
+def _made(node: PictureNode) -> tuple[str, ...]:
+    """The names of the values that a node makes."""
+    return tuple(text.partition(" ")[0] for text in node.details.types)
+
+
+def _carried(picture: Picture) -> tuple[tuple[str, ...], ...]:
+    """The tensors on each edge; what a collective made bears its own name here, and not that of what went in."""
+    by_id = {node.id: node for node in picture.nodes}
+    trunk = {edge.target: edge for edge in picture.edges if by_id[edge.target].kind == "junction"}
+
+    def names(edge: PictureEdge) -> tuple[str, ...]:
+        source = by_id[edge.source]
+        if source.kind == "junction" and edge.source in trunk:
+            return names(trunk[edge.source])
+        moved = bool(source.op) and find_operator(source.op).relayout is not None
+        return _made(source) if moved and len(_made(source)) == 1 else tuple(edge.tensor.split(", "))
+
+    return tuple(map(names, picture.edges))

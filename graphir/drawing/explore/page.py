@@ -12,19 +12,9 @@ from graphir.drawing.inline import asset, policy, script_json
 
 #: The program's files, each after those that it uses.
 PROGRAM = (
-    *(
-        "formulas.js",
-        "svg.js",
-        "model.js",
-        "tree.js",
-        "overlay.js",
-        "layout.js",
-        "paint.js",
-        "afar.js",
-        "light.js",
-        "stage.js",
-    ),
-    *("margins.js", "panel.js", "outline.js", "sizes.js", "chart.js", "search.js", "controls.js", "print.js", "app.js"),
+    *("formulas.js", "svg.js", "model.js", "tree.js", "overlay.js", "layout.js", "paint.js", "unfolded.js", "afar.js"),
+    *("light.js", "stage.js", "margins.js", "panel.js", "outline.js", "sizes.js", "chart.js", "search.js"),
+    *("controls.js", "print.js", "app.js"),
 )
 STYLES = ("colors.css", "page.css", "stage.css")
 _OVERLAYS = ("plain", "sharding", "bytes", "time", "memory")
@@ -76,10 +66,11 @@ def _button(action: str, text: str, label: str = "", more: str = "") -> str:
 
 _STAGE = f"""\
 <main id="stage" tabindex="0" aria-label="The drawing: arrow keys move it, + and − zoom; the outline reads it">
-<div class="sheet-of-all" aria-hidden="true"></div>
+<div class="sheet-of-all" aria-hidden="true"><svg></svg><div id="unfolded"></div></div>
 <div class="ranks" aria-hidden="true"><div></div></div>
 <div class="rows" aria-hidden="true"><div></div></div>
 <div id="here" aria-hidden="true"></div>
+<ul id="legend" aria-label="What colours mean"></ul>
 <div class="zoom group">{_button("farther", "−", "Farther")}{_button("home", "whole", "Whole drawing")}\
 {_button("nearer", "+", "Nearer")}</div>
 </main>"""

@@ -1,7 +1,9 @@
-// A region from afar, where nothing can be read: areas on a canvas, which a browser fills by ten thousands in a moment,
-// while as many elements of a drawing would keep it busy for seconds.
+// A region from afar, where nothing can be read: areas on a canvas, which a browser shows at once, while as many elements
+// of a drawing would keep it busy for seconds. Ranks do the same, so that their columns are one strip, set side by side.
 "use strict";
 class Afar {
+  static BESIDE = 16;
+
   constructor(model, overlay) {
     this.model = model;
     this.overlay = overlay;
@@ -9,29 +11,52 @@ class Afar {
 
   paint(layout, region, zoom) {
     const { rows, columns } = Layout.within(layout, region);
-    const sharp = Math.min(2, devicePixelRatio || 1);
+    const sharp = devicePixelRatio > 1 ? 2 : 1, scale = zoom * sharp;
+    const height = Math.round((region.bottom - region.top) * zoom) * sharp;
+    const canvas = this.#canvas(Math.round((region.right - region.left) * zoom) * sharp, height);
+    const context = canvas.getContext("2d");
+    const strips = new Map();
+    for (const column of columns) {
+      // Where a block is unfolded its column is wider than others.
+      const key = column.halves.map((half) => half.width).join(" ");
+      if (!strips.has(key)) strips.set(key, this.#strip(layout, rows, column, region.top, scale, height));
+      context.drawImage(strips.get(key), Math.round((column.x - Afar.BESIDE - region.left) * scale), 0);
+    }
+    return canvas;
+  }
+
+  #canvas(width, height) {
     const canvas = document.createElement("canvas");
-    canvas.width = Math.ceil((region.right - region.left) * zoom * sharp);
-    canvas.height = Math.ceil((region.bottom - region.top) * zoom * sharp);
+    Object.assign(canvas, { width: Math.max(1, width), height: Math.max(1, height) });
+    return canvas;
+  }
+
+  // One rank's column: its frames, its boxes, its part of collectives.
+  #strip(layout, rows, column, top, scale, height) {
+    const canvas = this.#canvas(Math.ceil((column.width + 2 * Afar.BESIDE) * scale), height);
     const context = canvas.getContext("2d"), colors = this.#colors();
-    context.scale(zoom * sharp, zoom * sharp);
-    context.translate(-region.left, -region.top);
-    const thin = 1 / (zoom * sharp);
-    this.#frames(context, layout, columns, region, colors, thin);
+    context.scale(scale, scale);
+    context.translate(Afar.BESIDE - column.x, -top);
+    this.#frames(context, layout, column, colors, scale);
     const most = this.overlay.most(layout.rows.map((row) => row.node), layout.view.passes);
     for (const row of rows) {
       for (const [at, pass] of layout.view.passes.entries()) {
         if (!Layout.has(row.node, pass)) continue;
         const share = most[pass] ? (0.85 * this.overlay.amount(row.node, pass)[0]) / most[pass] : 0;
-        const inset = row.body < Layout.BOX.height ? 55 : 0;
-        for (const fill of [[colors[pass], 1], [colors.heat, share]]) {
-          if (!fill[1]) continue;
-          [context.fillStyle, context.globalAlpha] = fill;
-          for (const { halves } of columns) context.fillRect(halves[at].x + inset, row.y, halves[at].width - 2 * inset, row.body);
+        const half = column.halves[at], inset = row.body < Layout.BOX.height ? 55 : 0;
+        for (const [color, opacity] of [[colors[pass], 1], [colors.heat, share]]) {
+          context.fillStyle = color;
+          context.globalAlpha = opacity;
+          context.fillRect(half.x + inset, row.y, half.width - 2 * inset, row.body);
         }
         context.globalAlpha = 1;
       }
-      this.#lanes(context, layout, row, columns, colors);
+      // Who meets with whom cannot be told apart from here.
+      for (const lane of row.lanes) {
+        const half = column.halves[layout.view.passes.indexOf(lane.pass)];
+        context.fillStyle = colors.axes[this.overlay.place(lane.axes[0])];
+        context.fillRect(half.x, row.y + row.body + lane.slot * Layout.LANE + 3, half.width, Layout.LANE - 5);
+      }
     }
     return canvas;
   }
@@ -39,25 +64,16 @@ class Afar {
   // The colours of the page, by day or by night.
   #colors() {
     const style = getComputedStyle(document.body), read = (name) => style.getPropertyValue(name).trim();
-    return { forward: read("--far"), backward: read("--far-d"), update: read("--far-u"), heat: read("--heat"), frame: read("--border"),
+    return { forward: read("--far"), backward: read("--far-d"), update: read("--far-u"), all: read("--far"), heat: read("--heat"), frame: read("--border"),
       axes: [0, 1, 2, 3].map((at) => read(`--axis-${at}`)) };
   }
 
-  #frames(context, layout, columns, region, colors, thin) {
+  // Frames, where they are wider apart than their lines.
+  #frames(context, layout, column, colors, scale) {
     context.strokeStyle = colors.frame;
-    context.lineWidth = thin;
+    context.lineWidth = 1 / scale;
     for (const frame of layout.frames) {
-      if (frame.y > region.bottom || frame.y + frame.height < region.top) continue;
-      for (const column of columns) context.strokeRect(column.x - 16, frame.y, column.width + 32, frame.height);
-    }
-  }
-
-  // Collectives, rank by rank: who meets with whom cannot be told apart from here.
-  #lanes(context, layout, row, columns, colors) {
-    for (const lane of row.lanes) {
-      const at = layout.view.passes.indexOf(lane.pass), y = row.y + row.body + lane.slot * Layout.LANE + 3;
-      context.fillStyle = colors.axes[this.overlay.place(lane.axes[0])];
-      for (const { halves } of columns) context.fillRect(halves[at].x, y, halves[at].width, Layout.LANE - 5);
+      if (frame.height * scale > 30) context.strokeRect(column.x - Afar.BESIDE, frame.y, column.width + 2 * Afar.BESIDE, frame.height);
     }
   }
 }

@@ -24,6 +24,7 @@ class App {
       chosen: (target, x, y) => this.#tapped(target, x, y),
       size: () => this.layout,
     });
+    this.drawn = new Unfolded(find("unfolded"));
     this.panel = new Panel(this, find("about"));
     this.outline = new Outline(this, find("outline"));
     this.chart = new Chart(this, find("memory"));
@@ -77,18 +78,20 @@ class App {
     this.overlay = new Overlay(kind, this.model);
     document.body.dataset.overlay = kind;
     if (kind === "memory") this.chart.refresh();
+    document.getElementById("legend").replaceChildren(...this.overlay.legend());
     this.changed();
-    this.panel.tell("start");
+    this.panel.again();
   }
 
   // Near enough to be read the region is a drawing; from afar a picture.
   #paint(region, zoom) {
     if (zoom < Painter.readable) return new Afar(this.model, this.overlay).paint(this.layout, region, zoom);
     const { left, top, right, bottom } = region;
-    return Svg.make("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}` }, this.painter.paint(this.layout, region));
+    return Svg.make("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}` }, this.painter.paint(this.layout, region, zoom));
   }
 
   #painted(region, zoom) {
+    this.drawn.place(this.painter, zoom < Painter.readable ? [] : this.painter.drawings(this.layout, region), region, zoom);
     Margins.ranks(this.stage.head.firstChild, this.layout, region, zoom);
     Margins.rows(this.stage.gutter.firstChild, this.layout, region, zoom, (node) => this.toggle(node));
     Light.show(this.stage.sheet, this.model, this.chosen);
@@ -173,7 +176,7 @@ class App {
   // All of it where that can be read; else its beginning.
   begin() {
     const { width, height } = this.layout, { stage } = this;
-    const least = stage.width < 500 ? 0.62 : 0.6;
+    const least = stage.width < 500 ? 0.62 : 0.75;
     const room = [stage.width / least, stage.height / least];
     stage.fit(0, 0, Math.min(width, room[0]), Math.min(height, room[1]), 1.2);
   }
@@ -230,7 +233,11 @@ class App {
   #tappedIn(drawing, target) {
     const block = this.model.blocks[drawing.dataset.block], own = block.kind.drawings[drawing.dataset.pass];
     const node = target.closest("[data-n]"), edge = target.closest("[data-e]");
-    if (!node && !edge) { this.clear(); return; }
+    if (!node && !edge) {
+      const leaf = this.tree.leafOf.get(block.at);
+      this.#choose({ kind: "block", node: leaf }, "block", leaf);
+      return;
+    }
     const names = node ? own.nodes[node.dataset.n] : own.edges[edge.dataset.e], [name] = names;
     if (name === undefined) return;
     const places = [...new Set(names.map((each) => this.model.makers.get(block.name(each))?.at))];

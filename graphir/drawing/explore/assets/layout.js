@@ -56,7 +56,7 @@ const Layout = (() => {
   }
 
   // Links between rows, those between the same two joined. What leads further than to the next row runs beside the
-  // boxes, on the first track that is free over its length.
+  // boxes, on the first track that is free over its length; what one row hands to many shares a track, as a bus.
   function linksOf(view, rowOf) {
     const joined = new Map();
     for (const { source, target, pass, names } of view.model.links) {
@@ -67,17 +67,22 @@ const Layout = (() => {
       if (!joined.has(key)) joined.set(key, { from, to, pass, names: [], track: 0 });
       joined.get(key).names.push(...names);
     }
-    const links = [...joined.values()];
-    const far = links.filter((link) => Math.abs(link.to - link.from) > 1);
-    far.sort((a, b) => Math.abs(a.to - a.from) - Math.abs(b.to - b.from));
+    const links = [...joined.values()], buses = new Map();
+    for (const link of links) {
+      if (Math.abs(link.to - link.from) < 2) continue;
+      const key = `${link.from} ${link.pass} ${link.names.join(" ")}`;
+      const bus = buses.get(key) || { low: link.from, high: link.from, pass: link.pass, links: [] };
+      Object.assign(bus, { low: Math.min(bus.low, link.to), high: Math.max(bus.high, link.to) });
+      bus.links.push(link);
+      buses.set(key, bus);
+    }
     const taken = [];
-    for (const link of far) {
-      const low = Math.min(link.from, link.to), high = Math.max(link.from, link.to);
-      const free = (track) => (taken[track] || []).every(([a, b, pass]) => pass !== link.pass || b <= low || high <= a);
+    for (const bus of [...buses.values()].sort((a, b) => a.high - a.low - b.high + b.low)) {
+      const free = (track) => (taken[track] || []).every((other) => other.pass !== bus.pass || other.high <= bus.low || bus.high <= other.low);
       let track = 1;
       while (track < TRACKS && !free(track)) track += 1;
-      (taken[track] ||= []).push([low, high, link.pass]);
-      link.track = track;
+      (taken[track] ||= []).push(bus);
+      for (const link of bus.links) link.track = track;
     }
     return links;
   }

@@ -16,13 +16,16 @@ const Margins = (() => {
     const { columns } = Layout.within(layout, region);
     const { mesh, all } = layout.view;
     const made = [];
+    // One column for all ranks has its name in the middle of the window, wherever it is moved.
+    holder.parentElement.dataset.title = all ? "" : mesh.size > 1 ? `each of ${mesh.size} ranks` : "one rank";
+    if (!all) { holder.replaceChildren(); return; }
     const pitch = columns.length > 1 ? (columns[1].x - columns[0].x) * zoom : Infinity;
     const every = [1, 2, 4, 8, 16, 32, 64].find((each) => each * pitch >= NARROWEST) || 128;
     for (const column of columns) {
       if (column.rank % every) continue;
-      const full = all ? mesh.title(column.rank) : mesh.size > 1 ? `each of ${mesh.size} ranks` : "one rank";
+      const full = mesh.title(column.rank);
       const width = (every === 1 ? column.width : pitch * every / zoom) * zoom;
-      const text = width < 105 && all ? mesh.coordinates(column.rank).join(".") : full;
+      const text = width < 105 ? mesh.coordinates(column.rank).join(".") : full;
       made.push(mark(text, { left: `${(column.x - region.left) * zoom}px`, width: `${width}px` }, full));
     }
     holder.replaceChildren(...made);

@@ -97,7 +97,8 @@ class Model {
     const sent = node.told ? this.values[node.told.sent] : 0;
     const written = node.made.reduce((sum, [, type]) => sum + this.bytes[type], 0);
     const read = (node.reads || []).reduce((sum, [, type]) => sum + this.bytes[type], 0);
-    const moved = flops || sent ? written + read : 0;
+    // A view moves nothing; what computes nothing, such as a lookup, reads as much as it writes.
+    const moved = this.data.operators[node.op].view ? 0 : flops || sent ? written + read : 2 * written;
     const time = Math.max(flops / this.rates.flops, moved / this.rates.memory, sent / this.rates.link);
     const found = { flops, sent, moved, time };
     this.costs.set(node, found);

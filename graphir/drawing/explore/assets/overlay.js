@@ -82,15 +82,23 @@ class Overlay {
     return { colors: [], pending: [], width: 0 };
   }
 
-  // From a line for a few bytes to a band for as many as the largest tensor has: each tenth doubles.
+  // From a line for a few bytes to a band for as many as the largest tensor has, by the cube of the logarithm: so that
+  // tensors of a model, which differ by powers of ten, differ in width, too.
   width(bytes) {
     const most = Math.max(...this.model.bytes, 2);
     return 0.7 + 6.5 * (Math.max(0, Math.log2(Math.max(bytes, 1))) / Math.log2(most)) ** 3;
   }
 
+  // What the colours mean, as a list's entries.
   legend() {
     const made = [];
-    const entry = (text, style, kind) => made.push({ text, style, kind });
+    const entry = (text, color, kind) => {
+      const swatch = document.createElement("span"), line = document.createElement("li");
+      swatch.className = `swatch ${kind}`;
+      swatch.style.setProperty("--color", color);
+      line.append(swatch, text);
+      made.push(line);
+    };
     if (this.kind === "sharding") {
       for (const axis of this.axes) entry(`split over ${axis}`, this.color(axis), "line");
       for (const axis of this.axes) entry(`sum pending over ${axis}`, this.color(axis), "hatch");

@@ -4,15 +4,17 @@
 class Painter {
   // Nearer than that names can be read; from farther away see afar.js.
   static readable = 0.45;
+  static fine = 0.7;
 
   constructor(model, overlay) {
     this.model = model;
     this.overlay = overlay;
   }
 
-  // The region as a group of elements, in the layout's units.
-  paint(layout, region) {
+  // The region as a group of elements, in the layout's units; small type only where it is near enough to be read.
+  paint(layout, region, zoom) {
     const { rows, columns } = Layout.within(layout, region);
+    this.fine = zoom >= Painter.fine;
     this.most = this.overlay.most(layout.rows.map((row) => row.node), layout.view.passes);
     const group = Svg.make("g", { class: `content ${this.overlay.kind}` });
     const add = (element) => { if (element) group.append(element); };
@@ -56,8 +58,8 @@ class Painter {
         add(box);
       }
       for (const column of folded) this.#inscribe(add, row, column.halves[at], pass, note, sum);
-      const own = columns.find((column) => column.rank === row.rank);
-      if (own && node.block.kind.drawings[pass]) this.#drawing(add, row, own.halves[at], pass);
+      const own = columns.find((column) => column.rank === row.rank)?.halves[at];
+      if (own && node.block.kind.drawings[pass]) add(Svg.make("path", { class: `sheet ${pass}`, d: Svg.box(own.x, row.y, own.width, row.body) }));
     }
     this.#cached(add, layout, row, columns);
   }
@@ -67,8 +69,8 @@ class Painter {
     const title = Panel.title(row.node), brief = title.length <= 4 ? "d" : "d ";
     const sign = pass === "backward" ? (sum ? "d" : brief) : "";
     if (sum) { add(this.#text(x, y + 4, sign + this.#symbol(row.node, pass), "sign", "middle")); return; }
-    add(this.#text(x, y - 2, sign + title, "name", "middle"));
-    add(this.#text(x, y + 13, note, "note", "middle"));
+    add(this.#text(x, this.fine ? y - 2 : y + 5, sign + title, "name", "middle"));
+    if (this.fine) add(this.#text(x, y + 13, note, "note", "middle"));
   }
 
   #symbol(node, pass) {
@@ -76,14 +78,29 @@ class Painter {
     return pass === "update" ? "" : this.model.data.operators[forward.op].symbol;
   }
 
-  #drawing(add, row, half, pass) {
-    const drawing = row.node.block.kind.drawings[pass];
-    add(Svg.make("path", { class: `sheet ${pass}`, d: Svg.box(half.x, row.y, half.width, row.body) }));
-    const made = Svg.drawing(drawing.at, half.x + (half.width - drawing.width) / 2, row.y + Layout.PAD, drawing.width, drawing.height);
-    made.setAttribute("data-block", row.node.block.at);
+  // The drawings that a region shows, and where they lie: on the sheets of unfolded blocks.
+  drawings(layout, region) {
+    const { rows, columns } = Layout.within(layout, region);
+    const found = [];
+    for (const row of rows) {
+      const column = columns.find((each) => each.rank === row.rank);
+      for (const [at, pass] of column ? layout.view.passes.entries() : []) {
+        const { block } = row.node, drawing = block.kind.drawings[pass], half = column.halves[at];
+        if (!drawing) continue;
+        const { width, height } = drawing;
+        found.push({ block, pass, rank: row.rank, drawing, x: half.x + (half.width - width) / 2, y: row.y + Layout.PAD, width, height });
+      }
+    }
+    return found;
+  }
+
+  // One of them as an element, with the overlay on it.
+  drawing({ block, pass, drawing, x, y }) {
+    const made = Svg.drawing(drawing.at, x, y, drawing.width, drawing.height);
+    made.setAttribute("data-block", block.at);
     made.setAttribute("data-pass", pass);
-    this.#decorate(made, row.node.block, drawing);
-    add(made);
+    this.#decorate(made, block, drawing);
+    return made;
   }
 
   // The overlay on a drawing: its edges' colours and widths, its nodes hatched where they make pending sums.
@@ -94,7 +111,10 @@ class Painter {
       const type = typeOf(drawing.edges[edge.dataset.e][0]);
       if (type === undefined) continue;
       const line = this.overlay.line(type);
-      for (const path of edge.querySelectorAll("path")) {
+      const [path, ...rest] = edge.querySelectorAll("path");
+      // The white core of a double line would be as wide as the line.
+      for (const each of rest) if (each.getAttribute("stroke") === "white") each.remove();
+      if (path) {
         if (line.width) path.style.strokeWidth = `${line.width}px`;
         if (line.colors[0]) path.style.stroke = line.colors[0];
         if (line.colors[1]) path.after(this.#copy(path, { stroke: line.colors[1], strokeDasharray: "7 7" }));
@@ -155,6 +175,7 @@ class Painter {
       const attributes = { "data-lane": at, "data-row": row.node.id };
       if (lines) add(Svg.make("path", { ...attributes, class: "meeting", d: lines, style: `stroke: ${color}` }));
       add(Svg.make("path", { ...attributes, class: "lane", d: bars, style: `stroke: ${color}; --tint: ${color}` }));
+      if (!this.fine) return;
       for (const column of columns) {
         const own = column.halves[half];
         add(this.#text(own.x + own.width / 2, y + height - 1.5, lane.text, "lane-text", "middle"));
@@ -194,6 +215,7 @@ class Painter {
     }
     const type = this.model.tensor(link.names[0])?.type, line = type === undefined ? { colors: [], pending: [], width: 0 } : this.overlay.line(type);
     const path = Svg.make("path", { class: `link ${link.pass}`, d: lines.join(""), "data-link": link.names[0] });
+    add(Svg.make("path", { class: "reach", d: lines.join(""), "data-link": link.names[0] }));
     for (const hatch of line.pending) add(this.#copy(path, { stroke: hatch, strokeWidth: "9px" }));
     if (line.colors[0]) path.style.stroke = line.colors[0];
     if (line.width) path.style.strokeWidth = `${line.width}px`;

@@ -77,7 +77,7 @@ class Panel {
   // -- the whole -------------------------------------------------------------------------------------------
 
   start() {
-    const { model, mesh, overlay } = this.app;
+    const { model, mesh } = this.app;
     const passes = ["forward", "backward", "update"].filter((pass) => Layout.has(this.app.tree.root, pass));
     const sum = (pass, what) => model.blocks.reduce((total, block) => total + model.total(block.kind, pass)[what], 0);
     const parameters = [...model.handed.values()].filter((each) => each.what === "parameter");
@@ -94,7 +94,6 @@ class Panel {
         ["parameters of a rank", Formulas.bytes(parameters.reduce((bytes, each) => bytes + model.bytes[each.type], 0))],
         ["memory of a rank, at most", `${Formulas.bytes(all[peak] || 0)}, nothing fused or made again`, at && this.#node({ ...at, node: at.block.kind.nodes[at.at] })],
       ),
-      this.#legend(overlay),
       this.#make("p", "quiet", "Tap a block, an arrow or a bar to read about it; unfold a block in its panel, by a second tap, or at the left. "
         + "Drag to move; pinch, Ctrl and wheel, or + and − to zoom. / searches; the outline reads the same without a picture."),
     ];
@@ -102,16 +101,6 @@ class Panel {
 
   #row(tag, cells) {
     return this.#make("tr", "", ...cells.map((cell) => this.#make(tag, "", cell)));
-  }
-
-  #legend(overlay) {
-    const entries = overlay.legend();
-    if (!entries.length) return null;
-    return this.#make("ul", "legend", ...entries.map(({ text, style, kind }) => {
-      const swatch = this.#make("span", `swatch ${kind}`);
-      swatch.style.setProperty("--color", style);
-      return this.#make("li", "", swatch, text);
-    }));
   }
 
   // -- a block ---------------------------------------------------------------------------------------------
@@ -168,7 +157,7 @@ class Panel {
         ["computes", this.#formula(node.flops, Formulas.flops)],
         ["takes", cost.time ? Formulas.time(cost.time) : ""],
         ["signature", this.#make("code", "", node.signature)],
-        ["attributes", Object.entries(node.attributes || {}).map(([name, value]) => this.#make("code", "", `${name} = ${value}`))],
+        ["attributes", Object.entries(node.attributes || {}).filter(([, value]) => !["", "None"].includes(value)).map(([name, value]) => this.#make("code", "", `${name} = ${value}`))],
         ["block and pass", `${block.path}, ${node.phase}`],
         ["written at", node.at === undefined ? "" : this.#make("code", "", model.data.lines[node.at])],
         ["inserted because", node.why ? block.name(node.why) : ""],

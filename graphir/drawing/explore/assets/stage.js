@@ -26,11 +26,12 @@ class Stage {
   get width() { return this.element.clientWidth; }
   get height() { return this.element.clientHeight; }
 
-  // The part of the layout that the window shows, and so much more at each side, in windows.
+  // The part of the layout that the window shows, and so much more at each side, in windows: whole pixels of it, as what
+  // lies on the pixels of the screen is shown as it is, and anything else is computed anew at every move.
   region(more = 0) {
-    const width = this.width / this.zoom, height = this.height / this.zoom;
-    return { left: this.x - more * width, top: this.y - more * height,
-      right: this.x + (1 + more) * width, bottom: this.y + (1 + more) * height };
+    const across = Math.round(more * this.width) / this.zoom, along = Math.round(more * this.height) / this.zoom;
+    return { left: this.x - across, top: this.y - along,
+      right: this.x + this.width / this.zoom + across, bottom: this.y + this.height / this.zoom + along };
   }
 
   // -- moves -----------------------------------------------------------------------------------------------
@@ -74,14 +75,17 @@ class Stage {
     const { shown } = this;
     if (!shown) { this.refresh(); return; }
     const scale = this.zoom / shown.zoom;
-    const x = (shown.region.left - this.x) * this.zoom, y = (shown.region.top - this.y) * this.zoom;
+    const whole = scale === 1 ? Math.round : (each) => each;
+    const x = whole((shown.region.left - this.x) * this.zoom), y = whole((shown.region.top - this.y) * this.zoom);
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.head.firstChild.style.transform = `translateX(${x}px) scaleX(${scale})`;
     this.gutter.firstChild.style.transform = `translateY(${y}px) scaleY(${scale})`;
     const seen = this.region();
     this.moved(seen);
-    const beyond = seen.left < shown.region.left || seen.top < shown.region.top
-      || seen.right > shown.region.right || seen.bottom > shown.region.bottom;
+    // Beyond the layout there is nothing to paint.
+    const { width, height } = this.size();
+    const beyond = Math.max(seen.left, 0) < shown.region.left || Math.max(seen.top, 0) < shown.region.top
+      || Math.min(seen.right, width) > shown.region.right || Math.min(seen.bottom, height) > shown.region.bottom;
     if (scale !== 1) {
       clearTimeout(this.resting);
       this.resting = setTimeout(() => this.refresh(), 140);
@@ -106,9 +110,9 @@ class Stage {
       const region = this.region(Stage.MARGIN), { zoom } = this, began = performance.now();
       this.shown = { region, zoom };
       const content = this.paint(region, zoom);
-      content.style.width = `${(region.right - region.left) * zoom}px`;
-      content.style.height = `${(region.bottom - region.top) * zoom}px`;
-      this.sheet.replaceChildren(content);
+      content.style.width = `${Math.round((region.right - region.left) * zoom)}px`;
+      content.style.height = `${Math.round((region.bottom - region.top) * zoom)}px`;
+      this.sheet.firstElementChild.replaceWith(content);
       this.paintedAt = performance.now();
       this.cost = this.paintedAt - began;
       this.#shift();
