@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,10 @@ from graphir.ir.graph import Graph
 from graphir.ir.value import Value
 
 
-def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[str, NDArray[np.generic]]:
-    """Arrays for every parameter and state of `graph`, by name.
+def initialize(
+    graph: Graph, sizes: Mapping[str, int], seed: int = 0, known: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> dict[str, NDArray[Any]]:
+    """Arrays for every parameter and state of `graph`, by name; those that are `known` as they are.
 
     `normal(σ)` draws from a generator keyed by (seed, name): a tensor starts alike in whatever graph it is.
     Errors: DimError for sizes that do not fit the graph's dims; SizeError where they make tensors that this machine has
@@ -25,10 +29,12 @@ def initialize(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> dict[st
     require_dtypes((*graph.parameters, *graph.state))
     complete = bind_sizes(graph, sizes)
     require_initial(graph, complete)
-    return dict(_initial(value, complete, seed) for value in (*graph.parameters, *graph.state))
+    values = {value.name: value for value in (*graph.parameters, *graph.state)}
+    drawn = (_initial(value, complete, seed) for name, value in values.items() if name not in known)
+    return {name: array for name, array in known.items() if name in values} | dict(drawn)
 
 
-def _initial(value: Value, sizes: Mapping[str, int], seed: int) -> tuple[str, NDArray[np.generic]]:
+def _initial(value: Value, sizes: Mapping[str, int], seed: int) -> tuple[str, NDArray[Any]]:
     shape = tuple(dim.size(sizes) for dim in value.shape)
     if value.init == "zeros":
         return value.name, np.zeros(shape, value.dtype)

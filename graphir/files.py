@@ -41,6 +41,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         LEFTOVERS.discard(temporary or "")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` as `write_atomically` does."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def make_folder(path: Path) -> list[Path]:
     """The folder `path`, made if need be and proved writable; ConfigError if it is not.
 

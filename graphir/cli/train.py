@@ -11,7 +11,7 @@ import click
 
 from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
-from graphir.training.config import TrainConfig
+from graphir.training.config import TRAINED, TrainConfig
 
 if TYPE_CHECKING:
     from graphir.training import Outcome
@@ -77,7 +77,7 @@ def train(
     verify_replicas: int,
     **options: Any,
 ) -> int:
-    """Train the documents' Transformer on text.
+    """Train the documents' Transformer on text, or a model that others have trained.
 
     Without options, it reads Python's own reference prose for about two minutes and shows what it has learnt.
     Ctrl-C ends it after the step at hand, with a checkpoint to go on from.
@@ -131,6 +131,10 @@ def _show(outcome: Outcome, config: TrainConfig, out: str, backend: str) -> None
     folder = Path(out)
     written = [folder / "metrics.jsonl", folder / "loss.png"]
     click.echo("wrote " + ", ".join(str(path) for path in written if path.is_file()))
+    if config.model is not None:
+        model = shlex.quote(str(folder / TRAINED))
+        click.echo(f"the model lies in {model}: graphir generate --model {model} --prompt 'The '")
+        return
     if not config.sample:
         return
     from graphir.cli.generate import write_stream

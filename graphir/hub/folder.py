@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphir.errors import ConfigError, ModelFileError
+from graphir.files import write_bytes
 from graphir.hub.chat import ChatTemplate
-from graphir.hub.config import read_config
+from graphir.hub.config import read_config, write_config
 from graphir.hub.pretrained import Pretrained, Speech, parameter_names
 from graphir.hub.shards import map_folder, write_shards
 from graphir.hub.weights import Weights
@@ -44,13 +46,16 @@ def read_folder(folder: Path) -> Pretrained:
     return Pretrained(folder, format, blueprint, weights, _speech(folder, fields), fields)
 
 
-def write_folder(folder: Path, model: Pretrained, arrays: Mapping[str, Array] | None = None) -> None:
+def write_folder(
+    folder: Path, model: Pretrained, arrays: Mapping[str, Array] | None = None, *, over: bool = False
+) -> None:
     """Writes `model`, with `arrays` in place of parameters that are now others, as a folder of its family.
 
     Tensors keep their names, types and order; config, tokenizer and template go along. The folder is there whole, or
-    not at all. Errors: ConfigError if it exists already, or cannot be written.
+    not at all; one that is there already is replaced if it may be written `over`. Errors: ConfigError if it may not, or
+    cannot be written.
     """
-    if folder.exists():
+    if folder.exists() and not over:
         raise ConfigError(f"{folder} is there already; choose a folder that is not, or remove it")
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -59,14 +64,33 @@ def write_folder(folder: Path, model: Pretrained, arrays: Mapping[str, Array] | 
         weights = model.weights
         assert isinstance(weights, Weights)
         write_shards(partial, weights.written(arrays))
-        for name in (_CONFIG, _GENERATION, _TOKENIZER, _SPECIAL, _TEMPLATE):
-            if (model.where / name).is_file():
-                shutil.copyfile(model.where / name, partial / name)
+        if model.where.is_dir():
+            for name in (_CONFIG, _GENERATION, _TOKENIZER, _SPECIAL, _TEMPLATE):
+                if (model.where / name).is_file():
+                    shutil.copyfile(model.where / name, partial / name)
+        else:
+            _describe(partial, model, weights.dtype)
+        if folder.exists():
+            shutil.rmtree(folder)
         partial.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _describe(folder: Path, model: Pretrained, dtype: str) -> None:
+    """Writes what a folder says beside its tensors, of a model that comes from no folder."""
+    speech = model.speech
+    said: dict[str, Any] = {_CONFIG: write_config(model.format, model.blueprint, dtype)}
+    said[_GENERATION] = {"eos_token_id": list(speech.ends)}
+    if speech.tokenizer is not None:
+        said[_TOKENIZER] = speech.tokenizer().said
+    if speech.chat is not None:
+        said[_SPECIAL] = {**speech.chat.tokens, "chat_template": speech.chat.source}
+    for name, fields in said.items():
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
+        write_bytes(folder / name, text.encode("utf-8"))
 
 
 def _speech(folder: Path, config: Mapping[str, Any]) -> Speech:

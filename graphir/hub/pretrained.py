@@ -58,7 +58,7 @@ class Pretrained:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self, dtype: str = "float32") -> dict[str, Array]:
-        """All parameters as arrays of that type, read now; ready to be run, trained or given to ranks."""
+        """All parameters as arrays of that type, ready to be run; those that lie so in the file are views of it."""
         return {name: np.ascontiguousarray(array, dtype) for name, array in self.weights.items()}
 
     @cached_property

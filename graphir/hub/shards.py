@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphir.errors import MissingDependencyError, ModelFileError
 from graphir.extras import install
-from graphir.files import write_atomically
+from graphir.files import write_bytes
 from graphir.reading import read_json
 
 Array = NDArray[Any]
@@ -95,16 +94,12 @@ def write_shards(folder: Path, tensors: Mapping[str, Array], largest: int = LARG
     for number, names in enumerate(shards):
         file = SINGLE if len(shards) == 1 else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         content = save({name: np.ascontiguousarray(tensors[name]) for name in names}, metadata={"format": "pt"})
-        write_atomically(folder / file, partial(_put, content))
+        write_bytes(folder / file, content)
         places.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         total = sum(array.nbytes for array in tensors.values())
         index = json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2, sort_keys=True)
-        write_atomically(folder / INDEX, partial(_put, index.encode()))
-
-
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
+        write_bytes(folder / INDEX, index.encode())
 
 
 def _shards(tensors: Mapping[str, Array], largest: int) -> Iterator[Sequence[str]]:

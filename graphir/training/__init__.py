@@ -1,4 +1,4 @@
-"""Training the documents' Transformer on text, its checkpoints, and text from them.
+"""Training Transformers on text, the documents' or those of others, its checkpoints, and text from them.
 
     from graphir.training import TrainConfig, train
 
@@ -9,6 +9,7 @@
 The configuration is here at once; what needs NumPy is loaded when it is asked for.
 
     config, data, vocabulary          what a training is, its batches, and its tokens in rows that machines like
+    subject                           what is trained: a model of these sizes, or one of others with its weights
     programs, parallel, terms         its graphs, on the ranks of a mesh, and what ranks have to agree on
     loop, signals, metrics, sampling  step after step, its end, what it tells, and text from what it has learnt
     budget                            whether it fits into memory

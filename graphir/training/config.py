@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from graphir.errors import CheckpointError, ConfigError
@@ -22,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 RESULTS = ("wide", "narrow")
 #: Products of float32 as `gi.compile(…, precision="tf32")` has them multiplied.
 TF32 = "tf32"
+#: Where in the folder of a run the model of others lies that it has trained further.
+TRAINED = "model"
 #: Where a dynamic loss scale starts.
 DYNAMIC_START = 65536.0
 
@@ -50,6 +53,12 @@ class TrainConfig(Sizes, Architecture, Text):
     The default of an option that is added later has to mean what was before: checkpoints that are older lack it.
     """
 
+    model: str | None = option(
+        None,
+        "A folder, or a GGUF file, whose model is trained further, all of its weights; choose a small --learning-rate, "
+        "such as 1e-5. The trained model is written as a folder, too.",
+        kind=str,
+    )
     # Short runs of small models, for which there is text enough, learn most without dropout.
     dropout: float = varied(Architecture, "dropout", default=0.0)
     activation: str = varied(Architecture, "activation", default="relu")
@@ -123,6 +132,8 @@ class TrainConfig(Sizes, Architecture, Text):
     def check(self) -> TrainConfig:
         """The configuration as it is kept, if every option is of its type and within its limits."""
         kept = replace(self, **checked(self, flag))
+        if self.model is not None:
+            kept = kept._of_model(self.model)
         if self.loss_scale and self.precision != "float16":
             raise ConfigError(
                 f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "
@@ -141,12 +152,22 @@ class TrainConfig(Sizes, Architecture, Text):
             )
         return kept
 
+    def _of_model(self, model: str) -> TrainConfig:
+        """The same with the model's own tokenizer; ConfigError for an option that says what the model itself does."""
+        options = options_of(TrainConfig)
+        for name in ("layers", "activation", "positions", "tied", "qkv_bias", "final_norm", "width", "heads"):
+            if getattr(self, name) != options[name].default:
+                raise ConfigError(f"{flag(name)} is what the model {model} says itself; leave it out beside --model")
+        if self.feed_forward is not None:
+            raise ConfigError(f"--feed-forward is what the model {model} says itself; leave it out beside --model")
+        return self if self.tokenizer != "bytes" else replace(self, tokenizer=str(Path(model) / "tokenizer.json"))
+
     def resolved(self) -> TrainConfig:
         """With every default that follows from other options filled in: what a checkpoint keeps."""
         total = self.schedule_steps or self.steps
         return replace(
             self,
-            feed_forward=self.feed_forward or 4 * self.width,
+            feed_forward=self.feed_forward if self.model else self.feed_forward or 4 * self.width,
             schedule_steps=total,
             warmup=total // 20 if self.warmup is None else self.warmup,
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from graphir.backends import Executable
 from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for, require_agreement
 from graphir.backends.registry import find_backend
@@ -34,13 +35,14 @@ from graphir.training.checkpoint import (
     select_arrays,
     tokenizer_fingerprint,
 )
-from graphir.training.config import TrainConfig
+from graphir.training.config import TRAINED, TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
 from graphir.training.folder import RunFolder
 from graphir.training.parallel import Parallel
 from graphir.training.programs import Needs, Programs
 from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
+from graphir.training.subject import subject_of
 from graphir.training.terms import terms_of
 
 #: Gradients that overflow float16 even at this loss scale are none.
@@ -96,7 +98,9 @@ def train(
     ignore_memory: bool = False,
     verify_replicas: int = VERIFY_REPLICAS,
 ) -> Outcome:
-    """Trains the documents' Transformer as `config` says, into the folder `out`; goes on there with `resume`.
+    """Trains a Transformer as `config` says, the documents' or one of others, into the folder `out`.
+
+    `resume` goes on with what lies there. A model of others is written to its folder `model` at the end, as it came.
 
     The ranks of a mesh are all simulated in this process, or, with `ranks` "mpi", this process is one of them: each
     keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
@@ -162,17 +166,18 @@ class _Training:
         saved = load_checkpoint(find_checkpoint(folder.path)) if resume else None
         if saved is not None:
             _require_same_options(saved, config)
-        self.corpus = load_corpus(config)
+        self.corpus, self.subject = load_corpus(config), subject_of(config)
+        tokens = self.subject.tokens(self.corpus.vocabulary)
         self.tokenizer = tokenizer_fingerprint(config.tokenizer)
         if not self.communicator.is_alone:
             more = {"backend": backend, "recompute": recompute, "verify_replicas": verify_replicas}
             require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, saved))
-        self.parallel = Parallel.of(config, self.corpus.vocabulary, backend)
+        self.parallel = Parallel.of(config, tokens, backend)
         self.vocabulary = self.parallel.vocabulary
         free = None if ignore_memory or find_backend(backend).on_device else free_memory()
         if free is not None and saved is not None:  # what is there already will not be needed again
             free += sum(array.nbytes for array in saved.arrays.values())
-        budget = Budget(config, recompute, Needs(self.corpus.vocabulary), free and free // processes_here())
+        budget = Budget(config, recompute, Needs(tokens), free and free // processes_here())
         # What cannot be, whatever the plan, is told before minutes of planning.
         self._require(budget.refuse_tensors())
         programs = Programs.of(config, self.parallel, ranks, backend, recompute)
@@ -182,7 +187,8 @@ class _Training:
         #: The loss scale of this step, where there is one that follows the gradients.
         self.scale = SCALE if any(value.name == SCALE for value in graph.state) else None
         if saved is None:
-            self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed)
+            known = self.subject.weights()
+            self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed, known)
         else:
             _require_same_data(saved, self.corpus, self.tokenizer)
             saved = replace(saved, arrays=self.vocabulary.pad(graph, saved.arrays))
@@ -232,7 +238,7 @@ class _Training:
                     if saving:
                         if metrics is not None:
                             metrics.sync()
-                        path = self._save()
+                        path = self._save(last=bool(last or stop))
                         report.saved(path)
         finally:
             if metrics is not None:
@@ -256,7 +262,7 @@ class _Training:
         """One step: the new parameters and state, and what the metrics say of it."""
         config, start = self.config, time.perf_counter()
         T, Y = draw_batch(self.corpus.train, config.batch, config.sequence, config.seed, self.step)
-        inputs = {"T": T, "Y": Y, "seed": config.seed, "step": self.step}
+        inputs = _inputs(self.executable, T, Y, config.seed, self.step)
         scale = None if self.scale is None else float(self.arrays[self.scale])
         with np.errstate(all="ignore"):  # what overflows is found in the results, and named
             result = self.executable(self.arrays, inputs)
@@ -312,7 +318,7 @@ class _Training:
         for T, Y in validation_batches(ids, config.batch, config.sequence, count):
             valid = int((Y >= 0).sum())
             with np.errstate(all="ignore"):
-                result = self.forward(parameters, _inputs(T, Y))
+                result = self.forward(parameters, _inputs(self.forward, T, Y))
             self.communicator.finish("a validation")
             total += float(result[self.loss]) * valid
             tokens += valid
@@ -320,7 +326,7 @@ class _Training:
 
     # -- what is written ------------------------------------------------------------------------------
 
-    def _save(self) -> Path:
+    def _save(self, last: bool) -> Path:
         path = self.folder.checkpoint(self.step)
         arrays: Arrays = {}
         # One after the other, so that who does not write holds no more than one whole array.
@@ -334,15 +340,21 @@ class _Training:
         tokenizer = self.config.tokenizer
         config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
         config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
+        config = replace(config, model=config.model and str(Path(config.model).resolve()))
         data = self.corpus.fingerprint
         arrays = self.vocabulary.strip(self.graph, arrays)
-        sizes = config.sizes(self.vocabulary.tokens)
+        sizes = self.subject.sizes(self.vocabulary.tokens)
         self.folder.save(Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays), self.config.keep)
+        if last:
+            self.subject.write(self.folder.path / TRAINED, arrays)
         return path
 
 
-def _inputs(T: Ids, Y: Ids) -> dict[str, Any]:
-    return {"T": T, "Y": Y, "seed": 0, "step": 0}
+def _inputs(executable: Executable, T: Ids, Y: Ids, seed: int = 0, step: int = 0) -> dict[str, Any]:
+    """What the program asks for; texts begin where their windows do, and are of one type."""
+    places = np.broadcast_to(np.arange(T.shape[1]), T.shape)
+    known = {"T": T, "Y": Y, "seed": seed, "step": step, "positions": places, "length": T.shape[1]}
+    return {value.name: known[value.name] for value in executable.source.inputs}
 
 
 def _due(step: int, every: int) -> bool:

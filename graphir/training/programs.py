@@ -11,11 +11,11 @@ from graphir.compiler import compile
 from graphir.errors import ConfigError, DimError
 from graphir.ir.dims import dim_names
 from graphir.ir.graph import Graph
-from graphir.models import transformer
 from graphir.passes import Optimizer, Schedule, autodiff, mixed_precision, optimize
 from graphir.training.budget import Need, need_of, tensor_bytes
 from graphir.training.config import TF32, TrainConfig
 from graphir.training.parallel import Parallel
+from graphir.training.subject import subject_of
 
 
 def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
@@ -26,7 +26,7 @@ def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
 
 def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:
     """The model with its loss, in the configuration's precision."""
-    model = transformer(**config.model_options(dropout=dropout), decode=None, padded=padded)
+    model = subject_of(config).graph(dropout, padded)
     return mixed_precision(model, config.stored_precision, config.results)
 
 
@@ -72,7 +72,7 @@ class Programs:
     ) -> Programs:
         """As `config` asks for, with `ranks`, `backend` and `recompute` of `gi.compile`; ConfigError for its sizes."""
         vocabulary = parallel.vocabulary
-        sizes = config.sizes(vocabulary.tokens) | vocabulary.sizes
+        sizes = subject_of(config).sizes(vocabulary.tokens) | vocabulary.sizes
 
         def compiled(graph: Graph, fetch: list[str], donate: bool = False) -> Executable:
             whole = {name: sizes[name] for name in dim_names([graph.dims]) if name in sizes}
@@ -116,7 +116,7 @@ class Needs:
         """Bytes of parameters and state."""
         vocabulary = Parallel.of(config, self.tokens).vocabulary
         graph = training_graph(config, vocabulary.padded)
-        return tensor_bytes(graph, config.sizes(vocabulary.tokens) | vocabulary.sizes)
+        return tensor_bytes(graph, subject_of(config).sizes(vocabulary.tokens) | vocabulary.sizes)
 
     def need(self, config: TrainConfig, level: str | None, alone: bool = False) -> Need:
         """Of all ranks of the configuration's mesh in one process, or, if `alone`, of one."""

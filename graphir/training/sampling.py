@@ -20,6 +20,7 @@ from graphir.errors import CheckpointError, ConfigError, DataError
 from graphir.models import transformer
 from graphir.tokenizer import Tokenizer, load_tokenizer
 from graphir.training.checkpoint import Arrays, Checkpoint, select_arrays, tokenizer_fingerprint
+from graphir.training.config import TRAINED
 
 _SHORTEST_WINDOW = 16
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -44,6 +45,11 @@ class Sampler:
         backend: str = "numpy",
     ) -> None:
         config = checkpoint.config
+        if config.model is not None:
+            raise CheckpointError(
+                f"{checkpoint.path} is of a run that trained {config.model} further: graphir generate --model "
+                f"{checkpoint.path.parent / TRAINED} goes on with that"
+            )
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ConfigError(
                 f"--temperature must be a finite number of at least 0, not {temperature}; "

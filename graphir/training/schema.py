@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from graphir.errors import CheckpointError
 from graphir.reading import read_json
 from graphir.training.config import TrainConfig
+from graphir.training.subject import subject_of
 from graphir.version import __version__
 
 #: The present layout of a checkpoint's metadata, and the oldest that is read. Of 1, the checksum left the metadata out.
@@ -118,7 +119,7 @@ def read_about(said: Any, where: str) -> About:
     plain = config.tokenizer == "bytes"
     require(tokenizer == "bytes" if plain else _is_fingerprint(tokenizer), "its tokenizer is not that of its options")
     require(isinstance(sizes, dict) and _is_whole(sizes.get("V"), 1), "its vocabulary V is no whole number from 1")
-    resulting = config.sizes(sizes["V"])
+    resulting = subject_of(config).sizes(sizes["V"])
     require(sizes == resulting, "its sizes are not those of its configuration")
     return About(step, config, resulting, data, tokenizer, version=theirs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,14 @@ class Vocabulary:
         """The sizes under which the same formulas count V rows."""
         return {_V_PAD: self.tokens} if self.padded else {}
 
-    def initialize(self, graph: Graph, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
-        """The initial values of the model without padding, padded: a draw fills a tensor row by row of V."""
-        return self.pad(graph, initialize(graph, {**sizes, **self.unpadded}, seed))
+    def initialize(
+        self, graph: Graph, sizes: Mapping[str, int], seed: int, known: Arrays = MappingProxyType({})
+    ) -> dict[str, NDArray[Any]]:
+        """The initial values of the model without padding, padded: a draw fills a tensor row by row of V.
+
+        What is `known` is not drawn.
+        """
+        return self.pad(graph, initialize(graph, {**sizes, **self.unpadded}, seed, known))
 
     def pad(self, graph: Graph, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """The arrays of parameters and state with rows of zeros added."""

@@ -1,0 +1,102 @@
+"""What a training trains: the documents' Transformer in some size, or a model that others have trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphir.errors import ConfigError
+from graphir.hub import Pretrained, open_model, write_folder
+from graphir.ir.graph import Graph
+from graphir.models import transformer
+from graphir.training.config import TrainConfig
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Subject(Protocol):
+    """A model that can be trained."""
+
+    def graph(self, dropout: float, padded: bool) -> Graph:
+        """The forward graph with its loss; of a vocabulary of V_pad rows if `padded`."""
+
+    def tokens(self, vocabulary: int) -> int:
+        """V, where the tokenizer has a vocabulary of that size."""
+
+    def sizes(self, tokens: int) -> dict[str, int]:
+        """The numbers of its dims, of a batch's and of V = `tokens`; ConfigError for a batch that it cannot take."""
+
+    def weights(self) -> Arrays:
+        """What parameters start as, but for those that are drawn."""
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        """Writes the trained model as others read it, if there is such a form."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """The documents' Transformer, as the configuration describes it."""
+
+    config: TrainConfig
+
+    def graph(self, dropout: float, padded: bool) -> Graph:
+        return transformer(**self.config.model_options(dropout=dropout), decode=None, padded=padded)
+
+    def tokens(self, vocabulary: int) -> int:
+        return vocabulary
+
+    def sizes(self, tokens: int) -> dict[str, int]:
+        return self.config.sizes(tokens)
+
+    def weights(self) -> Arrays:
+        return {}
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        """Nothing: a checkpoint is its form."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model from a folder or a file, all of whose weights are trained further."""
+
+    config: TrainConfig
+    model: Pretrained
+
+    def graph(self, dropout: float, padded: bool) -> Graph:
+        parts = replace(self.model.blueprint.composition, dropout=dropout or None, dtype=self.config.dtype)
+        return replace(self.model.blueprint, composition=parts).graph(decode=None, padded=padded)
+
+    def tokens(self, vocabulary: int) -> int:
+        return self.model.blueprint.sizes["V"]
+
+    def sizes(self, tokens: int) -> dict[str, int]:
+        config, blueprint, longest = self.config, self.model.blueprint, self.model.longest
+        if config.sequence > longest:
+            raise ConfigError(f"--sequence {config.sequence}: {config.model} was made for S_max={longest} positions")
+        if not blueprint.composition.attention.causal:
+            raise ConfigError(f"{config.model} is an encoder, which sees what it would be trained to predict")
+        return blueprint.bind(blueprint.graph(decode=None), B=config.batch, S=config.sequence) | {"V": tokens}
+
+    def weights(self) -> Arrays:
+        # A step writes over them, which it must not over a file.
+        return {name: np.array(array, self.config.dtype, order="C") for name, array in self.model.weights.items()}
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        write_folder(folder, self.model, arrays, over=True)
+
+
+def subject_of(config: TrainConfig) -> Subject:
+    """What the configuration trains; ModelFileError for a model that cannot be read."""
+    return Own(config) if config.model is None else Foreign(config, _opened(config.model))
+
+
+@lru_cache(maxsize=2)
+def _opened(where: str) -> Pretrained:
+    """A model, opened once for all that is asked of it."""
+    return open_model(where)

@@ -1,0 +1,113 @@
+"""Models of others, trained further: from their weights, on ranks too, and written as the folders that they came in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphir as gi
+from graphir.errors import CheckpointError, ConfigError, ModelFileError
+from graphir.hub import open_model
+from graphir.training import Sampler, TrainConfig, load_checkpoint, train
+from graphir.training.data import draw_batch, load_corpus
+from tests.support.hub import FOLDERS, with_tokenizer
+
+pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
+
+WORDS = np.random.default_rng(0).integers(0, 30, 1000)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, and a model beside it."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "text.txt").write_text(" ".join(f"w{word}" for word in WORDS))
+    with_tokenizer("llama", folder)
+    return folder
+
+
+def config(place: Path, **changes: Any) -> TrainConfig:
+    small = {"steps": 4, "batch": 2, "sequence": 8, "learning_rate": 1e-3, "dtype": "float64", "warmup": 0}
+    return TrainConfig(model=str(place / "llama"), text=(str(place / "text.txt"),), **(small | changes))
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_training_begins_with_the_models_weights_and_ends_with_its_folder(
+    dtype: str, place: Path, tmp_path: Path
+) -> None:
+    asked = config(place, steps=1, dtype=dtype)
+    loss = train(asked, tmp_path / "run").loss
+    old, new = open_model(place / "llama"), open_model(tmp_path / "run/model")
+    corpus = load_corpus(asked.check())
+    T, Y = draw_batch(corpus.train, 2, 8, asked.seed, 0)
+    graph = old.blueprint.but(dtype=dtype).graph()
+    run = gi.compile(graph, old.blueprint.bind(graph, B=2, S=8), backend="reference")
+    inputs = {"T": T, "Y": Y, "positions": np.broadcast_to(np.arange(8), (2, 8))}
+    assert loss == pytest.approx(float(run(old.arrays(dtype), inputs)["L"]), abs=1e-12 if dtype == "float64" else 1e-6)
+    checkpoint = load_checkpoint(tmp_path / "run/step-000001.safetensors")
+    saved = checkpoint.arrays
+    assert old.weights.keys() == new.weights.keys() <= saved.keys()
+    for name, array in new.weights.items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, saved[name].astype(np.float32))
+        assert not np.array_equal(array, old.weights[name])
+    assert new.blueprint == old.blueprint
+    assert new.tokenizer.encode("w3 w1") == [3, 1]
+    with pytest.raises(CheckpointError, match=r"graphir generate --model .*run/model goes on with that"):
+        Sampler(checkpoint)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    through = train(config(place, schedule="constant"), tmp_path / "through")
+    train(config(place, steps=2, schedule_steps=4, schedule="constant"), tmp_path / "stopped")
+    resumed = train(config(place, schedule="constant"), tmp_path / "stopped", resume=True)
+    assert resumed.loss == through.loss
+    one, other = (open_model(tmp_path / name / "model").weights for name in ("through", "stopped"))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [{"dp": 2, "tp": 3}, {"tp": 3, "plan": "vocabulary"}, {"dp": 2, "plan": "zero3"}])
+def test_on_ranks_it_is_the_same_training(ranks: dict[str, Any], place: Path, tmp_path: Path) -> None:
+    alone, shared = (train(config(place, **more), tmp_path / str(len(more))) for more in ({}, ranks))
+    assert shared.loss == pytest.approx(alone.loss, abs=1e-12)
+    assert shared.val_loss == pytest.approx(alone.val_loss, abs=1e-12)
+
+
+def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"layers": 3}, "--layers is what the model"),
+        ({"width": 64}, "--width is what the model"),
+        ({"feed_forward": 64}, "--feed-forward is what the model"),
+        ({"sequence": 33}, "--sequence 33: .* was made for S_max=32 positions"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(config(place, **options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_trained(place: Path, tmp_path: Path) -> None:
+    asked = config(place)
+    text, tokenizer = asked.text, str(place / "llama/tokenizer.json")
+    for model, error, message in (
+        (FOLDERS / "bert", ConfigError, "is an encoder"),
+        (tmp_path / "nowhere", ModelFileError, "is neither a folder with a model nor a .gguf file"),
+    ):
+        with pytest.raises(error, match=message):
+            train(TrainConfig(model=str(model), text=text, tokenizer=tokenizer, sequence=8), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_gguf_file_becomes_a_folder(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    tokenizer = str(place / "llama/tokenizer.json")
+    small = {"steps": 1, "batch": 2, "sequence": 8, "tokenizer": tokenizer}
+    train(TrainConfig(model=str(FOLDERS / "smollm.gguf"), text=(str(place / "text.txt"),), **small), tmp_path / "run")
+    old, new = open_model(FOLDERS / "smollm.gguf"), open_model(tmp_path / "run/model")
+    assert new.blueprint == old.blueprint
+    assert new.speech.ends == old.speech.ends
+    assert new.tokenizer.encode("abcab") == old.tokenizer.encode("abcab")
