@@ -80,6 +80,7 @@ class HostEngine:
     xp: Any = _HostModule()
     alignment = 256
     checks_ids = False
+    follows_sights = False
     tiling = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
     add, copy = staticmethod(np.add), staticmethod(np.copyto)
 
