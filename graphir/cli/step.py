@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from graphir.ir.graph import Graph
     from graphir.training.parallel import Parallel
 
-#: What of a step is asked for: the results, their gradients, too, or also the update.
-PARTS = ("forward", "step", "train")
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -45,7 +42,8 @@ class Asked:
 
     def needed(self, graph: Graph) -> dict[str, int]:
         """The sizes of those dims that the graph has."""
-        return {name: size for name, size in self.sizes.items() if name in dim_names([graph.dims])}
+        names = dim_names([graph.dims])
+        return {name: size for name, size in self.sizes.items() if name in names}
 
 
 def asked(
@@ -58,6 +56,7 @@ def asked(
 ) -> Asked:
     """What a command is asked of by these options, `written` being those that the user wrote.
 
+    `part` is what of a step is wanted: forward, step (gradients, too) or train (and the update).
     Errors: ConfigError for options that the model has not, or a graph of one's own; what loads and builds raise.
     """
     from graphir.training.parallel import Parallel
@@ -120,7 +119,6 @@ def _part_of(graph: Graph, part: str, config: TrainConfig) -> Graph:
     if part == "forward":
         return graph
     step = with_gradients(graph)
-    updated = any(node.meta.phase == UPDATE for node in step.nodes)
-    return (
-        step if part == "step" or updated or not step.parameters else optimize(step, optimizer_of(config), guarded=True)
-    )
+    if part == "step" or not step.parameters or any(node.meta.phase == UPDATE for node in step.nodes):
+        return step
+    return optimize(step, optimizer_of(config), guarded=True)

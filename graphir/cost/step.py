@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from graphir.cost.causal import spared_flops
 from graphir.cost.communication import axes_of, collective_cost, mesh_sizes
@@ -95,9 +95,9 @@ def extrapolate(build: Callable[[int], StepCost], layers: int, period: int = 1) 
     more = (layers - few) // period
 
     def line(first: Mapping[str, _Number], second: Mapping[str, _Number]) -> dict[str, _Number]:
-        names = dict.fromkeys((*first, *second))
-        zero = first[next(iter(first))] * 0 if first else second[next(iter(second))] * 0
-        return {name: first.get(name, zero) + (second.get(name, zero) - first.get(name, zero)) * more for name in names}
+        nothing: Any = 0
+        pairs = {name: (first.get(name, nothing), second.get(name, nothing)) for name in (*first, *second)}
+        return {name: start + (end - start) * more for name, (start, end) in pairs.items()}
 
     def formulas(first: Mapping[str, Polynomial], second: Mapping[str, Polynomial]) -> dict[str, Polynomial]:
         return {name: first[name] + (second[name] + first[name] * -1) * more for name in first}
@@ -107,7 +107,7 @@ def extrapolate(build: Callable[[int], StepCost], layers: int, period: int = 1) 
         formulas(one.flops, two.flops),
         line(one.operators, two.operators),
         one.spared + (two.spared - one.spared) * more,
-        line(one.sent, two.sent) if one.sent or two.sent else {},
+        line(one.sent, two.sent),
         {
             at: Moment(line(one.moments[at].categories, moment.categories), line(one.moments[at].values, moment.values))
             for at, moment in two.moments.items()
