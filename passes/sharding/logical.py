@@ -36,9 +36,9 @@ class LogicalDims:
                 self._follow(node)
         self._made_of: dict[int, list[tuple[int, ...]]] = {}
         for whole, parts in self._products:
-            found = self._made_of.setdefault(self._find(whole), [])
-            if parts not in found:
-                found.append(parts)
+            self._made_of.setdefault(self._find(whole), []).append(parts)
+        #: The products of each dim that was asked for.
+        self._known: dict[int, dict[Reading, None]] = {}
 
     def readings(self, value: Value, position: int) -> list[Reading]:
         """All that a dim stands for: itself, and each product that it is taken apart into or put together from."""
@@ -46,7 +46,9 @@ class LogicalDims:
         if value not in self._of:
             return [(dim,)]
         whole = self._find(self._of[value][position])
-        return list(dict.fromkeys([(dim,), *self._products_of(whole, frozenset((whole,)))]))
+        if whole not in self._known:
+            self._known[whole] = dict.fromkeys(self._products_of(whole, frozenset((whole,))))
+        return list(dict.fromkeys([(dim,), *self._known[whole]]))
 
     def _products_of(self, whole: int, seen: frozenset[int]) -> Iterator[Reading]:
         for major, *rest in self._made_of.get(whole, ()):
