@@ -139,7 +139,7 @@ class _Reader:
     def _require_dims(self) -> None:
         """An axis over whose dims nothing lies is a mistake: its ranks would all do the same."""
         lying = {axis for layout in self.given.stored.values() for axis in layout.split_axes}
-        pinned = {axis for pin in self.given.pinned.values() for axis in pin.axes}
+        pinned = {axis for pin in self.given.pinned.values() for _, axes in pin.splits for axis in axes}
         for axis, dims in self.plan.entries("dims"):
             if not (lying | pinned).intersection(self.mesh.parts(axis)):
                 found = dict.fromkeys(str(dim) for value in self.graph.arguments for dim in value.shape if dim.names)

@@ -249,6 +249,8 @@ def test_why_tells_what_is_left_whole(call: Callable[..., tuple[int, str, str]])
     ],
 )
 def test_dims_that_no_plan_can_be_made_of(plan: str, text: str) -> None:
-    with pytest.raises(LayoutError) as caught:
-        shard(gi.models.mlp(2), Mesh(tp=2), plan)
-    assert str(caught.value) == text
+    graph = gi.models.mlp(2)
+    for each in (graph, optimize(autodiff(graph, loss="L"), Optimizer("sgd"))):
+        with pytest.raises(LayoutError) as caught:
+            shard(each, Mesh(tp=2), plan)
+        assert str(caught.value) == text
