@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from operator import index
 from typing import Any, TypeVar
@@ -67,8 +67,7 @@ class Option:
         if value is None and self.default is None:
             return None
         if self.choices:
-            if not any(value is each or (type(value) is type(each) and value == each) for each in self.choices):
-                raise ConfigError(f"{name} {_shown(value)} is none of {', '.join(map(str, self.choices))}")
+            require_choice(name, value, self.choices)
             return value
         value = _as_int(value) if self.kind is int else value
         if not self._is_of_kind(value):
@@ -96,6 +95,13 @@ class Option:
         if self.kind is float:
             return isinstance(value, float) or whole
         return whole if self.kind is int else isinstance(value, self.kind)
+
+
+def require_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """ConfigError, with the `name` of what is chosen, for a value that is none of the choices."""
+    choices = tuple(choices)
+    if not any(value is each or (type(value) is type(each) and value == each) for each in choices):
+        raise ConfigError(f"{name} {_shown(value)} is none of {', '.join(map(str, choices))}")
 
 
 def option(default: Any, help: str, *, kind: type | None = None, **rest: Any) -> Any:

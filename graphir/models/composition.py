@@ -17,8 +17,9 @@ from graphir.models.parts.head import Head, decode
 from graphir.models.parts.loss import mean_loss
 from graphir.models.parts.norm import Norm
 from graphir.models.parts.positions import Angles, Positions, Rotary
-from graphir.models.parts.residual import PRE, on_stream
+from graphir.models.parts.residual import ORDERS, PRE, on_stream
 from graphir.models.usage import Usage
+from graphir.options import require_choice
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Composition:
     residual: str = PRE
     dropout: float | None = None
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_choice("residual", self.residual, ORDERS)
 
     @property
     def answer(self) -> str:
@@ -103,13 +107,25 @@ class Composition:
 
     def _require(self, usage: Usage) -> None:
         """ConfigError for a usage that the model has no answer to."""
-        if (usage.packed or usage.cached) and not self.positions.given:
-            what = "a cache needs" if usage.cached else "rows of several documents need"
-            raise ConfigError(f"{what} positions as an input; {self.name} counts the places of a row")
-        if usage.cached and not self.attention.causal:
-            raise ConfigError(f"{self.name} is an encoder, whose tokens see what follows: it has no use for a cache")
-        if usage.cached and (usage.packed or usage.mask == "given"):
-            raise ConfigError("a cache's rows are told apart by their positions alone; leave out packed and mask")
+        asked = [
+            what
+            for what, there in (
+                ("a window", self.attention.window > 0),
+                ("rows of several documents", usage.packed),
+                ("a cache", usage.cached),
+            )
+            if there
+        ]
+        if asked and not self.positions.given:
+            raise ConfigError(f"{asked[-1]} needs positions as an input; {self.name} counts the places of a row")
+        if asked and not self.attention.causal:
+            raise ConfigError(f"{asked[-1]} is for tokens that see what stands before; {self.name} is an encoder")
+        if usage.mask == "given" and self.positions.given and self.attention.causal:
+            raise ConfigError(
+                f"{self.name} masks by positions, and takes padding beside them, but no mask for each pair"
+            )
+        if usage.cached and usage.packed:
+            raise ConfigError("a cache's rows are told apart by their positions alone; leave out packed")
 
     def _layer(self, frame: Frame, X: Value, layer: int, angles: Angles | None) -> Value:
         """X_mid = X + MHA(norm(X)), X_out = X_mid + MLP(norm(X_mid)), or as `residual` has it."""

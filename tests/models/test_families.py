@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import graphir as gi
 from graphir.errors import ConfigError
 from graphir.ir.dims import resolve_sizes
 from graphir.models import FAMILIES, PRESETS, Blueprint, blueprint
+from graphir.models.parts.attention import Attention
 from graphir.models.parts.norm import Norm
 from graphir.models.parts.positions import Rotary, Rows
 from graphir.passes import autodiff
@@ -164,8 +166,9 @@ def test_tokens_one_by_one_through_a_cache_are_the_whole_text(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "usage", "message"),
     [
-        ("bert", {}, "bert is an encoder, whose tokens see what follows"),
-        ("llama", {"packed": True}, "leave out packed and mask"),
+        ("bert", {}, "a cache is for tokens that see what stands before; bert is an encoder"),
+        ("llama", {"packed": True}, "leave out packed"),
+        ("llama", {"mask": "given"}, "llama masks by positions, and takes padding beside them"),
     ],
 )
 def test_a_cache_without_sense_is_refused(name: str, usage: dict[str, Any], message: str) -> None:
@@ -274,9 +277,32 @@ def test_what_makes_no_model_is_said(name: str, sizes: dict[str, int], message: 
         blueprint(name, **sizes)
 
 
-def test_rows_that_are_counted_hold_one_document() -> None:
-    with pytest.raises(ConfigError, match="need positions as an input; gpt2 counts the places of a row"):
+def test_nothing_that_a_model_cannot_do_is_passed_over() -> None:
+    with pytest.raises(ConfigError, match="documents needs positions as an input; gpt2 counts the places of a row"):
         small("gpt2", positions=Rows()).graph(packed=True)
+    with pytest.raises(ConfigError, match="a window needs positions as an input"):
+        small("gpt2", positions=Rows(), attention=replace(FAMILIES["gpt2"].attention, window=2)).graph()
+    with pytest.raises(ConfigError, match="documents is for tokens that see what stands before; bert is an encoder"):
+        small("bert").graph(packed=True)
+    with pytest.raises(ConfigError, match="a window is for tokens"):
+        small("bert", attention=replace(FAMILIES["bert"].attention, window=2)).graph()
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: Norm("rsm"), "norm 'rsm' is none of layer, rms"),
+        (lambda: replace(FAMILIES["gpt2"], residual="both"), "residual 'both' is none of pre, post, sandwich"),
+        (lambda: Attention(layout="group"), "layout 'group' is none of shares, plain, grouped"),
+        (lambda: Attention(biases="QX"), "bias of 'X' is none of Q, K, V, O"),
+        (lambda: Attention(windowed=()), "windowed=() says of no layer"),
+        (lambda: Rows("sines"), "positions 'sines' is none of learned, sinusoidal"),
+    ],
+)
+def test_a_part_that_is_misspelled_is_none(declare: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        declare()
+    assert message in str(caught.value)
 
 
 def test_a_norm_with_an_offset_starts_where_one_without_does() -> None:

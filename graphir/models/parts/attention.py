@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphir.errors import ConfigError
 from graphir.ir.dims import as_dim
 from graphir.ir.value import Value
 from graphir.models.dims import GROUPED, PLAIN, S_K, SHARES, B, D, G, Heads
@@ -22,6 +23,7 @@ from graphir.operators import (
     softmax,
     transpose,
 )
+from graphir.options import require_choice
 
 #: How heads are laid out in D: see `Heads`.
 LAYOUTS = {"shares": SHARES, "plain": PLAIN, "grouped": GROUPED}
@@ -49,6 +51,13 @@ class Attention:
     windowed: tuple[bool, ...] = (True,)
     cap: float = 0.0
     width: int = 0
+
+    def __post_init__(self) -> None:
+        require_choice("layout", self.layout, LAYOUTS)
+        for which in self.biases:
+            require_choice("bias of", which, "QKVO")
+        if not self.windowed:
+            raise ConfigError("windowed=() says of no layer whether it has the window; (True,) says it of all")
 
     @property
     def heads(self) -> Heads:

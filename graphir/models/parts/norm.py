@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from graphir.ir.value import Value
 from graphir.models.parts.frame import Frame
 from graphir.operators import layer_norm, rms_norm
+from graphir.options import require_choice
 
 LAYER, RMS = "layer", "rms"
 KINDS = (LAYER, RMS)
@@ -23,6 +24,9 @@ class Norm:
     kind: str = LAYER
     epsilon: float = 1e-5
     offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_choice("norm", self.kind, KINDS)
 
     def build(self, frame: Frame, X: Value, name: str, of: str = "") -> Value:
         """norm(X) over the last dim of X [*b, n], called `name`; its parameters [n] are gamma and beta, or gamma_of."""

@@ -15,6 +15,7 @@ from graphir.ir.value import Value
 from graphir.models.dims import S_MAX, B, D, S
 from graphir.models.parts.frame import Frame
 from graphir.operators import add, broadcast, lookup, rope, rotary_angles, sinusoidal_positions
+from graphir.options import require_choice
 
 #: What `Rows` may be.
 KINDS = ("learned", "sinusoidal")
@@ -27,6 +28,9 @@ class Rows:
     kind: str = "learned"
     given: ClassVar[bool] = False
     added: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_choice("positions", self.kind, KINDS)
 
     def embed(self, frame: Frame, X_tok: Value, name: str) -> Value:
         """X_emb [B, S, D] = X_tok + BC_B(P), called `name`."""
