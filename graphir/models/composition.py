@@ -117,9 +117,9 @@ class Composition:
             if there
         ]
         if asked and not self.positions.given:
-            raise ConfigError(f"{asked[-1]} needs positions as an input; {self.name} counts the places of a row")
+            raise ConfigError(f"for {asked[-1]} positions have to be an input; {self.name} counts the places of a row")
         if asked and not self.attention.causal:
-            raise ConfigError(f"{asked[-1]} is for tokens that see what stands before; {self.name} is an encoder")
+            raise ConfigError(f"{self.name} is an encoder, whose tokens see all others: it has no use for {asked[-1]}")
         if usage.mask == "given" and self.positions.given and self.attention.causal:
             raise ConfigError(
                 f"{self.name} masks by positions, and takes padding beside them, but no mask for each pair"

@@ -166,7 +166,7 @@ def test_tokens_one_by_one_through_a_cache_are_the_whole_text(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "usage", "message"),
     [
-        ("bert", {}, "a cache is for tokens that see what stands before; bert is an encoder"),
+        ("bert", {}, "bert is an encoder, whose tokens see all others: it has no use for a cache"),
         ("llama", {"packed": True}, "leave out packed"),
         ("llama", {"mask": "given"}, "llama masks by positions, and takes padding beside them"),
     ],
@@ -278,13 +278,15 @@ def test_what_makes_no_model_is_said(name: str, sizes: dict[str, int], message: 
 
 
 def test_nothing_that_a_model_cannot_do_is_passed_over() -> None:
-    with pytest.raises(ConfigError, match="documents needs positions as an input; gpt2 counts the places of a row"):
+    with pytest.raises(
+        ConfigError, match="for rows of several documents positions have to be an input; gpt2 counts the places"
+    ):
         small("gpt2", positions=Rows()).graph(packed=True)
-    with pytest.raises(ConfigError, match="a window needs positions as an input"):
+    with pytest.raises(ConfigError, match="for a window positions have to be an input"):
         small("gpt2", positions=Rows(), attention=replace(FAMILIES["gpt2"].attention, window=2)).graph()
-    with pytest.raises(ConfigError, match="documents is for tokens that see what stands before; bert is an encoder"):
+    with pytest.raises(ConfigError, match="it has no use for rows of several documents"):
         small("bert").graph(packed=True)
-    with pytest.raises(ConfigError, match="a window is for tokens"):
+    with pytest.raises(ConfigError, match="it has no use for a window"):
         small("bert", attention=replace(FAMILIES["bert"].attention, window=2)).graph()
 
 
