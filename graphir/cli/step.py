@@ -62,7 +62,7 @@ def asked(
     from graphir.training.parallel import Parallel
 
     parallel = Parallel.of(config, vocabulary)
-    told = {**config.model_options(), **options}
+    told = {**config.model_options(), **options, "vocabulary": vocabulary}
     if what == TRANSFORMER:
         build_graph(what, {**told, "layers": 1}, written)  # refuses what it has not
         sizes = config.sizes(vocabulary) | parallel.vocabulary.sizes

@@ -65,6 +65,14 @@ def test_sizes_may_be_others() -> None:
     assert "with B=3, S=16, V=128256, D=64, D_h=8, G=4, N_KV=2, D_ff=14336, N_H=8" in told
 
 
+def test_cost_is_of_the_sizes_that_are_told() -> None:
+    found = json.loads(run("cost", "--model", "gpt2", "--vocabulary", 1000, "--width", 96, "--layers", 2, "--json"))
+    graph = gi.models.blueprint("gpt2", layers=2, D=96, V=1000).graph()
+    sizes = gi.models.blueprint("gpt2", layers=2, D=96, V=1000).bind(graph, B=1, S=8)
+    elements = sum(int(np.prod([dim.size(sizes) for dim in each.shape])) for each in graph.parameters)
+    assert found["parameters"]["number"] == elements
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama3-8b", "gemma2-2b", "bert-base"])
 def test_a_model_by_name_is_checked_in_a_small_size(name: str) -> None:
