@@ -161,6 +161,15 @@ def test_the_plain_mlp_has_a_plan_for_tensor_parallelism(call: Callable[..., tup
     assert "[D_in, D_1|tp]" in out
 
 
+def test_plans_of_one_axis_add_up_to_a_list_of_dims() -> None:
+    assert str(find_plan("data+sequence+vocabulary+tp:N_H, E")) == (
+        "plan data+sequence+vocabulary+tp:N_H, E\n"
+        "  dims        dp                      B\n"
+        "  dims        tp                      D_ff, D_[1-9]*, (N_KV G), N_H, V, E\n"
+        "  residual    *                       S|tp"
+    )
+
+
 # -- of dims, which ----------------------------------------------------------------------------------------
 
 
