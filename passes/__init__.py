@@ -1,10 +1,11 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
-`mixed_precision` casts what products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `shard` rewrites the
-graph for the ranks of a mesh (`sharding`), `dce` drops what no output needs, `lower` takes d-nodes apart. Those of the
-`pipeline`, where it is said what each is for, make a graph fast: `simplify`, `recompute`, `keep_slopes`,
-`separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by `value_numbering`), `round_products`,
-`fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and `obstacles` says why it cannot.
+`lora` adds small products beside large ones, `mixed_precision` casts what products read, `autodiff` adds the d-nodes,
+`optimize` the optimizer, `shard` rewrites the graph for the ranks of a mesh (`sharding`), `dce` drops what no output
+needs, `lower` takes d-nodes apart. Those of the `pipeline`, where it is said what each is for, make a graph fast:
+`simplify`, `recompute`, `keep_slopes`, `separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by
+`value_numbering`), `round_products`, `fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and `obstacles`
+says why it cannot.
 
 A pass says what takes the place of a node (`rewrite`), and asks what a node is by patterns over traits and structure
 (`patterns`); all that it does not speak of is carried over in one place. None compares an operator's name, so an
@@ -26,6 +27,7 @@ from graphir.passes.cse import cse
 from graphir.passes.dce import dce
 from graphir.passes.fuse import fuse, unfuse
 from graphir.passes.keep_slopes import keep_slopes
+from graphir.passes.lora import adapters, lora
 from graphir.passes.lower import lower
 from graphir.passes.mixed_precision import PRECISIONS, RESULTS, mixed_precision
 from graphir.passes.optimizer import Optimizer, Schedule, optimize
@@ -49,6 +51,7 @@ __all__ = [
     "Pass",
     "Plan",
     "Schedule",
+    "adapters",
     "autodiff",
     "complete_plan",
     "cse",
@@ -58,6 +61,7 @@ __all__ = [
     "keep_slopes",
     "keep_softmax_statistics",
     "left_whole",
+    "lora",
     "lower",
     "mixed_precision",
     "optimize",

@@ -59,6 +59,13 @@ class TrainConfig(Sizes, Architecture, Text):
         "such as 1e-5. The trained model is written as a folder, too.",
         kind=str,
     )
+    lora: int | None = option(
+        None,
+        "r, of --model: in place of its weights A•B of this rank is trained beside each matrix of its layers (Hu et al., "
+        "2021); the folder at the end has it added in.",
+        kind=int,
+        least=1,
+    )
     # Short runs of small models, for which there is text enough, learn most without dropout.
     dropout: float = varied(Architecture, "dropout", default=0.0)
     activation: str = varied(Architecture, "activation", default="relu")
@@ -134,6 +141,8 @@ class TrainConfig(Sizes, Architecture, Text):
         kept = replace(self, **checked(self, flag))
         if self.model is not None:
             kept = kept._of_model(self.model)
+        elif self.lora is not None:
+            raise ConfigError(f"--lora {self.lora} adds to the weights of a model by --model; name one")
         if self.loss_scale and self.precision != "float16":
             raise ConfigError(
                 f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "

@@ -21,7 +21,9 @@ from graphir.training.subject import subject_of
 def training_graph(config: TrainConfig, padded: bool = False) -> Graph:
     """The whole step as one graph: forward, backward, clipping, schedule, updates unless a gradient is not finite."""
     model = forward_graph(config, config.dropout, padded)
-    return optimize(autodiff(model, **config.differentiation_options()), optimizer_of(config), guarded=True)
+    trained = subject_of(config).trained(model)
+    differentiated = autodiff(model, wrt=trained, **config.differentiation_options())
+    return optimize(differentiated, optimizer_of(config), trained, guarded=True)
 
 
 def forward_graph(config: TrainConfig, dropout: float, padded: bool = False) -> Graph:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from graphir.errors import ConfigError
 from graphir.hub import Pretrained, open_model, write_folder
 from graphir.ir.graph import Graph
+from graphir.ir.value import Value
 from graphir.models import transformer
+from graphir.passes import adapters, lora
+from graphir.passes.lora import R
 from graphir.training.config import TrainConfig
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -25,6 +28,9 @@ class Subject(Protocol):
 
     def graph(self, dropout: float, padded: bool) -> Graph:
         """The forward graph with its loss; of a vocabulary of V_pad rows if `padded`."""
+
+    def trained(self, graph: Graph) -> list[str] | None:
+        """The parameters of this graph that are trained; None: all of them."""
 
     def tokens(self, vocabulary: int) -> int:
         """V, where the tokenizer has a vocabulary of that size."""
@@ -48,6 +54,9 @@ class Own:
     def graph(self, dropout: float, padded: bool) -> Graph:
         return transformer(**self.config.model_options(dropout=dropout), decode=None, padded=padded)
 
+    def trained(self, graph: Graph) -> list[str] | None:
+        return None
+
     def tokens(self, vocabulary: int) -> int:
         return vocabulary
 
@@ -63,14 +72,18 @@ class Own:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model from a folder or a file, all of whose weights are trained further."""
+    """A model from a folder or a file: its weights are trained further, or, by LoRA, what is added to them."""
 
     config: TrainConfig
     model: Pretrained
 
     def graph(self, dropout: float, padded: bool) -> Graph:
         parts = replace(self.model.blueprint.composition, dropout=dropout or None, dtype=self.config.dtype)
-        return replace(self.model.blueprint, composition=parts).graph(decode=None, padded=padded)
+        graph = replace(self.model.blueprint, composition=parts).graph(decode=None, padded=padded)
+        return graph if self.config.lora is None else lora(graph, _is_of_a_layer)
+
+    def trained(self, graph: Graph) -> list[str] | None:
+        return None if self.config.lora is None else [name for pair in adapters(graph).values() for name in pair]
 
     def tokens(self, vocabulary: int) -> int:
         return self.model.blueprint.sizes["V"]
@@ -81,14 +94,23 @@ class Foreign:
             raise ConfigError(f"--sequence {config.sequence}: {config.model} was made for S_max={longest} positions")
         if not blueprint.composition.attention.causal:
             raise ConfigError(f"{config.model} is an encoder, which sees what it would be trained to predict")
-        return blueprint.bind(blueprint.graph(decode=None), B=config.batch, S=config.sequence) | {"V": tokens}
+        known = blueprint.bind(blueprint.graph(decode=None), B=config.batch, S=config.sequence) | {"V": tokens}
+        return known if config.lora is None else {**known, str(R): config.lora}
 
     def weights(self) -> Arrays:
         # A step writes over them, which it must not over a file.
         return {name: np.array(array, self.config.dtype, order="C") for name, array in self.model.weights.items()}
 
     def write(self, folder: Path, arrays: Arrays) -> None:
-        write_folder(folder, self.model, arrays, over=True)
+        merged = {
+            name: array + arrays[f"{name}.A"] @ arrays[f"{name}.B"] if f"{name}.A" in arrays else array
+            for name, array in arrays.items()
+        }
+        write_folder(folder, self.model, merged, over=True)
+
+
+def _is_of_a_layer(W: Value) -> bool:
+    return W.name.startswith("layer")
 
 
 def subject_of(config: TrainConfig) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from tests.support.hub import FOLDERS, with_tokenizer
 
 pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 
+RANKS = [
+    {"dp": 2, "tp": 3},
+    {"tp": 3, "plan": "vocabulary"},
+    {"dp": 2, "plan": "zero3"},
+    {"tp": 3, "lora": 4},
+]
 WORDS = np.random.default_rng(0).integers(0, 30, 1000)
 
 
@@ -31,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(place: Path, **changes: Any) -> TrainConfig:
     small = {"steps": 4, "batch": 2, "sequence": 8, "learning_rate": 1e-3, "dtype": "float64", "warmup": 0}
-    return TrainConfig(model=str(place / "llama"), text=(str(place / "text.txt"),), **(small | changes))
+    return TrainConfig(**{"model": str(place / "llama"), "text": (str(place / "text.txt"),), **small, **changes})
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
@@ -71,11 +78,29 @@ def test_a_run_goes_on_bit_for_bit(place: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [{"dp": 2, "tp": 3}, {"tp": 3, "plan": "vocabulary"}, {"dp": 2, "plan": "zero3"}])
+@pytest.mark.parametrize("ranks", RANKS)
 def test_on_ranks_it_is_the_same_training(ranks: dict[str, Any], place: Path, tmp_path: Path) -> None:
-    alone, shared = (train(config(place, **more), tmp_path / str(len(more))) for more in ({}, ranks))
+    alone, shared = (
+        train(config(place, lora=ranks.get("lora"), **more), tmp_path / name)
+        for name, more in (("alone", {}), ("shared", {name: each for name, each in ranks.items() if name != "lora"}))
+    )
     assert shared.loss == pytest.approx(alone.loss, abs=1e-12)
     assert shared.val_loss == pytest.approx(alone.val_loss, abs=1e-12)
+
+
+def test_by_lora_the_weights_stay_and_the_folder_has_what_was_added(place: Path, tmp_path: Path) -> None:
+    outcome = train(config(place, lora=2, learning_rate=1e-2), tmp_path / "run")
+    first, last = (json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()[::3])
+    arrays = load_checkpoint(outcome.checkpoint).arrays
+    old, new = open_model(place / "llama").weights, open_model(tmp_path / "run/model").weights
+    for name, array in old.items():
+        assert np.array_equal(arrays[name], array)
+        more = arrays[f"{name}.A"] @ arrays[f"{name}.B"] if f"{name}.A" in arrays else 0
+        np.testing.assert_allclose(new[name], array + more, rtol=1e-6, atol=1e-7)
+        assert np.array_equal(new[name], array) == (f"{name}.A" not in arrays)
+    assert sum(name.endswith(".A") for name in arrays) == 2 * 7
+    assert first > last
+    assert not any(name.endswith("W_Q.m") for name in arrays)
 
 
 def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) -> None:
@@ -83,6 +108,7 @@ def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) ->
         ({"layers": 3}, "--layers is what the model"),
         ({"width": 64}, "--width is what the model"),
         ({"feed_forward": 64}, "--feed-forward is what the model"),
+        ({"lora": 2, "model": None}, "--lora 2 adds to the weights of a model"),
         ({"sequence": 33}, "--sequence 33: .* was made for S_max=32 positions"),
     ):
         with pytest.raises(ConfigError, match=message):
