@@ -183,7 +183,8 @@ def misfits():
         (
             lambda v: gi.matmul(v.X),
             "matmul(X float32[B, S, D])",
-            "[B, S, D] does not fit X[*b m k], W[k n] -> Y[*b m n] or X[*b m k], W[*b k n] -> Y[*b m n]",
+            "[B, S, D] does not fit X[*b m k], W[k n] -> Y[*b m n] or X[*b m k], W[*b k n] -> Y[*b m n] or "
+            "X[*b g m k], W[*b k n] -> Y[*b g m n]",
         ),
         (lambda v: gi.scale(v.X), "scale(X float32[B, S, D])", "attribute by is missing"),
         (lambda v: gi.transpose(v.words), "T(words text[B, S])", "X must be numbers or bools, not text"),
@@ -221,7 +222,7 @@ def misfits():
         (
             lambda v: gi.scale_mask(v.X, width=D, mask="future"),
             "SM(X float32[B, S, D])",
-            "mask='future' is none of none, given, padding",
+            "mask='future' is none of none, given, padding, each",
         ),
         (
             lambda v: gi.dropout(v.X, v.seed, v.seed, p=1.0),

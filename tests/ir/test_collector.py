@@ -49,7 +49,8 @@ def test_who_switched_it_off_finds_it_off() -> None:
 
 def test_what_is_wrapped_keeps_its_name_and_parameters() -> None:
     assert looks.__name__ == "looks"
-    assert list(inspect.signature(autodiff).parameters) == ["graph", "loss", "wrt", "loss_scale", "dynamic"]
+    parameters = inspect.signature(autodiff).parameters
+    assert list(parameters) == ["graph", "loss", "wrt", "results", "loss_scale", "dynamic"]
 
 
 def test_passes_that_fail_leave_it_on() -> None:

@@ -135,12 +135,13 @@ def test_attributes_cannot_be_changed():
 
 def test_the_first_signature_whose_ranks_fit_is_used():
     matmul = gi.find_operator("matmul")
-    shared, stacked = matmul.signatures(matmul.normalize({}))
+    shared, stacked, grouped = matmul.signatures(matmul.normalize({}))
     X = gi.Builder().input("X", (B, S, D))
     W2, W3 = X.owner.input("W2", (D, D)), X.owner.input("W3", (B, D, D))
-    for W, signature in ((W2, shared), (W3, stacked)):
-        gi.matmul(X, W)
-        assert X.owner.nodes[-1].inference.rule == expand(signature, (3, W.type.rank))
+    heads = X.owner.input("heads", (B, S, S, D))
+    for left, W, signature in ((X, W2, shared), (X, W3, stacked), (heads, W3, grouped)):
+        gi.matmul(left, W)
+        assert X.owner.nodes[-1].inference.rule == expand(signature, (left.type.rank, W.type.rank))
 
 
 def test_outputs_may_be_left_out_with_the_inputs_that_only_they_need():
