@@ -132,4 +132,4 @@ def test_the_command_prints_formulas_and_numbers():
     assert found["bytes sent"]["AR over tp, forward"] > 0
     table = run("--layers", "1")
     assert "a training step on one rank" in table
-    assert "memory of values at most" in table
+    assert "memory at its fullest" in table
