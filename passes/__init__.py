@@ -4,8 +4,8 @@
 `optimize` the optimizer, `shard` rewrites the graph for the ranks of a mesh (`sharding`), `dce` drops what no output
 needs, `lower` takes d-nodes apart. Those of the `pipeline`, where it is said what each is for, make a graph fast:
 `simplify`, `recompute`, `keep_slopes`, `separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by
-`value_numbering`), `round_products`, `fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and `obstacles`
-says why it cannot.
+`value_numbering`), `round_products`, `fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and
+`obstacles` says why it cannot.
 
 A pass says what takes the place of a node (`rewrite`), and asks what a node is by patterns over traits and structure
 (`patterns`); all that it does not speak of is carried over in one place. None compares an operator's name, so an

@@ -65,7 +65,7 @@ class Decoder:
         self._positions: Array = np.zeros((batch, 0), np.int64)
 
     def begin(self, prompts: Sequence[Sequence[int]], room: int = 0) -> Array:
-        """The logits [B, V] of what follows each prompt; there will be `room` for as many tokens more, if known.
+        """The logits [B, V] of what follows each prompt; a cache for `room` tokens more, or for the first of them.
 
         Errors: DataError for a prompt of no token, or of more than the model was made for.
         """
@@ -83,7 +83,7 @@ class Decoder:
         width = _power(min(max(map(len, before)), LONGEST), SHORTEST)
         self.lengths[:] = 0
         self.rows = 0
-        self._make_room(min(max(counts) + room, self.longest) + width)
+        self._make_room(min(max(counts) + min(room, LONGEST), self.longest) + width)
         for start in range(0, max(map(len, before)), width):
             parts = [prompt[start : start + width] for prompt in before]
             T = np.zeros((self.batch, width), np.int64)

@@ -61,8 +61,8 @@ class TrainConfig(Sizes, Architecture, Text):
     )
     lora: int | None = option(
         None,
-        "r, of --model: in place of its weights A•B of this rank is trained beside each matrix of its layers (Hu et al., "
-        "2021); the folder at the end has it added in.",
+        "r, of --model: in place of its weights A•B of this rank is trained beside each matrix of its layers, as LoRA "
+        "has it; the folder at the end has it added in.",
         kind=int,
         least=1,
     )
