@@ -262,3 +262,19 @@ def test_hostile_texts_stay_texts(text):
     assert "<img" not in outside
     assert made.count("<script") == 2
     assert data_of(made)["title"] == text
+
+
+@needs_svg
+def test_parts_of_an_axis_are_axes_whose_ranks_follow_from_names():
+    from graphir.models import Usage, blueprint
+
+    model = blueprint("llama", layers=1)
+    graph = autodiff(model.composition.build(Usage(decode=None)), loss="L")
+    sizes = model.bind(graph, B=2, S=4)
+    ranks = 2 * sizes["N_KV"]
+    mesh = gi.Mesh(tp=ranks)
+    data, _ = model_data(shard(graph, mesh, complete_plan("megatron", mesh), sizes), "grouped", sizes)
+    assert [each["axis"] for each in data["mesh"]] == ["tp.N_KV", "tp.per_N_KV"]
+    found = [number(data["formulas"][each["ranks"]], data["sizes"]) for each in data["mesh"]]
+    assert found == [sizes["N_KV"], 2]
+    assert data["symbols"] == ["N_T"]

@@ -1,6 +1,7 @@
 """What a page knows of a graph, as plain data: each distinct block once, and where the others repeat it.
 
-    title, mesh, sizes      what is shown; per mesh axis its name, its symbol, its ranks; the sizes at first
+    title, mesh, sizes      what is shown; per mesh axis its name, its ranks as a formula, what one is called; the sizes
+                            at first, and in `symbols` those of them that count ranks
     formulas, types         the tables of `graphir.drawing.explore.numbers`, by place
     operators, lines        symbol and formula by place; where a user wrote nodes
     kinds                   the distinct blocks: arguments, nodes, drawings, the stem and number of their layer
@@ -31,7 +32,7 @@ from graphir.drawing.picture import Picture
 from graphir.drawing.ranks import rank_kind
 from graphir.drawing.view import View
 from graphir.ir.analysis import last_uses
-from graphir.ir.dims import Sizes
+from graphir.ir.dims import Sizes, dim_names
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.layout import axis_symbol
 from graphir.ir.value import Value
@@ -73,8 +74,8 @@ class _Data:
         self.operators, self.lines = Table(), Table()
         self.naming = Naming(graph, View())
         self.drawings: list[Drawing] = []
-        symbols = {str(axis_symbol(axis)) for axis in graph.mesh.names}
-        of_dims = {name: size for name, size in sizes.items() if name not in symbols}
+        known = dim_names([graph.dims])
+        of_dims = {name: size for name, size in sizes.items() if name in known}
         self.told: dict[Node, Explanation] = {each.node: each for each in explain(graph, of_dims)}
         self.plain = unnumbered(graph)
         keep = {*graph.outputs, *graph.arguments}
@@ -99,9 +100,10 @@ class _Data:
         return {
             "title": title,
             "mesh": [
-                {"axis": axis, "symbol": str(axis_symbol(axis)), "ranks": size, "rank": rank_kind(axis)}
-                for axis, size in graph.mesh.axes
+                {"axis": axis, "ranks": self.formulas.of_dim(axis_symbol(axis)), "rank": rank_kind(axis)}
+                for axis in graph.mesh.names
             ],
+            "symbols": [name for name in graph.mesh.symbols if name not in dim_names([graph.dims])],
             "sizes": self._free_sizes(),
             "kinds": kinds,
             "blocks": [
@@ -119,8 +121,7 @@ class _Data:
     def _free_sizes(self) -> dict[str, int]:
         """The sizes that others follow from: those that formulas are written in."""
         names = {name for dim in self.graph.dims for name in dim.names}
-        symbols = {str(axis_symbol(axis)): size for axis, size in self.graph.mesh.axes}
-        return {**{name: size for name, size in self.sizes.items() if name in names}, **symbols}
+        return {**{name: size for name, size in self.sizes.items() if name in names}, **self.graph.mesh.symbols}
 
     def _what(self, value: Value, made: Node) -> str:
         if made.meta.phase == BACKWARD and self.naming.of_parameter(value):

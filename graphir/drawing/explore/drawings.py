@@ -11,7 +11,7 @@ from graphir.drawing.paint import paint
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode
 from graphir.drawing.svg import inline_svg, parse_svg
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph
-from graphir.ir.operator import find_operator
+from graphir.ir.operator import operators
 
 PASSES = (FORWARD, BACKWARD, UPDATE)
 #: What a drawing of all passes together stands for.
@@ -78,6 +78,7 @@ def _made(node: PictureNode) -> tuple[str, ...]:
 
 def _carried(picture: Picture) -> tuple[tuple[str, ...], ...]:
     """The tensors on each edge; what a collective made bears its own name here, and not that of what went in."""
+    collectives = {each.key for each in operators() if each.relayout is not None}
     by_id = {node.id: node for node in picture.nodes}
     trunk = {edge.target: edge for edge in picture.edges if by_id[edge.target].kind == "junction"}
 
@@ -85,7 +86,7 @@ def _carried(picture: Picture) -> tuple[tuple[str, ...], ...]:
         source = by_id[edge.source]
         if source.kind == "junction" and edge.source in trunk:
             return names(trunk[edge.source])
-        moved = bool(source.op) and find_operator(source.op).relayout is not None
-        return _made(source) if moved and len(_made(source)) == 1 else tuple(edge.tensor.split(", "))
+        moved = source.op in collectives and len(_made(source)) == 1
+        return _made(source) if moved else tuple(edge.tensor.split(", "))
 
     return tuple(map(names, picture.edges))

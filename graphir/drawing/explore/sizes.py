@@ -26,6 +26,8 @@ def complete_sizes(graph: Graph, given: Sizes) -> dict[str, int]:
     ranks = graph.mesh.size
     for step in (1, ranks, 12 * ranks):
         usual = {name: -(-_USUAL.get(name, _OTHERS) // step) * step for name in open_names}
+        # A dim that fills a part of an axis, N_KV of tp.N_KV, is as large as that part.
+        usual |= {name: size for name, size in graph.mesh.symbols.items() if name in usual}
         try:
             return _checked(graph, {**usual, **given})
         except DimError:

@@ -5,7 +5,7 @@ class App {
   constructor(data) {
     this.model = new Model(data);
     this.tree = new Tree(this.model.blocks);
-    this.mesh = new Mesh(data.mesh, this.model.sizes);
+    this.mesh = new Mesh(data.mesh, this.model.values);
     this.open = new Set();
     this.unfolded = new Map();
     this.all = false;
@@ -66,7 +66,7 @@ class App {
   // Sizes or rates are others now.
   resized() {
     this.model.changed();
-    this.mesh = new Mesh(this.model.data.mesh, this.model.sizes);
+    this.mesh = new Mesh(this.model.data.mesh, this.model.values);
     this.rank = Math.min(this.rank, this.mesh.size - 1);
     for (const [id, rank] of this.unfolded) if (rank >= this.mesh.size) this.unfolded.set(id, 0);
     this.changed();

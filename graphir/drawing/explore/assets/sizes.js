@@ -6,10 +6,10 @@ class SizesPanel {
   constructor(app, element) {
     this.app = app;
     const { model } = app;
-    const symbols = model.data.mesh.map((axis) => axis.symbol);
+    const { symbols } = model.data;
     const made = [this.#heading("Dims")];
     for (const name of Object.keys(model.sizes).filter((each) => !symbols.includes(each))) made.push(this.#size(name, 2 ** 20));
-    if (symbols.length) made.push(this.#heading("Mesh"), ...model.data.mesh.map((axis) => this.#size(axis.symbol, 64, `, ranks along ${axis.axis}`)));
+    if (symbols.length) made.push(this.#heading("Mesh"), ...symbols.map((symbol) => this.#size(symbol, 64)));
     made.push(this.#heading("Rates that times assume"));
     for (const [name, given] of Object.entries(SizesPanel.rates)) made.push(this.#rate(name, ...given));
     this.note = document.createElement("p");
@@ -39,9 +39,9 @@ class SizesPanel {
   }
 
   // A slider over usual sizes and a field for any: they say the same.
-  #size(name, most, about = "") {
+  #size(name, most) {
     const { model } = this.app;
-    const line = this.#field([Formulas.typeset(name), about], `size-${name}`);
+    const line = this.#field([Formulas.typeset(name)], `size-${name}`);
     const slider = document.createElement("input"), field = document.createElement("input");
     const choices = Formulas.choices(model.data.sizes[name], Math.max(most, model.data.sizes[name]));
     Object.assign(slider, { type: "range", min: 0, max: choices.length - 1, step: 1 });

@@ -74,8 +74,9 @@ class Tree {
 
 // A mesh as a reader sees it: ranks in a row, the last axis running fastest; its sizes may be changed by sliders.
 class Mesh {
-  constructor(axes, sizes) {
-    this.axes = axes.map((each) => ({ ...each, ranks: sizes[each.symbol] }));
+  // `values` are those of all formulas: a part of an axis has N_T/N_KV ranks.
+  constructor(axes, values) {
+    this.axes = axes.map((each) => ({ ...each, ranks: Math.max(1, Math.round(values[each.ranks])) }));
     this.size = this.axes.reduce((product, each) => product * each.ranks, 1);
   }
 
