@@ -26,6 +26,8 @@ from graphir.ir.graph import BACKWARD
 
 #: How far beside a node an arrow comes down that enters it from the side.
 _BESIDE = 13.0
+#: Around each row of a drawing from left to right.
+_ROW = 4.0
 #: Between an arrow and its label.
 _AWAY = 5.0
 #: Inside a frame: around what it holds, and for its title.
@@ -87,7 +89,7 @@ class _Flow:
             before, after = -box.left, box.right
         else:
             wide, high, along = part.height, part.width, part.width
-            before, after = part.height / 2, part.height / 2
+            before = after = part.height / 2 + _ROW
         late, passing = backward and not self.mirrored, 1 if backward and self.mirrored else -1
         if node.kind == "stub":
             return Item(0.0, 0.0, 0.0, end=1 if ins else -1)

@@ -18,7 +18,7 @@ from graphir.drawing.layout.text import label_width
 from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode, Run
 
 #: The distance of lines of text, of arrows with a label above, of collectives.
-LINE, LABELLED, COLLECTIVE = 15.0, 19.0, 27.0
+LINE, LABELLED, COLLECTIVE = 16.0, 19.0, 27.0
 #: How long an arrow at a node's side is, the room at both ends of a label above one, and between it and a text.
 ARROW, AROUND, GAP = 26.0, 8.0, 4.0
 #: From the middle of a line of text down to the line that it stands on.
