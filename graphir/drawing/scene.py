@@ -7,7 +7,7 @@ port at its reader's side; what a block takes in and gives out stands above and 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from graphir.drawing.arrange import THETA_GRADIENT, arrange
@@ -19,8 +19,9 @@ from graphir.errors import ConfigError
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
 
-#: What enters and is read by more nodes than this waits beside each of them: no strands all over a picture.
-_OFTEN = 4
+#: What enters and is read by more nodes than this, or is made and read in more layers, waits beside each reader: no
+#: strands all over a picture.
+_OFTEN, _LAYERS = 4, 2
 _INT = frozenset({"int32", "int64"})
 
 
@@ -57,6 +58,8 @@ class _Scene(Vertices):
         self.shelf_lines: defaultdict[tuple[str, str], list[tuple[Label, Label]]] = defaultdict(list)
         #: Vertices that lie in a row, in this order.
         self.rows: list[tuple[str, ...]] = []
+        #: Values that wait beside each of their many readers.
+        self.everywhere: set[Value] = set()
 
     def picture(self, name: str) -> Picture:
         """The finished picture."""
@@ -108,8 +111,7 @@ class _Scene(Vertices):
     def _connect(self) -> None:
         flows: dict[tuple[str, Value], list[_Use]] = {}
         uses = list(self._uses())
-        readers = Counter(use.base for use in uses)
-        often = {base for base, count in readers.items() if count > _OFTEN and self.view.direction == "TB"}
+        self.everywhere = self._read_everywhere(uses)
         entering = {use.base for use in uses if self.naming.role(use.base, use.reader) not in ("parameter", "cached")}
         for use in uses:
             made = self.naming.producer(use.base)
@@ -118,7 +120,7 @@ class _Scene(Vertices):
                 continue
             role = self.naming.role(use.base, use.reader)
             waits = not source and use.base not in entering and self._goes_on_shelf(use)
-            if use.base in often and not source:
+            if use.base in self.everywhere:
                 self._shelve(use)
                 continue
             elsewhere = made is None or made.meta.phase == FORWARD
@@ -130,6 +132,17 @@ class _Scene(Vertices):
         for (source, base), uses in sorted(flows.items(), key=lambda flow: made_at[flow[0][1]]):
             distinct = list({use.target: use for use in reversed(uses)}.values())[::-1]
             self._flow(source or self._inflow(base, distinct), base, distinct, not source)
+
+    def _read_everywhere(self, uses: Sequence[_Use]) -> set[Value]:
+        """What waits beside each of its readers, for there are many: what enters for many nodes, and what is made for
+        many layers, such as the angles of positions."""
+        if self.view.direction != "TB":
+            return set()
+        nodes, layers = Counter(use.base for use in uses), defaultdict[Value, set[str]](set)
+        for use in uses:
+            layers[use.base].add(use.reader.meta.scope.partition("/")[0])
+        made = {value for value in nodes if value in self.graph.producers and self.made_at(value)}
+        return {value for value in nodes if (len(layers[value]) > _LAYERS if value in made else nodes[value] > _OFTEN)}
 
     def _goes_on_shelf(self, use: _Use) -> bool:
         """Whether a value from elsewhere waits at its reader's side; in a row of nodes it enters as all others do."""
@@ -254,6 +267,8 @@ class _Scene(Vertices):
             return False
         if is_broadcast(node) and node in self.elided:
             return False
+        if value in self.everywhere:
+            return True
         if node.meta.phase == UPDATE:
             return node.updates != () and value is node.outputs[0]
         readers = [

@@ -72,6 +72,13 @@ def test_the_measure_finds_what_is_planted():
 
 
 @pytest.mark.parametrize("id", FIGURES)
+def test_no_node_is_unconnected(id):
+    picture, _ = drawn(id)
+    joined = {end for edge in picture.edges for end in (edge.source, edge.target)}
+    assert [node.id for node in picture.nodes if node.kind != "note" and node.id not in joined] == []
+
+
+@pytest.mark.parametrize("id", FIGURES)
 def test_nothing_is_left_out_and_every_edge_ends_at_its_nodes(id):
     picture, drawing = drawn(id)
     kinds = {node.id: node.kind for node in picture.nodes}
@@ -200,6 +207,16 @@ def test_what_reads_over_several_layers_runs_outside_of_them():
     )
     right = max(frame.box.right for frame in drawing.frames)
     assert max(x for x, _ in drawing.edges[place].points) > right
+
+
+def test_what_many_layers_read_waits_beside_each_of_its_readers():
+    graph = autodiff(gi.models.blueprint("llama3-8b").but(layers=3).graph(), loss="L")
+    picture = draw(graph, find_view(graph, "full"))
+    found = measure(paint(picture), picture)
+    assert found.faults == []
+    assert not found.crossings
+    readers = {edge.target for edge in picture.edges if edge.tensor.endswith("/cos")}
+    assert len(readers) == 13, "two ROPE a layer, as many d-nodes, and where it leaves its maker"
 
 
 @pytest.mark.slow
