@@ -21,7 +21,7 @@ from graphir.ir.analysis import contracted
 from graphir.ir.dims import Dim
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
-from graphir.ir.roles import Factor
+from graphir.ir.roles import Axes, Factor
 from graphir.ir.tiling import TileSpace, leading_rows, tile_space
 from graphir.ir.types import DTYPES, TensorType
 from graphir.ir.value import Value
@@ -174,6 +174,21 @@ class Task:
     def producers(self) -> Mapping[Value, Node]:
         """Who makes each of the nodes' values that does not come from outside."""
         return {value: node for node in self.nodes for value in node.outputs}
+
+    @cached_property
+    def read_as(self) -> Mapping[Value, Axes]:
+        """Each value's dims, of what no node makes but a view as those have them that compute with it: of a head that
+        is read as two halves these two. As the space has them where readers differ."""
+        readers: dict[Value, set[Axes]] = {}
+        for node in self.nodes:
+            if not node.operator.view:
+                names = self.space.factors[node]
+                for operand, value in zip(node.inference.rule.inputs, node.inputs, strict=True):
+                    axes = tuple(tuple(names[factor] for factor in axis.factors) for axis in operand.axes)
+                    readers.setdefault(value, set()).add(axes)
+        made = {value for node in self.nodes if not node.operator.view for value in node.outputs}
+        only = {v: next(iter(found)) for v, found in readers.items() if len(found) == 1 and v not in made}
+        return {value: only.get(value, axes) for value, axes in self.space.dims.items()}
 
     @cached_property
     def root(self) -> Mapping[Value, Value]:

@@ -134,7 +134,7 @@ def find_parts(
         if any(stride % size or stride < 0 for stride in array.strides):
             return None
         along = strides(run, value, [stride // size for stride in array.strides])
-        dims, step = run.task.space.dims[value], along[-1]
+        dims, step = run.task.read_as[value], along[-1]
         # Along a dim of one entry, any stride is as good as another.
         along = tuple(step if many > 1 else 0 for step, many in zip(along, sizes, strict=True))
         if other_columns(dims, run.axes) is not None:
@@ -164,7 +164,7 @@ def structure(run: FusedRun, parts: Mapping[Value, Part], at: Mapping[Value, int
         operands = tuple(numbers[value] for value in node.inputs)
         results = tuple(numbers.setdefault(value, len(numbers)) for value in node.outputs)
         nodes.append((formula, operands, results))
-    values = tuple((run.task.space.dims[value], value.dtype) for value in numbers)
+    values = tuple((run.task.read_as[value], value.dtype) for value in numbers)
     outputs = tuple(numbers[value] for value in run.outputs)
     return tuple(nodes), values, run.axes, outputs, run.dtype, tuple(at.values()), tuple(p.each for p in parts.values())
 
@@ -175,7 +175,7 @@ def make_plan(run: FusedRun, parts: Mapping[Value, Part], at: Mapping[Value, int
     `converts`: whether the kernel converts what it loads and stores.
     """
     row = Row()
-    dims = run.task.space.dims
+    dims = run.task.read_as
     known: dict[Value, Expression] = {}
     for i, value in enumerate(run.inputs):
         columns = run.axes[-1] in dims[value]

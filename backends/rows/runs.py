@@ -130,7 +130,7 @@ def _common_axes(
     numbers: bool,
 ) -> tuple[Axis, ...]:
     """The axes of the widest result, or else of the widest value, if `nodes` can be a run of these; else none."""
-    dims = task.space.dims
+    dims = task.read_as
     made = [dims[value] for node in nodes for value in node.outputs]
     touched = [*made, *(dims[value] for node in nodes for value in node.inputs)]
     for found in dict.fromkeys((max(made, key=len), max(touched, key=len))):
@@ -147,7 +147,7 @@ def _can_run(
     axes: tuple[Axis, ...],
     floats: Sequence[frozenset[str]],
 ) -> bool:
-    dims, root, rows = task.space.dims, task.root, set(axes[:-1])
+    dims, root, rows = task.read_as, task.root, set(axes[:-1])
     split = {factor for axis in rows for factor in axis}
     values = {value: None for node in nodes for value in (*node.inputs, *node.outputs)}
     if len(set(axes)) < len(axes) or not any(_floats(values) <= family for family in floats):
@@ -204,7 +204,7 @@ def _floats(values: Iterable[Value]) -> set[str]:
 
 def strides(run: FusedRun, value: Value, given: Sequence[int]) -> tuple[int, ...]:
     """Of an array's strides those along the run's axes; 0 along what the value does not have."""
-    dims = run.task.space.dims[value]
+    dims = run.task.read_as[value]
     mine: Mapping[Axis, int] = dict(zip(dims, given, strict=True))
     columns = other_columns(dims, run.axes)
     last = run.axes[-1] if columns is None else columns

@@ -108,3 +108,32 @@ def test_a_block_of_them_and_its_gradients_in_cuda(where: str) -> None:
     graph, sizes, arrays = _block()
     expected = gi.compile(graph, sizes, backend="reference")(arrays)
     _check(compile_with_kernels(graph, sizes, where)(arrays), expected, "float32", "a block")
+
+
+def _heads() -> tuple[gi.Graph, dict[str, int], dict[str, Any]]:
+    """Grouped heads, which lie side by side in rows, turned by position."""
+    B, S, N_KV, G, D_h = gi.dims("B S N_KV G D_h")
+    block = gi.Builder("heads")
+    Q = block.input("Q", (B, S, N_KV * G * D_h))
+    cos, sin = (block.input(name, (B, S, D_h / 2)) for name in ("cos", "sin"))
+    heads = gi.transpose(gi.reshape(Q, "b s (k g d) -> b s k g d", k=N_KV, g=G), (0, 2, 3, 1, 4))
+    sizes = {"B": 2, "S": 5, "N_KV": 3, "G": 2, "D_h": 8}
+    shapes = {"Q": (2, 5, 48), "cos": (2, 5, 4), "sin": (2, 5, 4)}
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+    return block.build(gi.rope(heads, cos, sin, name="Y")), sizes, arrays
+
+
+def test_heads_are_turned_where_they_lie_by_one_kernel(interpreted: Counted) -> None:
+    graph, sizes, arrays = _heads()
+    expected = gi.compile(graph, sizes, backend="reference")(arrays)
+    _check(gi.compile(graph, sizes, kernels="numba", threads=1)(arrays), expected, "float32", "heads")
+    assert interpreted.written == 1
+
+
+def test_heads_are_turned_where_they_lie_by_one_launch(where: str) -> None:
+    graph, sizes, arrays = _heads()
+    expected = gi.compile(graph, sizes, backend="reference")(arrays)
+    run = compile_with_kernels(graph, sizes, where)
+    _check(run(arrays), expected, "float32", "heads")
+    assert run.kernels.written == 1  # type: ignore[union-attr]
