@@ -36,7 +36,8 @@ class _Shown(Report):
         text = f"{corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.validation):,} to validate on"
         start = f", from step {step}" if step else ""
         self.say(text)
-        self.say(f"{parameters:,} parameters in {config.layers} layers  {dims}")
+        where = f"in {config.layers} layers" if config.model is None else f"of {config.model} are trained"
+        self.say(f"{parameters:,} parameters {where}  {dims}")
         narrow = "" if config.precision == "float32" else f", products of {config.precision}"
         narrow += " with narrow results" if config.results == "narrow" else ""
         self.say(f"{config.steps} steps{start}: {config.optimizer}, learning rate {config.learning_rate:g}{narrow}")

@@ -199,7 +199,8 @@ class _Training:
         self.verify_every, self.replicas = verify_replicas, Replicas(self.executable)
         #: Seconds that the longest step has taken.
         self.longest = 0.0
-        parameters = {value.name: self.arrays[value.name] for value in graph.parameters}
+        trained = self.subject.trained(graph) or [value.name for value in graph.parameters]
+        parameters = {name: self.arrays[name] for name in trained}
         self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
     def _require(self, error: ConfigError | None) -> None:
