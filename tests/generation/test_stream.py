@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from graphir.generation.text import Piecewise
 from graphir.hub import open_model
 from graphir.tokenizer import ByteTokenizer
 from tests.support.hub import FOLDERS, with_tokenizer
+from tests.support.mpi import command, environment, needs_mpi
+from tests.support.paths import ROOT
 
 pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 pytest.importorskip("jinja2", reason="the extra `hub` is not installed")
@@ -164,3 +168,17 @@ def test_what_the_command_refuses(call: Call, arguments: list[Any], message: str
     code, _, err = call("generate", *arguments)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_ranks_that_are_processes_say_what_one_process_says(folder: Path) -> None:
+    arguments = ["--prompt", "w1 w2", "--prompt", "w3", "--max-tokens", "5", "--temperature", "0"]
+    program = ["-m", "graphir", "generate", "--model", str(folder), *arguments]
+    asked = [[sys.executable, *program], command(3, *program, "--tp", 3)]
+    told = [
+        subprocess.run(each, capture_output=True, text=True, timeout=300, env=environment(), cwd=ROOT, check=True)
+        for each in asked
+    ]
+    assert told[0].stdout == told[1].stdout
+    assert len(told[0].stdout.splitlines()) == 2
