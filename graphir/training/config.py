@@ -28,9 +28,11 @@ TRAINED = "model"
 #: Where a dynamic loss scale starts.
 DYNAMIC_START = 65536.0
 
-_text, _optimization, _parallel, _output = (
-    partial(option, group=group) for group in ("Text", "Optimization", "Parallel", "Output")
+_text, _tuning, _optimization, _parallel, _output = (
+    partial(option, group=group) for group in ("Text", "Fine-tuning", "Optimization", "Parallel", "Output")
 )
+#: The schedule's peak where nobody says one: of random weights, of a model's weights, of matrices beside them.
+_FRESH, _WHOLE, _BESIDE = 3e-3, 2e-5, 2e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +49,33 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Sizes, Architecture, Text):
+class Tuning:
+    """What a training begins from, if not from random numbers, and what of it is trained."""
+
+    model: str | None = _tuning(
+        None,
+        "A folder, or a GGUF file, whose model is trained further; it has sizes of its own. The trained model is "
+        "written as a folder, too.",
+        kind=str,
+    )
+    lora: int | None = _tuning(
+        None,
+        "r: A•B of this rank is trained beside matrices of its layers, as LoRA has it, and nothing else; the folder at "
+        "the end has it added in.  [default: all weights are trained]",
+        kind=int,
+        least=1,
+    )
+    lora_on: str | None = _tuning(None, "The matrices, for example W_Q,W_V.  [default: all of its layers]", kind=str)
+    lora_scale: float = _tuning(1.0, "What A•B is multiplied by; α/r elsewhere.", positive=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Sizes, Architecture, Tuning, Text):
     """A run's choices. Errors: `check` raises ConfigError, naming the option and what it may be.
 
     The default of an option that is added later has to mean what was before: checkpoints that are older lack it.
     """
 
-    model: str | None = option(
-        None,
-        "A folder, or a GGUF file, whose model is trained further, all of its weights; choose a small --learning-rate, "
-        "such as 1e-5. The trained model is written as a folder, too.",
-        kind=str,
-    )
-    lora: int | None = option(
-        None,
-        "r, of --model: in place of its weights A•B of this rank is trained beside each matrix of its layers, as LoRA "
-        "has it; the folder at the end has it added in.",
-        kind=int,
-        least=1,
-    )
     # Short runs of small models, for which there is text enough, learn most without dropout.
     dropout: float = varied(Architecture, "dropout", default=0.0)
     activation: str = varied(Architecture, "activation", default="relu")
@@ -95,7 +105,12 @@ class TrainConfig(Sizes, Architecture, Text):
 
     steps: int = _optimization(2400, "Steps in all, those before a resumption included.", least=1, free=True)
     optimizer: str = _optimization("adamw", "The update.", choices=("sgd", "adam", "adamw"))
-    learning_rate: float = _optimization(3e-3, "The schedule's peak.", positive=True)
+    learning_rate: float | None = _optimization(
+        None,
+        f"The schedule's peak.  [default: {_FRESH:g}; of a --model {_WHOLE:g}, with --lora {_BESIDE:g}]",
+        positive=True,
+        kind=float,
+    )
     schedule: str = _optimization(
         "cosine", "How the rate goes on after the warm-up.", choices=("constant", "linear", "cosine")
     )
@@ -143,6 +158,8 @@ class TrainConfig(Sizes, Architecture, Text):
             kept = kept._of_model(self.model)
         elif self.lora is not None:
             raise ConfigError(f"--lora {self.lora} adds to the weights of a model by --model; name one")
+        if self.lora is None and (self.lora_on is not None or self.lora_scale != 1):
+            raise ConfigError("--lora-on and --lora-scale say how A•B is added to weights; give its rank by --lora")
         if self.loss_scale and self.precision != "float16":
             raise ConfigError(
                 f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "
@@ -174,8 +191,10 @@ class TrainConfig(Sizes, Architecture, Text):
     def resolved(self) -> TrainConfig:
         """With every default that follows from other options filled in: what a checkpoint keeps."""
         total = self.schedule_steps or self.steps
+        rate = _FRESH if self.model is None else _WHOLE if self.lora is None else _BESIDE
         return replace(
             self,
+            learning_rate=self.learning_rate or rate,
             feed_forward=self.feed_forward if self.model else self.feed_forward or 4 * self.width,
             schedule_steps=total,
             warmup=total // 20 if self.warmup is None else self.warmup,

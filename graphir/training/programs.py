@@ -37,6 +37,7 @@ def optimizer_of(config: TrainConfig) -> Optimizer:
     config = config.resolved()
     assert config.schedule_steps is not None
     assert config.warmup is not None
+    assert config.learning_rate is not None
     peak = config.learning_rate
     return Optimizer(
         kind=config.optimizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from graphir.errors import ConfigError
 from graphir.hub import Pretrained, open_model, write_folder
 from graphir.ir.graph import Graph
-from graphir.ir.value import Value
 from graphir.models import transformer
 from graphir.passes import adapters, lora
-from graphir.passes.lora import R
+from graphir.passes.lora import R, reads_matrix
 from graphir.training.config import TrainConfig
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -80,7 +80,23 @@ class Foreign:
     def graph(self, dropout: float, padded: bool) -> Graph:
         parts = replace(self.model.blueprint.composition, dropout=dropout or None, dtype=self.config.dtype)
         graph = replace(self.model.blueprint, composition=parts).graph(decode=None, padded=padded)
-        return graph if self.config.lora is None else lora(graph, _is_of_a_layer)
+        if self.config.lora is None:
+            return graph
+        names = self._adapted(graph)
+        return lora(graph, lambda W: W.local_name in names, self.config.lora_scale)
+
+    def _adapted(self, graph: Graph) -> frozenset[str]:
+        """The names, in their blocks, of the matrices that LoRA adds to: all of the layers', or those of --lora-on."""
+        read = {node.inputs[1] for node in graph.nodes if reads_matrix(node)} & {*graph.parameters}
+        known = sorted({W.local_name for W in read if W.name.startswith("layer")})
+        said = self.config.lora_on
+        names = known if said is None else [name.strip() for name in said.split(",")]
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+                raise ConfigError(f"--lora-on {said}: no matrix of {self.config.model} is called {name!r}; {hint}")
+        return frozenset(names)
 
     def trained(self, graph: Graph) -> list[str] | None:
         return None if self.config.lora is None else [name for pair in adapters(graph).values() for name in pair]
@@ -102,15 +118,12 @@ class Foreign:
         return {name: np.array(array, self.config.dtype, order="C") for name, array in self.model.weights.items()}
 
     def write(self, folder: Path, arrays: Arrays) -> None:
+        by = self.config.lora_scale
         merged = {
-            name: array + arrays[f"{name}.A"] @ arrays[f"{name}.B"] if f"{name}.A" in arrays else array
+            name: array + by * (arrays[f"{name}.A"] @ arrays[f"{name}.B"]) if f"{name}.A" in arrays else array
             for name, array in arrays.items()
         }
         write_folder(folder, self.model, merged, over=True)
-
-
-def _is_of_a_layer(W: Value) -> bool:
-    return W.name.startswith("layer")
 
 
 def subject_of(config: TrainConfig) -> Subject:
