@@ -62,7 +62,17 @@ def test_help_lists_the_commands_and_their_options_in_groups(call):
         assert call(command, "--help")[0] == 0
     out = call("train", "--help")[1]
     headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Text:", "Fine-tuning:", "Model:", "Optimization:", "Parallel:", "Output:", "Memory:", "Other:", "Environment:"]
+    assert headings == [
+        "Text:",
+        "Fine-tuning:",
+        "Model:",
+        "Optimization:",
+        "Parallel:",
+        "Output:",
+        "Memory:",
+        "Other:",
+        "Environment:",
+    ]
     for command in ("train", "check"):
         assert all(f"\n  {name} " in call(command, "--help")[1] for name in (TOKEN, LISTEN, TIMEOUT))
 
