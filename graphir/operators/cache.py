@@ -43,4 +43,6 @@ def cache_write(xp: Xp, cache: Array, rows: Array, start: Array) -> Array:
 def write_rows(xp: Xp, cache: Array, rows: Array, start: Array) -> None:
     """Writes `rows` into the cache itself."""
     at = (start[:, None] + xp.arange(rows.shape[-2])) % cache.shape[-2]
-    xp.moveaxis(cache, -2, 1)[xp.arange(len(start))[:, None], at] = xp.moveaxis(rows, -2, 1)
+    *heads, s, d = range(1, rows.ndim)
+    axes = (0, s, *heads, d)
+    cache.transpose(axes)[xp.arange(len(start))[:, None], at] = rows.transpose(axes)
