@@ -128,6 +128,13 @@ def test_what_is_left_out_nobody_sees(order: str, window: int) -> None:
         assert told.mean() < (0.6 if not window else 0.4)
 
 
+def test_what_some_queries_see_is_told_of_theirs_alone() -> None:
+    """Of two sequences of four queries, two at a time; without a range of sequences of both."""
+    seen = Seen(2, 6, lows=((0, 2), (2, 4)), highs=((2, 4), (4, 6)))
+    assert [sights.keys_of(seen, b, (0, 2)) for b in ((0, 1), (1, 2), (0, 2), None)] == [(0, 2), (2, 4), (0, 4), (0, 4)]
+    assert [sights.keys_of(seen, (1, 2), q) for q in ((0, 1), (1, 3), (2, 4))] == [(2, 4), (2, 6), (4, 6)]
+
+
 def test_which_program_runs_follows_from_the_arguments_alone() -> None:
     """In order half is left out; what is seen less far has programs of its own, of which the oldest are given up."""
     graph = attention()
