@@ -22,15 +22,26 @@
   }
 
   // On a narrow screen the contents are a bar that unfolds, and folds again once a section is chosen.
-  const fold = () => { contents.open = !narrow.matches; };
+  const fold = () => {
+    contents.open = !narrow.matches;
+  };
   narrow.addEventListener("change", fold);
-  contents.addEventListener("click", (event) => { if (event.target.closest("a")) fold(); });
+  contents.addEventListener("click", (event) => {
+    if (event.target.closest("a")) fold();
+  });
   let asked = false;
-  addEventListener("scroll", () => {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => { asked = false; follow(); });
-  }, { passive: true });
+  addEventListener(
+    "scroll",
+    () => {
+      if (asked) return;
+      asked = true;
+      requestAnimationFrame(() => {
+        asked = false;
+        follow();
+      });
+    },
+    { passive: true },
+  );
   fold();
   follow();
 })();

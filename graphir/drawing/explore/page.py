@@ -16,7 +16,7 @@ PROGRAM = (
     *("light.js", "stage.js", "margins.js", "panel.js", "outline.js", "sizes.js", "chart.js", "search.js"),
     *("controls.js", "print.js", "app.js"),
 )
-STYLES = ("colors.css", "page.css", "stage.css")
+STYLES = ("colors.css", "page.css", "panel.css", "stage.css", "screens.css")
 _OVERLAYS = ("plain", "sharding", "bytes", "time", "memory")
 _HATCHES = 4
 _LETTERS = "".join(map(chr, range(0x20, 0x7F))) + "·−…▸▾×µ\u202f"

@@ -1,5 +1,6 @@
-// A region from afar, where nothing can be read: areas on a canvas, which a browser shows at once, while as many elements
-// of a drawing would keep it busy for seconds. Ranks do the same, so that their columns are one strip, set side by side.
+// A region from afar, where nothing can be read: areas on a canvas, which a browser shows at once, while as many
+// elements of a drawing would keep it busy for seconds. Ranks do the same, so that their columns are one strip, set
+// side by side.
 "use strict";
 class Afar {
   static BESIDE = 16;
@@ -11,7 +12,8 @@ class Afar {
 
   paint(layout, region, zoom) {
     const { rows, columns } = Layout.within(layout, region);
-    const sharp = devicePixelRatio > 1 ? 2 : 1, scale = zoom * sharp;
+    const sharp = devicePixelRatio > 1 ? 2 : 1,
+      scale = zoom * sharp;
     const height = Math.round((region.bottom - region.top) * zoom) * sharp;
     const canvas = this.#canvas(Math.round((region.right - region.left) * zoom) * sharp, height);
     const context = canvas.getContext("2d");
@@ -34,17 +36,25 @@ class Afar {
   // One rank's column: its frames, its boxes, its part of collectives.
   #strip(layout, rows, column, top, scale, height) {
     const canvas = this.#canvas(Math.ceil((column.width + 2 * Afar.BESIDE) * scale), height);
-    const context = canvas.getContext("2d"), colors = this.#colors();
+    const context = canvas.getContext("2d"),
+      colors = this.#colors();
     context.scale(scale, scale);
     context.translate(Afar.BESIDE - column.x, -top);
     this.#frames(context, layout, column, colors, scale);
-    const most = this.overlay.most(layout.rows.map((row) => row.node), layout.view.passes);
+    const most = this.overlay.most(
+      layout.rows.map((row) => row.node),
+      layout.view.passes,
+    );
     for (const row of rows) {
       for (const [at, pass] of layout.view.passes.entries()) {
         if (!Layout.has(row.node, pass)) continue;
         const share = most[pass] ? (0.85 * this.overlay.amount(row.node, pass)[0]) / most[pass] : 0;
-        const half = column.halves[at], inset = row.body < Layout.BOX.height ? 55 : 0;
-        for (const [color, opacity] of [[colors[pass], 1], [colors.heat, share]]) {
+        const half = column.halves[at],
+          inset = row.body < Layout.BOX.height ? 55 : 0;
+        for (const [color, opacity] of [
+          [colors[pass], 1],
+          [colors.heat, share],
+        ]) {
           context.fillStyle = color;
           context.globalAlpha = opacity;
           context.fillRect(half.x + inset, row.y, half.width - 2 * inset, row.body);
@@ -63,9 +73,17 @@ class Afar {
 
   // The colours of the page, by day or by night.
   #colors() {
-    const style = getComputedStyle(document.body), read = (name) => style.getPropertyValue(name).trim();
-    return { forward: read("--far"), backward: read("--far-d"), update: read("--far-u"), all: read("--far"), heat: read("--heat"), frame: read("--border"),
-      axes: [0, 1, 2, 3].map((at) => read(`--axis-${at}`)) };
+    const style = getComputedStyle(document.body),
+      read = (name) => style.getPropertyValue(name).trim();
+    return {
+      forward: read("--far"),
+      backward: read("--far-d"),
+      update: read("--far-u"),
+      all: read("--far"),
+      heat: read("--heat"),
+      frame: read("--border"),
+      axes: [0, 1, 2, 3].map((at) => read(`--axis-${at}`)),
+    };
   }
 
   // Frames, where they are wider apart than their lines.
@@ -73,7 +91,8 @@ class Afar {
     context.strokeStyle = colors.frame;
     context.lineWidth = 1 / scale;
     for (const frame of layout.frames) {
-      if (frame.height * scale > 30) context.strokeRect(column.x - Afar.BESIDE, frame.y, column.width + 2 * Afar.BESIDE, frame.height);
+      if (frame.height * scale > 30)
+        context.strokeRect(column.x - Afar.BESIDE, frame.y, column.width + 2 * Afar.BESIDE, frame.height);
     }
   }
 }

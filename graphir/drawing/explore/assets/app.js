@@ -20,7 +20,9 @@ class App {
     this.stage = new Stage(find("stage"), {
       paint: (region, zoom) => this.#paint(region, zoom),
       painted: (region, zoom) => this.#painted(region, zoom),
-      moved: (region) => { find("here").textContent = Margins.here(this.layout, region); },
+      moved: (region) => {
+        find("here").textContent = Margins.here(this.layout, region);
+      },
       chosen: (target, x, y) => this.#tapped(target, x, y),
       size: () => this.layout,
     });
@@ -37,13 +39,17 @@ class App {
     this.begin();
   }
 
-  // A model of one block, or a single figure, has nothing to fold: it begins unfolded. Layers are, that were asked for.
+  // A model of one block, or a single figure, has nothing to fold: it begins unfolded. Layers are, that were asked
+  // for.
   #unfoldSmall() {
     const { children } = this.tree.root;
     for (const number of this.model.data.expand) {
       for (const leaf of this.model.blocks.filter((block) => block.kind.stem && block.number === number)) {
         const node = this.tree.leafOf.get(leaf.at);
-        this.tree.lineage(node).slice(0, -1).forEach((each) => this.open.add(each.id));
+        this.tree
+          .lineage(node)
+          .slice(0, -1)
+          .forEach((each) => this.open.add(each.id));
         if (Object.keys(leaf.kind.drawings).length) this.unfolded.set(node.id, 0);
       }
     }
@@ -87,11 +93,20 @@ class App {
   #paint(region, zoom) {
     if (zoom < Painter.readable) return new Afar(this.model, this.overlay).paint(this.layout, region, zoom);
     const { left, top, right, bottom } = region;
-    return Svg.make("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}` }, this.painter.paint(this.layout, region, zoom));
+    return Svg.make(
+      "svg",
+      { viewBox: `${left} ${top} ${right - left} ${bottom - top}` },
+      this.painter.paint(this.layout, region, zoom),
+    );
   }
 
   #painted(region, zoom) {
-    this.drawn.place(this.painter, zoom < Painter.readable ? [] : this.painter.drawings(this.layout, region), region, zoom);
+    this.drawn.place(
+      this.painter,
+      zoom < Painter.readable ? [] : this.painter.drawings(this.layout, region),
+      region,
+      zoom,
+    );
     Margins.ranks(this.stage.head.firstChild, this.layout, region, zoom);
     Margins.rows(this.stage.gutter.firstChild, this.layout, region, zoom, (node) => this.toggle(node));
     Light.show(this.stage.sheet, this.model, this.chosen);
@@ -112,7 +127,11 @@ class App {
       const slots = {};
       node.lanes = [...found.values()].map((lane) => {
         slots[lane.pass] = (slots[lane.pass] ?? -1) + 1;
-        return { ...lane, slot: slots[lane.pass], text: lane.count > 1 ? `${lane.count} × ${lane.symbol}` : lane.symbol };
+        return {
+          ...lane,
+          slot: slots[lane.pass],
+          text: lane.count > 1 ? `${lane.count} × ${lane.symbol}` : lane.symbol,
+        };
       });
     }
     return node.lanes;
@@ -125,7 +144,8 @@ class App {
     const before = this.#place(node);
     if (node.children.length) {
       if (!this.open.delete(node.id)) this.open.add(node.id);
-    } else if (!this.unfolded.delete(node.id) && Object.keys(node.block.kind.drawings).length) this.unfolded.set(node.id, this.all ? this.rank : 0);
+    } else if (!this.unfolded.delete(node.id) && Object.keys(node.block.kind.drawings).length)
+      this.unfolded.set(node.id, this.all ? this.rank : 0);
     this.changed();
     const after = this.#place(node);
     if (before && after) this.stage.move(this.stage.x + after.x - before.x, this.stage.y + after.y - before.y);
@@ -134,10 +154,13 @@ class App {
 
   // Where a tree node stands: its row, or its frame.
   #place(node) {
-    const { layout } = this, row = layout.rows[layout.rowOf.get(node.id)];
+    const { layout } = this,
+      row = layout.rows[layout.rowOf.get(node.id)];
     const frame = layout.frames.find((each) => each.node === node);
     const y = row ? row.y : frame?.y;
-    return y === undefined ? null : { x: layout.columns[Math.min(this.all ? this.rank : 0, layout.columns.length - 1)].x, y };
+    return y === undefined
+      ? null
+      : { x: layout.columns[Math.min(this.all ? this.rank : 0, layout.columns.length - 1)].x, y };
   }
 
   foldAll() {
@@ -175,7 +198,8 @@ class App {
 
   // All of it where that can be read; else its beginning.
   begin() {
-    const { width, height } = this.layout, { stage } = this;
+    const { width, height } = this.layout,
+      { stage } = this;
     const least = stage.width < 500 ? 0.62 : 0.75;
     const room = [stage.width / least, stage.height / least];
     stage.fit(0, 0, Math.min(width, room[0]), Math.min(height, room[1]), 1.2);
@@ -213,32 +237,58 @@ class App {
     const drawing = target.closest("svg[data-block]");
     const hit = Layout.at(this.layout, x, y);
     if (hit && this.all) this.rank = hit.column.rank;
-    if (drawing) { this.#tappedIn(drawing, target); return; }
+    if (drawing) {
+      this.#tappedIn(drawing, target);
+      return;
+    }
     const link = target.closest("[data-link]");
-    if (link) { this.chooseTensor(link.dataset.link); return; }
-    if (!hit) { this.clear(); return; }
-    if (hit.lane && hit.lane.pass === hit.pass) { this.#tappedLane(hit); return; }
+    if (link) {
+      this.chooseTensor(link.dataset.link);
+      return;
+    }
+    if (!hit) {
+      this.clear();
+      return;
+    }
+    if (hit.lane && hit.lane.pass === hit.pass) {
+      this.#tappedLane(hit);
+      return;
+    }
     const again = this.chosen?.kind === "block" && this.chosen.node === hit.row.node;
-    if (again) this.toggle(hit.row.node); else this.#choose({ kind: "block", node: hit.row.node }, "block", hit.row.node);
+    if (again) this.toggle(hit.row.node);
+    else this.#choose({ kind: "block", node: hit.row.node }, "block", hit.row.node);
   }
 
   // A bar stands for one collective, or for those of many blocks: then for the block.
   #tappedLane({ row, lane }) {
     const [block] = row.node.leaves;
-    const own = row.node.children.length ? [] : block.kind.nodes.map((node, at) => [node, at]).filter(([node]) => node.told
-      && node.phase === lane.pass && node.told.axes.join() === lane.axes.join() && this.model.data.operators[node.op].symbol === lane.symbol);
-    if (own.length) this.chooseNode(block, own[0][1]); else this.#choose({ kind: "block", node: row.node }, "block", row.node);
+    const own = row.node.children.length
+      ? []
+      : block.kind.nodes
+          .map((node, at) => [node, at])
+          .filter(
+            ([node]) =>
+              node.told &&
+              node.phase === lane.pass &&
+              node.told.axes.join() === lane.axes.join() &&
+              this.model.data.operators[node.op].symbol === lane.symbol,
+          );
+    if (own.length) this.chooseNode(block, own[0][1]);
+    else this.#choose({ kind: "block", node: row.node }, "block", row.node);
   }
 
   #tappedIn(drawing, target) {
-    const block = this.model.blocks[drawing.dataset.block], own = block.kind.drawings[drawing.dataset.pass];
-    const node = target.closest("[data-n]"), edge = target.closest("[data-e]");
+    const block = this.model.blocks[drawing.dataset.block],
+      own = block.kind.drawings[drawing.dataset.pass];
+    const node = target.closest("[data-n]"),
+      edge = target.closest("[data-e]");
     if (!node && !edge) {
       const leaf = this.tree.leafOf.get(block.at);
       this.#choose({ kind: "block", node: leaf }, "block", leaf);
       return;
     }
-    const names = node ? own.nodes[node.dataset.n] : own.edges[edge.dataset.e], [name] = names;
+    const names = node ? own.nodes[node.dataset.n] : own.edges[edge.dataset.e],
+      [name] = names;
     if (name === undefined) return;
     const places = [...new Set(names.map((each) => this.model.makers.get(block.name(each))?.at))];
     if (node && places.length > 1 && !places.includes(undefined)) {
@@ -246,7 +296,8 @@ class App {
       return;
     }
     const made = this.model.makers.get(block.name(name));
-    if (node && made && made.block === block && ["all", made.node.phase].includes(drawing.dataset.pass)) this.chooseNode(block, made.at);
+    if (node && made && made.block === block && ["all", made.node.phase].includes(drawing.dataset.pass))
+      this.chooseNode(block, made.at);
     else if (this.model.tensor(block.name(name))) this.chooseTensor(block.name(name));
   }
 
@@ -254,7 +305,10 @@ class App {
 
   // Opens all that a tree node lies in, and shows it.
   #reveal(node) {
-    const lineage = this.tree.lineage(node).slice(0, -1).filter((each) => !this.open.has(each.id));
+    const lineage = this.tree
+      .lineage(node)
+      .slice(0, -1)
+      .filter((each) => !this.open.has(each.id));
     lineage.forEach((each) => this.open.add(each.id));
     if (lineage.length) this.changed();
     const place = this.#place(node);
@@ -280,7 +334,10 @@ class App {
   #unfoldTo(block, pass) {
     const node = this.tree.leafOf.get(block.at);
     this.passes = this.offered.filter((each) => each === pass || this.passes.includes(each));
-    this.tree.lineage(node).slice(0, -1).forEach((each) => this.open.add(each.id));
+    this.tree
+      .lineage(node)
+      .slice(0, -1)
+      .forEach((each) => this.open.add(each.id));
     if (Object.keys(block.kind.drawings).length) this.unfolded.set(node.id, this.all ? this.rank : 0);
     this.changed();
     this.#reveal(node);
@@ -293,8 +350,12 @@ class App {
     this.afterwards = () => {
       const lit = this.stage.sheet.querySelector(".chosen") || this.stage.sheet.querySelector(".lit");
       if (!lit) return;
-      const frame = this.stage.element.getBoundingClientRect(), box = lit.getBoundingClientRect();
-      this.stage.pan(frame.left + frame.width / 2 - box.left - box.width / 2, frame.top + frame.height / 2 - box.top - box.height / 2);
+      const frame = this.stage.element.getBoundingClientRect(),
+        box = lit.getBoundingClientRect();
+      this.stage.pan(
+        frame.left + frame.width / 2 - box.left - box.width / 2,
+        frame.top + frame.height / 2 - box.top - box.height / 2,
+      );
       lit.classList.add("flash");
     };
     this.stage.refresh();

@@ -5,8 +5,13 @@ const Controls = (() => {
 
   function wire(app) {
     const actions = {
-      home: () => app.home(), nearer: () => app.stage.scale(1.25), farther: () => app.stage.scale(0.8),
-      fold: () => app.foldAll(), unfold: () => app.unfoldAll(), ranks: () => app.showRanks(!app.all), print: () => print(),
+      home: () => app.home(),
+      nearer: () => app.stage.scale(1.25),
+      farther: () => app.stage.scale(0.8),
+      fold: () => app.foldAll(),
+      unfold: () => app.unfoldAll(),
+      ranks: () => app.showRanks(!app.all),
+      print: () => print(),
     };
     for (const button of find("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
     for (const button of find("[data-pass]")) button.addEventListener("click", () => app.showPass(button.dataset.pass));
@@ -16,15 +21,18 @@ const Controls = (() => {
     document.addEventListener("keydown", (event) => {
       if (event.target.matches("input, select")) return;
       if (event.key === "Escape") app.clear();
-      else if (event.key === "/") { document.getElementById("search").focus(); event.preventDefault(); }
+      else if (event.key === "/") {
+        document.getElementById("search").focus();
+        event.preventDefault();
+      }
     });
   }
 
   // What the buttons show of the state.
   function tell(app) {
-    for (const button of find("[data-pass]")) button.setAttribute("aria-pressed", app.passes.includes(button.dataset.pass));
+    for (const button of find("[data-pass]"))
+      button.setAttribute("aria-pressed", app.passes.includes(button.dataset.pass));
     for (const button of find("[data-do=ranks]")) button.setAttribute("aria-pressed", app.all);
-    document.body.dataset.unfolded = app.open.size + app.unfolded.size;
   }
 
   function open(tab) {

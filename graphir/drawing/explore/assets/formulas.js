@@ -12,23 +12,31 @@ const Formulas = (() => {
   // 4·B·S·D/N_DP + 2·D: what stands below the line follows a slash.
   function text(terms) {
     if (!terms.length) return "0";
-    return terms.map(([coefficient, powers], place) => {
-      const above = [], below = [];
-      for (const name in powers) {
-        for (let count = Math.abs(powers[name]); count > 0; count -= 1) (powers[name] > 0 ? above : below).push(name);
-      }
-      const size = Math.abs(coefficient), sign = coefficient < 0 ? " − " : place ? " + " : "";
-      if (size !== 1 || !above.length) above.unshift(shortened(size));
-      return sign + [above.join("·"), ...below].join("/");
-    }).join("");
+    return terms
+      .map(([coefficient, powers], place) => {
+        const above = [],
+          below = [];
+        for (const name in powers) {
+          for (let count = Math.abs(powers[name]); count > 0; count -= 1) (powers[name] > 0 ? above : below).push(name);
+        }
+        const size = Math.abs(coefficient),
+          sign = coefficient < 0 ? " − " : place ? " + " : "";
+        if (size !== 1 || !above.length) above.unshift(shortened(size));
+        return sign + [above.join("·"), ...below].join("/");
+      })
+      .join("");
   }
 
   const shortened = (number) => (Number.isInteger(number) ? String(number) : String(Number(number.toPrecision(3))));
 
   // 12.6 M: three digits and a prefix, in powers of a thousand.
   function scaled(number, unit, prefixes = ["", "k", "M", "G", "T", "P", "E", "Z"]) {
-    let step = 0, rest = number;
-    while (Math.abs(rest) >= 999.5 && step + 1 < prefixes.length) { rest /= 1000; step += 1; }
+    let step = 0,
+      rest = number;
+    while (Math.abs(rest) >= 999.5 && step + 1 < prefixes.length) {
+      rest /= 1000;
+      step += 1;
+    }
     const digits = Number.isInteger(rest) && step === 0 ? String(rest) : String(Number(rest.toPrecision(3)));
     return `${digits}\u202f${prefixes[step]}${unit}`;
   }
@@ -60,7 +68,10 @@ const Formulas = (() => {
   function typeset(written) {
     const made = document.createDocumentFragment();
     for (const [text, form] of runs(written)) {
-      if (!form) { made.append(text); continue; }
+      if (!form) {
+        made.append(text);
+        continue;
+      }
       const element = document.createElement(form === "sub" ? "sub" : "i");
       element.textContent = text;
       made.append(element);

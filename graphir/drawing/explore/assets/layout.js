@@ -4,16 +4,25 @@
 "use strict";
 const Layout = (() => {
   const BOX = { width: 150, height: 40 };
-  const SUM = 30, GAP = 22, LANE = 15, HEAD = 24, PAD = 10, MARGIN = 34;
-  const BETWEEN = 30, BETWEEN_GROUPS = 70, TRACKS = 4;
+  const SUM = 30,
+    GAP = 22,
+    LANE = 15,
+    HEAD = 24,
+    PAD = 10,
+    MARGIN = 34;
+  const BETWEEN = 30,
+    BETWEEN_GROUPS = 70,
+    TRACKS = 4;
 
-  // `view`: tree, mesh, model, open (ids of tree nodes), unfolded (rank by leaf id), passes, all (each rank a column).
+  // `view`: tree, mesh, model, open (ids of tree nodes), unfolded (rank by leaf id), passes, all (each rank a
+  // column).
   function make(view) {
-    const rows = [], frames = [];
+    const rows = [],
+      frames = [];
     let y = MARGIN;
     function visit(node) {
       if (node.children.length && view.open.has(node.id)) {
-        const frame = { node, y, depth: node.depth };
+        const frame = { node, y };
         y += HEAD;
         for (const child of node.children) visit(child);
         if (node.block) row(node);
@@ -25,13 +34,18 @@ const Layout = (() => {
     }
     function row(node) {
       if (!view.passes.some((pass) => has(node, pass))) return;
-      // In one column the lanes of passes stand side by side; over many a bar crosses the others' halves, and has its own.
+      // In one column the lanes of passes stand side by side; over many a bar crosses the others' halves, and has
+      // its own.
       const shown = view.lanes(node).filter((lane) => view.passes.includes(lane.pass));
       const lanes = view.all ? shown.map((lane, at) => ({ ...lane, slot: at })) : shown;
       const deep = Math.max(0, ...lanes.map((lane) => lane.slot + 1)) * LANE;
       const rank = view.unfolded.get(node.id);
       const drawn = rank !== undefined ? view.passes.map((pass) => node.block.kind.drawings[pass]).filter(Boolean) : [];
-      const body = drawn.length ? Math.max(...drawn.map((each) => each.height)) + 2 * PAD : isSum(node, view.model) ? SUM : BOX.height;
+      const body = drawn.length
+        ? Math.max(...drawn.map((each) => each.height)) + 2 * PAD
+        : isSum(node, view.model)
+          ? SUM
+          : BOX.height;
       rows.push({ node, y, body, height: body + deep, lanes, rank: drawn.length ? rank : undefined });
       y += body + deep + GAP;
     }
@@ -51,7 +65,9 @@ const Layout = (() => {
 
   // Whether anything of a tree node happens in a pass.
   function has(node, pass) {
-    node.passes ??= new Set(node.leaves.flatMap(({ kind }) => [...kind.nodes.map((each) => each.phase), ...Object.keys(kind.drawings)]));
+    node.passes ??= new Set(
+      node.leaves.flatMap(({ kind }) => [...kind.nodes.map((each) => each.phase), ...Object.keys(kind.drawings)]),
+    );
     return node.passes.has(pass);
   }
 
@@ -61,13 +77,15 @@ const Layout = (() => {
     const joined = new Map();
     for (const { source, target, pass, names } of view.model.links) {
       if (!view.passes.includes(pass)) continue;
-      const from = shown(view, rowOf, view.tree.leafOf.get(source)), to = shown(view, rowOf, view.tree.leafOf.get(target));
+      const from = shown(view, rowOf, view.tree.leafOf.get(source)),
+        to = shown(view, rowOf, view.tree.leafOf.get(target));
       if (from === undefined || to === undefined || from === to) continue;
       const key = `${from} ${to} ${pass}`;
       if (!joined.has(key)) joined.set(key, { from, to, pass, names: [], track: 0 });
       joined.get(key).names.push(...names);
     }
-    const links = [...joined.values()], buses = new Map();
+    const links = [...joined.values()],
+      buses = new Map();
     for (const link of links) {
       if (Math.abs(link.to - link.from) < 2) continue;
       const key = `${link.from} ${link.pass} ${link.names.join(" ")}`;
@@ -78,7 +96,10 @@ const Layout = (() => {
     }
     const taken = [];
     for (const bus of [...buses.values()].sort((a, b) => a.high - a.low - b.high + b.low)) {
-      const free = (track) => (taken[track] || []).every((other) => other.pass !== bus.pass || other.high <= bus.low || bus.high <= other.low);
+      const free = (track) =>
+        (taken[track] || []).every(
+          (other) => other.pass !== bus.pass || other.high <= bus.low || bus.high <= other.low,
+        );
       let track = 1;
       while (track < TRACKS && !free(track)) track += 1;
       (taken[track] ||= []).push(bus);
@@ -87,7 +108,8 @@ const Layout = (() => {
     return links;
   }
 
-  // The sum of a residual: one node of the forward pass whose symbol is a sign, and nothing that ranks say to each other.
+  // The sum of a residual: one node of the forward pass whose symbol is a sign, and nothing that ranks say to each
+  // other.
   function isSum(node, model) {
     if (node.sum === undefined) {
       const nodes = node.children.length ? [] : node.block.kind.nodes;
@@ -125,10 +147,12 @@ const Layout = (() => {
 
   // The last entry that begins at or before `place`.
   function search(entries, place, start) {
-    let low = 0, high = entries.length - 1;
+    let low = 0,
+      high = entries.length - 1;
     while (low < high) {
       const middle = Math.ceil((low + high) / 2);
-      if (start(entries[middle]) <= place) low = middle; else high = middle - 1;
+      if (start(entries[middle]) <= place) low = middle;
+      else high = middle - 1;
     }
     return low;
   }
@@ -145,11 +169,14 @@ const Layout = (() => {
 
   // What lies at a place: its row, column, and the pass whose half it is in, if it is in a box.
   function at(layout, x, y) {
-    const row = layout.rows[rowAt(layout, y)], column = layout.columns[columnAt(layout, x)];
+    const row = layout.rows[rowAt(layout, y)],
+      column = layout.columns[columnAt(layout, x)];
     if (!row || y < row.y || y > row.y + row.height) return null;
     const half = column.halves.find((each) => each.x <= x && x <= each.x + each.width);
     const slot = Math.floor((y - row.y - row.body) / LANE);
-    return half ? { row, column, pass: half.pass, lane: row.lanes.find((each) => each.pass === half.pass && each.slot === slot) } : null;
+    return half
+      ? { row, column, pass: half.pass, lane: row.lanes.find((each) => each.pass === half.pass && each.slot === slot) }
+      : null;
   }
 
   return { make, within, at, has, BOX, LANE, HEAD, PAD };

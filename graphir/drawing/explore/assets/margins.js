@@ -1,7 +1,8 @@
 // What stands at the window's edges while the content moves: which rank a column is, which block a row.
 "use strict";
 const Margins = (() => {
-  const NARROWEST = 64, LOWEST = 13;
+  const NARROWEST = 64,
+    LOWEST = 13;
 
   function mark(text, style, title) {
     const made = document.createElement("div");
@@ -18,13 +19,16 @@ const Margins = (() => {
     const made = [];
     // One column for all ranks has its name in the middle of the window, wherever it is moved.
     holder.parentElement.dataset.title = all ? "" : mesh.size > 1 ? `each of ${mesh.size} ranks` : "one rank";
-    if (!all) { holder.replaceChildren(); return; }
+    if (!all) {
+      holder.replaceChildren();
+      return;
+    }
     const pitch = columns.length > 1 ? (columns[1].x - columns[0].x) * zoom : Infinity;
     const every = [1, 2, 4, 8, 16, 32, 64].find((each) => each * pitch >= NARROWEST) || 128;
     for (const column of columns) {
       if (column.rank % every) continue;
       const full = mesh.title(column.rank);
-      const width = (every === 1 ? column.width : pitch * every / zoom) * zoom;
+      const width = (every === 1 ? column.width : (pitch * every) / zoom) * zoom;
       const text = width < 105 ? mesh.coordinates(column.rank).join(".") : full;
       made.push(mark(text, { left: `${(column.x - region.left) * zoom}px`, width: `${width}px` }, full));
     }
@@ -53,14 +57,25 @@ const Margins = (() => {
     }
     for (const row of Layout.within(layout, region).rows) {
       const folds = row.node.children.length || row.node.block.kind.drawings;
-      place(row.node, row.y, row.body, row.rank !== undefined ? "▾" : folds ? "▸" : "", row.rank === undefined ? "Unfold" : "Fold", row.height * zoom);
+      place(
+        row.node,
+        row.y,
+        row.body,
+        row.rank !== undefined ? "▾" : folds ? "▸" : "",
+        row.rank === undefined ? "Unfold" : "Fold",
+        row.height * zoom,
+      );
     }
     holder.replaceChildren(...made);
   }
 
   // Which block the middle of the window shows, for where its name is out of sight.
   function here(layout, region) {
-    const { rows } = Layout.within(layout, { ...region, top: (region.top + region.bottom) / 2, bottom: (region.top + region.bottom) / 2 });
+    const { rows } = Layout.within(layout, {
+      ...region,
+      top: (region.top + region.bottom) / 2,
+      bottom: (region.top + region.bottom) / 2,
+    });
     return rows[0]?.node.id.replace("*", "") || "";
   }
 

@@ -58,7 +58,8 @@ class Model {
     for (const block of this.blocks) {
       for (const node of block.kind.nodes) {
         for (const [local] of node.reads || []) {
-          const name = block.name(local), made = this.makers.get(name);
+          const name = block.name(local),
+            made = this.makers.get(name);
           if (!made || made.block === block || made.node.phase !== node.phase) continue;
           const key = [made.block.at, block.at, node.phase].join(" ");
           if (!found.has(key)) found.set(key, { source: made.block.at, target: block.at, pass: node.phase, names: [] });
@@ -107,7 +108,8 @@ class Model {
 
   // The sums of a kind's pass: FLOPs, bytes sent, time, and the bytes that it keeps for the backward pass.
   total(kind, pass) {
-    const key = kind.nodes, known = this.costs.get(key);
+    const key = kind.nodes,
+      known = this.costs.get(key);
     if (known && known[pass]) return known[pass];
     const sum = { flops: 0, sent: 0, time: 0, kept: 0, nodes: 0, made: 0 };
     for (const node of kind.nodes) {
@@ -126,8 +128,8 @@ class Model {
     return sum;
   }
 
-  // Memory over the pass: for each step the bytes of each sort that are alive while its node is at work. What an update
-  // writes over its operand takes no room of its own.
+  // Memory over the pass: for each step the bytes of each sort that are alive while its node is at work. What an
+  // update writes over its operand takes no room of its own.
   memory() {
     if (this.lives) return this.lives;
     const sorts = ["parameter", "state", "input", "gradient", "kept", "passing"];
@@ -142,7 +144,10 @@ class Model {
       for (let place = first; place < end; place += 1, step += 1) {
         const node = kind.nodes[place];
         for (const [, type, what] of node.made) if (what in now) now[what] += this.bytes[type];
-        for (const sort of sorts) { over[sort][step] = now[sort]; all[step] += now[sort]; }
+        for (const sort of sorts) {
+          over[sort][step] = now[sort];
+          all[step] += now[sort];
+        }
         const key = `${path} ${node.phase}`;
         peaks.set(key, Math.max(peaks.get(key) || 0, all[step]));
         for (const [type, what] of node.frees || []) if (what in now) now[what] -= this.bytes[type];
@@ -174,21 +179,29 @@ class Model {
 
   // From which step to which a value is alive: what a run is handed, and what it returns, lives throughout.
   life(name) {
-    const made = this.makers.get(name), readers = this.readers.get(name) || [];
+    const made = this.makers.get(name),
+      readers = this.readers.get(name) || [];
     const returned = this.data.outputs.includes(name);
     const first = made ? this.step(made) : 0;
-    const last = made && !returned && readers.length ? Math.max(...readers.map((each) => this.step(each)))
-      : made && !returned ? first : this.length - 1;
+    const last =
+      made && !returned && readers.length
+        ? Math.max(...readers.map((each) => this.step(each)))
+        : made && !returned
+          ? first
+          : this.length - 1;
     return { first, last, returned, handed: !made, readers };
   }
 
   // Its gradient, or what it is the gradient of.
   counterpart(name) {
-    const slash = name.lastIndexOf("/") + 1, scope = name.slice(0, slash), local = name.slice(slash);
+    const slash = name.lastIndexOf("/") + 1,
+      scope = name.slice(0, slash),
+      local = name.slice(slash);
     const gradient = `${scope}d${local}`;
     if (this.makers.has(gradient)) return { name: gradient, is: "gradient" };
     const primal = scope + local.slice(1).split(".")[0];
-    if (local.startsWith("d") && (this.makers.has(primal) || this.handed.has(primal))) return { name: primal, is: "gradient of" };
+    if (local.startsWith("d") && (this.makers.has(primal) || this.handed.has(primal)))
+      return { name: primal, is: "gradient of" };
     return null;
   }
 
@@ -222,5 +235,6 @@ class Model {
 
 function push(map, key, entry) {
   const list = map.get(key);
-  if (list) list.push(entry); else map.set(key, [entry]);
+  if (list) list.push(entry);
+  else map.set(key, [entry]);
 }

@@ -1,5 +1,5 @@
-// The model as a tree of lists: what the drawing shows, for keyboard and screen reader. Up and down walk, right unfolds,
-// left folds, Enter reads; blocks that are folded have no entries inside.
+// The model as a tree of lists: what the drawing shows, for keyboard and screen reader. Up and down walk, right
+// unfolds, left folds, Enter reads; blocks that are folded have no entries inside.
 "use strict";
 class Outline {
   constructor(app, element) {
@@ -9,7 +9,8 @@ class Outline {
     element.addEventListener("click", (event) => {
       const item = event.target.closest("[role=treeitem]");
       if (!item) return;
-      if (event.target.classList.contains("sign")) this.#toggle(item); else this.#choose(item);
+      if (event.target.classList.contains("sign")) this.#toggle(item);
+      else this.#choose(item);
     });
   }
 
@@ -28,7 +29,8 @@ class Outline {
 
   #entry(holder, node, level) {
     const { app } = this;
-    const leaf = !node.children.length, open = leaf ? app.unfolded.has(node.id) : app.open.has(node.id);
+    const leaf = !node.children.length,
+      open = leaf ? app.unfolded.has(node.id) : app.open.has(node.id);
     const item = this.#item(holder, node.id, Panel.title(node), level);
     item.setAttribute("aria-expanded", open);
     item.querySelector(".sign").textContent = open ? "▾" : "▸";
@@ -43,7 +45,9 @@ class Outline {
   }
 
   #item(holder, key, text, level) {
-    const item = document.createElement("div"), sign = document.createElement("span"), name = document.createElement("span");
+    const item = document.createElement("div"),
+      sign = document.createElement("span"),
+      name = document.createElement("span");
     item.setAttribute("role", "treeitem");
     item.setAttribute("aria-level", level);
     item.tabIndex = -1;
@@ -74,30 +78,49 @@ class Outline {
   #choose(item) {
     const { node, at } = this.#node(item);
     this.current = item.dataset.key;
-    if (at === undefined) this.app.chooseBlock(node); else this.app.chooseNode(node.block, at);
+    if (at === undefined) this.app.chooseBlock(node);
+    else this.app.chooseNode(node.block, at);
   }
 
   #key(event) {
-    const item = event.target.closest("[role=treeitem]"), items = this.#items(), place = items.indexOf(item);
+    const item = event.target.closest("[role=treeitem]"),
+      items = this.#items(),
+      place = items.indexOf(item);
     const go = (to) => {
       if (!items[to]) return;
       item.tabIndex = -1;
       items[to].tabIndex = 0;
       items[to].focus();
     };
-    const expanded = item.getAttribute("aria-expanded"), level = Number(item.getAttribute("aria-level"));
+    const expanded = item.getAttribute("aria-expanded"),
+      level = Number(item.getAttribute("aria-level"));
     switch (event.key) {
-      case "ArrowDown": go(place + 1); break;
-      case "ArrowUp": go(place - 1); break;
-      case "Home": go(0); break;
-      case "End": go(items.length - 1); break;
-      case "ArrowRight": if (expanded === "false") this.#toggle(item); else if (expanded) go(place + 1); break;
+      case "ArrowDown":
+        go(place + 1);
+        break;
+      case "ArrowUp":
+        go(place - 1);
+        break;
+      case "Home":
+        go(0);
+        break;
+      case "End":
+        go(items.length - 1);
+        break;
+      case "ArrowRight":
+        if (expanded === "false") this.#toggle(item);
+        else if (expanded) go(place + 1);
+        break;
       case "ArrowLeft":
         if (expanded === "true") this.#toggle(item);
         else go(items.slice(0, place).findLastIndex((each) => Number(each.getAttribute("aria-level")) < level));
         break;
-      case "Enter": case " ": this.#choose(item); break;
-      default: return;
+      case "Enter":
+      case " ":
+        this.#choose(item);
+        break;
+      default:
+        return;
     }
     event.preventDefault();
   }

@@ -1,9 +1,7 @@
-// What colours and widths say: nothing, how tensors are split over ranks, how large they are, how long nodes take, or how
-// full memory is meanwhile. Every distinction is made by a text, a hatching or a width, too.
+// What colours and widths say: nothing, how tensors are split over ranks, how large they are, how long nodes take,
+// or how full memory is meanwhile. Every distinction is made by a text, a hatching or a width, too.
 "use strict";
 class Overlay {
-  static kinds = { plain: "nothing", sharding: "sharding", bytes: "bytes", time: "time", memory: "memory" };
-
   constructor(kind, model) {
     this.kind = kind;
     this.model = model;
@@ -29,7 +27,8 @@ class Overlay {
     const sum = (what) => node.leaves.reduce((total, leaf) => total + model.total(leaf.kind, pass)[what], 0);
     switch (this.kind) {
       case "bytes": {
-        const kept = pass === "forward", bytes = sum(kept ? "kept" : "made");
+        const kept = pass === "forward",
+          bytes = sum(kept ? "kept" : "made");
         return [bytes, `${kept ? "keeps" : "makes"} ${Formulas.bytes(bytes)}`];
       }
       case "time": {
@@ -41,7 +40,8 @@ class Overlay {
         const most = Math.max(0, ...node.leaves.map((leaf) => peaks.get(`${leaf.path} ${pass}`) || 0));
         return [most, Formulas.bytes(most)];
       }
-      case "sharding": return [0, this.#layout(node, pass)];
+      case "sharding":
+        return [0, this.#layout(node, pass)];
       default: {
         const nodes = sum("nodes");
         return [0, nodes === 1 ? "1 node" : `${Formulas.count(nodes)} nodes`];
@@ -51,7 +51,8 @@ class Overlay {
 
   // The axes over which values of a node are split, and those over which sums are pending.
   #layout(node, pass) {
-    const split = new Set(), pending = new Set();
+    const split = new Set(),
+      pending = new Set();
     for (const kind of new Set(node.leaves.map((leaf) => leaf.kind))) {
       for (const each of kind.nodes) {
         if (pass !== "all" && each.phase !== pass) continue;
@@ -61,29 +62,39 @@ class Overlay {
         }
       }
     }
-    const parts = [split.size ? `split ${[...split].join(", ")}` : "", pending.size ? `pending ${[...pending].join(", ")}` : ""];
+    const parts = [
+      split.size ? `split ${[...split].join(", ")}` : "",
+      pending.size ? `pending ${[...pending].join(", ")}` : "",
+    ];
     return parts.filter(Boolean).join(" · ") || "whole";
   }
 
   // The greatest amount of each pass, which shares are of.
   most(nodes, passes) {
     if (!["bytes", "time", "memory"].includes(this.kind)) return {};
-    return Object.fromEntries(passes.map((pass) => [pass, Math.max(1e-30, ...nodes.map((each) => this.amount(each, pass)[0]))]));
+    return Object.fromEntries(
+      passes.map((pass) => [pass, Math.max(1e-30, ...nodes.map((each) => this.amount(each, pass)[0]))]),
+    );
   }
 
-  // How a tensor's line is drawn: its colours, one for each axis that splits it, the hatching of a pending sum, its width.
+  // How a tensor's line is drawn: its colours, one for each axis that splits it, the hatching of a pending sum, its
+  // width.
   line(type) {
     const { splits, pending } = this.model.data.types[type];
     if (this.kind === "sharding") {
       const axes = splits.flat();
-      return { colors: axes.map((axis) => this.color(axis)), pending: pending.map((axis) => this.hatch(axis)), width: 2.4 };
+      return {
+        colors: axes.map((axis) => this.color(axis)),
+        pending: pending.map((axis) => this.hatch(axis)),
+        width: 2.4,
+      };
     }
     if (this.kind === "bytes") return { colors: [], pending: [], width: this.width(this.model.bytes[type]) };
     return { colors: [], pending: [], width: 0 };
   }
 
-  // From a line for a few bytes to a band for as many as the largest tensor has, by the cube of the logarithm: so that
-  // tensors of a model, which differ by powers of ten, differ in width, too.
+  // From a line for a few bytes to a band for as many as the largest tensor has, by the cube of the logarithm: so
+  // that tensors of a model, which differ by powers of ten, differ in width, too.
   width(bytes) {
     const most = Math.max(...this.model.bytes, 2);
     return 0.7 + 6.5 * (Math.max(0, Math.log2(Math.max(bytes, 1))) / Math.log2(most)) ** 3;
@@ -93,7 +104,8 @@ class Overlay {
   legend() {
     const made = [];
     const entry = (text, color, kind) => {
-      const swatch = document.createElement("span"), line = document.createElement("li");
+      const swatch = document.createElement("span"),
+        line = document.createElement("li");
       swatch.className = `swatch ${kind}`;
       swatch.style.setProperty("--color", color);
       line.append(swatch, text);

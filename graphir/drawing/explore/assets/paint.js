@@ -1,5 +1,5 @@
-// Paints a region of the layout, near enough to be read, and nothing beyond it: however large the model is, the document
-// holds what is seen. The boxes of a row are one path, each has its text, and unfolded ones their drawing.
+// Paints a region of the layout, near enough to be read, and nothing beyond it: however large the model is, the
+// document holds what is seen. The boxes of a row are one path, each has its text, and unfolded ones their drawing.
 "use strict";
 class Painter {
   // Nearer than that names can be read; from farther away see afar.js.
@@ -15,17 +15,29 @@ class Painter {
   paint(layout, region, zoom) {
     const { rows, columns } = Layout.within(layout, region);
     this.fine = zoom >= Painter.fine;
-    this.most = this.overlay.most(layout.rows.map((row) => row.node), layout.view.passes);
+    this.most = this.overlay.most(
+      layout.rows.map((row) => row.node),
+      layout.view.passes,
+    );
     const group = Svg.make("g", { class: `content ${this.overlay.kind}` });
-    const add = (element) => { if (element) group.append(element); };
+    const add = (element) => {
+      if (element) group.append(element);
+    };
     for (const frame of layout.frames) {
       if (frame.y > region.bottom || frame.y + frame.height < region.top) continue;
-      add(Svg.make("path", { class: "frame", d: columns.map((column) => Svg.box(column.x - 16, frame.y, column.width + 32, frame.height)).join("") }));
+      add(
+        Svg.make("path", {
+          class: "frame",
+          d: columns.map((column) => Svg.box(column.x - 16, frame.y, column.width + 32, frame.height)).join(""),
+        }),
+      );
       for (const column of columns) add(this.#text(column.x - 8, frame.y + 15, frame.node.title, "frame-title"));
     }
-    const first = layout.rows.indexOf(rows[0]), last = first + rows.length - 1;
+    const first = layout.rows.indexOf(rows[0]),
+      last = first + rows.length - 1;
     for (const link of layout.links) {
-      if (Math.max(link.from, link.to) >= first - 1 && Math.min(link.from, link.to) <= last + 1) this.#link(add, layout, link, columns);
+      if (Math.max(link.from, link.to) >= first - 1 && Math.min(link.from, link.to) <= last + 1)
+        this.#link(add, layout, link, columns);
     }
     for (const row of rows) {
       this.#row(add, layout, row, columns);
@@ -49,9 +61,11 @@ class Painter {
       const folded = columns.filter((column) => !(row.rank === column.rank && node.block.kind.drawings[pass]));
       const [amount, note] = this.overlay.amount(node, pass);
       const share = this.most[pass] ? amount / this.most[pass] : 0;
-      const sum = row.sum ?? (row.sum = row.body < Layout.BOX.height);
-      const shape = ({ halves: { [at]: half } }) => (sum
-        ? Svg.disc(half.x + half.width / 2, row.y + row.body / 2, row.body / 2 - 3) : Svg.box(half.x, row.y, half.width, row.body));
+      const sum = row.body < Layout.BOX.height;
+      const shape = ({ halves: { [at]: half } }) =>
+        sum
+          ? Svg.disc(half.x + half.width / 2, row.y + row.body / 2, row.body / 2 - 3)
+          : Svg.box(half.x, row.y, half.width, row.body);
       if (folded.length) {
         const box = Svg.make("path", { class: `box ${pass}${sum ? " sum" : ""}`, d: folded.map(shape).join("") });
         if (share) box.style.setProperty("--share", `${Math.round(70 * share)}%`);
@@ -59,16 +73,22 @@ class Painter {
       }
       for (const column of folded) this.#inscribe(add, row, column.halves[at], pass, note, sum);
       const own = columns.find((column) => column.rank === row.rank)?.halves[at];
-      if (own && node.block.kind.drawings[pass]) add(Svg.make("path", { class: `sheet ${pass}`, d: Svg.box(own.x, row.y, own.width, row.body) }));
+      if (own && node.block.kind.drawings[pass])
+        add(Svg.make("path", { class: `sheet ${pass}`, d: Svg.box(own.x, row.y, own.width, row.body) }));
     }
     this.#cached(add, layout, row, columns);
   }
 
   #inscribe(add, row, half, pass, note, sum) {
-    const x = half.x + half.width / 2, y = row.y + row.body / 2;
-    const title = Panel.title(row.node), brief = title.length <= 4 ? "d" : "d ";
+    const x = half.x + half.width / 2,
+      y = row.y + row.body / 2;
+    const title = Panel.title(row.node),
+      brief = title.length <= 4 ? "d" : "d ";
     const sign = pass === "backward" ? (sum ? "d" : brief) : "";
-    if (sum) { add(this.#text(x, y + 4, sign + this.#symbol(row.node, pass), "sign", "middle")); return; }
+    if (sum) {
+      add(this.#text(x, y + 4, sign + this.#symbol(row.node, pass), "sign", "middle"));
+      return;
+    }
     add(this.#text(x, this.fine ? y - 2 : y + 5, sign + title, "name", "middle"));
     if (this.fine) add(this.#text(x, y + 13, note, "note", "middle"));
   }
@@ -85,10 +105,21 @@ class Painter {
     for (const row of rows) {
       const column = columns.find((each) => each.rank === row.rank);
       for (const [at, pass] of column ? layout.view.passes.entries() : []) {
-        const { block } = row.node, drawing = block.kind.drawings[pass], half = column.halves[at];
+        const { block } = row.node,
+          drawing = block.kind.drawings[pass],
+          half = column.halves[at];
         if (!drawing) continue;
         const { width, height } = drawing;
-        found.push({ block, pass, rank: row.rank, drawing, x: half.x + (half.width - width) / 2, y: row.y + Layout.PAD, width, height });
+        found.push({
+          block,
+          pass,
+          rank: row.rank,
+          drawing,
+          x: half.x + (half.width - width) / 2,
+          y: row.y + Layout.PAD,
+          width,
+          height,
+        });
       }
     }
     return found;
@@ -123,9 +154,15 @@ class Painter {
     }
     if (this.overlay.kind !== "sharding") return;
     for (const node of root.querySelectorAll("[data-n]")) {
-      const names = drawing.nodes[node.dataset.n], type = names.length ? typeOf(names[0]) : undefined;
-      const axis = type === undefined || !this.model.makers.has(block.name(names[0])) ? "" : this.model.data.types[type].pending[0];
-      if (axis) for (const shape of node.querySelectorAll("polygon, ellipse, path, rect")) shape.style.fill = this.overlay.hatch(axis);
+      const names = drawing.nodes[node.dataset.n],
+        type = names.length ? typeOf(names[0]) : undefined;
+      const axis =
+        type === undefined || !this.model.makers.has(block.name(names[0]))
+          ? ""
+          : this.model.data.types[type].pending[0];
+      if (axis)
+        for (const shape of node.querySelectorAll("polygon, ellipse, path, rect"))
+          shape.style.fill = this.overlay.hatch(axis);
     }
   }
 
@@ -140,24 +177,30 @@ class Painter {
   // What a block keeps for its backward pass leads across, double as in the drawings.
   #cached(add, layout, row, columns) {
     const { passes } = layout.view;
-    const from = passes.indexOf("forward"), to = passes.indexOf("backward");
+    const from = passes.indexOf("forward"),
+      to = passes.indexOf("backward");
     if (from < 0 || to < 0 || !row.node.leaves.some((leaf) => this.model.total(leaf.kind, "forward").kept)) return;
+    if (row.body < Layout.BOX.height) return;
     const y = row.y + Math.min(row.body, 2 * Layout.BOX.height) / 2;
-    const sum = row.body < Layout.BOX.height;
-    if (sum) return;
-    const lines = columns.map(({ halves }) => `M${halves[from].x + halves[from].width} ${y - 1.5}H${halves[to].x - 3}m0 3H${halves[from].x + halves[from].width}`);
+    const lines = columns.map(({ halves }) => {
+      const start = halves[from].x + halves[from].width;
+      return `M${start} ${y - 1.5}H${halves[to].x - 3}m0 3H${start}`;
+    });
     add(Svg.make("path", { class: "cached", d: lines.join("") }));
   }
 
   // -- collectives -----------------------------------------------------------------------------------------
 
-  // A bar over the ranks that meet where they stand side by side; where others stand between, a part for each and a line.
+  // A bar over the ranks that meet where they stand side by side; where others stand between, a part for each and a
+  // line.
   #lanes(add, layout, row, columns) {
     const { view } = layout;
     row.lanes.forEach((lane, at) => {
-      const y = row.y + row.body + lane.slot * Layout.LANE + 3, height = Layout.LANE - 5;
+      const y = row.y + row.body + lane.slot * Layout.LANE + 3,
+        height = Layout.LANE - 5;
       const half = view.passes.indexOf(lane.pass);
-      let bars = "", lines = "";
+      let bars = "",
+        lines = "";
       const seen = new Set(columns.map((column) => column.rank));
       const groups = view.all ? this.#groups(view.mesh, lane.axes) : [[0]];
       for (const ranks of groups) {
@@ -166,10 +209,17 @@ class Painter {
         ranks.forEach((rank, place) => {
           const own = layout.columns[rank].halves[half];
           start ??= own;
-          if (ranks[place + 1] !== rank + 1) { bars += Svg.box(start.x, y, own.x + own.width - start.x, height); start = null; }
+          if (ranks[place + 1] !== rank + 1) {
+            bars += Svg.box(start.x, y, own.x + own.width - start.x, height);
+            start = null;
+          }
         });
-        const [one, other] = [layout.columns[ranks[0]].halves[half], layout.columns[ranks[ranks.length - 1]].halves[half]];
-        if (ranks.length > 1 && ranks[ranks.length - 1] - ranks[0] >= ranks.length) lines += `M${one.x} ${y + height / 2}H${other.x + other.width}`;
+        const [one, other] = [
+          layout.columns[ranks[0]].halves[half],
+          layout.columns[ranks[ranks.length - 1]].halves[half],
+        ];
+        if (ranks.length > 1 && ranks[ranks.length - 1] - ranks[0] >= ranks.length)
+          lines += `M${one.x} ${y + height / 2}H${other.x + other.width}`;
       }
       const color = this.overlay.color(lane.axes[0]);
       const attributes = { "data-lane": at, "data-row": row.node.id };
@@ -193,27 +243,39 @@ class Painter {
   // -- links -----------------------------------------------------------------------------------------------
 
   #link(add, layout, link, columns) {
-    const at = layout.view.passes.indexOf(link.pass), from = layout.rows[link.from], to = layout.rows[link.to];
+    const at = layout.view.passes.indexOf(link.pass),
+      from = layout.rows[link.from],
+      to = layout.rows[link.to];
     if (!Layout.has(from.node, link.pass) || !Layout.has(to.node, link.pass)) return;
     const down = link.to > link.from;
-    const lines = [], tips = [];
-    const edge = (row, half, side) => (row.body < Layout.BOX.height ? half.x + half.width / 2 + side * (row.body / 2 - 3) : side < 0 ? half.x : half.x + half.width);
+    const lines = [],
+      tips = [];
+    const edge = (row, half, side) =>
+      row.body < Layout.BOX.height
+        ? half.x + half.width / 2 + side * (row.body / 2 - 3)
+        : side < 0
+          ? half.x
+          : half.x + half.width;
     for (const column of columns) {
-      const half = column.halves[at], x = half.x + half.width / 2;
+      const half = column.halves[at],
+        x = half.x + half.width / 2;
       if (!link.track) {
-        const start = down ? from.y + from.body - inset(from) : from.y + inset(from), end = down ? to.y + inset(to) : to.y + to.body - inset(to);
+        const start = down ? from.y + from.body - inset(from) : from.y + inset(from),
+          end = down ? to.y + inset(to) : to.y + to.body - inset(to);
         lines.push(`M${x} ${start}V${end}`);
         tips.push(Svg.arrow(x, end, down));
       } else {
         // Beside the boxes: down on their left, up on their right.
-        const side = down ? -1 : 1, track = side < 0 ? half.x - 4 - 5 * link.track : half.x + half.width + 4 + 5 * link.track;
+        const side = down ? -1 : 1,
+          track = side < 0 ? half.x - 4 - 5 * link.track : half.x + half.width + 4 + 5 * link.track;
         const [a, b] = [from.y + Math.min(from.body, 40) / 2 + 4, to.y + Math.min(to.body, 40) / 2 - 4];
         const end = edge(to, half, side);
         lines.push(`M${edge(from, half, side)} ${a}H${track}V${b}H${end}`);
         tips.push(`M${end} ${b}l${7 * side} -3.5v7z`);
       }
     }
-    const type = this.model.tensor(link.names[0])?.type, line = type === undefined ? { colors: [], pending: [], width: 0 } : this.overlay.line(type);
+    const type = this.model.tensor(link.names[0])?.type,
+      line = type === undefined ? { colors: [], pending: [], width: 0 } : this.overlay.line(type);
     const path = Svg.make("path", { class: `link ${link.pass}`, d: lines.join(""), "data-link": link.names[0] });
     add(Svg.make("path", { class: "reach", d: lines.join(""), "data-link": link.names[0] }));
     for (const hatch of line.pending) add(this.#copy(path, { stroke: hatch, strokeWidth: "9px" }));
@@ -221,17 +283,39 @@ class Painter {
     if (line.width) path.style.strokeWidth = `${line.width}px`;
     add(path);
     if (line.colors[1]) add(this.#copy(path, { stroke: line.colors[1], strokeDasharray: "7 7" }));
-    add(Svg.make("path", { class: `tip ${link.pass}`, d: tips.join(""), style: line.colors[0] ? `fill: ${line.colors[0]}` : undefined }));
-    if (!link.track && type !== undefined) this.#name(add, link, columns[0].halves[at], down ? to.y - 6 : from.y - 6, type);
+    add(
+      Svg.make("path", {
+        class: `tip ${link.pass}`,
+        d: tips.join(""),
+        style: line.colors[0] ? `fill: ${line.colors[0]}` : undefined,
+      }),
+    );
+    if (!link.track && type !== undefined)
+      this.#name(add, link, columns[0].halves[at], down ? to.y - 6 : from.y - 6, type);
   }
 
   // What a link carries: its name as the drawings set it, and its shape, or its bytes.
   #name(add, link, half, y, type) {
     const { label } = this.model.tensor(link.names[0]);
     const { shape } = this.model.data.types[type];
-    const size = this.overlay.kind === "bytes" ? [[` ${Formulas.bytes(this.model.bytes[type])}`, "shape"]]
-      : [[" ", "shape"], ...Formulas.runs(`[${shape.map(([text]) => text).join(", ")}]`).map(([text, form]) => [text, form === "sub" ? "shape sub" : `shape ${form}`])];
-    add(Svg.label([...(label || []), ...size], 12, { x: half.x + half.width / 2 + 7, y, class: "link-name", "data-link": link.names[0] }));
+    const size =
+      this.overlay.kind === "bytes"
+        ? [[` ${Formulas.bytes(this.model.bytes[type])}`, "shape"]]
+        : [
+            [" ", "shape"],
+            ...Formulas.runs(`[${shape.map(([text]) => text).join(", ")}]`).map(([text, form]) => [
+              text,
+              form === "sub" ? "shape sub" : `shape ${form}`,
+            ]),
+          ];
+    add(
+      Svg.label([...(label || []), ...size], 12, {
+        x: half.x + half.width / 2 + 7,
+        y,
+        class: "link-name",
+        "data-link": link.names[0],
+      }),
+    );
   }
 }
 

@@ -4,14 +4,20 @@ const Print = (() => {
   function figure(app) {
     const { stage, layout, model } = app;
     const seen = stage.region();
-    const left = Math.max(seen.left, 0), top = Math.max(seen.top, 0);
-    const width = Math.min(seen.right, layout.width) - left, height = Math.min(seen.bottom, layout.height) - top;
+    const left = Math.max(seen.left, 0),
+      top = Math.max(seen.top, 0);
+    const width = Math.min(seen.right, layout.width) - left,
+      height = Math.min(seen.bottom, layout.height) - top;
     const svg = Svg.make("svg", { viewBox: `${left} ${top} ${width} ${height}` });
     svg.append(app.painter.paint(layout, { left, top, right: left + width, bottom: top + height }, Painter.fine));
-    for (const each of app.painter.drawings(layout, { left, top, right: left + width, bottom: top + height })) svg.append(app.painter.drawing(each));
-    const caption = document.createElement("figcaption"), made = document.createElement("figure");
-    const sizes = Object.entries(model.sizes).map(([name, size]) => `${name} = ${size}`).join(", ");
-    caption.append(Formulas.typeset(`${model.data.title}. ${sizes}.`));
+    for (const each of app.painter.drawings(layout, { left, top, right: left + width, bottom: top + height }))
+      svg.append(app.painter.drawing(each));
+    const caption = document.createElement("figcaption"),
+      made = document.createElement("figure");
+    const sizes = Object.entries(model.sizes)
+      .map(([name, size]) => `${name} = ${size}`)
+      .join(", ");
+    caption.append(`${model.data.title}. `, Formulas.typeset(`${sizes}.`));
     made.append(svg, caption);
     return made;
   }

@@ -10,14 +10,23 @@ class Search {
     input.addEventListener("input", () => this.#look());
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter") found.querySelector("button")?.click();
-      else if (event.key === "ArrowDown") { found.querySelector("button")?.focus(); event.preventDefault(); }
-      else if (event.key === "Escape") { input.value = ""; found.replaceChildren(); }
+      else if (event.key === "ArrowDown") {
+        found.querySelector("button")?.focus();
+        event.preventDefault();
+      } else if (event.key === "Escape") {
+        input.value = "";
+        found.replaceChildren();
+      }
     });
     found.addEventListener("keydown", (event) => {
-      const buttons = [...found.querySelectorAll("button")], place = buttons.indexOf(document.activeElement);
+      const buttons = [...found.querySelectorAll("button")],
+        place = buttons.indexOf(document.activeElement);
       if (event.key === "ArrowDown") buttons[place + 1]?.focus();
       else if (event.key === "ArrowUp") (buttons[place - 1] || input).focus();
-      else if (event.key === "Escape") { found.replaceChildren(); input.focus(); } else return;
+      else if (event.key === "Escape") {
+        found.replaceChildren();
+        input.focus();
+      } else return;
       event.preventDefault();
     });
   }
@@ -28,17 +37,23 @@ class Search {
     this.found.replaceChildren();
     if (!wanted) return;
     const rank = (name) => {
-      const lower = name.toLowerCase(), local = lower.slice(lower.lastIndexOf("/") + 1);
+      const lower = name.toLowerCase(),
+        local = lower.slice(lower.lastIndexOf("/") + 1);
       return lower === wanted || local === wanted ? 0 : local.startsWith(wanted) ? 1 : lower.includes(wanted) ? 2 : 3;
     };
     this.names ||= this.app.model.names();
     const names = this.names.map((name) => [rank(name), name]).filter(([place]) => place < 3);
     names.sort((a, b) => a[0] - b[0] || a[1].localeCompare(b[1], "en", { numeric: true }));
     for (const [, name] of names.slice(0, Search.MOST)) {
-      const button = document.createElement("button"), item = document.createElement("li");
+      const button = document.createElement("button"),
+        item = document.createElement("li");
       button.type = "button";
       button.textContent = name;
-      button.addEventListener("click", () => { this.found.replaceChildren(); this.input.value = name; this.app.goTo(name); });
+      button.addEventListener("click", () => {
+        this.found.replaceChildren();
+        this.input.value = name;
+        this.app.goTo(name);
+      });
       item.append(button);
       this.found.append(item);
     }

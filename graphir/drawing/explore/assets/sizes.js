@@ -1,14 +1,19 @@
 // Sliders for dims, mesh and rates: what is written in formulas follows at once.
 "use strict";
 class SizesPanel {
-  static rates = { flops: ["computes, FLOP/s", 1e9, 1e16], memory: ["moves, B/s", 1e8, 1e13], link: ["sends, B/s", 1e6, 1e12] };
+  static rates = {
+    flops: ["computes, FLOP/s", 1e9, 1e16],
+    memory: ["moves, B/s", 1e8, 1e13],
+    link: ["sends, B/s", 1e6, 1e12],
+  };
 
   constructor(app, element) {
     this.app = app;
     const { model } = app;
     const { symbols } = model.data;
     const made = [this.#heading("Dims")];
-    for (const name of Object.keys(model.sizes).filter((each) => !symbols.includes(each))) made.push(this.#size(name, 2 ** 20));
+    for (const name of Object.keys(model.sizes).filter((each) => !symbols.includes(each)))
+      made.push(this.#size(name, 2 ** 20));
     if (symbols.length) made.push(this.#heading("Mesh"), ...symbols.map((symbol) => this.#size(symbol, 64)));
     made.push(this.#heading("Rates that times assume"));
     for (const [name, given] of Object.entries(SizesPanel.rates)) made.push(this.#rate(name, ...given));
@@ -30,7 +35,8 @@ class SizesPanel {
   }
 
   #field(label, id) {
-    const line = document.createElement("div"), name = document.createElement("label");
+    const line = document.createElement("div"),
+      name = document.createElement("label");
     line.className = "size";
     name.htmlFor = id;
     name.append(...label);
@@ -42,7 +48,8 @@ class SizesPanel {
   #size(name, most) {
     const { model } = this.app;
     const line = this.#field([Formulas.typeset(name)], `size-${name}`);
-    const slider = document.createElement("input"), field = document.createElement("input");
+    const slider = document.createElement("input"),
+      field = document.createElement("input");
     const choices = Formulas.choices(model.data.sizes[name], Math.max(most, model.data.sizes[name]));
     Object.assign(slider, { type: "range", min: 0, max: choices.length - 1, step: 1 });
     slider.setAttribute("aria-label", `${name}, by a slider`);
@@ -60,7 +67,10 @@ class SizesPanel {
       this.tell();
     };
     slider.addEventListener("input", () => set(choices[slider.value]));
-    field.addEventListener("change", () => { set(Number(field.value)); show(); });
+    field.addEventListener("change", () => {
+      set(Number(field.value));
+      show();
+    });
     line.append(field, slider);
     (this.shows ||= []).push(show);
     show();
@@ -71,9 +81,20 @@ class SizesPanel {
   #rate(name, label, least, most) {
     const { model } = this.app;
     const line = this.#field([label], `rate-${name}`);
-    const slider = document.createElement("input"), out = document.createElement("output");
-    Object.assign(slider, { type: "range", id: `rate-${name}`, min: Math.log10(least), max: Math.log10(most), step: 0.1, value: Math.log10(model.rates[name]) });
-    const show = () => { out.textContent = Formulas.scaled(model.rates[name], ""); slider.setAttribute("aria-valuetext", out.textContent); };
+    const slider = document.createElement("input"),
+      out = document.createElement("output");
+    Object.assign(slider, {
+      type: "range",
+      id: `rate-${name}`,
+      min: Math.log10(least),
+      max: Math.log10(most),
+      step: 0.1,
+      value: Math.log10(model.rates[name]),
+    });
+    const show = () => {
+      out.textContent = Formulas.scaled(model.rates[name], "");
+      slider.setAttribute("aria-valuetext", out.textContent);
+    };
     slider.addEventListener("input", () => {
       model.rates[name] = Number((10 ** slider.value).toPrecision(2));
       show();
@@ -86,7 +107,10 @@ class SizesPanel {
 
   // Which parts of a rank are no whole number: such sizes can be looked at, but not run.
   tell() {
-    const broken = this.app.model.broken().slice(0, 3).map(([text, value]) => `${text} = ${Number(value.toPrecision(5))}`);
+    const broken = this.app.model
+      .broken()
+      .slice(0, 3)
+      .map(([text, value]) => `${text} = ${Number(value.toPrecision(5))}`);
     this.note.textContent = broken.length ? `These sizes cannot run: ${broken.join(", ")} is not whole.` : "";
   }
 

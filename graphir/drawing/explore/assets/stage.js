@@ -1,13 +1,14 @@
-// The stage: a window onto the layout that is moved and zoomed by mouse, touch and keys.
-// What is painted reaches a little beyond the window. A move only shifts what is painted, which a browser does without
-// drawing anything anew; it is painted again when the window comes to its edge, or has come to rest after a zoom.
+// The stage: a window onto the layout that is moved and zoomed by mouse, touch and keys. What is painted reaches a
+// little beyond the window. A move only shifts what is painted, which a browser does without drawing anything anew;
+// it is painted again when the window comes to its edge, or has come to rest after a zoom.
 "use strict";
 class Stage {
   static MARGIN = 0.35;
   static LEAST = 0.01;
   static MOST = 4;
 
-  // `paint(region, zoom)` makes an element of what lies there, to be stretched over the region; `moved` hears of every move, `chosen` of a click at a place.
+  // `paint(region, zoom)` makes an element of what lies there, to be stretched over the region; `moved` hears of
+  // every move, `chosen` of a click at a place.
   constructor(element, { paint, painted, moved, chosen, size }) {
     this.element = element;
     this.sheet = element.querySelector(".sheet-of-all");
@@ -23,15 +24,24 @@ class Stage {
     new ResizeObserver(() => this.refresh()).observe(element);
   }
 
-  get width() { return this.element.clientWidth; }
-  get height() { return this.element.clientHeight; }
+  get width() {
+    return this.element.clientWidth;
+  }
+  get height() {
+    return this.element.clientHeight;
+  }
 
-  // The part of the layout that the window shows, and so much more at each side, in windows: whole pixels of it, as what
-  // lies on the pixels of the screen is shown as it is, and anything else is computed anew at every move.
+  // The part of the layout that the window shows, and so much more at each side, in windows: whole pixels of it, as
+  // what lies on the pixels of the screen is shown as it is, and anything else is computed anew at every move.
   region(more = 0) {
-    const across = Math.round(more * this.width) / this.zoom, along = Math.round(more * this.height) / this.zoom;
-    return { left: this.x - across, top: this.y - along,
-      right: this.x + this.width / this.zoom + across, bottom: this.y + this.height / this.zoom + along };
+    const across = Math.round(more * this.width) / this.zoom,
+      along = Math.round(more * this.height) / this.zoom;
+    return {
+      left: this.x - across,
+      top: this.y - along,
+      right: this.x + this.width / this.zoom + across,
+      bottom: this.y + this.height / this.zoom + along,
+    };
   }
 
   // -- moves -----------------------------------------------------------------------------------------------
@@ -52,7 +62,8 @@ class Stage {
   // `factor` times as near, so that what lies at a place of the window stays there.
   scale(factor, px = this.width / 2, py = this.height / 2) {
     const zoom = Math.min(Stage.MOST, Math.max(Stage.LEAST, this.zoom * factor));
-    const x = this.x + px / this.zoom - px / zoom, y = this.y + py / this.zoom - py / zoom;
+    const x = this.x + px / this.zoom - px / zoom,
+      y = this.y + py / this.zoom - py / zoom;
     this.zoom = zoom;
     this.move(x, y);
   }
@@ -61,22 +72,31 @@ class Stage {
   fit(left, top, width, height, most = 1) {
     const inner = [this.width - this.gutter.offsetWidth - 24, this.height - this.head.offsetHeight - 24];
     this.zoom = Math.max(Stage.LEAST, Math.min(most, inner[0] / width, inner[1] / height));
-    this.move(left + width / 2 - (this.width + this.gutter.offsetWidth) / 2 / this.zoom,
-      top + height / 2 - (this.height + this.head.offsetHeight) / 2 / this.zoom);
+    this.move(
+      left + width / 2 - (this.width + this.gutter.offsetWidth) / 2 / this.zoom,
+      top + height / 2 - (this.height + this.head.offsetHeight) / 2 / this.zoom,
+    );
     this.refresh();
   }
 
   // So that a place of the layout is in the middle.
   center(x, y) {
-    this.move(x - (this.width + this.gutter.offsetWidth) / 2 / this.zoom, y - (this.height + this.head.offsetHeight) / 2 / this.zoom);
+    this.move(
+      x - (this.width + this.gutter.offsetWidth) / 2 / this.zoom,
+      y - (this.height + this.head.offsetHeight) / 2 / this.zoom,
+    );
   }
 
   #shift() {
     const { shown } = this;
-    if (!shown) { this.refresh(); return; }
+    if (!shown) {
+      this.refresh();
+      return;
+    }
     const scale = this.zoom / shown.zoom;
     const whole = scale === 1 ? Math.round : (each) => each;
-    const x = whole((shown.region.left - this.x) * this.zoom), y = whole((shown.region.top - this.y) * this.zoom);
+    const x = whole((shown.region.left - this.x) * this.zoom),
+      y = whole((shown.region.top - this.y) * this.zoom);
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.head.firstChild.style.transform = `translateX(${x}px) scaleX(${scale})`;
     this.gutter.firstChild.style.transform = `translateY(${y}px) scaleY(${scale})`;
@@ -84,8 +104,11 @@ class Stage {
     this.moved(seen);
     // Beyond the layout there is nothing to paint.
     const { width, height } = this.size();
-    const beyond = Math.max(seen.left, 0) < shown.region.left || Math.max(seen.top, 0) < shown.region.top
-      || Math.min(seen.right, width) > shown.region.right || Math.min(seen.bottom, height) > shown.region.bottom;
+    const beyond =
+      Math.max(seen.left, 0) < shown.region.left ||
+      Math.max(seen.top, 0) < shown.region.top ||
+      Math.min(seen.right, width) > shown.region.right ||
+      Math.min(seen.bottom, height) > shown.region.bottom;
     if (scale !== 1) {
       clearTimeout(this.resting);
       this.resting = setTimeout(() => this.refresh(), 140);
@@ -97,7 +120,8 @@ class Stage {
   #catchUp() {
     clearTimeout(this.late);
     const wait = this.paintedAt + 3 * this.cost - performance.now();
-    if (wait <= 0) this.refresh(); else this.late = setTimeout(() => this.#shift(), wait);
+    if (wait <= 0) this.refresh();
+    else this.late = setTimeout(() => this.#shift(), wait);
   }
 
   // Paints what the window shows anew, at the next frame; many wishes within one frame are one.
@@ -107,7 +131,9 @@ class Stage {
       this.asked = 0;
       clearTimeout(this.resting);
       if (!this.width || !this.height) return;
-      const region = this.region(Stage.MARGIN), { zoom } = this, began = performance.now();
+      const region = this.region(Stage.MARGIN),
+        { zoom } = this,
+        began = performance.now();
       this.shown = { region, zoom };
       const content = this.paint(region, zoom);
       content.style.width = `${Math.round((region.right - region.left) * zoom)}px`;
@@ -144,16 +170,25 @@ class Stage {
     const up = (event) => {
       if (!pointers.delete(event.pointerId) || event.type !== "pointerup" || this.travelled > 5) return;
       const frame = element.getBoundingClientRect();
-      this.chosen(event.target, this.x + (event.clientX - frame.left) / this.zoom, this.y + (event.clientY - frame.top) / this.zoom);
+      this.chosen(
+        event.target,
+        this.x + (event.clientX - frame.left) / this.zoom,
+        this.y + (event.clientY - frame.top) / this.zoom,
+      );
     };
     element.addEventListener("pointerup", up);
     element.addEventListener("pointercancel", up);
-    element.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      const frame = element.getBoundingClientRect();
-      if (event.ctrlKey || event.metaKey) this.scale(Math.exp(-event.deltaY / 200), event.clientX - frame.left, event.clientY - frame.top);
-      else this.pan(event.shiftKey ? -event.deltaY : -event.deltaX, event.shiftKey ? 0 : -event.deltaY);
-    }, { passive: false });
+    element.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        const frame = element.getBoundingClientRect();
+        if (event.ctrlKey || event.metaKey)
+          this.scale(Math.exp(-event.deltaY / 200), event.clientX - frame.left, event.clientY - frame.top);
+        else this.pan(event.shiftKey ? -event.deltaY : -event.deltaX, event.shiftKey ? 0 : -event.deltaY);
+      },
+      { passive: false },
+    );
     element.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -164,13 +199,23 @@ class Stage {
     const frame = this.element.getBoundingClientRect();
     const middle = (a, b, edge) => (a + b) / 2 - edge;
     this.pan((event.clientX - before.clientX) / 2, (event.clientY - before.clientY) / 2);
-    this.scale(far(event) / Math.max(1, far(before)), middle(event.clientX, other.clientX, frame.left), middle(event.clientY, other.clientY, frame.top));
+    this.scale(
+      far(event) / Math.max(1, far(before)),
+      middle(event.clientX, other.clientX, frame.left),
+      middle(event.clientY, other.clientY, frame.top),
+    );
   }
 
   #key(event) {
     const step = event.shiftKey ? 400 : 80;
-    const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step],
-      PageUp: [0, 0.8 * this.height], PageDown: [0, -0.8 * this.height] };
+    const moves = {
+      ArrowLeft: [step, 0],
+      ArrowRight: [-step, 0],
+      ArrowUp: [0, step],
+      ArrowDown: [0, -step],
+      PageUp: [0, 0.8 * this.height],
+      PageDown: [0, -0.8 * this.height],
+    };
     if (event.target !== this.element) return;
     if (moves[event.key]) this.pan(...moves[event.key]);
     else if (event.key === "+" || event.key === "=") this.scale(1.25);

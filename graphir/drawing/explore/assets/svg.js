@@ -11,7 +11,8 @@ const Svg = (() => {
   }
 
   const box = (x, y, width, height) => `M${x} ${y}h${width}v${height}h${-width}z`;
-  const disc = (x, y, radius) => `M${x - radius} ${y}a${radius} ${radius} 0 1 0 ${2 * radius} 0a${radius} ${radius} 0 1 0 ${-2 * radius} 0z`;
+  const disc = (x, y, radius) =>
+    `M${x - radius} ${y}a${radius} ${radius} 0 1 0 ${2 * radius} 0a${radius} ${radius} 0 1 0 ${-2 * radius} 0z`;
   const arrow = (x, y, down) => (down ? `M${x} ${y}l-3.5 -7h7z` : `M${x} ${y}l-3.5 7h7z`);
 
   const SHIFT = { sub: 0.26, sup: -0.42 };
@@ -22,7 +23,10 @@ const Svg = (() => {
     let level = 0;
     for (const [text, form] of runs) {
       const wanted = SHIFT[form.split(" ").pop()] || 0;
-      const span = make("tspan", { class: form || undefined, dy: wanted === level ? undefined : size * (wanted - level) });
+      const span = make("tspan", {
+        class: form || undefined,
+        dy: wanted === level ? undefined : size * (wanted - level),
+      });
       level = wanted;
       span.textContent = text;
       line.append(span);
@@ -30,7 +34,8 @@ const Svg = (() => {
     return line;
   }
 
-  // A drawing of the page, to stand in another: its ids become numbers in `data-n` and `data-e`, as it may be shown twice.
+  // A drawing of the page, to stand in another: its ids become numbers in `data-n` and `data-e`, as it may be shown
+  // twice.
   const drawings = new Map();
   function drawing(at, x, y, width, height) {
     if (!drawings.has(at)) {

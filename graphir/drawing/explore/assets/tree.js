@@ -11,7 +11,8 @@ class Tree {
   }
 
   #add(block) {
-    let node = this.root, path = "";
+    let node = this.root,
+      path = "";
     for (const part of block.path.split("/")) {
       path = path ? `${path}/${part}` : part;
       let child = this.byId.get(path);

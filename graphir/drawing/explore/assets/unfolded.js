@@ -1,5 +1,5 @@
-// The drawings of unfolded blocks that the window shows. Each is an element of its own that stays while it is seen: when
-// the rest is painted anew it is only put elsewhere, which costs nothing, however large it is.
+// The drawings of unfolded blocks that the window shows. Each is an element of its own that stays while it is seen:
+// when the rest is painted anew it is only put elsewhere, which costs nothing, however large it is.
 "use strict";
 class Unfolded {
   constructor(holder) {
@@ -22,7 +22,9 @@ class Unfolded {
         this.holder.append(element);
       }
       const style = { width: `${each.width * zoom}px`, height: `${each.height * zoom}px` };
-      Object.assign(element.style, style, { transform: `translate(${(each.x - region.left) * zoom}px, ${(each.y - region.top) * zoom}px)` });
+      Object.assign(element.style, style, {
+        transform: `translate(${(each.x - region.left) * zoom}px, ${(each.y - region.top) * zoom}px)`,
+      });
     }
     for (const [key, element] of this.shown) {
       if (seen.has(key)) continue;
