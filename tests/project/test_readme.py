@@ -12,13 +12,14 @@ import pytest
 from graphir.backends.arrays import is_on_device
 from graphir.cli import cli
 from tests.cuda import emulator, standin
+from tests.support.hub import with_tokenizer
 from tests.support.paths import ROOT
 
 README, USAGE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "USAGE.md"))
 
 
 (OWN_GRAPH,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-PROGRAM, ON_A_GPU = re.findall(r"```python\n(.*?)```", USAGE, flags=re.DOTALL)
+PROGRAM, OF_OTHERS, ON_A_GPU = re.findall(r"```python\n(.*?)```", USAGE, flags=re.DOTALL)
 
 
 def run(*programs):
@@ -38,6 +39,18 @@ def test_the_readme_is_short():
 def test_the_program_runs(capsys):
     assert float(run(PROGRAM)["out"]["L"]) == pytest.approx(np.log(256), rel=0.02)
     assert "pending sum(tp)" in capsys.readouterr().out
+
+
+def test_the_program_with_a_model_of_others_runs(capsys, tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
+    pytest.importorskip("jinja2", reason="the extra `hub` is not installed")
+    folder = with_tokenizer("llama", tmp_path)
+    names = run(
+        "import graphir as gi\nfrom graphir.passes import autodiff, shard",
+        OF_OTHERS.replace("path/to/SmolLM2-135M", str(folder)),
+    )
+    assert capsys.readouterr().out.split()[0].startswith("w")
+    assert names["local"].mesh.sizes == {"tp": 3}
 
 
 @pytest.mark.slow
