@@ -111,12 +111,14 @@ def check(
             "--inject and --dump compare on the processor and compile nothing; leave out --backend, --threads and "
             "--kernels"
         )
+    if folder is not None:
+        if "dropout" in given(context) and options["dropout"]:
+            raise ConfigError("masks of another program cannot be drawn here; dump a run without dropout")
+        options["dropout"] = 0.0
     setting = setting_of(what, options, given(context), small=True)
     if inject:
         return _inject(setting, as_json)
     if folder is not None:
-        if "dropout" in given(context) and setting.dropout:
-            raise ConfigError("masks of another program cannot be drawn here; dump a run without dropout")
         report = _check_dump(setting, Path(folder), None if rules is None else Path(rules))
         return _show([report], as_json)
     found = _check_runs(setting, {"ranks": ranks, "backend": backend, "threads": threads, "kernels": kernels})
@@ -150,7 +152,7 @@ def _check_runs(setting: Setting, options: Mapping[str, Any]) -> list[Report | s
 def _check_dump(setting: Setting, folder: Path, rules: Path | None) -> Report:
     from graphir.checking import assign, check_dump, infer_sizes, read_dump, read_rules
 
-    setting = replace(setting, dropout=0.0, optimizer="none")
+    setting = replace(setting, optimizer="none")
     dump = read_dump(folder, setting.mesh)
     mapping = () if rules is None else read_rules(rules)
     single = setting.single()

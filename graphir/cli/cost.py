@@ -21,7 +21,7 @@ from graphir.cli.options import (
     given,
 )
 from graphir.cli.step import Asked, asked
-from graphir.cli.tables import amount, console, sizes_line, wrapped
+from graphir.cli.tables import amount, console, say, sizes_line, wrapped
 from graphir.errors import ConfigError
 from graphir.models.sizes import VOCABULARY
 from graphir.options import options_of
@@ -118,7 +118,7 @@ def cost(
         return 0
     _print(found, graph, level, padding, sizes)
     if plan is not None:
-        click.echo(f"\ncompiled, recompute={level}: {plan}")
+        say(f"\ncompiled, recompute={level}: {plan}")
     return 0
 
 
@@ -202,8 +202,8 @@ def _print(found: StepCost, graph: Graph, level: str, padding: Mapping[str, int]
     from rich.text import Text
 
     of = f"one of {graph.mesh.size} ranks ({graph.mesh})" if graph.mesh.axes else "one rank"
-    click.echo(f"a training step on {of}, recompute={level}")
-    click.echo(f"{sizes_line(sizes)}\n")
+    say(f"a training step on {of}, recompute={level}")
+    say(f"{sizes_line(sizes)}\n")
     table = Table(box=None, pad_edge=False, show_header=False)
     for side in ("left", "right", "left"):
         table.add_column(justify=side, no_wrap=side == "right" or None, overflow="fold")  # type: ignore[arg-type]
@@ -213,28 +213,28 @@ def _print(found: StepCost, graph: Graph, level: str, padding: Mapping[str, int]
     console().print(table)
     for name, more in padding.items():
         share = more / max(int(_rows(found)[name].number(sizes)), 1)
-        click.echo(f"V_pad = {sizes['V_pad']} adds {more:,} ({share:.2%}) to {name}")
+        say(f"V_pad = {sizes['V_pad']} adds {more:,} ({share:.2%}) to {name}")
     total = sum(found.operators.values()) or 1
     listed = ", ".join(f"{key} {count / total:.1%}" for key, count in _by_operator(found)[:_SHOWN])
-    click.echo("\n" + wrapped(f"FLOPs by operator: {listed}"))
+    say("\n" + wrapped(f"FLOPs by operator: {listed}"))
     if found.spared:
         told = (
             "causal attention is counted as its full square; the half beyond the diagonal, which compiled steps leave "
             f"out, is {amount(found.spared, 'FLOP')} of it"
         )
-        click.echo(wrapped(told))
+        say(wrapped(told))
     for kind, sent in found.sent.items():
-        click.echo(f"sends {amount(sent, 'B'):>10}  {kind}")
+        say(f"sends {amount(sent, 'B'):>10}  {kind}")
     _print_memory(found)
 
 
 def _print_memory(found: StepCost) -> None:
     """Memory at the fullest moment, by what it is for, and the values that take most."""
     moment = found.memory
-    click.echo(f"\nmemory at its fullest, {found.fullest}, with nothing fused: {amount(moment.bytes, 'B')}")
+    say(f"\nmemory at its fullest, {found.fullest}, with nothing fused: {amount(moment.bytes, 'B')}")
     for category, size in sorted(moment.categories.items(), key=lambda item: -item[1]):
         if size:
-            click.echo(f"  {amount(size, 'B'):>10}  {category}")
-    click.echo("of that, the largest:")
+            say(f"  {amount(size, 'B'):>10}  {category}")
+    say("of that, the largest:")
     for name, size in moment.largest(_SHOWN):
-        click.echo(f"  {amount(size, 'B'):>10}  {name}")
+        say(f"  {amount(size, 'B'):>10}  {name}")

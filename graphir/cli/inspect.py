@@ -11,7 +11,7 @@ import click
 
 from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, given
-from graphir.cli.tables import wrapped
+from graphir.cli.tables import say, wrapped
 from graphir.errors import ConfigError
 from graphir.options import flag
 
@@ -154,10 +154,10 @@ def ops(as_json: bool) -> int:
         return 0
     for row in rows:
         called = row["symbol"] if row["symbol"] == row["key"] else f"{row['symbol']} ({row['key']})"
-        click.echo(wrapped(f"{called}: {row['formula']}"))
+        say(wrapped(f"{called}: {row['formula']}"))
         for signature in row["signature"].split("\n"):
-            click.echo(wrapped(signature, indent=4))
-        click.echo(wrapped(row["d-operator"], "backward: ", 4))
+            say(wrapped(signature, indent=4))
+        say(wrapped(row["d-operator"], "backward: ", 4))
     return 0
 
 

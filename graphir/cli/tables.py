@@ -29,6 +29,11 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 
 
+def say(text: str) -> None:
+    """Prints a line; what the stream's encoding lacks as its number, where click would write UTF-8 all the same."""
+    print(text)
+
+
 def wrapped(text: str, label: str = "", indent: int = 0) -> str:
     """`text` after a label, in lines that fit; what goes over stands below its beginning."""
     width = max(shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH, 40)

@@ -11,7 +11,7 @@ import click
 
 from graphir.cli.check import setting_of, setting_options
 from graphir.cli.options import GroupedCommand, given
-from graphir.cli.tables import alike, amount, beside_layer, sizes_line, spanned, wrapped
+from graphir.cli.tables import alike, amount, beside_layer, say, sizes_line, spanned, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,10 +94,10 @@ def _sums(block: str, found: Sequence[Explanation]) -> dict[str, Any]:
 
 
 def _print(setting: Setting, algorithm: str, found: Sequence[Explanation], mesh: Mesh) -> None:
-    click.echo(f"{setting.title}, {algorithm}")
-    click.echo(f"{sizes_line(setting.complete_sizes())}\n")
+    say(f"{setting.title}, {algorithm}")
+    say(f"{sizes_line(setting.complete_sizes())}\n")
     for block, members in alike(_blocks(found), _same):
-        click.echo(f"{block}, {len(members)} alike; of each:" if len(members) > 1 else f"{block}:")
+        say(f"{block}, {len(members)} alike; of each:" if len(members) > 1 else f"{block}:")
         first = members[0]
         for kind in _kinds(first):
             _print_kind(kind, mesh)
@@ -110,7 +110,7 @@ def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
     first, inside = found[0], f"{found[0].block}/"
     names = ", ".join(each.node.name for each in found)
     over = f"{', '.join(first.cost.axes)} = {mesh.count(first.cost.axes)}"
-    click.echo(wrapped(f"{names}  {first.node.meta.phase}, over {over}".replace(inside, ""), indent=2))
+    say(wrapped(f"{names}  {first.node.meta.phase}, over {over}".replace(inside, ""), indent=2))
     several = len(found) > 1
     sum_of_all = sum(each.total for each in found)
     told = (
@@ -124,7 +124,7 @@ def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
         ),
     )
     for label, text in told:
-        click.echo(wrapped(text.replace(inside, ""), f"{label:<9}", 4))
+        say(wrapped(text.replace(inside, ""), f"{label:<9}", 4))
 
 
 def _partners(found: Sequence[Explanation]) -> str:
@@ -169,7 +169,7 @@ def _print_sums(block: str, group: Sequence[Explanation], times: int = 1) -> Non
     sums = _sums(block, group)
     counts = ", ".join(f"{count} {kind}" for kind, count in sums["counts"].items()) or "no collectives"
     each = ", each of them" if times > 1 else ""
-    click.echo(wrapped(f"{block}: {counts}; {amount(sums['bytes'], 'B')} in all{each}") + "\n")
+    say(wrapped(f"{block}: {counts}; {amount(sums['bytes'], 'B')} in all{each}") + "\n")
 
 
 def _print_left(left: Sequence[Left]) -> None:
@@ -181,5 +181,5 @@ def _print_left(left: Sequence[Left]) -> None:
         told, alike = f"whole along {axis}, because {reason}:", f"{beside_layer(value.name)} {shape_text(value.shape)}"
         found.setdefault(told, {}).setdefault(alike, []).append(f"{value.name} {shape_text(value.shape)}")
     for told, names in found.items():
-        click.echo(wrapped(told))
-        click.echo(wrapped(", ".join(map(spanned, names.values())), indent=2))
+        say(wrapped(told))
+        say(wrapped(", ".join(map(spanned, names.values())), indent=2))

@@ -334,7 +334,7 @@ def test_every_stage_is_printed_and_has_what_it_adds(call, model):
     assert "dMatmul(" not in texts["lowered"]
     assert "AdamW" in texts["lowered"]
     # Lines are the model's; what called the command line is of no interest.
-    assert f"graphir/models/{model}.py" in texts["lowered"]
+    assert "graphir/models/" in texts["lowered"]
     assert "site-packages" not in texts["lowered"]
     assert "tests/" not in texts["lowered"]
 
@@ -353,7 +353,7 @@ def test_what_cannot_be_printed(call, tmp_path):
         call, "ir", "mlp", "--positions", "learned", "--untied"
     )
     assert "--layers must be at least 1, not 0" in refuses(call, "ir", "transformer", "--layers", 0)
-    assert "'rnn' is not one of" in refuses(call, "ir", "rnn")
+    assert "no model is called 'rnn'; there are transformer, mlp, " in refuses(call, "ir", "rnn")
     message = refuses(call, "ir", "mlp", "-o", tmp_path / "no/folder/file")
     assert "cannot write" in message
     assert "No such file or directory" in message
