@@ -67,7 +67,7 @@ class Naming:
 
     def __init__(self, graph: Graph, view: View) -> None:
         self.graph, self.view = graph, view
-        self.parameters = frozenset(graph.parameters)
+        self.parameters, self.states = frozenset(graph.parameters), frozenset(graph.state)
         #: The block's own names of what enters it.
         self.aliases: dict[tuple[str, Value], str] = {}
         for alias, value in graph.aliases.items():
@@ -150,6 +150,9 @@ class Naming:
         made = self.producer(origin)
         if made is not None and self.is_unnamed(origin, made):
             return self._by_maker(made, origin, scope, depth)
+        kept_for, _, part = origin.local_name.partition(".")
+        if part and origin in self.states:
+            return (Run(part, "italic"), Run(" of "), *typeset(kept_for, parameter=True))
         # A block's own figure calls what enters as the block does; an overall one, as its maker does.
         name = self.aliases.get((scope or "", origin), origin.local_name) if self.view.scopes else origin.local_name
         gradient = self.phase(origin) == BACKWARD

@@ -112,7 +112,7 @@ class _Scene(Vertices):
         flows: dict[tuple[str, Value], list[_Use]] = {}
         uses = list(self._uses())
         self.everywhere = self._read_everywhere(uses)
-        entering = {use.base for use in uses if self.naming.role(use.base, use.reader) not in ("parameter", "cached")}
+        entering = {use.base for use in uses if not self._goes_on_shelf(use)}
         for use in uses:
             made = self.naming.producer(use.base)
             source = self.vertex_of.get(made, "") if made is not None else ""
@@ -142,11 +142,16 @@ class _Scene(Vertices):
         for use in uses:
             layers[use.base].add(use.reader.meta.scope.partition("/")[0])
         made = {value for value in nodes if value in self.graph.producers and self.made_at(value)}
-        return {value for value in nodes if (len(layers[value]) > _LAYERS if value in made else nodes[value] > _OFTEN)}
+        often = {value for value, count in nodes.items() if count > _OFTEN}
+        return {
+            value for value in nodes
+            if len(layers[value]) > _LAYERS or (value in often and (value not in made or not value.type.rank))
+        }  # fmt: skip
 
     def _goes_on_shelf(self, use: _Use) -> bool:
         """Whether a value from elsewhere waits at its reader's side; in a row of nodes it enters as all others do."""
-        return self.view.direction == "TB" and self.naming.role(use.base, use.reader) in ("parameter", "cached")
+        waits = use.reader.meta.phase == UPDATE or self.naming.role(use.base, use.reader) in ("parameter", "cached")
+        return waits and self.view.direction == "TB"
 
     def _inflow(self, base: Value, uses: list[_Use], reader: str = "") -> str:
         """A port for what enters from elsewhere."""

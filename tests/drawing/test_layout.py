@@ -15,7 +15,7 @@ import pytest
 import graphir as gi
 from graphir.drawing import FigureConfig, Picture, PictureEdge, PictureNode, draw, figure
 from graphir.drawing.figures import FIGURES
-from graphir.drawing.labels import shape_label
+from graphir.drawing.labels import plain, shape_label
 from graphir.drawing.layout import lay_out
 from graphir.drawing.layout.text import label_width, text_width
 from graphir.drawing.paint import paint
@@ -207,6 +207,21 @@ def test_what_reads_over_several_layers_runs_outside_of_them():
     )
     right = max(frame.box.right for frame in drawing.frames)
     assert max(x for x, _ in drawing.edges[place].points) > right
+
+
+def test_a_training_step_goes_on_from_each_gradient_to_its_update():
+    graph = optimize(autodiff(gi.models.transformer(layers=1), loss="L"))
+    graph = shard(graph, gi.Mesh(dp=2, tp=2), find_plan("data+megatron"))
+    picture = draw(graph, find_view(graph, "full"))
+    drawing = lay_out(picture)
+    assert measure(paint(picture, drawing), picture).faults == []
+    (product,) = drawing.nodes["layer0/mha/dX_norm.Q_lin"].boxes
+    (sum_,) = drawing.nodes["layer0/mha/dW_Q.AR"].boxes
+    (update,) = drawing.nodes["layer0/mha/W_Q.new@update"].boxes
+    assert product.right < sum_.left < sum_.right < update.left
+    assert update.top < sum_.center.y < update.bottom
+    waiting = next(node for node in picture.nodes if node.beside == ("layer0/mha/W_Q.new@update", "left"))
+    assert [plain(line) for line in waiting.lines] == ["W\u0303_Q", "m of W\u0303_Q", "v of W\u0303_Q", "step", "lr"]
 
 
 def test_what_many_layers_read_waits_beside_each_of_its_readers():

@@ -16,6 +16,7 @@ from graphir.drawing.labels import plain
 from graphir.drawing.layout.geometry import Box, PlacedEdge, PlacedNode, Point, Text, around
 from graphir.drawing.layout.text import label_width
 from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode, Run
+from graphir.ir.graph import UPDATE
 
 #: The distance of lines of text, of arrows with a label above, of collectives.
 LINE, LABELLED, COLLECTIVE = 16.0, 19.0, 27.0
@@ -125,20 +126,61 @@ class Part:
 
 @dataclass(frozen=True)
 class _Row:
-    """An arrow at a node's side: its edge, the node at its far end, which line of that it belongs to, what follows."""
+    """An arrow at a node's side: its edge, the node at its far end and which line of that it belongs to.
+
+    Behind a node that is no port follow `then`, and what else that node reads `waits` below the arrow.
+    """
 
     at: int
     edge: PictureEdge
     other: PictureNode
     line: int
     then: tuple[_Row, ...] = ()
+    waits: tuple[_Row, ...] = ()
+
+    @property
+    def height(self) -> float:
+        """How high the node behind the arrow is."""
+        own = node_size(self.other)[1]
+        return max(own, sum(row.pitch for row in self.waits) + LINE + 6) if self.waits else own
+
+    @property
+    def top(self) -> float:
+        """How far above the arrow the node behind it begins: where others wait below, the arrow enters at its top."""
+        return LINE / 2 + 3 if self.waits else self.height / 2
+
+    @property
+    def above(self) -> float:
+        """The room that it takes above the arrow."""
+        if self.other.kind == "port":
+            return (LABELLED if self.edge.label else LINE) / 2
+        return max(COLLECTIVE / 2, self.top + 3, self.then[0].above if self._goes_on else self._spread / 2)
+
+    @property
+    def below(self) -> float:
+        """The room that it takes below the arrow."""
+        if self.other.kind == "port":
+            return self.above
+        behind = self.then[0].below if self._goes_on else self._spread / 2
+        return max(COLLECTIVE / 2, self.height - self.top + 3, behind)
 
     @property
     def pitch(self) -> float:
         """The room that it takes from line to line."""
-        if self.other.kind == "collective":
-            return max(COLLECTIVE, sum(row.pitch for row in self.then))
-        return LABELLED if self.edge.label else LINE
+        return self.above + self.below
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether one arrow goes on behind the node, level with this one."""
+        return len(self.then) == 1 and not self.waits
+
+    @property
+    def _spread(self) -> float:
+        return sum(row.pitch for row in self.then)
+
+    def start(self, y: float) -> float:
+        """Where the room of what follows the node begins, if the arrow runs at `y`."""
+        return y - self.then[0].above if self._goes_on else y - self.top + (self.height - self._spread) / 2
 
 
 class Sides:
@@ -155,32 +197,38 @@ class Sides:
         #: Nodes that are part of another one.
         self.aside: set[str] = {n.id for n in picture.nodes if beside and n.beside and n.beside[0] in self.nodes}
         for node in picture.nodes if beside else ():
-            if self._ends_aside(node):
-                self.aside.add(node.id)
-                self.aside.update(edge.target for _, edge in self.out_of[node.id])
+            if self._is_tail(node) and self.nodes[self._read(node)[0].source].kind in ("operator", "sign"):
+                self._put_aside(node.id)
 
-    def _ends_aside(self, node: PictureNode) -> bool:
-        """Whether a collective is met by one node's gradient of a parameter alone, and only ports follow it."""
-        into, out = self.into[node.id], self.out_of[node.id]
+    def _read(self, node: PictureNode) -> list[PictureEdge]:
+        """The edges into a node, but for those from ports that wait beside it."""
+        return [edge for _, edge in self.into[node.id] if self.nodes[edge.source].beside != (node.id, "left")]
+
+    def _is_tail(self, node: PictureNode) -> bool:
+        """Whether a node belongs to one gradient of a parameter alone: a collective, an update, nothing behind them."""
+        read, out = self._read(node), [edge.target for _, edge in self.out_of[node.id]]
         return (
-            node.kind == "collective"
+            (node.kind == "collective" or (node.kind == "operator" and node.phase == UPDATE))
             and len(node.ranks) < 2
-            and len(into) == 1
-            and into[0][1].of_parameter
-            and self.nodes[into[0][1].source].kind in ("operator", "sign")
+            and len(read) == 1
+            and read[0].of_parameter
             and bool(out)
-            and all(self.nodes[e.target].kind == "port" and len(self.into[e.target]) == len(out) for _, e in out)
+            and all(self._is_end(self.nodes[id], node) or self._is_tail(self.nodes[id]) for id in out)
         )
+
+    def _is_end(self, node: PictureNode, owner: PictureNode) -> bool:
+        """Whether a node is a port of what leaves `owner` for good."""
+        return node.kind == "port" and all(edge.source == owner.id for _, edge in self.into[node.id])
+
+    def _put_aside(self, id: str) -> None:
+        self.aside.add(id)
+        for _, edge in self.out_of[id]:
+            self._put_aside(edge.target)
 
     def part(self, node: PictureNode, ins: int, outs: int, *, down: bool) -> Part:
         """The node with its sides; so wide that `ins` and `outs` arrows find room at it."""
         width, height = node_size(node)
-        left = [
-            _Row(at, edge, self.nodes[edge.source], edge.row or 0)
-            for at, edge in self.into[node.id]
-            if edge.source in self.aside and self.nodes[edge.source].kind == "port"
-        ]
-        right = self._right(node)
+        left, right = self._left(node), self._right(node)
         if node.kind not in ("port", "junction", "stub"):
             if max(ins, outs) > 3:
                 room = 14.0 * max(ins, outs) + 6
@@ -191,12 +239,19 @@ class Sides:
         part = Part(node, width, height)
         box = Box(-width / 2, -height / 2, width / 2, height / 2)
         part.nodes[node.id] = PlacedNode((box,), node_texts(node))
-        _stand(part, left, -width / 2, -1)
-        _stand(part, right, width / 2, 1)
+        _stand(part, left, -width / 2, -1, -sum(row.pitch for row in left) / 2)
+        _stand(part, right, width / 2, 1, -sum(row.pitch for row in right) / 2)
         for at, edge in self.out_of[node.id]:
             if edge.target == node.id:
                 _loop(part, at, edge)
         return part
+
+    def _left(self, node: PictureNode) -> list[_Row]:
+        return [
+            _Row(at, edge, self.nodes[edge.source], edge.row or 0)
+            for at, edge in self.into[node.id]
+            if edge.source in self.aside and self.nodes[edge.source].kind == "port"
+        ]
 
     def _right(self, node: PictureNode) -> list[_Row]:
         found = []
@@ -204,18 +259,17 @@ class Sides:
             other = self.nodes[edge.target]
             if edge.target not in self.aside or (other.beside and other.beside[0] != node.id):
                 continue
-            then = tuple(self._right(other)) if other.kind == "collective" else ()
-            found.append(_Row(at, edge, other, edge.row or 0, then))
+            inner = other.kind != "port"
+            then, waits = (self._right(other), self._left(other)) if inner else ([], [])
+            found.append(_Row(at, edge, other, edge.row or 0, tuple(then), tuple(waits)))
         return found
 
 
-def _stand(part: Part, rows: Sequence[_Row], edge: float, way: int, middle: float = 0.0) -> None:
-    """Places rows at one side of a node, whose border is at `edge`: way −1 to the left, +1 to the right."""
-    y = middle - sum(row.pitch for row in rows) / 2
+def _stand(part: Part, rows: Sequence[_Row], edge: float, way: int, y: float) -> None:
+    """Places rows, from `y` on, at one side of a node with its border at `edge`: way −1 to the left, 1 to the right."""
     for row in rows:
-        y += row.pitch / 2
-        _row(part, row, edge, y, way)
-        y += row.pitch / 2
+        _row(part, row, edge, y + row.above, way)
+        y += row.pitch
 
 
 def _loop(part: Part, at: int, edge: PictureEdge) -> None:
@@ -227,15 +281,18 @@ def _loop(part: Part, at: int, edge: PictureEdge) -> None:
 
 def _row(part: Part, row: _Row, edge: float, y: float, way: int) -> None:
     wide = named(row.edge.label, row.edge.shape_label)[0]
-    far = edge + way * (max(ARROW, wide + 2 * AROUND + 8) if wide else ARROW)
+    length = max(ARROW, wide + 2 * AROUND + 8) if wide else ARROW
+    if row.waits:
+        length = max(length, ARROW + 3 * GAP + max(_text_width(each) for each in row.waits))
+    far = edge + way * length
     texts = named_texts(row.edge.label, row.edge.shape_label, (edge + far) / 2 - 4, y - 9, "middle")
     ends = (Point(edge, y), Point(far, y))
     part.edges[row.at] = PlacedEdge(ends if way > 0 else ends[::-1], texts)
-    if row.other.kind == "collective":
-        width, height = node_size(row.other)
-        box = Box(far, y - height / 2, far + width, y + height / 2)
+    if row.other.kind != "port":
+        box = Box(far, y - row.top, far + node_size(row.other)[0], y - row.top + row.height)
         part.nodes[row.other.id] = PlacedNode((box,), node_texts(row.other, *box.center))
-        _stand(part, row.then, far + width, 1, y)
+        _stand(part, row.then, box.right, 1, row.start(y))
+        _stand(part, row.waits, box.left, -1, y + LINE / 2)
         return
     shapes = row.other.shapes or ((),) * len(row.other.lines)
     name, shape = row.other.lines[row.line], shapes[row.line]
@@ -243,3 +300,9 @@ def _row(part: Part, row: _Row, edge: float, y: float, way: int) -> None:
     old = part.nodes.get(row.other.id, PlacedNode(()))
     texts = (*old.texts, *written)
     part.nodes[row.other.id] = PlacedNode((around(text.box for text in texts),), texts)
+
+
+def _text_width(row: _Row) -> float:
+    """The width of what a port says in a row's line."""
+    shapes = row.other.shapes or ((),) * len(row.other.lines)
+    return named(row.other.lines[row.line], shapes[row.line])[0]
