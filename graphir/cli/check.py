@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.checking.options import SettingOptions
-from graphir.cli.load import TRANSFORMER, graph_argument, graph_options, subject
+from graphir.cli.load import graph_argument, graph_options, subject
 from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.cli.tables import beside_layer, console, sizes_line, spanned
@@ -55,9 +55,7 @@ def setting_of(what: str, options: Mapping[str, Any], written: Collection[str], 
     mesh = Mesh({name: count for name, count in told.items() if name not in DIMS} or _USUAL)
     chosen = {name: options[name] for name in options_of(SettingOptions)}
     asked = subject(what, {**options, "dp": mesh.sizes.get("dp")}, written, small=small)
-    # The documents' Transformer is built by the setting, which may be asked for another, as without dropout.
-    graph = None if what == TRANSFORMER else asked.graph
-    return Setting(mesh=mesh, sizes=asked.sizes, graph=graph, weights=asked.weights, **chosen)
+    return Setting(mesh=mesh, sizes=asked.sizes, graph=asked.graph, weights=asked.weights, **chosen)
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)

@@ -181,11 +181,9 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
     def _of_model(self, model: str) -> TrainConfig:
         """The same with the model's own tokenizer; ConfigError for an option that says what the model itself does."""
         options = options_of(TrainConfig)
-        for name in ("layers", "activation", "positions", "tied", "qkv_bias", "final_norm", "width", "heads"):
-            if getattr(self, name) != options[name].default:
+        for name in (*options_of(Architecture), "width", "heads", "feed_forward"):
+            if name not in ("dropout", "dtype") and getattr(self, name) != options[name].default:
                 raise ConfigError(f"{flag(name)} is what the model {model} says itself; leave it out beside --model")
-        if self.feed_forward is not None:
-            raise ConfigError(f"--feed-forward is what the model {model} says itself; leave it out beside --model")
         return self if self.tokenizer != "bytes" else replace(self, tokenizer=str(Path(model) / "tokenizer.json"))
 
     def resolved(self) -> TrainConfig:
