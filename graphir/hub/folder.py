@@ -40,8 +40,9 @@ def read_folder(folder: Path) -> Pretrained:
     fields = _read_object(folder / _CONFIG)
     format, blueprint = read_config(fields, str(folder / _CONFIG))
     tensors = map_folder(folder)
-    bare = not any(name.startswith(format.prefix) for name in tensors)
-    names = parameter_names(format, blueprint, bare=bare)
+    if not any(name.startswith(format.prefix) for name in tensors):
+        format = format.bare()
+    names = parameter_names(format, blueprint)
     weights = Weights(names, tensors, format, str(folder))
     return Pretrained(folder, format, blueprint, weights, _speech(folder, fields), fields)
 
@@ -57,7 +58,7 @@ def write_folder(
     """
     if folder.exists() and not over:
         raise ConfigError(f"{folder} is there already; choose a folder that is not, or remove it")
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, replaced = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -71,12 +72,15 @@ def write_folder(
         else:
             _describe(partial, model, weights.dtype)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)
         partial.rename(folder)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        for each in (partial, replaced):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _describe(folder: Path, model: Pretrained, dtype: str) -> None:

@@ -7,7 +7,7 @@ Words are those of transformers' configurations and state dictionaries; what a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphir.hub.keys import Biases, Fixed, Key, Part, Size
 from graphir.hub.names import Stored, linear, norm
@@ -38,6 +38,12 @@ class Format:
     prefix: str
     unread: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
+
+    def bare(self) -> Format:
+        """The same of folders whose names have no prefix."""
+        tensors = tuple(replace(each, name=each.name.removeprefix(self.prefix)) for each in self.tensors)
+        copies = {copy: one.removeprefix(self.prefix) for copy, one in self.copies.items()}
+        return replace(self, tensors=tensors, copies=copies)
 
 
 _ACTIVATIONS = {

@@ -108,7 +108,7 @@ def read_gguf(path: Path) -> Pretrained:
         raise ModelFileError(f"{path}: the architecture {architecture!r} is not read; {', '.join(_KINDS)} are")
     fields = _config(architecture, metadata, packed, str(path))
     format, blueprint = read_config(fields, str(path))
-    names = parameter_names(format, blueprint, bare=False)
+    names = parameter_names(format, blueprint)
     called = gguf.get_tensor_name_map(_architecture(architecture), blueprint.composition.layers)
     tensors: dict[str, Any] = {}
     for stored in names.stored:

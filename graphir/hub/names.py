@@ -38,10 +38,6 @@ class Stored:
         name, parameters = (each.replace("{i}", str(layer)) for each in (self.name, self.parameters))
         return replace(self, name=name, parameters=parameters)
 
-    def without(self, prefix: str) -> Stored:
-        """The same, its name without the prefix."""
-        return replace(self, name=self.name.removeprefix(prefix))
-
 
 def linear(name: str, scope: str, maps: str, *, transposed: bool = True) -> tuple[Stored, Stored]:
     """Weight and bias of a linear map, or of several that lie side by side: `Q K V` are W_Q, W_K, W_V and b_Q, …."""

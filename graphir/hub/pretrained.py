@@ -91,10 +91,9 @@ class Pretrained:
         return self.speech.chat
 
 
-def parameter_names(format: Format, blueprint: Blueprint, *, bare: bool) -> Names:
-    """Where the parameters of the model lie in files; `bare`: names without the family's prefix."""
+def parameter_names(format: Format, blueprint: Blueprint) -> Names:
+    """Where the parameters of the model lie in files."""
     graph = blueprint.graph()
     sizes = blueprint.bind(graph)
     shapes = {each.name: tuple(dim.size(sizes) for dim in each.shape) for each in graph.parameters}
-    table = [each.without(format.prefix) for each in format.tensors] if bare else format.tensors
-    return Names(table, blueprint.composition.layers, shapes)
+    return Names(format.tensors, blueprint.composition.layers, shapes)

@@ -83,8 +83,9 @@ def test_a_tensor_that_is_there_twice_stays_the_same_as_the_other(tmp_path: Path
 def test_names_without_the_familys_prefix_are_read(tmp_path: Path) -> None:
     folder = copied("gpt2", tmp_path)
     tensors = load_file(folder / WEIGHTS)
-    mask = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32)}  # a buffer, as the first folders have it
-    save_file({name.removeprefix("transformer."): each for name, each in tensors.items()} | mask, folder / WEIGHTS)
+    # A buffer, as the first folders have it, and the head, which is the embedding.
+    more = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32), "lm_head.weight": tensors["transformer.wte.weight"]}
+    save_file({name.removeprefix("transformer."): each for name, each in tensors.items()} | more, folder / WEIGHTS)
     old, new = opened("gpt2").weights, open_model(folder).weights
     assert all(np.array_equal(old[name], new[name]) for name in old)
 
@@ -281,6 +282,25 @@ def test_configs_of_older_years_say_the_same(tmp_path: Path) -> None:
 def test_a_folder_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is there already"):
         write_folder(tmp_path, opened("llama"))
+
+
+def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened("llama")
+    write_folder(tmp_path / "new", model)
+    write_folder(tmp_path / "new", model, {"output/gamma": model.weights["output/gamma"] + 1}, over=True)
+    assert np.array_equal(open_model(tmp_path / "new").weights["output/gamma"], model.weights["output/gamma"] + 1)
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(ConfigError, match="Input/output error"):
+        write_folder(tmp_path / "new", model, over=True)
+    assert np.array_equal(open_model(tmp_path / "new").weights["output/gamma"], model.weights["output/gamma"] + 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_folder_that_cannot_be_written_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
