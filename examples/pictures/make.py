@@ -1,4 +1,4 @@
-"""Makes the pictures that the README shows: figures drawn from graphs, and what a command prints.
+"""Makes the pictures that README.md and DOCUMENTS.md show: figures drawn from graphs, and what a command prints.
 
 python examples/pictures/make.py
 """
