@@ -1,4 +1,4 @@
-"""SVG made harmless: what a layout engine wrote, rebuilt from an allow-list, ready to stand inside an HTML page.
+"""SVG made harmless: a drawing, whoever wrote it, rebuilt from an allow-list, ready to stand inside an HTML page.
 
 Labels come from users, so an SVG is never passed on as text. It is parsed, and only elements and attributes that a
 drawing needs are kept: shapes, text, groups. Scripts, event handlers, foreign objects, links and references to
