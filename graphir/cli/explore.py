@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged_subject
 from graphir.cli.load import graph_argument, graph_options
-from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, declared
+from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, all_declared, config_options
 from graphir.cli.options import given as told
 from graphir.cli.own import is_own
-from graphir.models.sizes import VOCABULARY
+from graphir.models.sizes import VOCABULARY, Sizes
+from graphir.options import options_of
+
+#: Sizes have no default here: those that nobody tells are the model's own, or such that the ranks divide them.
+_SIZES = {
+    name: replace(each, default=None, help=each.help.partition("  [")[0])
+    for name, each in {**options_of(Sizes), "vocabulary": VOCABULARY}.items()
+}
 
 
 @click.command(cls=GroupedCommand)
@@ -26,8 +34,8 @@ from graphir.models.sizes import VOCABULARY
 @click.option("--expand-layer", type=int, multiple=True, metavar="N", help="A layer that is unfolded at first.")
 @click.option("--open", "opens", is_flag=True, help="Show the page in the browser.", cls=GroupedOption)
 @graph_options
-@config_options(only=(*MODEL_OPTIONS, *SIZE_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
-@declared("vocabulary", VOCABULARY)
+@config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
+@all_declared(_SIZES)
 @compiler_options
 @click.pass_context
 def explore(
@@ -43,13 +51,15 @@ def explore(
     """Write a whole model as one page that folds, unfolds, searches and measures it.
 
     Layers and ranks unfold in place, of any number. Sliders change sizes and mesh, and every formula, width and time
-    with them; what the options say is where they begin. The page is one file, and needs no network.
+    with them; they begin with the sizes that options say, or else the model's own, or a small GPT-2's. The page is one
+    file, and needs no network.
     """
     from graphir.drawing.explore import model_page
     from graphir.files import write_atomically
 
     chosen = stage or ("forward" if is_own(what) else "train")
-    graph, asked = staged_subject(what, chosen, options, told(context))
+    known = {name: value for name, value in options.items() if value is not None or name not in _SIZES}
+    graph, asked = staged_subject(what, chosen, known, told(context))
     name = Path(what.rpartition(":")[2]).stem if is_own(what) else what
     title = f"{name}, {graph.mesh}" if graph.mesh.axes else name
     page = model_page(graph, title, asked.sizes, expand_layer)
