@@ -57,7 +57,8 @@ def graph_file(
     require_layers(graph, expand)
     if format == "html":
         return model_page(graph, title, expand=expand).encode()
-    shown = replace(find_view(graph, view or usual_view(graph)), expand=tuple(expand))
+    shown = find_view(graph, view or usual_view(graph))
+    shown = replace(shown, expand=(*shown.expand, *expand))
     if unfold:
         graph, shown = unfolded(graph, shown)
     return picture_file(draw(graph, shown, title or graph.name), graph, format)

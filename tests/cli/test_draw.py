@@ -88,6 +88,15 @@ def test_a_layer_can_be_drawn_on_its_own(capsys, tmp_path):
     assert "layer7/mha" not in file.read_text()
 
 
+def test_the_full_view_folds_no_layer(capsys, tmp_path):
+    file = tmp_path / "model.svg"
+    assert run(capsys, "draw", "transformer", "--layers", 3, "--view", "full", "-o", file)[0] == 0
+    words = file.read_text()
+    assert ">layer2</tspan>" in words
+    assert "layer2/mha/A_out" in words
+    assert "× 3" not in words
+
+
 def test_json_is_the_whole_graph(capsys, tmp_path):
     file = tmp_path / "model.json"
     run(capsys, "draw", "mlp", "--stage", "forward", "--layers", 3, "-o", file)
