@@ -1,7 +1,8 @@
 """The tokenizer in a GGUF file's metadata, as a tokenizer.json says it.
 
 GGUF keeps tokens, and merges or scores, but how a text is cut before that only by a name, which stands for regular
-expressions in llama.cpp's source. What a name stands for here was compared with the models' own tokenizer.json.
+expressions in llama.cpp's source. What `smollm` stands for here was compared with that model's own tokenizer.json; the
+others are as their models' are published.
 """
 
 from __future__ import annotations
