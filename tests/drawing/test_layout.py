@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.drawing import FigureConfig, Picture, PictureEdge, PictureNode, draw, figure
@@ -23,6 +25,7 @@ from graphir.drawing.picture import Run
 from graphir.drawing.views import find_view
 from graphir.passes import autodiff, find_plan, optimize, shard
 from tests.support.legibility import measure
+from tests.support.random_graphs import graphs
 
 STRANDS = Path(__file__).parents[1] / "fixtures" / "strands.svg.gz"
 #: How often lines crossed when Graphviz laid figures out; of a figure that is not named, never.
@@ -292,6 +295,15 @@ def arbitrary(seed, direction):
 def test_any_picture_is_laid_out_without_faults(seed, direction):
     picture = arbitrary(seed, direction)
     assert measure(paint(picture), picture).faults == []
+
+
+@settings(max_examples=12, deadline=None)
+@given(graph=graphs(), view=st.sampled_from(["full", "overall", "forward"]))
+def test_any_graph_is_drawn_legibly(graph, view):
+    picture = draw(graph, find_view(graph, view))
+    assert measure(paint(picture), picture).faults == []
+    joined = {end for edge in picture.edges for end in (edge.source, edge.target)}
+    assert all(node.id in joined for node in picture.nodes)
 
 
 def test_an_empty_picture_is_one():

@@ -205,17 +205,18 @@ class _Flow:
             yield from self._frames(cluster.clusters, drawing)
 
     def _title(self, label: Label, box: Box, drawing: Drawing) -> tuple[Text, ...]:
-        """A frame's title in its upper corner: at the left, or where no line passes it."""
+        """A frame's title in its upper corner: at the left, or behind what is in its way there."""
         if not label:
             return ()
-        width = label_width(label, style.LEGEND)
-        lines = [
-            a.x for edge in drawing.edges.values() for a, b in pairwise(edge.points)
-            if a.x == b.x and min(a.y, b.y) < box.top + TITLE and max(a.y, b.y) > box.top
-        ]  # fmt: skip
-        left = box.left + 8
-        while any(left - 4 < x < left + width + 4 for x in lines):
-            left = max(x for x in lines if left - 4 < x < left + width + 4) + 8
+        strip = Box(box.left, box.top, box.right, box.top + TITLE)
+        taken = [box for node in drawing.nodes.values() for box in (*node.boxes, *(text.box for text in node.texts))]
+        for edge in drawing.edges.values():
+            taken += [text.box for text in edge.texts]
+            taken += [around((Box(*a, *a), Box(*b, *b))).grown(3) for a, b in pairwise(edge.points)]
+        across = [each for each in taken if each.top < strip.bottom and each.bottom > strip.top]
+        width, left = label_width(label, style.LEGEND), box.left + 8
+        while blocking := [each.right for each in across if each.left < left + width + 2 and each.right > left - 2]:
+            left = max(blocking) + 4
         return (Text(label, left, box.top + 13, style.LEGEND, "start", style.QUIET),)
 
 

@@ -18,8 +18,8 @@ from graphir.drawing.layout.text import label_width
 from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode, Run
 from graphir.ir.graph import UPDATE
 
-#: The distance of lines of text, of arrows with a label above, of collectives.
-LINE, LABELLED, COLLECTIVE = 16.0, 19.0, 27.0
+#: The distance of lines of text; the room above an arrow that bears a label; the distance of collectives.
+LINE, LABELLED, COLLECTIVE = 16.0, 15.0, 27.0
 #: How long an arrow at a node's side is, the room at both ends of a label above one, and between it and a text.
 ARROW, AROUND, GAP = 26.0, 8.0, 4.0
 #: From the middle of a line of text down to the line that it stands on.
@@ -153,14 +153,14 @@ class _Row:
     def above(self) -> float:
         """The room that it takes above the arrow."""
         if self.other.kind == "port":
-            return (LABELLED if self.edge.label else LINE) / 2
+            return LABELLED if self.edge.label else LINE / 2
         return max(COLLECTIVE / 2, self.top + 3, self.then[0].above if self._goes_on else self._spread / 2)
 
     @property
     def below(self) -> float:
         """The room that it takes below the arrow."""
         if self.other.kind == "port":
-            return self.above
+            return LINE / 2
         behind = self.then[0].below if self._goes_on else self._spread / 2
         return max(COLLECTIVE / 2, self.height - self.top + 3, behind)
 

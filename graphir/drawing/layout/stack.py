@@ -25,8 +25,14 @@ _STUB = "stub"
 
 
 def is_stack(picture: Picture) -> bool:
-    """Whether a picture shows several layers, each for itself."""
-    return picture.direction == "TB" and sum(each.kind == "layer" for each in picture.clusters) >= LEAST
+    """Whether a picture shows several layers, each for itself, that all follow one another."""
+    if picture.direction != "TB" or sum(each.kind == "layer" for each in picture.clusters) < LEAST:
+        return False
+    band = _bands(picture)
+    return all(
+        band[edge.target] <= band[edge.source] if edge.back else band[edge.source] <= band[edge.target]
+        for edge in picture.edges
+    )
 
 
 def stack(picture: Picture) -> Drawing:
