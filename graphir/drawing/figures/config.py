@@ -46,7 +46,7 @@ class FigureConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"figures need {name} to be a positive number, not {value!r}")
-        if self.heads % self.tp:
+        if self.model is None and self.heads % self.tp:
             raise ConfigError(f"heads={self.heads} do not divide among tp={self.tp} GPUs; choose a multiple of tp")
 
 
