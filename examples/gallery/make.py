@@ -58,7 +58,7 @@ PLANS = tuple(
         "sequence": "--tp 2",
         "context": "--cp 2",
         "zero1": "--dp 2 --stage train",
-        "zero3": "--dp 2",
+        "zero3": "--dp 2 --stage train",
     }.items()
 )
 
