@@ -10,7 +10,7 @@ import numpy as np
 
 import graphir as gi
 from graphir.errors import TypeCheckError
-from graphir.ir.assignment import infer_layouts, operand_splits, write_split
+from graphir.ir.assignment import infer_layouts, operand_splits, read_assignment, write_split
 from graphir.passes.sharding.reshard import route
 from graphir.testing.cases import Array, Case, require, run, same_bits
 
@@ -44,6 +44,10 @@ def _split(case: Case, factor: str, ranks: int) -> gi.Graph | None:
     layouts = [gi.Layout(operand_splits(operand, assignment)) for operand in rule.inputs]
     split = write_split(assignment, rule.output_only_factors)
     try:
+        read = read_assignment(rule, layouts, split, case.node.inference.factors)
+        # Of a composite dim, axes are read as its major factor's.
+        if read.get(factor) != assignment[factor]:
+            return None
         infer_layouts(operator, rule, layouts, split, case.node.inference.factors)
     except TypeCheckError:
         return None

@@ -17,6 +17,7 @@ from graphir.passes import (
     fuse,
     keep_slopes,
     keep_softmax_statistics,
+    lora,
     lower,
     mixed_precision,
     optimize,
@@ -739,6 +740,36 @@ def test_lower() -> None:
 
         outputs
           dW
+        """,
+    )
+
+
+def test_lora() -> None:
+    """Beside a product stands one of small matrices, which is nothing at first."""
+    check_rewrite(
+        LINEAR,
+        lambda graph: lora(graph, by=2.0),
+        """
+        graph linear float32
+
+        inputs
+          X  [B, D]
+
+        parameters
+          W    [D, F]  ~ normal(0.02)
+          W.A  [D, r]  ~ normal(0.02)
+          W.B  [r, F]  ~ zeros
+
+        /
+          Y.base  [B, F]  = matmul(X, W)
+          Y.low   [B, r]  = matmul(X, W.A)         @why "A•B is added to W"
+          Y.raw   [B, F]  = matmul(Y.low, W.B)     @why "A•B is added to W"
+          Y.more  [B, F]  = scale(Y.raw) {by=2.0}  @why "A•B is added to W"
+          Y       [B, F]  = add(Y.base, Y.more)    @why "A•B is added to W"
+          L       []      = sum(Y) {axes=(0, 1), rank=2}
+
+        outputs
+          L
         """,
     )
 

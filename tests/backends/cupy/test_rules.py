@@ -171,7 +171,7 @@ def test_products_and_their_gradients(shared: bool) -> None:
     Y, dX, dW = (_array(np.full(each.shape, np.nan, np.float32)) for each in (dY, X, W))
     _run(matmul, X=X, W=W, Y=Y, dtype="")
     np.testing.assert_allclose(Y, X @ W, rtol=1e-4, atol=1e-5)
-    _run(d_matmul, X=X, W=W, dY=dY, dX=dX, dW=dW, shared=shared, dtype="")
+    _run(d_matmul, X=X, W=W, dY=dY, dX=dX, dW=dW, shared=shared, grouped=False, dtype="")
     np.testing.assert_allclose(dX, dY @ W.swapaxes(-1, -2), rtol=1e-4, atol=1e-5)
     terms = X.swapaxes(-1, -2) @ dY
     np.testing.assert_allclose(dW, terms.sum(axis=(0, 1)) if shared else terms, rtol=1e-4, atol=1e-5)
@@ -184,7 +184,8 @@ def test_operands_that_cublas_does_not_take_are_laid_out_anew() -> None:
     np.testing.assert_array_equal(Y, X @ W)
     narrow = _array(np.ones((3, 2, 4), np.float16).transpose(1, 0, 2))
     dW = _array(np.full((4, 4), np.nan, np.float16))
-    _run(d_matmul, X=narrow, W=None, dY=_array(np.ones((2, 3, 4), np.float16)), dX=None, dW=dW, shared=True, dtype="")
+    dY = _array(np.ones((2, 3, 4), np.float16))
+    _run(d_matmul, X=narrow, W=None, dY=dY, dX=None, dW=dW, shared=True, grouped=False, dtype="")
     np.testing.assert_array_equal(dW, np.full((4, 4), 6, np.float16))
 
 
