@@ -291,7 +291,7 @@ def arbitrary(seed, direction):
 
 
 @pytest.mark.parametrize("direction", ["TB", "LR"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 40))])
 def test_any_picture_is_laid_out_without_faults(seed, direction):
     picture = arbitrary(seed, direction)
     assert measure(paint(picture), picture).faults == []

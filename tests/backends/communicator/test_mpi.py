@@ -146,7 +146,7 @@ UNCHECKED = "from graphir.backends.communicator import mpi_peers\nmpi_peers.is_a
 
 
 @needs_mpi
-@pytest.mark.parametrize("program", ["", UNCHECKED])
+@pytest.mark.parametrize("program", ["", pytest.param(UNCHECKED, marks=pytest.mark.slow)])
 def test_the_launcher_of_another_mpi_is_told_in_a_sentence(program: str) -> None:
     """Not two runs of one rank each; also where it is found out only by what MPI says of their number."""
     done = as_rank(0, program)

@@ -15,6 +15,7 @@ from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.trace import Seen
 from graphir.errors import ProofError
 from graphir.passes import autodiff
+from tests.support.sampled import sampled
 from tests.support.tilings import DrawnTiling
 
 B, S, S_k, N_KV, G, D_h = gi.dims("B S S_k N_KV G D_h")
@@ -88,9 +89,10 @@ def _plain(arrays: Arrays) -> Arrays:
     return {**arrays, "Q": arrays["Q"][:, :, 0]}
 
 
-@pytest.mark.parametrize(("which", "seed"), [(which, 5 * i + 3) for i, which in enumerate(OPTIONS)] + [("grouped", 1)])
-def test_numbers_are_the_interpreters_in_any_order(which: str, seed: int) -> None:
+@sampled(4, case=[(which, 5 * i + 3) for i, which in enumerate(OPTIONS)] + [("grouped", 1)])
+def test_numbers_are_the_interpreters_in_any_order(case: tuple[str, int]) -> None:
     """One executable, run on one order after the other; each of its programs is proved."""
+    which, seed = case
     graph = attention(**OPTIONS[which])
     sizes = {name: size for name, size in SIZES.items() if name != "G" or which != "plain"}
     reference = gi.compile(graph, sizes, backend="reference")

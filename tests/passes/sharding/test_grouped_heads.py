@@ -257,7 +257,7 @@ def chains(draw: st.DrawFn) -> Graph:
     return autodiff(block.build(gi.reduce_sum(gi.activation(value), name="L")), loss="L")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(graph=chains())
 def test_whatever_views_make_of_heads_computes_the_same(graph: Graph) -> None:
     local = gi.verify(shard(graph, Mesh(tp=4), "tp:(N_KV G)", SIZES))

@@ -46,7 +46,7 @@ def arguments(program: Program, joint: Graph) -> dict[str, Any]:
     return {value.name: held[value.name] for value in joint.arguments}
 
 
-@settings(_options, max_examples=25)
+@settings(_options, max_examples=12)
 @given(case=cases())
 def test_sharded_is_unsharded(case: tuple[Program, Graph, Mesh, Plan]) -> None:
     require_the_same(*case)
