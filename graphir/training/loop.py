@@ -344,7 +344,7 @@ class _Training:
         config = replace(config, model=config.model and str(Path(config.model).resolve()))
         data = self.corpus.fingerprint
         arrays = self.vocabulary.strip(self.graph, arrays)
-        sizes = self.subject.sizes(self.vocabulary.tokens)
+        sizes = {name: size for name, size in self.sizes.items() if name not in self.vocabulary.sizes}
         self.folder.save(Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays), self.config.keep)
         if last:
             self.subject.write(self.folder.path / TRAINED, arrays)
