@@ -6,6 +6,9 @@ The command line turns any `GraphirError` into that message and exit code 2; a t
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GraphirError(Exception):
     """The root of all errors that graphir raises on purpose."""
@@ -118,3 +121,9 @@ class PlanError(GraphirError):
 
 class ProofError(GraphirError):
     """A program does not do what its graph says: something is read that is not there, or written where it must not."""
+
+
+def meant(name: str, known: Iterable[str], otherwise: str = "", *, most: int = 3, cutoff: float = 0.5) -> str:
+    """`did you mean W_Q or W_K?`, of the known names that are near, at most so many; `otherwise` if none is."""
+    close = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

@@ -15,14 +15,13 @@ hold a term of it, even where this graph keeps the terms apart for longer.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphir.errors import DataError
+from graphir.errors import DataError, meant
 from graphir.ir.graph import Graph
 from graphir.ir.value import Value, gradient_name
 from graphir.reading import read_json
@@ -105,8 +104,8 @@ class NameMap:
         found = self._find(name)
         if found is None:
             known = [*self.graph.values, *self.graph.aliases]
-            close = difflib.get_close_matches(name.replace(".", "/"), known, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            found = meant(name.replace(".", "/"), known)
+            hint = f"; {found}" if found else ""
             raise DataError(
                 f"{name!r} names no value of graph {self.graph.name}{hint or ';'} map it by a rule "
                 f'{{"from": "{name}", "to": "…"}}, or to null to leave it out'

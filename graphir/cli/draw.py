@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -15,7 +14,7 @@ from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, com
 from graphir.cli.load import find_model, graph_options, is_named, model_names, model_option
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.cli.own import FORMS, is_own
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.files import write_atomically
 from graphir.models import MODELS
 from graphir.options import flag
@@ -200,8 +199,7 @@ def _ids() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, [*_ids(), *model_names()], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "graphir draw --list lists the figures"
+    hint = meant(name, [*_ids(), *model_names()], "graphir draw --list lists the figures")
     return f"{name!r} is neither a figure nor a model ({', '.join(MODELS)}); {hint}"
 
 

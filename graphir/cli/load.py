@@ -9,7 +9,6 @@ block.gir
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import click
 
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, Decorator, GroupedOption
 from graphir.cli.own import FORMS, is_own, load_graph
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.models.sizes import DIMS
 from graphir.options import flag, options_of
 
@@ -110,9 +109,8 @@ class GraphName(click.ParamType):  # type: ignore[type-arg]
         written = str(value)
         known = model_names()
         if written not in known and not is_own(written) and not has_weights(written):
-            close = difflib.get_close_matches(written, known, n=3, cutoff=0.5)
             others = f"a model's folder, FILE.gguf, {FORMS}"
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}; and {others}"
+            hint = meant(written, known, f"there are {', '.join(known)}; and {others}")
             self.fail(f"no model is called {written!r}; {hint}", param, ctx)
         return written
 

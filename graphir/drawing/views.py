@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from graphir.drawing.figures import FIGURES, FigureConfig
 from graphir.drawing.figures.single import APART, BLOCKS
 from graphir.drawing.view import View, within
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph
 
 
@@ -73,8 +72,8 @@ def find_view(graph: Graph, view: str | View) -> View:
         return replace(named["forward"], title=view, scopes=(view,), phases=every, mirror=True, cached="ports")
     own = sorted(scope for scope in scopes if scope)[:6]
     shown = f", or a scope: {', '.join(own)}" if own else ""
-    close = difflib.get_close_matches(view, [*named, *FIGURES, *scopes], n=2, cutoff=0.6)
-    meant = f"did you mean {' or '.join(close)}? There are" if close else "choose"
+    near = meant(view, [*named, *FIGURES, *scopes], most=2, cutoff=0.6)
+    hint = f"{near} There are" if near else "choose"
     raise ConfigError(
-        f"graph {graph.name} has no view called {view!r}; {meant} {', '.join(named)}, a figure's id{shown}"
+        f"graph {graph.name} has no view called {view!r}; {hint} {', '.join(named)}, a figure's id{shown}"
     )

@@ -5,13 +5,12 @@ Passes are plain functions from graph to graph; they read one and fill a `Builde
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
-from graphir.errors import GraphError
+from graphir.errors import GraphError, meant
 from graphir.ir.assignment import read_assignment
 from graphir.ir.dims import Dim
 from graphir.ir.frozen import Frozen, fix
@@ -244,9 +243,8 @@ class Graph(Frozen):
         """The value of that name or alias, the documents' own aliases (`dU_in`) included."""
         found = self.find(name)
         if found is None:
-            close = difflib.get_close_matches(name, [*self.values, *self.aliases], n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise GraphError(f"graph {self.name} has no value called {name!r}{hint}")
+            near = meant(name, [*self.values, *self.aliases])
+            raise GraphError(f"graph {self.name} has no value called {name!r}{f'; {near}' if near else ''}")
         return found
 
     def find(self, name: str) -> Value | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.models.blueprint import Blueprint
 from graphir.models.composition import Composition
 from graphir.models.families import BERT, FAMILIES, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, SMOLLM
@@ -85,7 +84,6 @@ def blueprint(name: str, *, layers: int | None = None, dtype: str | None = None,
         found = Blueprint(family, {**_SMALL, **groups, **({"N_types": 2} if family.embedding.types else {})})
     else:
         known = list(dict.fromkeys((*PRESETS, *FAMILIES)))
-        close = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        hint = meant(name, known, f"there are {', '.join(known)}")
         raise ConfigError(f"no model is called {name!r}; {hint}")
     return found.but(layers=layers, dtype=dtype, **sizes)

@@ -7,14 +7,13 @@ count for nothing, and a line that ends in a comma goes on in the next. Lines an
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, NoReturn
 
-from graphir.errors import ParseError
+from graphir.errors import ParseError, meant
 
 #: A path in full or from its scope. Its parts are what `Builder` takes for names.
 PATH = r"/?[^\W\d][\w.]*(?:/[^\W\d][\w.]*)*"
@@ -147,5 +146,5 @@ def hint(name: str, known: Iterable[str]) -> str:
     if len(name) > _LONGEST_HINT:
         return ""
     near = deque((each for each in known if len(each) <= _LONGEST_HINT), maxlen=_MOST_HINTS)
-    close = difflib.get_close_matches(name, near, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    found = meant(name, near, cutoff=0.6)
+    return f"; {found}" if found else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.hub import Pretrained, open_model, write_folder
 from graphir.ir.graph import Graph
 from graphir.models import transformer
@@ -93,8 +92,7 @@ class Foreign:
         names = known if said is None else [name.strip() for name in said.split(",")]
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+                hint = meant(name, known, f"it has {', '.join(known)}", most=1, cutoff=0.6)
                 raise ConfigError(f"--lora-on {said}: no matrix of {self.config.model} is called {name!r}; {hint}")
         return frozenset(names)
 

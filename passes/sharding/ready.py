@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from graphir.errors import LayoutError
+from graphir.errors import LayoutError, meant
 from graphir.ir.layout import Mesh
 from graphir.passes.sharding.plans import Plan
 
@@ -51,10 +50,10 @@ def find_plan(name: str) -> Plan:
     for part in name.split("+"):
         axis, colon, dims = part.partition(":")
         if not colon and part not in PLANS:
-            close = difflib.get_close_matches(part, PLANS, n=1, cutoff=0.5)
-            meant = f"did you mean {close[0]}? There are" if close else "there are"
+            near = meant(part, PLANS, most=1)
+            hint = f"{near} There are" if near else "there are"
             raise LayoutError(
-                f"no plan is called {part!r}; {meant} {', '.join(PLANS)}, sums such as data+megatron, and dims "
+                f"no plan is called {part!r}; {hint} {', '.join(PLANS)}, sums such as data+megatron, and dims "
                 "over an axis of your own such as tp:D_ff,N_H"
             )
         plan = Plan(part, {axis.strip(): dims}) if colon else PLANS[part]

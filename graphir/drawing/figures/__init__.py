@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from graphir.drawing.figures.config import Figure, FigureConfig, FigureInfo
 from graphir.drawing.picture import Picture
 from graphir.drawing.ranks import side_by_side
 from graphir.drawing.scene import draw
-from graphir.errors import ConfigError
+from graphir.errors import ConfigError, meant
 from graphir.ir.graph import Graph
 
 __all__ = ["FIGURES", "Figure", "FigureConfig", "FigureInfo", "figure", "figure_graph", "figures", "find_figure"]
@@ -37,8 +36,7 @@ def figures() -> list[FigureInfo]:
 def find_figure(id: str) -> Figure:
     """The figure of that id; ConfigError, with near misses, if there is none."""
     if id not in FIGURES:
-        close = difflib.get_close_matches(id, FIGURES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(FIGURES)}"
+        hint = meant(id, FIGURES, f"there are {', '.join(FIGURES)}", cutoff=0.4)
         raise ConfigError(f"no figure is called {id!r}; {hint}")
     return FIGURES[id]
 
