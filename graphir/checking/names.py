@@ -104,8 +104,8 @@ class NameMap:
         found = self._find(name)
         if found is None:
             known = [*self.graph.values, *self.graph.aliases]
-            found = meant(name.replace(".", "/"), known)
-            hint = f"; {found}" if found else ""
+            near = meant(name.replace(".", "/"), known)
+            hint = f"; {near}" if near else ""
             raise DataError(
                 f"{name!r} names no value of graph {self.graph.name}{hint or ';'} map it by a rule "
                 f'{{"from": "{name}", "to": "…"}}, or to null to leave it out'
