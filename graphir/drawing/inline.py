@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from html import escape
 from importlib.resources import files
 
 
@@ -19,19 +19,34 @@ def asset(package: str, name: str) -> str:
     return files(package).joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
-def policy(scripts: Sequence[str]) -> str:
-    """The content security policy of a page that runs these scripts and loads nothing."""
-    admitted = " ".join(f"'sha256-{_digest(each)}'" for each in scripts) or "'none'"
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; font-src data:; script-src {admitted}; base-uri 'none'; "
-        "form-action 'none'"
-    )
+def document_head(title: str, script: str, faces: str, style: str) -> str:
+    """A page's beginning, up to its body: its title, what it may run, its fonts and its styles."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>
+{faces}
+{style}</style>
+</head>"""
 
 
 def script_json(data: object) -> str:
     """`data` as JSON that may stand inside a script element: nothing in it can close the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(script: str) -> str:
+    """The content security policy of a page that runs this script and loads nothing."""
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; font-src data:; script-src 'sha256-{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _digest(script: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from html import escape
 
 from graphir.drawing.fonts import font_faces
-from graphir.drawing.inline import asset, policy
+from graphir.drawing.inline import asset, document_head
 from graphir.drawing.paint import paint
 from graphir.drawing.picture import Picture
 from graphir.drawing.svg import inline_svg, parse_svg
@@ -41,18 +41,7 @@ def page_html(title: str, head: str, foot: str, contents: Iterable[Heading], bod
     style, script = asset("graphir.guide", "style.css"), asset("graphir.guide", "contents.js")
     text = "\n".join(body)
     faces = font_faces(text + head + foot + title + _LETTERS)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy([script])}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>
-{faces}
-{style}</style>
-</head>
+    return f"""{document_head(title, script, faces, style)}
 <body>
 <nav aria-label="Contents"><details open><summary>Contents<span></span></summary>{_contents(contents)}</details></nav>
 <main>

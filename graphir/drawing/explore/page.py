@@ -8,7 +8,7 @@ from typing import Any
 
 from graphir.drawing.explore.drawings import ALL, Drawing
 from graphir.drawing.fonts import font_faces
-from graphir.drawing.inline import asset, policy, script_json
+from graphir.drawing.inline import asset, document_head, script_json
 
 #: The program's files, each after those that it uses.
 PROGRAM = (
@@ -32,18 +32,7 @@ def html(data: dict[str, Any], drawings: Sequence[Drawing]) -> str:
     title = escape(data["title"])
     faces = font_faces("".join(distinct) + title + _LETTERS)
     style = "\n".join(_asset(name) for name in STYLES)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy([program])}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{faces}
-{style}</style>
-</head>
+    return f"""{document_head(data["title"], program, faces, style)}
 <body data-overlay="plain"{" class='figure'" if _is_figure(data) else ""}>
 {_header(data, title)}
 {_STAGE}
