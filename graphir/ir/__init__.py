@@ -7,7 +7,7 @@
     graph, builder, fused             nodes that do not change, who makes them, and nodes that hold a graph
     verify, purpose                   every rule again, and what each collective is there for
     tiling, roles, analysis, extent   what can be cut, what is read in how many ways, who needs whom, how large it gets
-    pickled, source, notation, frozen, collector
+    pickled, source, notation, frozen, collector, disjoint
                                       graphs in pickles, the author's lines, the documents' names, and the rest
 
 A value's life:

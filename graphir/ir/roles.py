@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from graphir.ir.dims import Dim
+from graphir.ir.disjoint import DisjointSets
 from graphir.ir.operator import Operator
 from graphir.ir.signature import Operand, Signature
 
@@ -58,7 +59,7 @@ class _Factors:
     """Factors, each of a place and with a dim, made one where they are known, or may be taken, to be the same."""
 
     def __init__(self) -> None:
-        self._parent: list[Factor] = []
+        self._sets = DisjointSets()
         self._dims: list[Dim] = []
         #: Of a factor that stands for others: the places that have one of them.
         self._places: dict[Factor, frozenset[int]] = {}
@@ -68,18 +69,14 @@ class _Factors:
         """Factors of a place, by their names."""
         names = {}
         for name, dim in factors:
-            factor = names[name] = len(self._parent)
-            self._parent.append(factor)
+            factor = names[name] = self._sets.new()
             self._dims.append(dim)
             self._places[factor] = frozenset((place,))
         return names
 
     def find(self, factor: Factor) -> Factor:
         """The factor that stands for this one."""
-        parent = self._parent
-        while parent[factor] != factor:
-            parent[factor] = factor = parent[parent[factor]]
-        return factor
+        return self._sets.find(factor)
 
     def unite(self, one: Axes, other: Axes) -> None:
         """Says that these are dims of the same elements."""
@@ -115,7 +112,7 @@ class _Factors:
             return True
         if not at_all_costs and not self._places[first].isdisjoint(self._places[second]):
             return False
-        self._parent[second] = first
+        self._sets.unite(second, first)
         self._places[first] |= self._places.pop(second)
         return True
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from graphir.ir.dims import Dim
+from graphir.ir.disjoint import DisjointSets
 from graphir.ir.graph import FORWARD, Node
 from graphir.ir.signature import is_literal
 from graphir.ir.value import Value
@@ -27,7 +28,7 @@ class LogicalDims:
     """The readings of each dim of the values that `nodes` read and make; gradients follow what they are of."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
-        self._parent: list[int] = []
+        self._sets = DisjointSets()
         self._dims: list[Dim] = []
         self._of: dict[Value, tuple[int, ...]] = {}
         self._products: list[tuple[int, tuple[int, ...]]] = []
@@ -36,7 +37,7 @@ class LogicalDims:
                 self._follow(node)
         self._made_of: dict[int, list[tuple[int, ...]]] = {}
         for whole, parts in self._products:
-            self._made_of.setdefault(self._find(whole), []).append(parts)
+            self._made_of.setdefault(self._sets.find(whole), []).append(parts)
         #: The products of each dim that was asked for.
         self._known: dict[int, dict[Reading, None]] = {}
 
@@ -45,7 +46,7 @@ class LogicalDims:
         dim = value.shape[position]
         if value not in self._of:
             return [(dim,)]
-        whole = self._find(self._of[value][position])
+        whole = self._sets.find(self._of[value][position])
         if whole not in self._known:
             self._known[whole] = dict.fromkeys(self._products_of(whole, frozenset((whole,))))
         return list(dict.fromkeys([(dim,), *self._known[whole]]))
@@ -54,7 +55,7 @@ class LogicalDims:
         for major, *rest in self._made_of.get(whole, ()):
             minor = tuple(self._dims[part] for part in rest)
             yield (self._dims[major], *minor)
-            first = self._find(major)
+            first = self._sets.find(major)
             if first not in seen:
                 for reading in self._products_of(first, seen | {first}):
                     yield (*reading, *minor)
@@ -75,20 +76,10 @@ class LogicalDims:
                     factors[f] if f in factors else factors.setdefault(f, self._new(dims[f])) for f in axis.factors
                 ]
                 if len(parts) == 1:
-                    self._unite(each, parts[0])
+                    self._sets.unite(each, parts[0])
                 elif parts:
                     self._products.append((each, tuple(parts)))
 
     def _new(self, dim: Dim) -> int:
-        self._parent.append(len(self._parent))
         self._dims.append(dim)
-        return len(self._parent) - 1
-
-    def _find(self, dim: int) -> int:
-        parent = self._parent
-        while parent[dim] != dim:
-            parent[dim] = dim = parent[parent[dim]]
-        return dim
-
-    def _unite(self, one: int, other: int) -> None:
-        self._parent[self._find(one)] = self._find(other)
+        return self._sets.new()
