@@ -130,8 +130,8 @@ def test_what_python_calls_back_is_a_sentence_too(call: Call, fails: Fails) -> N
     assert err.count("\n") == 1
 
 
-def test_a_name_from_elsewhere_does_not_speak_to_the_terminal(call: Call) -> None:
-    code, _, err = call("train", "--text", "/nowhere/\x1b[2J\x9b31m")
+def test_a_name_from_elsewhere_does_not_speak_to_the_terminal(call: Call, tmp_path: Path) -> None:
+    code, _, err = call("train", "--text", "/nowhere/\x1b[2J\x9b31m", "--out", str(tmp_path / "run"))
     assert code == 2
     assert err == r"error: cannot read the text /nowhere/\x1b[2J\x9b31m: No such file or directory" + "\n"
 
