@@ -31,6 +31,10 @@ class Legibility:
     labels_on_nodes: list[str] = field(default_factory=list)
     edges_through_nodes: list[str] = field(default_factory=list)
     edges_through_labels: list[str] = field(default_factory=list)
+    #: Frames that neither hold each other nor stand apart, what a frame's line cuts, and what a frame wrongly holds.
+    frames_on_frames: list[str] = field(default_factory=list)
+    cut_by_frames: list[str] = field(default_factory=list)
+    in_wrong_frames: list[str] = field(default_factory=list)
     crossings: set[tuple[int, int]] = field(default_factory=set)
     #: How far the label that is farthest from its edge is away from it, in points.
     distance: float = 0.0
@@ -39,7 +43,8 @@ class Legibility:
     def faults(self) -> list[str]:
         """All that must not be."""
         return [
-            *self.labels_on_labels, *self.labels_on_nodes, *self.edges_through_nodes, *self.edges_through_labels
+            *self.labels_on_labels, *self.labels_on_nodes, *self.edges_through_nodes, *self.edges_through_labels,
+            *self.frames_on_frames, *self.cut_by_frames, *self.in_wrong_frames,
         ]  # fmt: skip
 
 
@@ -56,6 +61,7 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
     labels: list[_Label] = []
     shapes: dict[str, list[Box]] = {}
     lines: dict[str, list[list[tuple[float, float]]]] = {}
+    frames: list[Box] = []
     for owner, element in _owned(root, "", (0.0, 0.0)):
         kind = element.tag.rpartition("}")[2]
         shift = element.attrib.pop("shift-x", "0"), element.attrib.pop("shift-y", "0")
@@ -67,6 +73,9 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
         elif kind == "path" and owner[:1] in ("e", "n") and element.get("stroke", "none") not in ("none", "white"):
             way = [(x + dx, y + dy) for x, y in _way(element.get("d", ""))]
             lines.setdefault(owner, []).append(way)
+        elif owner.startswith("frame") and kind == "rect":
+            x, y, width, height = (float(element.get(name, "0")) for name in ("x", "y", "width", "height"))
+            frames.append(Box(x + dx, y + dy, x + width + dx, y + height + dy))
         elif owner.startswith("n") and kind in ("rect", "ellipse", "polygon"):
             box = _shape_box(element)
             if box is not None and box.right - box.left > 6:
@@ -74,6 +83,7 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
     found = Legibility()
     _overlaps(found, labels, shapes)
     _passes(found, picture, labels, shapes, lines)
+    _frames(found, picture, frames, labels, shapes)
     _cross(found, lines)
     _apart(found, labels, lines)
     return found
@@ -191,6 +201,33 @@ def _passes(found, picture, labels, shapes, lines) -> None:
             for label in labels:
                 if label.owner not in ends and _meet_line(way, box, label.box, -1.0):
                     found.edges_through_labels.append(f"{edge.tensor} passes through {label.text!r}")
+
+
+def _frames(found, picture, frames, labels, shapes) -> None:
+    """Frames on each other, through labels and nodes, and around nodes that are not theirs."""
+    for a, b in combinations(frames, 2):
+        if _meet(a, b, 0.0) and not _holds(a, b) and not _holds(b, a):
+            found.frames_on_frames.append(f"frames at {a.left:.0f}, {a.top:.0f} and {b.left:.0f}, {b.top:.0f} overlap")
+    things = [(repr(label.text), label.box) for label in labels]
+    things += [(owner, box) for owner, boxes in shapes.items() for box in boxes]
+    for frame in frames:
+        cut = (what for what, box in things if _meet(frame, box, 0.5) and not _holds(frame, box))
+        found.cut_by_frames += [f"a frame cuts {what}" for what in cut]
+    if len(frames) == len(picture.clusters):
+        for frame, cluster in zip(frames, picture.clusters, strict=True):
+            for place, node in enumerate(picture.nodes):
+                boxes = shapes.get(f"n{place}", [])
+                inside = all(_holds(frame, box) for box in boxes)
+                if boxes and inside and node.id not in cluster.nodes and node.kind not in ("port", "junction"):
+                    found.in_wrong_frames.append(f"{node.id} stands in the frame of {cluster.id}")
+
+
+def _holds(outer: Box, inner: Box) -> bool:
+    """Whether a box lies in another; its border may be the other's."""
+    return (
+        outer.left <= inner.left and outer.top <= inner.top
+        and inner.right <= outer.right and inner.bottom <= outer.bottom
+    )  # fmt: skip
 
 
 def _meet_line(way: list[tuple[float, float]], around_way: Box, box: Box, margin: float) -> bool:

@@ -7,7 +7,8 @@ lanes      ranks side by side                grid     a table of small pictures
 stack      layers below each other
 strip      items and links as cells        layers    which layer an item lies in
 order      the order within a layer        columns   straight columns, near each other
-channels   tracks between two layers       layered   all of these, one after the other
+borders    what frames hold, apart         channels  tracks between two layers
+layered    all of these, one by one        frames    frames and their titles
 furniture  title and legend                text      how wide text is
 geometry   points, boxes, placed things
 """

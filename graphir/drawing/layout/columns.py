@@ -106,6 +106,10 @@ class _Columns:
                 left, right = self.of[a], self.of[b]
                 self.right[left][right] = max(self.right[left].get(right, room), room)
                 self.left[right][left] = self.right[left][right]
+        for start, end, room in self.strip.sides:
+            left, right = self.of[start], self.of[end]
+            self.right[left][right] = max(self.right[left].get(right, room), room)
+            self.left[right][left] = self.right[left][right]
 
     def _link(self) -> None:
         for segments in self.strip.segments:

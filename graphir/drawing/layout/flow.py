@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from graphir.drawing import style
+from graphir.drawing.layout.frames import Framed, framed
 from graphir.drawing.layout.geometry import (
     Box,
     Drawing,
     PlacedEdge,
-    PlacedFrame,
     PlacedNode,
     Point,
     Text,
@@ -19,9 +18,8 @@ from graphir.drawing.layout.geometry import (
 )
 from graphir.drawing.layout.layered import Margin, Placement, layered
 from graphir.drawing.layout.parts import LINE, Part, Sides, named, named_texts
-from graphir.drawing.layout.strip import Item, Link, Pin
-from graphir.drawing.layout.text import label_width
-from graphir.drawing.picture import Cluster, Label, Picture, PictureEdge, PictureNode
+from graphir.drawing.layout.strip import Frame, Item, Link, Pin
+from graphir.drawing.picture import Picture, PictureEdge, PictureNode
 from graphir.ir.graph import BACKWARD
 
 #: How far beside a node an arrow comes down that enters it from the side.
@@ -30,8 +28,6 @@ _BESIDE = 13.0
 _ROW = 4.0
 #: Between an arrow and its label.
 _AWAY = 5.0
-#: Inside a frame: around what it holds, and for its title.
-FRAME, TITLE = 9.0, 17.0
 
 
 def flow(picture: Picture) -> Drawing:
@@ -71,13 +67,13 @@ class _Flow:
         self.links = [
             self._link(edge, first, then) for (_, edge), (first, then) in zip(self.edges, ends, strict=True)
         ] + list(self._hints())
+        self.frames = list(self._framed())
 
     def _is_backward(self, node: PictureNode) -> bool:
         """Whether a node belongs to the backward pass: a port does if all that it is joined to do."""
         if node.kind != "port":
             return node.phase == BACKWARD
-        ends = [e.target for _, e in self.sides.out_of[node.id]] + [e.source for _, e in self.sides.into[node.id]]
-        return all(self.sides.nodes[end].phase == BACKWARD for end in ends)
+        return all(self.sides.nodes[end].phase == BACKWARD for end in self._joined(node.id))
 
     # -- what is laid out -------------------------------------------------------------------------------------
 
@@ -125,6 +121,25 @@ class _Flow:
             if both and (first not in level or level[first] != level.get(then)):
                 yield Link(self.number[first], self.number[then], 0.5)
 
+    def _framed(self) -> Iterator[Framed]:
+        """What has a frame."""
+        for cluster in self.picture.clusters:
+            items = [self.number[id] for id in cluster.nodes if id in self.number]
+            if items:
+                inside = set(cluster.nodes)
+                guests = [number for id, number in self.number.items() if self._is_guest(id, inside)]
+                yield framed(cluster, items, guests, down=self.down)
+
+    def _is_guest(self, id: str, inside: set[str]) -> bool:
+        """Whether a port, or a fork, serves nothing but what is inside of a frame."""
+        kind = self.sides.nodes[id].kind
+        ends = self._joined(id) if kind == "port" else [edge.target for _, edge in self.sides.out_of[id]]
+        return kind in ("port", "junction") and id not in inside and inside.issuperset(ends)
+
+    def _joined(self, id: str) -> list[str]:
+        """The other ends of a node's edges."""
+        return [e.target for _, e in self.sides.out_of[id]] + [e.source for _, e in self.sides.into[id]]
+
     def _levels(self) -> list[list[int]]:
         rows = [[self.number[id] for id in row if id in self.number] for row in self.picture.levels]
         return [row for row in rows if len(row) > 1]
@@ -133,19 +148,24 @@ class _Flow:
 
     def drawings(self, *, bare: bool = False) -> list[Drawing]:
         """Everything in its place; with `bare` once more, without labels."""
-        margins = [
-            Margin([self.number[id] for id in _members(cluster) if id in self.number], TITLE + FRAME, FRAME)
-            for cluster in _all(self.picture.clusters)
-        ]
-        margins += [Margin([self.number[id]], 0.0, room) for id, room in self.margins.items()]
-        placements = layered(
-            self.items, self.links, self._levels(), [each for each in margins if each.items], bare=bare
-        )
-        found = [self._drawing(placed, labels=not place) for place, placed in enumerate(placements)]
+        found, crowded = self._draw(bare=bare)
+        if crowded:
+            self.frames = [each.roomier() if at in crowded else each for at, each in enumerate(self.frames)]
+            found, _ = self._draw(bare=bare)
         top, left = min(each.box.top for each in found), [each.box.left for each in found]
         return [each.shifted(-x, -top) for each, x in zip(found, left, strict=True)]
 
-    def _drawing(self, placed: Placement, *, labels: bool) -> Drawing:
+    def _draw(self, *, bare: bool) -> tuple[list[Drawing], set[int]]:
+        """Everything in its place; and which frames' titles have no room there."""
+        margins = [Margin(each.inside.items, each.before, each.behind) for each in self.frames]
+        margins += [Margin([self.number[id]], 0.0, room) for id, room in self.margins.items()]
+        placements = layered(
+            self.items, self.links, self._levels(), margins, [each.inside for each in self.frames], bare=bare
+        )
+        found = [self._drawing(placed, labels=not place) for place, placed in enumerate(placements)]
+        return [drawing for drawing, _ in found], found[0][1]
+
+    def _drawing(self, placed: Placement, *, labels: bool) -> tuple[Drawing, set[int]]:
         nodes: dict[str, PlacedNode] = {}
         edges: dict[int, PlacedEdge] = {}
         for number, part in enumerate(self.parts):
@@ -154,8 +174,28 @@ class _Flow:
             edges |= {at: edge.shifted(x, y) for at, edge in part.edges.items()}
         for place, (at, edge) in enumerate(self.edges):
             edges[at] = self._edge(edge, place, placed, labels=labels)
-        frames = tuple(self._frames(self.picture.clusters, Drawing(nodes, edges)))
-        return Drawing(nodes, edges, frames)
+        drawing = Drawing(nodes, edges)
+        frames, crowded = [], set()
+        for at, (frame, sides) in enumerate(zip(self.frames, placed.frames, strict=True)):
+            box = self._held(frame.inside, placed, drawing)
+            found, fits = frame.around(box, sides, drawing)
+            frames.append(found)
+            if not fits:
+                crowded.add(at)
+        return replace(drawing, frames=tuple(frames)), crowded
+
+    def _held(self, frame: Frame, placed: Placement, drawing: Drawing) -> Box:
+        """What all that a frame holds takes."""
+        along = [placed.items[item][1] for item in frame.items]
+        guests = [item for item in frame.guests if min(along) <= placed.items[item][1] <= max(along)]
+        inside = {id for item in (*frame.items, *guests) for id in self.parts[item].nodes}
+        boxes = [box for id in inside for box in drawing.nodes[id].boxes]
+        boxes += [text.box for id in inside for text in drawing.nodes[id].texts]
+        for at, edge in enumerate(self.picture.edges):
+            if edge.source in inside and edge.target in inside and at in drawing.edges:
+                boxes += [text.box for text in drawing.edges[at].texts]
+                boxes += [Box(x, y, x, y) for x, y in drawing.edges[at].points]
+        return around(boxes)
 
     def _point(self, across: float, along: float) -> Point:
         return Point(across, along) if self.down else Point(along, across)
@@ -188,37 +228,6 @@ class _Flow:
             return []
         return [self._point(across + half * (1 if own > across else -1), along)]
 
-    def _frames(self, clusters: Iterable[Cluster], drawing: Drawing) -> Iterator[PlacedFrame]:
-        for cluster in clusters:
-            inside = set(_members(cluster))
-            boxes = [box for id in inside if id in drawing.nodes for box in drawing.nodes[id].boxes]
-            boxes += [text.box for id in inside if id in drawing.nodes for text in drawing.nodes[id].texts]
-            for at, edge in enumerate(self.picture.edges):
-                if edge.source in inside and edge.target in inside and at in drawing.edges:
-                    boxes += [text.box for text in drawing.edges[at].texts]
-                    boxes += [Box(x, y, x, y) for x, y in drawing.edges[at].points]
-            if boxes:
-                box = around(boxes).grown(FRAME)
-                title = TITLE if cluster.label else 0.0
-                box = Box(box.left, box.top - title, box.right, box.bottom)
-                yield PlacedFrame(cluster.kind, box, self._title(cluster.label, box, drawing))
-            yield from self._frames(cluster.clusters, drawing)
-
-    def _title(self, label: Label, box: Box, drawing: Drawing) -> tuple[Text, ...]:
-        """A frame's title in its upper corner: at the left, or behind what is in its way there."""
-        if not label:
-            return ()
-        strip = Box(box.left, box.top, box.right, box.top + TITLE)
-        taken = [box for node in drawing.nodes.values() for box in (*node.boxes, *(text.box for text in node.texts))]
-        for edge in drawing.edges.values():
-            taken += [text.box for text in edge.texts]
-            taken += [around((Box(*a, *a), Box(*b, *b))).grown(3) for a, b in pairwise(edge.points)]
-        across = [each for each in taken if each.top < strip.bottom and each.bottom > strip.top]
-        width, left = label_width(label, style.LEGEND), box.left + 8
-        while blocking := [each.right for each in across if each.left < left + width + 2 and each.right > left - 2]:
-            left = max(blocking) + 4
-        return (Text(label, left, box.top + 13, style.LEGEND, "start", style.QUIET),)
-
 
 def _spread(count: int, wide: float, depth: float) -> tuple[Pin, ...]:
     """Pins along a node's side: one in the middle, up to three around it, more at equal distances."""
@@ -229,13 +238,3 @@ def _spread(count: int, wide: float, depth: float) -> tuple[Pin, ...]:
         return (Pin(-step, depth), Pin(0.0, depth), Pin(step, depth))
     step = min(14.0, (wide - 10) / (count - 1))
     return tuple(Pin((place - (count - 1) / 2) * step, depth) for place in range(count))
-
-
-def _members(cluster: Cluster) -> list[str]:
-    return [*cluster.nodes, *(id for child in cluster.clusters for id in _members(child))]
-
-
-def _all(clusters: Iterable[Cluster]) -> Iterator[Cluster]:
-    for cluster in clusters:
-        yield cluster
-        yield from _all(cluster.clusters)

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from graphir.drawing.layout.borders import set_apart
 from graphir.drawing.layout.channels import TRACK, assign_tracks
 from graphir.drawing.layout.columns import place_across
 from graphir.drawing.layout.layers import assign_layers, without_circles
 from graphir.drawing.layout.order import order_cells
-from graphir.drawing.layout.strip import Item, Link, Pin, Strip, make_strip
+from graphir.drawing.layout.strip import Frame, Item, Link, Pin, Strip, make_strip
 
 #: Room along between a layer's end and the first track; before an arrow's tip; before a label; where nothing turns.
 _LEAVE, _TIP, _LABEL, _STRAIGHT = 7.0, 15.0, 5.0, 3.0
@@ -34,12 +35,13 @@ class Margin:
 class Placement:
     """Each item's anchor, each link's corners, and the middle of each label's cell, where its line passes it.
 
-    All across first, then along.
+    All across first, then along; of frames the sides alone, both across.
     """
 
     items: Sequence[tuple[float, float]]
     links: Sequence[tuple[tuple[float, float], ...]]
     labels: Mapping[int, tuple[float, float]]
+    frames: Sequence[tuple[float, float]] = ()
 
 
 def layered(
@@ -47,10 +49,13 @@ def layered(
     links: Sequence[Link],
     levels: Iterable[Sequence[int]] = (),
     margins: Iterable[Margin] = (),
+    frames: Sequence[Frame] = (),
     *,
     bare: bool = False,
 ) -> list[Placement]:
     """Places the items; `levels` are sets of them that lie in one layer, if that contradicts no link.
+
+    `frames` share no items. What they hold stands between their sides, and nothing else does.
 
     With `bare` there is a second placement, level with the first and narrower: labels take no room across.
     """
@@ -61,6 +66,7 @@ def layered(
     ]
     strip = make_strip(items, ahead, assign_layers(items, ahead, levels))
     order_cells(strip, items)
+    set_apart(strip, frames)
     _pin(strip, items)
     placed = [_across(strip)]
     if bare:
@@ -189,7 +195,8 @@ class _Rows:
             for cell in chain[1:-1]:
                 if cells[cell].along:
                     labels[number] = (across[cell], middle[cells[cell].layer])
-        return Placement(anchors, ways, labels)
+        sides = [(across[first], across[then]) for first, then, _ in self.strip.sides]
+        return Placement(anchors, ways, labels, sides)
 
 
 def _depth(middle: float, item: Item, across: float, *, out: bool) -> float:

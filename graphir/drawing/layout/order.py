@@ -1,4 +1,7 @@
-"""The order across of what lies in a layer: as few crossings as sweeps over the layers find (Sugiyama et al., 1981)."""
+"""The order across of what lies in a layer: as few crossings as sweeps over the layers find (Sugiyama et al., 1981).
+
+Lanes come one after the other, whatever that costs; within a lane cells change places.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,46 @@ def order_cells(strip: Strip, items: Sequence[Item]) -> None:
     Sweeps begin from two orders, found from the first layers on and from the last ones back; where both end with as
     many crossings, the former stands.
     """
-    best: list[list[int]] = []
-    fewest = -1
+    best = _Best()
     for back in (False, True):
         _first_order(strip, items, back=back)
+        best.sweep(strip)
+        if not best.crossings:
+            break
+    best.restore(strip)
+
+
+def order_lanes(strip: Strip) -> None:
+    """Puts each layer's cells, which are in an order, into one that keeps to their lanes."""
+    _by_lanes(strip)
+    best = _Best()
+    best.sweep(strip)
+    best.restore(strip)
+
+
+class _Best:
+    """The best order of all that sweeps come to."""
+
+    def __init__(self) -> None:
+        self.layers: list[list[int]] = []
+        self.crossings = -1
+
+    def sweep(self, strip: Strip) -> None:
+        """Sweeps over the layers, down and up, from the order that the strip is in."""
         for sweep in range(_SWEEPS + 1):
             if sweep:
                 _sweep(strip, down=sweep % 2 == 1)
                 _swap(strip)
             found = crossings(strip)
-            if fewest < 0 or found < fewest:
-                best, fewest = [list(layer) for layer in strip.layers], found
+            if self.crossings < 0 or found < self.crossings:
+                self.layers, self.crossings = [list(layer) for layer in strip.layers], found
             if not found:
                 break
-        if not fewest:
-            break
-    strip.layers = best
-    _number(strip)
+
+    def restore(self, strip: Strip) -> None:
+        """Gives the strip that order."""
+        strip.layers = self.layers
+        _number(strip)
 
 
 def crossings(strip: Strip) -> int:
@@ -82,9 +108,13 @@ def _first_order(strip: Strip, items: Sequence[Item], *, back: bool) -> None:
             seen[at] = True
             layers[strip.cells[at].layer].append(at)
             stack += reversed(after[at])
-    for layer in layers:
-        layer.sort(key=lambda cell: strip.cells[cell].bus)
     strip.layers = layers
+    _by_lanes(strip)
+
+
+def _by_lanes(strip: Strip) -> None:
+    for layer in strip.layers:
+        layer.sort(key=lambda cell: strip.cells[cell].lane)
     _number(strip)
 
 
@@ -100,10 +130,10 @@ def _sweep(strip: Strip, *, down: bool) -> None:
         layer = strip.layers[gap + 1 if down else gap]
         means = {cell: sum(found) / len(found) for cell, found in places.items()}
         last = 0.0
-        keys: dict[int, tuple[bool, float, int]] = {}
+        keys: dict[int, tuple[int, float, int]] = {}
         for cell in layer:
             last = means.get(cell, last)
-            keys[cell] = (cells[cell].bus, last, cells[cell].place)
+            keys[cell] = (cells[cell].lane, last, cells[cell].place)
         layer.sort(key=keys.__getitem__)
         for place, cell in enumerate(layer):
             cells[cell].place = place
@@ -124,7 +154,7 @@ def _swap(strip: Strip) -> None:
             better = False
             for place in range(len(layer) - 1):
                 a, b = layer[place], layer[place + 1]
-                if cells[a].bus != cells[b].bus:
+                if cells[a].lane != cells[b].lane:
                     continue
                 gain = 0
                 for near in (into, from_):

@@ -58,9 +58,33 @@ class Link:
     at_end: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Items that a frame is drawn around; how far apart its sides are at least, for its title; and room inside of them.
+
+    `head` is room inside of the first side, `tail` inside of the second one, in the frame's first layer.
+
+    Nothing else comes between its sides, from the first to the last of its layers, but its `guests`: items that serve
+    it alone, and stand where they are wanted, be that inside of it or not.
+    """
+
+    items: Sequence[int]
+    guests: Sequence[int] = ()
+    wide: float = 0.0
+    head: float = 0.0
+    tail: float = 0.0
+
+
+#: The lane of a bus: behind all others.
+LAST_LANE = 1 << 20
+
+
 @dataclass(slots=True)
 class Cell:
-    """What stands in a layer: an item, or a piece of a link, and the room that it needs."""
+    """What stands in a layer: an item, a piece of a link, or of a frame's side, and the room that it needs.
+
+    In a layer cells come in the order of their lanes: of lines that pass a frame, its sides, what is inside of it.
+    """
 
     layer: int
     before: float = 0.0
@@ -69,6 +93,7 @@ class Cell:
     item: int = -1
     link: int = -1
     bus: bool = False
+    lane: int = 0
     place: int = 0
     across: float = 0.0
 
@@ -93,6 +118,8 @@ class Strip:
     segments: list[dict[tuple[int, int], Segment]] = field(default_factory=list)
     #: Per link the cells that it passes, from its source's to its target's.
     chains: list[list[int]] = field(default_factory=list)
+    #: Per frame the first cells of its sides, and how far apart these are at least.
+    sides: list[tuple[int, int, float]] = field(default_factory=list)
 
 
 #: A link that is longer than another at the same item passes that one by, which shall be straight before it.
@@ -108,7 +135,8 @@ def make_strip(items: Sequence[Item], links: Sequence[Link], layer_of: Sequence[
     strip.layers = [[] for _ in range(count)]
     strip.segments = [{} for _ in range(max(count - 1, 0))]
     for number, item in enumerate(items):
-        strip.cells.append(Cell(layer_of[number], item.before, item.after, item.along, number, bus=item.bus))
+        lane = LAST_LANE if item.bus else 0
+        strip.cells.append(Cell(layer_of[number], item.before, item.after, item.along, number, bus=item.bus, lane=lane))
         strip.layers[layer_of[number]].append(number)
     buses: dict[tuple[int, int], int] = {}
     length = [layer_of[link.target] - layer_of[link.source] for link in links]
@@ -171,7 +199,7 @@ def _chain(
         known = buses.get((link.target, layer)) if bus else None
         if known is None:
             known = len(strip.cells)
-            strip.cells.append(Cell(layer, link=number, bus=bus))
+            strip.cells.append(Cell(layer, link=number, bus=bus, lane=LAST_LANE if bus else 0))
             strip.layers[layer].append(known)
             if bus:
                 buses[link.target, layer] = known
