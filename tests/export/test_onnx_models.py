@@ -190,14 +190,14 @@ def test_names_dims_and_origin_are_the_graphs() -> None:
         for each in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     }
     assert shapes["T"] == ["B", "S"]
-    assert shapes["layer1/mha/AS"] == ["B", 3, "S", "S"]
+    assert shapes["layer1/mha/AO_heads"] == ["B", 3, "S", 8]
     assert shapes[LOGITS] == ["B", "S", 61]
     nodes = {each.name: each for each in model.graph.node}
-    softmax = nodes["layer0/mha/AS"]
-    assert list(softmax.output) == ["layer0/mha/AS"]
-    first, *places = softmax.doc_string.splitlines()
-    assert first.startswith("P = exp(Z − max Z)")
-    assert places[:2] == ["operator S", "scope layer0/mha"]
+    norm = nodes["layer0/mha/X_norm"]
+    assert list(norm.output) == ["layer0/mha/X_norm"]
+    first, *places = norm.doc_string.splitlines()
+    assert first.startswith("H [*b, D] = γ ⊙ (X − μ) r + β")
+    assert places[:2] == ["operator LN", "scope layer0/mha"]
     assert places[2].startswith("graphir/models/parts/")
     assert len(nodes) == len(model.graph.node)
 

@@ -7,6 +7,7 @@ What was recorded, and how, stands in tests/fixtures/hub: smollm2.py and minilm.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,15 +94,25 @@ def test_smollm2_chooses_the_tokens_that_transformers_chooses(
     assert [smollm2.tokenizer.encode(text) for text in texts] == prompts[:5]
     asked = smollm2.chat.render([{"role": "user", "content": "What is the capital of France?"}])
     assert smollm2.tokenizer.encode(asked) == prompts[5]
-    # All at once: a batch of prompts of unequal length.
-    decoder = Decoder(smollm2.blueprint, smollm2.arrays(), len(prompts))
+    wanted = [said[f"greedy/{number}"] for number in range(5)] + [said["answer"]]
+    assert np.array_equal(greedy(smollm2, prompts), wanted)
+    assert smollm2.tokenizer.decode(said["answer"].tolist()).startswith("The capital of France is Paris.")
+
+
+def test_smollm2_chooses_them_on_xla_too(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+    pytest.importorskip("jax")
+    prompts = [said["prompt/0"].tolist(), said["chat"].tolist()]
+    assert np.array_equal(greedy(smollm2, prompts, backend="xla"), [said["greedy/0"], said["answer"]])
+
+
+def greedy(model: Pretrained, prompts: list[list[int]], **options: Any) -> NDArray[Any]:
+    """The 64 tokens that follow each prompt, all at once: a batch of prompts of unequal length."""
+    decoder = Decoder(model.blueprint, model.arrays(), len(prompts), **options)
     logits, chosen = decoder.begin(prompts, 64), []
     for _ in range(64):
         chosen.append(logits.argmax(-1))
         logits = decoder.step(chosen[-1])
-    wanted = [said[f"greedy/{number}"] for number in range(5)] + [said["answer"]]
-    assert np.array_equal(np.stack(chosen, 1), wanted)
-    assert smollm2.tokenizer.decode(said["answer"].tolist()).startswith("The capital of France is Paris.")
+    return np.stack(chosen, 1)
 
 
 def test_smollm2_has_the_loss_and_gradients_of_pytorch(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
@@ -129,10 +140,14 @@ def test_smollm2_has_the_loss_and_gradients_of_pytorch(smollm2: Pretrained, said
 def test_smollm2_chooses_them_in_onnxruntime_too(
     smollm2: Pretrained, said: dict[str, NDArray[Any]], tmp_path: Path
 ) -> None:
-    """Exported with its cache: a prompt at once, then token by token."""
+    """Exported with its cache, in ONNX's own operators: a prompt at once, then token by token."""
     runtime = pytest.importorskip("onnxruntime")
     graph = smollm2.blueprint.graph(loss=False, decode=None, cached=True)
     fetch = [smollm2.blueprint.composition.answer, *(new.name for new in graph.updates.values())]
+    kinds = Counter(
+        each.op_type for each in export.to_onnx(graph, smollm2.blueprint.bind(graph), fetch=fetch).graph.node
+    )
+    assert (kinds["Attention"], kinds["RMSNormalization"], kinds["RotaryEmbedding"]) == (30, 61, 60)
     export.save(graph, tmp_path / "m.onnx", smollm2.blueprint.bind(graph), fetch=fetch, parameters=smollm2.arrays())
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     tokens, rows = said["prompt/0"].tolist(), len(said["prompt/0"]) + 64

@@ -11,12 +11,13 @@
     writer      nodes as they are written: their names, types, what the chosen opset has of them
     rules       how an operator's rule is declared
     operators   the rules: operators for which ONNX has one that means the same
+    attention   what is one operator there and several nodes here: attention's core, plain or grouped, and its masks
     terms       all others, from their formulas
     axes        operands and results between a signature's axes and a formula's factors
     package     the package `onnx`, imported when something is exported
 
 An operator needs no rule: its kernel's formula becomes ONNX's elementwise operators, reductions and picks. A rule says
-what reads better, and is known to be fused by who runs it: MatMul, Softmax, LayerNormalization. One for an operator of
+what reads better, and is known to be fused by who runs it: MatMul, RMSNormalization, RotaryEmbedding. One for an operator of
 your own is declared beside it, by `@rule(operator)` as in `operators`.
 """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphir.errors import ExportError, InputError
 from graphir.export.onnx import operators  # noqa: F401  declares the rules
+from graphir.export.onnx.attention import Core, Masks, find_cores, write_core
 from graphir.export.onnx.dims import OPEN, Dims
 from graphir.export.onnx.package import element_type, onnx
 from graphir.export.onnx.refusals import require_forward, require_inference, told, with_open_size, without_formula
@@ -151,13 +152,18 @@ class _Export:
         self.write_nodes()
         read = {name for node in write.nodes for name in node.input} | {value.name for value in graph.outputs}
         lengths, inputs = write.finish([value for value in self.arguments if value.name in read], self.arguments)
-        inner = [value for node in graph.nodes for value in node.outputs if self._is_inner(value)]
+        written = {name for node in write.nodes for name in node.output}
+        inner = [each for node in graph.nodes for each in node.outputs if self._is_inner(each) and each.name in written]
         made = helper.make_graph(
             [*lengths, *write.nodes],
             graph.name,
             [self._typed(value, self._noted(value)) for value in inputs],
             [self._typed(value) for value in dict.fromkeys(graph.outputs)],
-            write.initializers,
+            [
+                each
+                for each in write.initializers
+                if each.name in read | {name for node in lengths for name in node.input}
+            ],
             doc_string=f"The graph {graph.name} of graphir {__version__}: names, dims and scopes are its own.",
             value_info=[self._typed(value) for value in inner],
         )
@@ -191,10 +197,16 @@ class _Export:
         """Writes parameters that have arrays, and every node."""
         for value, array in self.arrays.items():
             self._write_array(value, array)
+        cores = find_cores(self.graph, self.dims) if self.write.has("Attention") else {}
+        inner, masks = {each for core in cores.values() for each in core.inner}, Masks(self.write)
         for node in self.graph.nodes:
-            self.write.begin(node.name, _said(node))
+            if node in inner:
+                continue
+            core = cores.get(node)
+            mask = None if core is None else masks.of(core, _said(core.masked))
+            self.write.begin(node.name, _said(node) if core is None else _said_of(core, node))
             try:
-                made = self._written(node)
+                made = self._written(node) if core is None else [write_core(self.write, node, core, mask)]
             except LackingError as error:
                 error.needed_by = told(node)
                 raise
@@ -231,7 +243,9 @@ class _Export:
         if made is not None:
             results = [made] if isinstance(made, Tensor) else list(made)
             every = operator.signatures({**node.attributes, "only": None})[0].outputs
-            return [results[i] for i, each in enumerate(every) if each.name in names]
+            kept = [results[i] for i, each in enumerate(every) if each.name in names]
+            if all(each is not None for each, is_wanted in zip(kept, wanted, strict=True) if is_wanted):
+                return kept
         require_inference(node)
         formula = self._formula(node, _Open())
         if isinstance(formula, NoFormula):
@@ -268,3 +282,11 @@ def _said(node: Node) -> str:
     first = node.operator.doc.partition("\n")[0]
     places = f"operator {node.operator.key}", node.meta.scope and f"scope {node.meta.scope}", node.meta.at
     return "\n".join([first, *filter(None, places)])
+
+
+def _said_of(core: Core, last: Node) -> str:
+    """The same of attention's core: what each of its nodes computes."""
+    nodes = sorted((*core.inner, last), key=lambda node: node is last)
+    return "\n".join(
+        ["Attention's core: P = S(SM(Q • Kᵀ)), O = P • V", *(f"{each.name}: {_said(each)}" for each in nodes)]
+    )

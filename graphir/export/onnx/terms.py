@@ -58,6 +58,16 @@ def write_formula(
     ]
 
 
+def write_term(write: Writer, node: Node, formula: Formula, term: Term, operands: Mapping[str, Tensor]) -> Laid:
+    """Writes one term of a node's formula, which follows from these of its operands."""
+    axes = Axes(write, _order(formula.rule), node.inference.factors)
+    named = {each.name: axes.lay(operands[each.name], each) for each in formula.rule.inputs if each.name in operands}
+    terms = _Terms(write, axes, formula.terms.dtype, named)
+    for each in walk([term]):
+        terms.add(each)
+    return terms.get(term)
+
+
 def _order(rule: Signature) -> list[str]:
     """The factors of a rule as that operand or result has them that has most, so that few are moved; others first."""
     most = max((*rule.outputs, *rule.inputs), key=lambda operand: len(operand.factors)).factors

@@ -69,11 +69,11 @@ class Writer:
         """What is written from now on is the graph's node of that name, of which `said` is to be told."""
         self._site = [], name, said
 
-    def end(self, results: Iterable[tuple[Value, Tensor]]) -> None:
-        """Ends the graph's node: its results take the names that they have in the graph."""
+    def end(self, results: Iterable[tuple[Value, Tensor]], kept: Iterable[Tensor] = ()) -> None:
+        """Ends the graph's node: its results take their names in the graph; what is `kept` others read, too."""
         written, _, _ = self._site
         results = list(results)
-        self._prune(written, {tensor.name for _, tensor in results})
+        self._prune(written, {tensor.name for tensor in (*(tensor for _, tensor in results), *kept)})
         makers = {name: node for node in written for name in node.output}
         for value, tensor in results:
             maker = makers.pop(tensor.name, None)
