@@ -17,8 +17,8 @@
     package     the package `onnx`, imported when something is exported
 
 An operator needs no rule: its kernel's formula becomes ONNX's elementwise operators, reductions and picks. A rule says
-what reads better, and is known to be fused by who runs it: MatMul, RMSNormalization, RotaryEmbedding. One for an operator of
-your own is declared beside it, by `@rule(operator)` as in `operators`.
+what reads better, and is known to be fused by who runs it: MatMul, RMSNormalization, RotaryEmbedding. One for an
+operator of your own is declared beside it, by `@rule(operator)` as in `operators`.
 """
 
 from __future__ import annotations
