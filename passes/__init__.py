@@ -1,11 +1,11 @@
 """Passes: plain functions from graph to graph. Valid in, valid out, the input untouched.
 
-`lora` adds small products beside large ones, `mixed_precision` casts what products read, `autodiff` adds the d-nodes,
-`optimize` the optimizer, `shard` rewrites the graph for the ranks of a mesh (`sharding`), `dce` drops what no output
-needs, `lower` takes d-nodes apart. Those of the `pipeline`, where it is said what each is for, make a graph fast:
-`simplify`, `recompute`, `keep_slopes`, `separate_products`, `cse`, `keep_softmax_statistics` (`softmax_statistics`, by
-`value_numbering`), `round_products`, `fuse` and `overlap`. `roots` and `rename` are parts of `autodiff`, and
-`obstacles` says why it cannot.
+`lora` adds small products beside large ones, `as_stored` holds weights as files have them, `mixed_precision` casts what
+products read, `autodiff` adds the d-nodes, `optimize` the optimizer, `shard` rewrites the graph for the ranks of a mesh
+(`sharding`), `dce` drops what no output needs, `lower` takes d-nodes apart. Those of the `pipeline`, where it is said
+what each is for, make a graph fast: `simplify`, `recompute`, `keep_slopes`, `separate_products`, `cse`,
+`keep_softmax_statistics` (`softmax_statistics`, by `value_numbering`), `round_products`, `fuse` and `overlap`. `roots`
+and `rename` are parts of `autodiff`, and `obstacles` says why it cannot.
 
 A pass says what takes the place of a node (`rewrite`), and asks what a node is by patterns over traits and structure
 (`patterns`); all that it does not speak of is carried over in one place. None compares an operator's name, so an
@@ -22,6 +22,7 @@ verified and run (`run_passes`). `tests/passes/test_examples.py` shows each by a
 if __name__ == "passes":
     raise ImportError("import graphir.passes, not passes: a second copy would have a second operator registry")
 
+from graphir.passes.as_stored import as_stored
 from graphir.passes.autodiff import autodiff, with_gradients
 from graphir.passes.cse import cse
 from graphir.passes.dce import dce
@@ -52,6 +53,7 @@ __all__ = [
     "Plan",
     "Schedule",
     "adapters",
+    "as_stored",
     "autodiff",
     "complete_plan",
     "cse",

@@ -39,8 +39,9 @@ def lora(graph: Graph, chosen: Callable[[Value], bool] = lambda W: True, by: flo
 
 def adapters(graph: Graph) -> Mapping[str, tuple[str, str]]:
     """For each matrix that `lora` has added to the names of its A and B."""
-    names = [value.name for value in graph.parameters]
-    return {name: (f"{name}.A", f"{name}.B") for name in names if f"{name}.A" in graph and f"{name}.B" in graph}
+    parameters = {value.name: None for value in graph.parameters}
+    names = [name.removesuffix(".A") for name in parameters if name.endswith(".A")]
+    return {name: (f"{name}.A", f"{name}.B") for name in names if f"{name}.B" in parameters and name in graph}
 
 
 def reads_matrix(node: Node) -> bool:

@@ -28,11 +28,12 @@ from graphir.ir.value import Value
 class Rewriter:
     """Walks over the nodes of a graph, and builds the one in which each is what `visit` makes of it."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, instead: Mapping[Value, tuple[str, TensorType]] | None = None) -> None:
+        """`instead` gives arguments another name and type."""
         self.graph = graph
         self.builder = Builder(graph.name, mesh=graph.mesh)
         #: What each value of the graph is in the new one.
-        self.new: dict[Value, Value] = self.builder.copy_arguments(graph)
+        self.new: dict[Value, Value] = self.builder.copy_arguments(graph, instead or {})
 
     def visit(self, node: Node) -> Sequence[Value | None] | None:
         """What takes the place of the node's results, one for each of them; None for a node that stays as it is.

@@ -155,9 +155,20 @@ class Task:
 
     @cached_property
     def product(self) -> Node | None:
-        """The product that the task is, beside views, which BLAS cuts into tiles better; None of any other task."""
-        work = [node for node in self.nodes if not node.operator.view]
-        return work[0] if len(work) == 1 and contracted(work[0]) else None
+        """The product that the task is, beside views and casts of what it reads; None of any other task.
+
+        BLAS cuts a product into tiles better than we do, but for those of what is cast.
+        """
+        *casts, last = [node for node in self.nodes if not node.operator.view] or self.nodes
+        is_product = contracted(last) and all(node.operator.retypes for node in casts)
+        return last if is_product and set(self.widened) == {node.outputs[0] for node in casts} else None
+
+    @cached_property
+    def widened(self) -> tuple[Value, ...]:
+        """What products here read in more bits than others have stored it in."""
+        read = {self.root[value] for node in self.nodes if contracted(node) for value in node.inputs}
+        made = (value for node in self.nodes if node.operator.retypes for value in node.outputs)
+        return tuple(value for value in made if value in read)
 
     @cached_property
     def materialised(self) -> tuple[Value, ...]:

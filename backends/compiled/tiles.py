@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphir.backends.compiled.task import Pieces, Task, Tile, Tiles
@@ -58,6 +58,7 @@ class Tiling:
     bytes    what the values of one tile may take together, as if each had memory of its own
     small    bytes below which a task is not worth a second thread
     causal   the least and the most queries of a tile that leaves out the causal half
+    casts    bytes of what a product reads in more bits than it is stored in, which are cast and multiplied at a time
     scores   how many values as large as the scores a tile of attention has at work, of 4 bytes each
     grain    of how many queries, and keys, at a time it is looked at what is seen
     worth    of how many products of two numbers it is worth a program to leave them out where nobody looks
@@ -68,6 +69,7 @@ class Tiling:
     bytes: int
     small: int
     causal: tuple[int, int]
+    casts: int = 1 << 20
     scores: int = 3
     grain: int = 64
     worth: int = 1 << 31
@@ -100,6 +102,9 @@ class Tiling:
         if not fitting:
             return None
         if task.product is not None:
+            # Threads that share what is cast need not each cast all of it.
+            casting = [loop for loop in fitting if loop in _loops_of(task, task.widened)]
+            fitting = casting or fitting
             # Each thread packs the operand that it does not share: the longer side is the one to cut.
             return max(fitting, key=lambda loop: (task.sizes[loop] * _rows_before(task, loop), -loops.index(loop)))
 
@@ -120,7 +125,18 @@ class Tiling:
             widths[q] = min(widths[q], max(least, min(most, widths[q] // 4)))
         if task.product is None:
             self._shrink(task, widths)
+        elif task.widened:
+            self._shrink_casts(task, widths)
         return widths
+
+    def _shrink_casts(self, task: Task, widths: dict[Factor, int]) -> None:
+        """Halves the ranges along which a product's operands are cast, until a tile's part of them fits."""
+        for loop in self._order(task):
+            while loop in _loops_of(task, task.widened) and widths[loop] > 1:
+                tile = {each: (0, width) for each, width in widths.items()}
+                if sum(task.bytes(value, tile) for value in task.widened) <= self.casts:
+                    return
+                widths[loop] = -(-widths[loop] // 2)
 
     def _shrink(self, task: Task, widths: dict[Factor, int]) -> None:
         """Halves the ranges, the outermost first, until the values of a tile fit."""
@@ -161,6 +177,11 @@ def _rows_before(task: Task, loop: Factor) -> int:
     assert task.product is not None
     dims = [axis[0] for axis in task.space.dims[task.product.outputs[0]]]
     return 1 if loop == dims[-1] else math.prod(task.sizes[each] for each in dims[:-1] if each != loop)
+
+
+def _loops_of(task: Task, values: Iterable[Value]) -> set[Factor]:
+    """The loops along which tiles have parts of these values."""
+    return {factor for value in values for axis in task.space.dims[value] for factor in axis} & {*task.space.loops}
 
 
 def _is_cut(task: Task, value: Value) -> bool:

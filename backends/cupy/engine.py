@@ -21,7 +21,7 @@ rules = Rules()
 # A whole task keeps a GPU busy. Attention alone is cut, where no kernel carries it out without its scores
 # [B, N_H, S, S]: so that no more of them is there at a time than this, and so that the keys behind the last query of a
 # tile are left out.
-_TILING = Tiling(bytes=1 << 28, small=0, causal=(64, 128), whole=True)
+_TILING = Tiling(bytes=1 << 28, casts=1 << 28, small=0, causal=(64, 128), whole=True)
 
 
 class CupyEngine:

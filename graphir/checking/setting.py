@@ -97,7 +97,7 @@ class Setting(SettingOptions):
         """Parameters, state and inputs at a point in general position."""
         drawn = general_position(single, self.complete_sizes(), self.seed)
         own = self.weights or {}
-        return drawn | {name: np.asarray(own[name], drawn[name].dtype) for name in drawn.keys() & own.keys()}
+        return drawn | {name: np.asarray(own[name], drawn[name].dtype) for name in drawn if name in own}
 
 
 def settings(setting: Setting) -> Iterator[Setting]:

@@ -12,11 +12,11 @@ import click
 
 from graphir.checking.options import SettingOptions
 from graphir.cli.load import graph_argument, graph_options, subject
-from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, given
+from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, declared, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.cli.tables import beside_layer, console, sizes_line, spanned
 from graphir.errors import ConfigError, GraphirError
-from graphir.models.sizes import DIMS, VOCABULARY, Sizes
+from graphir.models.sizes import DIMS, VOCABULARY, WEIGHTS, Sizes
 from graphir.options import options_of
 from graphir.training.config import TrainConfig
 
@@ -60,6 +60,7 @@ def setting_of(what: str, options: Mapping[str, Any], written: Collection[str], 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
 @setting_options
+@declared("weights", WEIGHTS)
 @click.option("--inject", is_flag=True, help="Put faults in, one after the other, and count who finds them.")
 @click.option("--dump", "folder", metavar="DIR", help="Check the tensors in DIR, a file a rank, instead of a run.")
 @click.option("--map", "rules", metavar="FILE", help="What the names in the dump are called here, as JSON.")

@@ -23,7 +23,7 @@ from graphir.cli.options import (
 from graphir.cli.step import Asked, asked
 from graphir.cli.tables import amount, console, say, sizes_line, wrapped
 from graphir.errors import ConfigError
-from graphir.models.sizes import VOCABULARY
+from graphir.models.sizes import VOCABULARY, WEIGHTS
 from graphir.options import options_of
 from graphir.training.config import TrainConfig
 
@@ -64,6 +64,7 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
 @graph_options
 @config_options(only=_OPTIONS)
 @declared("vocabulary", VOCABULARY)
+@declared("weights", WEIGHTS)
 @recompute_option("What the backward pass makes again: ")
 @click.option(
     "--planned", is_flag=True, cls=GroupedOption, group="Compiler",

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, all_declared, backend_option, backend_options, given
+from graphir.cli.options import (
+    GroupedCommand,
+    GroupedOption,
+    all_declared,
+    backend_option,
+    backend_options,
+    declared,
+    given,
+)
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.errors import ConfigError
 from graphir.generation import Choice
+from graphir.models.sizes import WEIGHTS
 from graphir.options import flag, options_of
 from graphir.training.config import TrainConfig
 
@@ -42,6 +51,7 @@ _OF_CHECKPOINTS = {"checkpoint", "prompts", "tokens", "temperature", "top_k", "s
 @click.option("--max-tokens", "--tokens", "tokens", default=300, show_default=True, help="How many tokens to add.")
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="A text that ends what is added, repeatable.")
 @click.option("--stream/--no-stream", default=True, help="Whether the text of a single prompt is shown as it comes.")
+@declared("weights", WEIGHTS)
 @all_declared(options_of(Choice))
 @all_declared(_PARALLEL)
 @ranks_option("Parallel")
@@ -74,12 +84,15 @@ def generate(
     kind, prints = start_ranks(options.pop("ranks"), options["backend"])
     sizes = {axis: options.pop(axis) for axis in ("dp", "tp")}
     plan, stops, chat = options.pop("plan"), options.pop("stops"), options.pop("chat")
+    weights = options.pop("weights")
     if max(sizes.values()) > 1:
         options |= {"mesh": Mesh(sizes), "plan": plan, "ranks": kind}
     elif plan is not None:
         raise ConfigError(f"--plan {plan} splits nothing on one rank; add --tp 2, say")
     chosen = {name: value for name, value in options.items() if value is not None}
-    texts = Generation(str(model), list(prompts), max_tokens=tokens, stop=stops, chat=chat, options=chosen)
+    texts = Generation(
+        str(model), list(prompts), max_tokens=tokens, stop=stops, chat=chat, weights=weights, options=chosen
+    )
     shown = [""] * len(prompts) if chat else list(prompts)
     if prints:
         _show(texts, shown, stream and len(prompts) == 1)

@@ -19,7 +19,7 @@ import click
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, Decorator, GroupedOption
 from graphir.cli.own import FORMS, is_own, load_graph
 from graphir.errors import ConfigError, meant
-from graphir.models.sizes import DIMS
+from graphir.models.sizes import DIMS, STORED
 from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
@@ -201,11 +201,22 @@ def _named(
     if "dropout" in told:
         composition = replace(composition, dropout=options["dropout"])
     graph, answers = composition.build(Usage(**{"decode": None, **usage})), (composition.answer,)
+    if options.get("weights") == STORED:
+        graph = _stored(graph, weights)
     if small and weights is None:
         return Subject(graph, _in_groups(model, given) | run, answers)
     if not small:
         run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
     return Subject(graph, model.bind(graph, **run), answers, weights)
+
+
+def _stored(graph: Graph, weights: Any) -> Graph:
+    """The graph with weights held as their files have them; of a model without, as those of today do, in bfloat16."""
+    from graphir.passes import as_stored
+
+    today = {each.name: ("bfloat16", False) for each in graph.parameters}
+    today = {each.name: ("bfloat16", False) for each in graph.parameters}
+    return as_stored(graph, today if weights is None else weights.lies)
 
 
 def _in_groups(model: Blueprint, sizes: dict[str, int]) -> dict[str, int]:
@@ -223,6 +234,8 @@ def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) ->
     """The graph of a model of the documents', or one of the user's own."""
     from graphir.models import MODELS
 
+    if options.get("weights") == STORED:
+        raise ConfigError(f"--weights stored is for a model by name or with weights; {what} has none that are stored")
     settings: Sequence[str] = options.get("settings", ())
     if is_own(what):
         foreign = sorted(map(flag, {*told} & _OF_TRANSFORMER))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from graphir.backends import Executable
 from graphir.compiler import compile
 from graphir.errors import ConfigError, DataError
+from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.models import Blueprint
 from graphir.passes import complete_plan, shard
@@ -32,11 +33,17 @@ FEWEST_ROWS, SHORTEST, LONGEST = 128, 16, 512
 _UNREACHED = 1 << 40
 
 
+def cached_graph(blueprint: Blueprint) -> Graph:
+    """What a decoder runs: the model with its caches, up to its logits."""
+    return blueprint.graph(cached=True, loss=False, decode=None)
+
+
 class Decoder:
     """Texts in a batch of B, and the logits of what follows them.
 
-    `arrays` are the parameters of the blueprint, `mesh` and `plan` how they are split over ranks (by itself as usual),
-    `options` those of `gi.compile`. Errors: ConfigError for a model that has no use for a cache (an encoder).
+    `arrays` are the parameters of the blueprint, or of `graph`, where that is its `cached_graph` in another form;
+    `mesh` and `plan` are how they are split over ranks (by itself as usual), `options` those of `gi.compile`. Errors:
+    ConfigError for a model that has no use for a cache (an encoder).
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Decoder:
         arrays: Mapping[str, Array],
         batch: int = 1,
         *,
+        graph: Graph | None = None,
         mesh: Mesh | None = None,
         plan: str | None = None,
         **options: Any,
@@ -52,7 +60,7 @@ class Decoder:
         self.blueprint, self.batch, self.longest = blueprint, batch, blueprint.sizes["S_max"]
         self.answer = blueprint.composition.answer
         self._options = options
-        self._whole = blueprint.graph(cached=True, loss=False, decode=None)
+        self._whole = graph or cached_graph(blueprint)
         self._mesh = mesh
         self._plan = None if mesh is None else complete_plan(plan, mesh).within(mesh)
         self._executables: dict[int, Executable] = {}

@@ -10,11 +10,13 @@ from typing import Any
 
 from graphir.errors import ConfigError, DataError
 from graphir.generation.choice import choose
-from graphir.generation.decoder import Decoder
+from graphir.generation.decoder import Decoder, cached_graph
 from graphir.generation.options import Choice
 from graphir.generation.text import Piecewise
 from graphir.hub import Pretrained, open_model
-from graphir.options import made_of, options_of
+from graphir.models.sizes import HELD, STORED, WIDE
+from graphir.options import made_of, options_of, require_choice
+from graphir.passes import as_stored
 
 #: What a conversation is: messages {"role": "user", "content": "…"}, in their order.
 Conversation = Sequence[Mapping[str, str]]
@@ -64,8 +66,10 @@ class Generation:
         max_tokens: int = 256,
         stop: str | Sequence[str] = (),
         chat: bool = False,
+        weights: str = WIDE,
         options: Mapping[str, Any],
     ) -> None:
+        require_choice("weights", weights, HELD)
         if max_tokens < 0:
             raise ConfigError(f"max_tokens must be at least 0, not {max_tokens}")
         self.model = model if isinstance(model, Pretrained) else open_model(model)
@@ -76,8 +80,11 @@ class Generation:
         self.tokenizer = self.model.tokenizer
         self.prompts = [self._ids(each, chat) for each in _several(prompt)]
         rest = {name: value for name, value in options.items() if name not in chosen}
-        arrays = self.model.arrays(self.model.blueprint.composition.dtype)
-        self.decoder = Decoder(self.model.blueprint, arrays, len(self.prompts), **rest)
+        graph = cached_graph(self.model.blueprint)
+        if weights == STORED:
+            graph = as_stored(graph, self.model.lies)
+        arrays = self.model.arrays_of(graph)
+        self.decoder = Decoder(self.model.blueprint, arrays, len(self.prompts), graph=graph, **rest)
         self.pace = Pace()
 
     def _ids(self, prompt: str | Conversation, chat: bool) -> list[int]:
@@ -127,6 +134,7 @@ def generate(
     max_tokens: int = 256,
     stop: str | Sequence[str] = (),
     chat: bool = False,
+    weights: str = WIDE,
     **options: Any,
 ) -> Generation:
     """What a model says to a prompt, token by token; of several prompts in a batch, in turn.
@@ -138,10 +146,12 @@ def generate(
     prompt        a text, or several, each with an answer of its own; of `chat` a question, or the messages so far
     max_tokens    how many tokens follow at most; fewer where the model ends its text, or has no position left
     stop          texts that end the answer, of which nothing is shown
+    weights       "wide", in the floats that the model computes in, or "stored", as its files have them: 16 bits take
+                  half the room, and are widened part by part as they are multiplied
     options       those of `Choice`: temperature=0.8, top_k=40, top_p=1, min_p=0, repetition=1, seed=0; a mesh and a
                   plan's name, mesh=gi.Mesh(tp=2); and those of `gi.compile`, such as threads=2
     """
-    return Generation(model, prompt, max_tokens=max_tokens, stop=stop, chat=chat, options=options)
+    return Generation(model, prompt, max_tokens=max_tokens, stop=stop, chat=chat, weights=weights, options=options)
 
 
 def _several(prompt: Any) -> list[Any]:

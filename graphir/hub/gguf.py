@@ -1,4 +1,4 @@
-"""GGUF files, as llama.cpp has them: read, by the package `gguf`, and dequantised.
+"""GGUF files, as llama.cpp has them: read, by the package `gguf`, and dequantised; 16-bit floats stay as they are.
 
 A file's metadata are said again as the config.json that the same model has, so that one table a family says what both
 mean; tensors are called what that folder calls them, by the package's own table, and what the conversion to GGUF did to
@@ -7,6 +7,7 @@ them is taken back.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,19 +68,16 @@ _SCALING = "rope.scaling."
 
 @dataclass(frozen=True)
 class Quantised:
-    """A tensor of a GGUF file: an array to whoever makes one of it, float32 and as a folder has it.
+    """A tensor of a GGUF file: an array to whoever makes one of it, of floats and as a folder has it.
 
     shape    as the folder has it
+    dtype    the floats that it is dequantised to, or has
     read     dequantises it
     """
 
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     read: Callable[[], Array]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The floats that it is dequantised to."""
-        return np.dtype(np.float32)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self.read(), dtype)
@@ -216,9 +214,14 @@ def _tensor(tensor: Any, name: str, architecture: str, blueprint: Blueprint, pat
     shape = tuple(int(each) for each in reversed(tensor.shape))
     transposed = architecture == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
 
+    shifted = architecture.startswith("gemma") and name.endswith("norm.weight")
+    dtype = np.dtype(np.float32) if shifted else _floats(tensor.tensor_type.name)
+
     def read() -> Array:
         try:
-            found: Array = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+            narrow = tensor.data.view(dtype) if dtype.itemsize == 2 else None
+            found: Array = gguf.dequantize(tensor.data, tensor.tensor_type) if narrow is None else narrow
+            found = found.reshape(shape)
         except NotImplementedError:
             kind = tensor.tensor_type.name
             raise ModelFileError(f"{path}: {tensor.name} is quantised as {kind}, which is not read") from None
@@ -226,11 +229,23 @@ def _tensor(tensor: Any, name: str, architecture: str, blueprint: Blueprint, pat
             found = _halves(found, blueprint.sizes["N_H"])
         if architecture == "llama" and ".self_attn.k_proj." in name:
             found = _halves(found, blueprint.sizes["N_KV"])
-        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        if shifted:
             found = found - 1
         return found.T if transposed else found
 
-    return Quantised(shape[::-1] if transposed else shape, read)
+    return Quantised(shape[::-1] if transposed else shape, dtype, read)
+
+
+def _floats(kind: str) -> np.dtype[Any]:
+    """The floats of a tensor that is stored as `kind`: its own, of 16 bits, or what it is dequantised to."""
+    if kind == "F16":
+        return np.dtype(np.float16)
+    if kind == "BF16" and importlib.util.find_spec("ml_dtypes") is not None:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return found
+    return np.dtype(np.float32)
 
 
 def _halves(W: Array, heads: int) -> Array:

@@ -92,6 +92,9 @@ class Names:
         """The parameters, in the order of the table."""
         return iter(self._pieces)
 
+    def __contains__(self, parameter: object) -> bool:
+        return parameter in self._pieces
+
     def piece(self, parameter: str) -> Piece:
         """Where a parameter lies."""
         return self._pieces[parameter]

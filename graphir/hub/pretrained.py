@@ -15,6 +15,8 @@ from graphir.errors import DataError, ModelFileError
 from graphir.hub.chat import ChatTemplate
 from graphir.hub.formats import Format
 from graphir.hub.names import Names
+from graphir.hub.weights import Weights
+from graphir.ir.graph import Graph
 from graphir.models.blueprint import Blueprint
 from graphir.tokenizer import JsonTokenizer
 
@@ -53,13 +55,25 @@ class Pretrained:
     where: Path
     format: Format
     blueprint: Blueprint
-    weights: Mapping[str, Array]
+    weights: Weights
     speech: Speech = field(default_factory=Speech)
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self, dtype: str = "float32") -> dict[str, Array]:
         """All parameters as arrays of that type, ready to be run; those that lie so in the file are views of it."""
         return {name: np.ascontiguousarray(array, dtype) for name, array in self.weights.items()}
+
+    def arrays_of(self, graph: Graph) -> dict[str, Array]:
+        """All parameters of a graph of this model, in the types that it has them in.
+
+        Those that it holds as they are stored (`passes.as_stored`) are views of the file, nothing of which is read yet.
+        """
+        return {each.name: np.ascontiguousarray(self.weights[each.name], each.dtype) for each in graph.parameters}
+
+    @property
+    def lies(self) -> Mapping[str, tuple[str, bool]]:
+        """How each parameter lies in the files: its dtype, and whether transposed."""
+        return self.weights.lies
 
     @cached_property
     def longest(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graphir.errors import ModelFileError
 from graphir.hub.formats import Format
 from graphir.hub.names import Names
+from graphir.ir.value import of_stored
 
 Array = NDArray[Any]
 
@@ -19,6 +20,7 @@ class Weights(Mapping[str, Array]):
     """Parameters by name, read-only: `weights["layer0/mha/W_Q"]` is a view of a file, [D, N_H·D_h].
 
     Nothing is read before somebody looks, and no more than somebody looks at: a rank's block is that part of the file.
+    `weights["layer0/mha/W_Q.stored"]` is the same as it lies in the file, rows for columns there.
     """
 
     def __init__(self, names: Names, tensors: Mapping[str, Array], format: Format, where: str) -> None:
@@ -43,8 +45,19 @@ class Weights(Mapping[str, Array]):
                 raise ModelFileError(f"{where} holds {name}, which a model of its config.json does not have")
 
     def __getitem__(self, name: str) -> Array:
-        piece = self.names.piece(name)
-        return piece.cut(np.asarray(self.tensors[piece.stored.name]))
+        wanted = of_stored(name)
+        piece = self.names.piece(name if wanted is None else wanted)
+        found = piece.cut(np.asarray(self.tensors[piece.stored.name]))
+        return found.T if wanted is not None and piece.stored.transposed else found
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (of_stored(name) or name) in self.names
+
+    @property
+    def lies(self) -> Mapping[str, tuple[str, bool]]:
+        """How each parameter lies in its file: its dtype there, and whether transposed; see `passes.as_stored`."""
+        pieces = {name: self.names.piece(name).stored for name in self}
+        return {name: (self.tensors[each.name].dtype.name, each.transposed) for name, each in pieces.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

@@ -17,6 +17,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import is_
+from types import MappingProxyType
 from typing import Any
 
 from graphir.errors import DimError, GraphError, GraphirError, LayoutError, OperatorError, TypeCheckError
@@ -278,13 +279,16 @@ class Builder:
         builder.copy_aliases(graph, copies)
         return builder, copies
 
-    def copy_arguments(self, graph: Graph) -> dict[Value, Value]:
-        """Copies of the graph's inputs, parameters and state."""
+    def copy_arguments(
+        self, graph: Graph, instead: Mapping[Value, tuple[str, TensorType]] = MappingProxyType({})
+    ) -> dict[Value, Value]:
+        """Copies of the graph's inputs, parameters and state, of some with another name and type `instead`."""
         copies: dict[Value, Value] = {}
         for kind, values in (("input", graph.inputs), ("parameter", graph.parameters), ("state", graph.state)):
             for value in values:
-                full = self._free(f"/{value.name}")
-                copies[value] = Value(full, value.type, self, value.init)
+                name, type_ = instead.get(value, (value.name, value.type))
+                full = self._free(f"/{name}")
+                copies[value] = Value(full, type_, self, value.init)
                 self._taken.add(full)
                 self._arguments[kind].append(copies[value])
         return copies

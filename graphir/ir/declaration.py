@@ -33,6 +33,7 @@ from graphir.ir.traits import (
     Relayout,
     Requires,
     Retypes,
+    Selects,
     ShapeOnly,
     Trait,
     TraitT,
@@ -186,6 +187,7 @@ class Declaration:
     linear = _said(Linear, lambda trait: trait.names, _NONE)
     ignores_masked = _said(IgnoresMasked, lambda trait: trait.names, _NONE)
     vanishes = _said(Vanishes, lambda trait: trait.names, _NONE)
+    selects = _said(Selects, lambda trait: trait.names, _NONE)
     updates = _said(Updates, lambda trait: trait.old, _NO_UPDATES)
     reduction = _said(Reduction, lambda trait: trait.kind, "sum")
     elementwise, view, retypes = _holds(Elementwise), _holds(View), _holds(Retypes)

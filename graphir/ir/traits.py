@@ -204,6 +204,13 @@ class Inverse(Trait, keyword="inverse"):
     rule: Callable[[Any, tuple[int, ...], Written], Any]
 
 
+class Selects(_OfOperands, keyword="selects"):
+    """Operands of whose elements each result is made, or of 0: a cast comes to the same before it and behind.
+
+    Read by whoever holds weights as they are stored (check_selects).
+    """
+
+
 @dataclass(frozen=True)
 class Identity(Trait, keyword="identity"):
     """Under given attributes: results that are an operand itself (dropout at rate 0). Read by simplify."""

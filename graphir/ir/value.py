@@ -56,6 +56,8 @@ _FUNCTIONS = {
     "where": "gi.scale_mask, or an operator of your own",
     "astype": "gi.cast",
 }
+#: What the names of parameters end with that are held as files have them.
+_STORED = ".stored"
 _OWN = "an operator of your own, @gi.operator"
 _NO_NUMBERS = "a value has a type and no numbers before the graph is run: gi.compile(graph, sizes)(arrays) has them"
 
@@ -214,6 +216,16 @@ def gradient_name(name: str) -> str:
     """The full name of the gradient of the value called `name`: `layer0/mha/dW_Q` of `layer0/mha/W_Q`."""
     scope, _, local = name.rpartition("/")
     return join(scope, f"d{local}")
+
+
+def stored_name(name: str) -> str:
+    """What a parameter is called that is held as a file has it: `layer0/mha/W_Q.stored` of `layer0/mha/W_Q`."""
+    return f"{name}{_STORED}"
+
+
+def of_stored(name: str) -> str | None:
+    """Of a parameter that is held as a file has it, what it is called otherwise; None of any other."""
+    return name.removesuffix(_STORED) if name.endswith(_STORED) else None
 
 
 def require_value(value: object) -> Value:

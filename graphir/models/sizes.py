@@ -12,6 +12,17 @@ DIMS = {"batch": "B", "sequence": "S", "width": "D", "heads": "N_H", "feed_forwa
 #: V, for whoever has no tokenizer that says it.
 VOCABULARY = Option(default=256, help="V, tokens in the vocabulary.", kind=int, least=1)
 
+#: How the weights of a model that comes with some are held.
+WIDE, STORED = HELD = ("wide", "stored")
+WEIGHTS = Option(
+    default=WIDE,
+    help="How a model's weights are held: wide, in the floats that it computes in, or as they are stored: of 16 bits, "
+    "they take half the room, and are widened part by part as they are multiplied.",
+    kind=str,
+    choices=HELD,
+    group="Model",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:

@@ -29,6 +29,7 @@ def tokenize(xp: Xp, text: Array, *, s: Size, tokenizer: str = "bytes", pad: int
     "E[v d], T[*b] in v -> X[*b d]",
     symbol="Embedding Lookup",
     linear="E",
+    selects="E",
 )
 def lookup(xp: Xp, E: Array, T: Array, *, at: Place) -> Array:
     """X [B, S, D]: row T of the embedding matrix E [V, D], for each token; 0 for an id outside E's block."""

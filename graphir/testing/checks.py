@@ -207,6 +207,16 @@ def check_sees(case: Case) -> None:
     require(not np.any(made[~hidden] == masked_score(made.dtype)), f"{case}: what is to be seen it masks")
 
 
+def check_selects(case: Case) -> None:
+    """f(x in fewer bits) = f(x) in fewer bits, for each operand whose elements a result is made of."""
+    before = case.run()
+    for name in sorted(case.operator.selects):
+        after = case.run(**{name: case.arrays[name].astype(np.float16).astype(case.arrays[name].dtype)})
+        for result, array in before.items():
+            same = same_bits(after[result], array.astype(np.float16).astype(array.dtype))
+            require(same, f"{case}: {result} is made of more than elements of {name}")
+
+
 def check_associative(case: Case) -> None:
     """Of variadic operands some may be put together first: f(f(x₀, x₁), x₂) = f(x₀, x₁, x₂), up to rounding."""
     names = list(case.arrays)
@@ -284,6 +294,7 @@ CHECKS: Mapping[Callable[[Case], None], Callable[[Operator], bool]] = {
     check_elementwise: lambda operator: operator.elementwise,
     check_linear: lambda operator: bool(operator.linear) or operator.jointly_linear,
     check_sees: lambda operator: operator.trait(Sees) is not None,
+    check_selects: lambda operator: bool(operator.selects),
     check_associative: lambda operator: operator.associative,
     check_updates: lambda operator: bool(operator.updates),
     check_variants: lambda operator: any(operator.variant(kind) for kind in _VARIANTS),

@@ -14,7 +14,7 @@ from typing import Any
 
 from graphir.errors import CheckpointError, ConfigError
 from graphir.ir.layout import Mesh
-from graphir.models.sizes import Sizes
+from graphir.models.sizes import HELD, STORED, WEIGHTS, Sizes
 from graphir.models.transformer import Architecture
 from graphir.options import checked, flag, option, options_of, varied
 
@@ -67,6 +67,7 @@ class Tuning:
     )
     lora_on: str | None = _tuning(None, "The matrices, for example W_Q,W_V.  [default: all of its layers]", kind=str)
     lora_scale: float = _tuning(1.0, "What A•B is multiplied by; α/r elsewhere.", positive=True)
+    weights: str = _tuning(WEIGHTS.default, f"With --lora: {WEIGHTS.help[0].lower()}{WEIGHTS.help[1:]}", choices=HELD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,10 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
             raise ConfigError(f"--lora {self.lora} adds to the weights of a model by --model; name one")
         if self.lora is None and (self.lora_on is not None or self.lora_scale != 1):
             raise ConfigError("--lora-on and --lora-scale say how A•B is added to weights; give its rank by --lora")
+        if self.lora is None and self.weights == STORED:
+            raise ConfigError(
+                "--weights stored holds weights as they are, which training them would not; train others by --lora"
+            )
         if self.loss_scale and self.precision != "float16":
             raise ConfigError(
                 f"--loss-scale {self.loss_scale:g} is for --precision float16, whose range is small; "

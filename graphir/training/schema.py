@@ -28,7 +28,7 @@ Record: TypeAlias = dict[str, float]
 Header: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 
 #: Bytes an element of each type that parameters and state have.
-_BYTES = {"F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8, "BOOL": 1}
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8, "BOOL": 1}
 _KEYS = ("format", "version", "step", "config", "sizes", "data", "tokenizer", "checksum")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 #: No size is larger, nor any number of elements: NumPy counts in 64 bits.

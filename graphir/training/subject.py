@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from graphir.errors import ConfigError, meant
 from graphir.hub import Pretrained, open_model, write_folder
 from graphir.ir.graph import Graph
+from graphir.ir.value import of_stored
 from graphir.models import transformer
-from graphir.passes import adapters, lora
+from graphir.models.sizes import STORED
+from graphir.passes import adapters, as_stored, lora
 from graphir.passes.lora import R, reads_matrix
 from graphir.training.config import TrainConfig
 
@@ -82,7 +84,8 @@ class Foreign:
         if self.config.lora is None:
             return graph
         names = self._adapted(graph)
-        return lora(graph, lambda W: W.local_name in names, self.config.lora_scale)
+        graph = lora(graph, lambda W: W.local_name in names, self.config.lora_scale)
+        return as_stored(graph, self.model.lies) if self.config.weights == STORED else graph
 
     def _adapted(self, graph: Graph) -> frozenset[str]:
         """The names, in their blocks, of the matrices that LoRA adds to: all of the layers', or those of --lora-on."""
@@ -112,15 +115,18 @@ class Foreign:
         return known if config.lora is None else {**known, str(R): config.lora}
 
     def weights(self) -> Arrays:
-        # A step writes over them, which it must not over a file.
-        return {name: np.array(array, self.config.dtype, order="C") for name, array in self.model.weights.items()}
+        own = [each for each in self.graph(0.0, padded=False).parameters if each.name in self.model.weights]
+        # A step writes over what it trains, which it must not over a file.
+        make = partial(np.array, order="C") if self.config.lora is None else np.ascontiguousarray
+        return {each.name: make(self.model.weights[each.name], each.dtype) for each in own}
 
     def write(self, folder: Path, arrays: Arrays) -> None:
-        by = self.config.lora_scale
-        merged = {
-            name: array + by * (arrays[f"{name}.A"] @ arrays[f"{name}.B"]) if f"{name}.A" in arrays else array
-            for name, array in arrays.items()
-        }
+        by, weights = self.config.lora_scale, self.model.weights
+        pairs = [name.removesuffix(".A") for name in arrays if name.endswith(".A")]
+        merged = {name: array for name, array in arrays.items() if name in weights and of_stored(name) is None}
+        for name in pairs:
+            W = merged[name] if name in merged else np.asarray(weights[name], self.config.dtype)
+            merged[name] = W + by * (arrays[f"{name}.A"] @ arrays[f"{name}.B"])
         write_folder(folder, self.model, merged, over=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphir.ir.graph import Node
 from graphir.ir.value import Value
 from graphir.passes.fuse.units import Flow
-from graphir.passes.patterns import collective, product
+from graphir.passes.patterns import collective, product, view
 
 
 class Stored:
@@ -54,7 +54,7 @@ class Stored:
         uses = self.flow.graph.uses
         while path[-1] not in self._outputs and len(uses[path[-1]]) == 1:
             ((node, _),) = uses[path[-1]]
-            if self.flow.root(node.outputs[0]) is not self.flow.root(value):
+            if not view(node) or self.flow.root(node.outputs[0]) is not self.flow.root(value):
                 break
             path.append(node.outputs[0])
         return path

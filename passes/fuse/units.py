@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from graphir.ir.graph import FORWARD, UPDATE, Graph, Node
 from graphir.ir.value import Value
-from graphir.passes.patterns import view
+from graphir.passes.patterns import leading_to, product, read_only_by, view, widening
 
 
 @dataclass(eq=False)
@@ -51,11 +51,14 @@ _MOST_VIEWS = 16
 class Flow:
     """A graph as its non-view nodes see it: who reads whose values, through views.
 
+    A cast to more bits for products alone counts as a view: each has its own, of the part that it is about to multiply,
+    so that what is stored in 16 bits is nowhere whole in more.
     Of very many views in a row one now and then counts as any other node: what it makes is stored.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._looked_through = view | (widening & read_only_by(graph, leading_to(graph, product)))
         self.nodes: list[Node] = []
         self._views: dict[Value, tuple[Node, ...]] = dict.fromkeys(graph.arguments, ())
         self._readers: dict[Value, list[Node]] = {}
@@ -65,7 +68,7 @@ class Flow:
         self.index = {node: i for i, node in enumerate(self.nodes)}
 
     def _add(self, node: Node) -> None:
-        if view(node) and len(views := self._views[node.inputs[0]]) < _MOST_VIEWS:
+        if self._looked_through(node) and len(views := self._views[node.inputs[0]]) < _MOST_VIEWS:
             self._views[node.outputs[0]] = (*views, node)
             return
         self.nodes.append(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import graphir as gi
 from graphir.errors import ConfigError, DataError, ModelFileError
@@ -77,6 +79,19 @@ def test_a_batch_says_what_each_prompt_says_alone(folder: Path) -> None:
         assert together[0] == words(folder, prompts[0], max_tokens=8, **options)[0]
         if options["temperature"] == 0:  # draws are keyed by a prompt's number
             assert together == [words(folder, prompt, max_tokens=8, **options)[0] for prompt in prompts]
+
+
+def test_weights_held_as_they_are_stored_say_the_same(folder: Path, tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    shutil.copytree(folder, tmp_path / "narrow")
+    file = tmp_path / "narrow/model.safetensors"
+    save_file({name: each.astype(bfloat16) for name, each in load_file(file).items()}, file)
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
+    prompts = ["w1 w2 w3", "w4"]
+    wide, stored = (words(tmp_path / "narrow", prompts, weights=each, **options) for each in ("wide", "stored"))
+    assert stored == wide
+    with pytest.raises(ConfigError, match="weights 'narrow' is none of wide, stored"):
+        gi.generate(folder, "w1", weights="narrow")
 
 
 def test_the_last_token_is_known_as_such(folder: Path) -> None:

@@ -14,6 +14,7 @@ from graphir.errors import ConfigError, DataError, ModelFileError
 from graphir.hub import open_model, write_folder
 from graphir.hub.config import read_config, write_config
 from graphir.hub.shards import map_folder, write_shards
+from graphir.passes import as_stored
 from tests.support.hub import FAMILIES, FOLDERS, copied, opened, with_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -105,6 +106,26 @@ def test_weights_are_kept_in_16_bits_and_widened_when_read(tmp_path: Path) -> No
     assert {name: each.tobytes() for name, each in tensors.items()} == {
         name: each.tobytes() for name, each in written.items()
     }
+
+
+def test_weights_held_as_they_are_stored_are_views_of_the_file(tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    folder = copied("phi3", tmp_path)  # one tensor holds W_Q, W_K and W_V, one below the other
+    tensors = {name: each.astype(bfloat16) for name, each in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS)
+    model = open_model(folder)
+    graph = as_stored(model.blueprint.graph(), model.lies)
+    arrays = model.arrays_of(graph)
+    D, D_h = (model.blueprint.sizes[name] for name in ("D", "D_h"))
+    start = model.blueprint.sizes["N_H"] * D_h
+    W_K = arrays["layer0/mha/W_K.stored"]
+    assert W_K.dtype == bfloat16
+    assert W_K.shape == (model.blueprint.sizes["N_KV"] * D_h, D)
+    assert np.array_equal(W_K, tensors["model.layers.0.self_attn.qkv_proj.weight"][start:][: len(W_K)])
+    assert arrays["output/gamma"].dtype == np.float32
+    held = [name for name in arrays if name.endswith(".stored")]
+    assert len(held) == sum(array.ndim == 2 for array in arrays.values())
+    assert not any(arrays[name].flags.writeable for name in held)  # the file itself, mapped
 
 
 # -- shards and slices ------------------------------------------------------------------------------------

@@ -68,6 +68,34 @@ def rewritten(path: Path, changes: Mapping[str, Any], added: Mapping[str, Any] =
     return path
 
 
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_floats_of_16_bits_are_held_as_they_are(kind: str, tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    dtype = np.dtype(np.float16 if kind == "F16" else bfloat16)
+    W = np.random.default_rng(0).standard_normal(opened("qwen3").weights["layer0/mha/W_Q.stored"].shape).astype(dtype)
+    reader = gguf.GGUFReader(FOLDERS / "qwen3.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "narrow.gguf", "qwen3")
+    for name, each in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kinds = [*each.types[1:2]]
+            writer.add_key_value(name, each.contents(), each.types[0], sub_type=kinds[0] if kinds else None)
+    for tensor in reader.tensors:
+        if tensor.name == "blk.0.attn_q.weight":
+            raw = W.view(np.uint8) if kind == "BF16" else W
+            writer.add_tensor(tensor.name, raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    model = open_model(tmp_path / "narrow.gguf")
+    assert model.lies["layer0/mha/W_Q"] == (dtype.name, True)
+    stored = model.weights["layer0/mha/W_Q.stored"]
+    assert stored.dtype == dtype
+    assert stored.tobytes() == W.tobytes()
+    assert np.array_equal(model.arrays()["layer0/mha/W_Q"], W.T.astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("changes", "added", "message"),
     [

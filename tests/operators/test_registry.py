@@ -209,6 +209,7 @@ def _impossible(xp, X):  # type: ignore[no-untyped-def]
         (checks.check_elementwise, _broken("X[m k] -> Y[m]", _largest, elementwise=True), r"its shapes are \[\("),
         (checks.check_linear, _broken("X[*b] -> Y[*b]", _shifted, linear="X"), "not linear in X"),
         (checks.check_depends, _broken("X[*b], W[*b] -> Y[*b]", _both, depends={"Y": "X"}), "depends on W"),
+        (checks.check_selects, _broken("X[*b] -> Y[*b]", _shifted, selects="X"), "more than elements of X"),
         (checks.check_shape_only, _broken("X[*b] -> Y[*b]", _shifted, shape_only=True), "more than the shapes"),
         (
             checks.check_associative,

@@ -11,6 +11,7 @@ import graphir as gi
 from graphir import passes
 from graphir.passes import (
     Optimizer,
+    as_stored,
     autodiff,
     cse,
     dce,
@@ -767,6 +768,32 @@ def test_lora() -> None:
           Y.more  [B, F]  = scale(Y.raw) {by=2.0}  @why "A•B is added to W"
           Y       [B, F]  = add(Y.base, Y.more)    @why "A•B is added to W"
           L       []      = sum(Y) {axes=(0, 1), rank=2}
+
+        outputs
+          L
+        """,
+    )
+
+
+def test_as_stored() -> None:
+    """A weight that is read is the transpose of a cast of what is stored."""
+    check_rewrite(
+        LINEAR,
+        lambda graph: as_stored(graph, {"W": ("bfloat16", True)}),
+        """
+        graph linear float32
+
+        inputs
+          X  [B, D]
+
+        parameters
+          W.stored  [F, D] bfloat16  ~ normal(0.02)
+
+        /
+          W.stored.float32  [F, D]  = cast(W.stored) {to="float32"}     @why "W is held as it is stored"
+          W                 [D, F]  = T(W.stored.float32) {perm=(1, 0)}  @why "W is held as it is stored"
+          Y                 [B, F]  = matmul(X, W)
+          L                 []      = sum(Y) {axes=(0, 1), rank=2}
 
         outputs
           L

@@ -163,7 +163,7 @@ def test_metadata_that_is_no_object(tmp_path):
 @pytest.mark.parametrize(
     ("dtype", "shape", "count", "message"),
     [
-        ("F8_E4M3", [4], 4, "x is of type F8_E4M3; checkpoints hold F16, F32"),
+        ("F8_E4M3", [4], 4, "x is of type F8_E4M3; checkpoints hold F16, BF16, F32"),
         ("BF16", [2], 4, "x is of type BF16; checkpoints hold"),
         ("F8", [4], 4, "is no whole safetensors file"),
         ("F32", [10**18, 0], 0, r"x cannot be of shape \[1000000000000000000, 0\]"),

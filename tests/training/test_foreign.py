@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import graphir as gi
 from graphir.errors import CheckpointError, ConfigError, ModelFileError
@@ -103,11 +106,31 @@ def test_by_lora_the_weights_stay_and_the_folder_has_what_was_added(place: Path,
     assert not any(name.endswith("W_Q.m") for name in arrays)
 
 
+def test_by_lora_the_weights_may_stay_as_they_are_stored(place: Path, tmp_path: Path) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    shutil.copytree(place / "llama", tmp_path / "llama")
+    file = tmp_path / "llama/model.safetensors"
+    save_file({name: each.astype(bfloat16) for name, each in load_file(file).items()}, file)
+    asked = config(place, model=str(tmp_path / "llama"), lora=2, learning_rate=1e-2, steps=2, dtype="float32")
+    wide = train(asked, tmp_path / "wide")
+    train(replace(asked, weights="stored", steps=1, schedule_steps=2), tmp_path / "stored")
+    stored = train(replace(asked, weights="stored"), tmp_path / "stored", resume=True)
+    assert stored.loss == pytest.approx(wide.loss, abs=1e-5)
+    arrays = load_checkpoint(stored.checkpoint).arrays
+    assert arrays["layer0/mha/W_Q.stored"].dtype == bfloat16
+    one, other = (open_model(tmp_path / name / "model").weights for name in ("wide", "stored"))
+    for name, array in one.items():
+        assert array.dtype == bfloat16
+        # Sums in another order may round to the neighbour.
+        np.testing.assert_allclose(other[name].astype(np.float32), array.astype(np.float32), rtol=2**-7, err_msg=name)
+
+
 def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"layers": 3}, "--layers is what the model"),
         ({"width": 64}, "--width is what the model"),
         ({"feed_forward": 64}, "--feed-forward is what the model"),
+        ({"weights": "stored"}, "--weights stored holds weights as they are"),
         ({"lora": 2, "model": None}, "--lora 2 adds to the weights of a model"),
         ({"sequence": 33}, "--sequence 33: .* was made for S_max=32 positions"),
     ):

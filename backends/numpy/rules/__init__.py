@@ -4,6 +4,6 @@ Importing this package declares all of them. What has none is recorded by its fo
 its reference kernel.
 """
 
-from graphir.backends.numpy.rules import activations, cache, embedding, linear, loss
+from graphir.backends.numpy.rules import activations, cache, cast, embedding, linear, loss
 
-__all__ = ["activations", "cache", "embedding", "linear", "loss"]
+__all__ = ["activations", "cache", "cast", "embedding", "linear", "loss"]
