@@ -4,6 +4,7 @@
     functions     exp and what follows from it, which kernels call
     build         from text to machine code, kept on disk
     kernels       from the arrays of a tile to a call
+    products      of few rows by a matrix of 16 bits, which is widened as it is read
 
 Optional: nothing here is imported before `compile(…, kernels="numba")` asks for it, and Numba only by `build`. Nodes
 without a formula, and tiles whose arrays lie in no way for it, are left to NumPy.

@@ -18,6 +18,7 @@ from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.compiled.task import Task
 from graphir.backends.effects import declare
 from graphir.backends.numpy.fast.build import build, require_numba
+from graphir.backends.numpy.fast.products import WidenedProduct, find_product, write_product
 from graphir.backends.numpy.fast.source import Source
 from graphir.backends.rows.expressions import Expression
 from graphir.backends.rows.geometry import last_of, lay_ramps, merge_loops, overlap
@@ -48,7 +49,7 @@ class Kernels:
 
     def runs(self, task: Task, assignment: Assignment, keywords: Keywords) -> Mapping[int, FusedRun]:
         """The runs of a task, by the position of their first node."""
-        return find_runs(task, assignment, keywords, self.least)
+        return find_product(task) or find_runs(task, assignment, keywords, self.least)
 
     def in_registers(self, task: Task) -> frozenset[Value]:
         """None: what these kernels are for is cut into tiles beforehand."""
@@ -56,6 +57,8 @@ class Kernels:
 
     def write(self, call: Calls, run: FusedRun, tile: RunTile) -> bool:
         """Records the call that computes a run on a tile; False where the tile's arrays lie in no way for it."""
+        if isinstance(run, WidenedProduct):
+            return write_product(call, run, tile)
         planned = self._plans.find(run, tile)
         if planned is None:
             return False
