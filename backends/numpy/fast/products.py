@@ -82,8 +82,8 @@ def write_product(call: Calls, run: WidenedProduct, tile: RunTile) -> bool:
     X, W, Y = (tile.arrays[value] for value in (*run.inputs, *run.outputs))
     for node in run.views:
         W = node.operator.kernel(np, W, **tile.keywords[node])
-    X, Y = _rows(X), _rows(Y)
-    if X is None or Y is None or not W.size or not np.may_share_memory(W, tile.arrays[run.inputs[1]]):
+    x, y = _rows(X), _rows(Y)
+    if x is None or y is None or not W.size or not np.may_share_memory(W, tile.arrays[run.inputs[1]]):
         return False
     k, n = W.shape
     one = W.itemsize
@@ -93,8 +93,8 @@ def write_product(call: Calls, run: WidenedProduct, tile: RunTile) -> bool:
         text, along = _OUTER, W.strides[0] // one
     else:
         return False
-    numbers = np.array([len(X), n, k, X.strides[0] // 4, along, Y.strides[0] // 4], np.int64)
-    call(_compiled(text), numbers, _stretch(X), _stretch(W).view(np.uint16), _stretch(Y))
+    numbers = np.array([len(x), n, k, x.strides[0] // 4, along, y.strides[0] // 4], np.int64)
+    call(_compiled(text), numbers, _stretch(x), _stretch(W).view(np.uint16), _stretch(y))
     return True
 
 
