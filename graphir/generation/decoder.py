@@ -23,6 +23,7 @@ from graphir.errors import ConfigError, DataError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.models import Blueprint
+from graphir.models.parts.positions import Rotary
 from graphir.passes import complete_plan, shard
 
 Array = NDArray[Any]
@@ -65,6 +66,12 @@ class Decoder:
         self._plan = None if mesh is None else complete_plan(plan, mesh).within(mesh)
         self._executables: dict[int, Executable] = {}
         self._arrays: dict[str, Any] = dict(arrays)
+        positions = blueprint.composition.positions
+        #: Where a text becomes a long one, whose angles are others from its first token on; None: nowhere.
+        self._turn = positions.scaling.turn if isinstance(positions, Rotary) else None
+        #: The tokens of each text, to be read anew there, and those of the longest that is known to come.
+        self._texts: list[list[int]] = []
+        self._reach = 0
         self.rows = 0
         #: Seconds that were spent on compiling.
         self.compiling = 0.0
@@ -86,8 +93,9 @@ class Decoder:
             raise DataError(
                 f"a prompt has {max(counts)} tokens, and the model was made for S_max = {self.longest} positions"
             )
+        self._texts, self._reach = [list(prompt[:-1]) for prompt in prompts], max(counts)
         # What a text's last token says is read by `step`, so that a prompt's other logits are never computed.
-        before = [list(prompt[:-1]) for prompt in prompts]
+        before = self._texts
         width = _power(min(max(map(len, before)), LONGEST), SHORTEST)
         self.lengths[:] = 0
         self.rows = 0
@@ -102,8 +110,13 @@ class Decoder:
 
     def step(self, ids: Sequence[int], going: Collection[int] | None = None) -> Array:
         """The logits [B, V] of what follows, after one more token of each text, or of those that are `going` on."""
-        self._make_room(int(self.lengths.max()) + 1)
         counts = [int(going is None or text in going) for text in range(self.batch)]
+        self._texts = [[*seen, id][: len(seen) + more] for seen, id, more in zip(self._texts, ids, counts, strict=True)]
+        longest = max(map(len, self._texts))
+        if self._turn is not None and self._reach <= self._turn < longest:
+            return self.begin(self._texts)
+        self._reach = max(self._reach, longest)
+        self._make_room(longest)
         logits: Array = self._run(np.asarray(ids, np.int64)[:, None], counts).gather(self.answer)
         return logits[:, -1]
 
@@ -120,7 +133,7 @@ class Decoder:
             "positions": np.minimum(places, self.longest - 1),
             "start": self.lengths.copy(),
             "key_positions": self._positions,
-            "length": int((self.lengths + counts).max()),
+            "length": self._reach,
         }
         inputs = {value.name: known[value.name] for value in self._whole.inputs}
         asked = {value.name for value in executable.graph.arguments}

@@ -25,6 +25,7 @@ from graphir.errors import ModelFileError
 from graphir.hub.folder import read_folder, write_folder
 from graphir.hub.gguf import read_gguf
 from graphir.hub.pretrained import Pretrained
+from graphir.models import FAMILIES, PRESETS
 
 
 def open_model(where: str | PathLike[str]) -> Pretrained:
@@ -34,6 +35,8 @@ def open_model(where: str | PathLike[str]) -> Pretrained:
         return read_folder(path)
     if path.suffix == ".gguf" and path.is_file():
         return read_gguf(path)
+    if str(where) in (*PRESETS, *FAMILIES):
+        raise ModelFileError(f"{where} by its name alone has no weights; give the folder or the .gguf file with them")
     raise ModelFileError(f"{path} is neither a folder with a model nor a .gguf file")
 
 

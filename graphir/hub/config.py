@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -22,8 +22,7 @@ def read_config(fields: Mapping[str, Any], where: str) -> tuple[Format, Blueprin
     config = Config(fields, where)
     kind = config.get("model_type", str)
     if kind not in FORMATS:
-        near = get_close_matches(kind, FORMATS, n=1, cutoff=0.0)[0]
-        raise ModelFileError(f"{where}: model_type {kind!r} is not known; {near} is, of {', '.join(FORMATS)}")
+        raise ModelFileError(f"{where}: model_type {kind!r} is not known; {nearest(kind, FORMATS)}")
     format = FORMATS[kind]
     lacking = _lacking(format, config)
     changes: dict[str, Any] = {}
@@ -41,6 +40,11 @@ def read_config(fields: Mapping[str, Any], where: str) -> tuple[Format, Blueprin
     if min(sizes.values()) < 1 or composition.layers < 1:
         raise ModelFileError(f"{where}: a size is 0: {sizes}, {composition.layers} layers")
     return format, Blueprint(composition, sizes)
+
+
+def nearest(kind: str, known: Collection[str]) -> str:
+    """Which of the kinds that are known one that is not comes nearest to, and all of them."""
+    return f"{get_close_matches(kind, known, n=1, cutoff=0.0)[0]} is, of {', '.join(known)}"
 
 
 def write_config(format: Format, model: Blueprint, dtype: str) -> dict[str, Any]:

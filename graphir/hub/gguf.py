@@ -8,6 +8,7 @@ them is taken back.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from graphir.errors import MissingDependencyError, ModelFileError
 from graphir.extras import install
 from graphir.hub.chat import ChatTemplate
-from graphir.hub.config import read_config
+from graphir.hub.config import nearest, read_config
 from graphir.hub.pretrained import Pretrained, Speech, parameter_names
 from graphir.hub.vocabulary import tokenizer_of
 from graphir.hub.weights import Weights
@@ -37,6 +38,7 @@ _KINDS = {
     "gemma3": "gemma3_text",
     "phi3": "phi3",
     "gpt2": "gpt2",
+    "bert": "bert",
 }
 #: What a config.json calls the metadata of an architecture.
 _FIELDS = {
@@ -53,6 +55,8 @@ _FIELDS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+#: Of BERT, whose angles nobody asks for.
+_BERT_FIELDS = {**_FIELDS, "attention.layer_norm_epsilon": "layer_norm_eps"}
 _GPT2_FIELDS = {
     "block_count": "n_layer",
     "embedding_length": "n_embd",
@@ -62,8 +66,15 @@ _GPT2_FIELDS = {
     "context_length": "n_positions",
 }
 #: Metadata of an architecture that are said by others, or of how it was made.
-_KNOWN = ("vocab_size", "attention.value_length", "rope.dimension_count", "attention.causal")
+_KNOWN = ("vocab_size", "attention.value_length", "rope.dimension_count", "attention.causal", "pooling_type")
 _SCALING = "rope.scaling."
+#: What a config.json calls what is said of it; and the tensors that say more.
+_SCALED = {
+    "factor": "factor",
+    "original_context_length": "original_max_position_embeddings",
+    "attn_factor": "attention_factor",
+}
+_FREQUENCIES, _LONG, _SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,11 @@ class Quantised:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that these take."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self.read(), dtype)
@@ -99,21 +115,26 @@ def read_gguf(path: Path) -> Pretrained:
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # of a damaged file the package raises whatever comes
+        if gguf.GGMLQuantizationType.__name__ in str(error):
+            raise ModelFileError(
+                f"{path} has a tensor quantised as the gguf package here does not know: {error}"
+            ) from None
         raise ModelFileError(f"{path} is no whole GGUF file, truncated or corrupt: {error}") from None
     packed = {tensor.name: tensor for tensor in reader.tensors}
     architecture = str(metadata.get("general.architecture"))
     if architecture not in _KINDS:
-        raise ModelFileError(f"{path}: the architecture {architecture!r} is not read; {', '.join(_KINDS)} are")
+        raise ModelFileError(f"{path}: the architecture {architecture!r} is not read; {nearest(architecture, _KINDS)}")
     fields = _config(architecture, metadata, packed, str(path))
     format, blueprint = read_config(fields, str(path))
     names = parameter_names(format, blueprint)
     called = gguf.get_tensor_name_map(_architecture(architecture), blueprint.composition.layers)
     tensors: dict[str, Any] = {}
     for stored in names.stored:
-        name = called.get_name(stored.name, try_suffixes=(".weight", ".bias"))
+        name = called.get_name(stored.name.removeprefix("bert."), try_suffixes=(".weight", ".bias"))
         if name in packed:
             tensors[stored.name] = _tensor(packed.pop(name), stored.name, architecture, blueprint, path)
-    packed.pop("rope_freqs.weight", None)
+    for name in (_FREQUENCIES, _LONG, _SHORT):
+        packed.pop(name, None)
     if packed:
         raise ModelFileError(f"{path} holds {min(packed)}, which a model of its metadata does not have")
     return Pretrained(
@@ -134,8 +155,9 @@ def _config(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str
     """The fields of a config.json that say what the metadata do."""
     prefix = f"{architecture}."
     said = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
-    words = _GPT2_FIELDS if architecture == "gpt2" else _FIELDS
-    fields: dict[str, Any] = {"model_type": _KINDS[architecture], "tie_word_embeddings": "output.weight" not in tensors}
+    words = {"gpt2": _GPT2_FIELDS, "bert": _BERT_FIELDS}.get(architecture, _FIELDS)
+    tied = "output.weight" not in tensors
+    fields: dict[str, Any] = {"model_type": _KINDS[architecture], "tie_word_embeddings": tied}
     for name, value in said.items():
         if name in words:
             fields[words[name]] = _decimal(value)
@@ -149,13 +171,21 @@ def _config(architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str
     width = said.get("attention.key_length")
     if said.get("attention.value_length", width) != width:
         raise ModelFileError(f"{where}: values as wide as {said['attention.value_length']} beside keys of {width}")
+    encoder = architecture == "bert"
+    if said.get("attention.causal", not encoder) == encoder:
+        raise ModelFileError(
+            f"{where}: {prefix}attention.causal = {encoder} is not how a model of this architecture is"
+        )
+    if encoder:  # without a head, which llama.cpp leaves out
+        types = tensors.get("token_types.weight")
+        fields |= {"architectures": ["BertModel"], "type_vocab_size": 2 if types is None else int(types.shape[-1])}
     if architecture in ("llama", "qwen3"):
         fields["attention_bias"] = "blk.0.attn_q.bias" in tensors
     if architecture == "llama":
         fields["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
     if architecture in ("gemma2", "gemma3") and "num_attention_heads" in fields:
         fields["query_pre_attn_scalar"] = _query_scale(architecture, fields)
-    if architecture != "gpt2":
+    if architecture not in ("gpt2", "bert"):
         fields["rope_scaling"] = _rotation(said, fields, tensors, where)
     return fields
 
@@ -178,13 +208,18 @@ def _rotation(
     scaling.pop("finetuned", None)
     kind = scaling.pop("type", "none")
     if kind != "none":
-        words = {"factor": "factor", "original_context_length": "original_max_position_embeddings"}
-        unknown = sorted(scaling.keys() - words.keys())
+        rotation["rope_type"] = kind
+    if kind != "none" or _LONG in tensors:
+        unknown = sorted(scaling.keys() - _SCALED.keys())
         if unknown:
             raise ModelFileError(f"{where}: {_SCALING}{unknown[0]} = {scaling[unknown[0]]!r} is not understood")
-        rotation |= {"rope_type": kind, **{words[name]: _decimal(value) for name, value in scaling.items()}}
-    if "rope_freqs.weight" in tensors:
-        rotation |= _llama3(np.asarray(tensors["rope_freqs.weight"].data, np.float64), fields, where)
+        rotation |= {_SCALED[name]: _decimal(value) for name, value in scaling.items()}
+    if _LONG in tensors and _SHORT in tensors:
+        factors = {"long_factor": _LONG, "short_factor": _SHORT}
+        rotation |= {name: [_decimal(float(each)) for each in tensors[of].data] for name, of in factors.items()}
+        rotation["rope_type"] = "longrope"
+    if _FREQUENCIES in tensors:
+        rotation |= _llama3(np.asarray(tensors[_FREQUENCIES].data, np.float64), fields, where)
     return rotation
 
 
@@ -195,7 +230,7 @@ def _llama3(factors: Array, fields: Mapping[str, Any], where: str) -> dict[str, 
     turns = 8192 / (2 * np.pi) * float(fields.get("rope_theta", 10000.0)) ** -planes
     own = np.clip((turns - 1.0) / 3.0, 0, 1)
     if not np.allclose(1 / factors, own + (1 - own) / said["factor"], rtol=1e-4, atol=0):
-        raise ModelFileError(f"{where}: rope_freqs.weight is no scaling of Llama 3's kind, over 8,192 positions")
+        raise ModelFileError(f"{where}: {_FREQUENCIES} is no scaling of Llama 3's kind, over 8,192 positions")
     return {"rope_type": "llama3", "original_max_position_embeddings": 8192, **said}
 
 

@@ -13,6 +13,10 @@ from graphir.hub.keys import Changes, Config
 from graphir.models.blueprint import Blueprint
 from graphir.models.parts.positions import Rotary, Scaling
 
+_ORIGINAL = "original_max_position_embeddings"
+#: What longrope slows each plane by, and what it is called, at first by the name of its model.
+_SHORT, _LONG = "short_factor", "long_factor"
+_LONGROPE = ("longrope", "su")
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
@@ -34,7 +38,7 @@ class Rotation:
         share = config.get("partial_rotary_factor", float, 1.0)
         longest = config.get("max_position_embeddings", int)
         # Older folders of Phi-3 say it beside, not within.
-        original = config.get("original_max_position_embeddings", int, None)
+        original = config.get(_ORIGINAL, int, None)
         said = config.part("rope_parameters") or config.part("rope_scaling")
         scaling = Scaling()
         if said is not None and self.windowed is not None and said.has(_FULL):
@@ -52,6 +56,8 @@ class Rotation:
         part = Fraction(share).limit_denominator(1024)
         if not 0 < part <= 1 or not 1 < base < math.inf:
             raise ModelFileError(f"{config.where}: a share {share} of each head turned with base {base} is impossible")
+        if scaling.short:
+            _require_each_plane(config, scaling, part)
         rotary = Rotary(base, scaling=scaling, share=(part.numerator, part.denominator), windowed_base=windowed)
         return {"positions": rotary}
 
@@ -67,7 +73,9 @@ class Rotation:
             said["factor"] = scaling.factor
         if scaling.kind in ("llama3", "yarn"):
             low, high = _TURNS[scaling.kind]
-            said |= {low: scaling.slow, high: scaling.fast, "original_max_position_embeddings": scaling.original}
+            said |= {low: scaling.slow, high: scaling.fast, _ORIGINAL: scaling.original}
+        if scaling.kind == "longrope":
+            said |= {_SHORT: [*scaling.short], _LONG: [*scaling.long], _ORIGINAL: scaling.original}
         if scaling.gain:
             said["attention_factor"] = scaling.gain
         if self.windowed is not None:
@@ -86,7 +94,7 @@ def _scaling(said: Config, longest: int, original: int | None) -> Scaling:
     kind = said.get("rope_type", str, None) or said.get("type", str, "default")
     said.asked |= {"type", "rope_type"}
     if kind == "default":
-        said.asked.add("original_max_position_embeddings")  # which some say of models that are not scaled, too
+        said.asked.add(_ORIGINAL)  # which some say of models that are not scaled, too
         found = Scaling()
     elif kind == "linear":
         found = Scaling("linear", factor=said.get("factor", float))
@@ -97,16 +105,51 @@ def _scaling(said: Config, longest: int, original: int | None) -> Scaling:
         found = Scaling(
             kind,
             factor=said.get("factor", float),
-            original=said.get("original_max_position_embeddings", int, original or longest),
+            original=said.get(_ORIGINAL, int, original or longest),
             slow=said.get(low, float, *(_YARN_TURNS[:1] if kind == "yarn" else ())),
             fast=said.get(high, float, *(_YARN_TURNS[1:] if kind == "yarn" else ())),
             gain=_gain(said) if kind == "yarn" else 0.0,
         )
+    elif kind in _LONGROPE:
+        # What stands beside goes before what stands within, as transformers has it.
+        within = said.get(_ORIGINAL, int, longest)
+        trained = original or within
+        found = Scaling(
+            "longrope",
+            factor=said.get("factor", float, longest / max(trained, 1)),
+            original=trained,
+            gain=said.get("attention_factor", float, 0.0),
+            short=_numbers(said, _SHORT),
+            long=_numbers(said, _LONG),
+        )
     else:
-        known = ", ".join(("default", "linear", "dynamic", *_TURNS))
+        known = ", ".join(("default", "linear", "dynamic", *_TURNS, "longrope"))
         raise ModelFileError(f"{said.where}: rope_type {kind!r} is not built; {known} are")
     said.refuse_rest()
     return found
+
+
+def _numbers(said: Config, name: str) -> tuple[float, ...]:
+    """A field that is a list of numbers."""
+    numbers = said.get(name, list)
+    if not all(
+        isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf for each in numbers
+    ):
+        raise ModelFileError(f"{said.where}: {name} has to be a list of numbers above 0")
+    return tuple(map(float, numbers))
+
+
+def _require_each_plane(config: Config, scaling: Scaling, part: Fraction) -> None:
+    """ModelFileError unless each plane of a head has its factors."""
+    width = config.get("head_dim", int, None)
+    if width is None:
+        width = config.get("hidden_size", int) // max(config.get("num_attention_heads", int), 1)
+    planes = part * width / 2
+    if not len(scaling.short) == len(scaling.long) == planes:
+        raise ModelFileError(
+            f"{config.where}: {len(scaling.short)} numbers of {_SHORT} and {len(scaling.long)} of {_LONG} for {planes} "
+            "planes of a head"
+        )
 
 
 def _gain(said: Config) -> float:

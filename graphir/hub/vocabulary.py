@@ -39,6 +39,8 @@ _CUTS: Mapping[str, tuple[Mapping[str, Any], bool]] = {
 #: Kinds of tokens in `tokenizer.ggml.token_type`: what is never part of a text, and what is taken whole.
 _CONTROL, _OWN = 3, 4
 _BLANK = "▁"
+#: The ids of BERT's own vocabulary, which are meant where a file says none.
+_BERT_IDS = {"unknown": 100, "first": 101, "last": 102}
 
 
 def tokenizer_of(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -59,8 +61,10 @@ def tokenizer_of(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
         text = _byte_pairs(said, ids, where)
     elif kind == "llama":
         text = _sentence_pieces(said, ids, where)
+    elif kind == "bert":
+        text = _words(said, tokens)
     else:
-        raise ModelFileError(f"{where}: a tokenizer of kind {kind!r} is not read; gpt2 and llama are")
+        raise ModelFileError(f"{where}: a tokenizer of kind {kind!r} is not read; gpt2, llama and bert are")
     added = [_added(id, token, kinds[id]) for id, token in enumerate(tokens) if kinds and kinds[id] in (_CONTROL, _OWN)]
     return {"version": "1.0", "added_tokens": added, "post_processor": _framing(said, tokens), **text}
 
@@ -114,6 +118,31 @@ def _sentence_pieces(said: Mapping[str, Any], ids: Mapping[str, int], where: str
     }
 
 
+def _words(said: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+    """WordPiece, as BERT has it: ▁ stands here before what begins a word, there ## before what goes on with it."""
+
+    def spelled(token: str) -> str:
+        if token.startswith("[") and token.endswith("]"):
+            return token
+        return token[1:] if token.startswith(_BLANK) else f"##{token}"
+
+    unknown = said.get("unknown_token_id", _BERT_IDS["unknown"])
+    model = {
+        "type": "WordPiece",
+        "unk_token": tokens[unknown] if unknown < len(tokens) else "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {spelled(token): id for id, token in enumerate(tokens)},
+    }
+    kept = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    return {
+        "model": model,
+        "normalizer": {"type": "BertNormalizer", **kept},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+
+
 def _added(id: int, token: str, kind: int) -> dict[str, Any]:
     whole = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": id, "content": token, "special": kind == _CONTROL, **whole}
@@ -121,9 +150,13 @@ def _added(id: int, token: str, kind: int) -> dict[str, Any]:
 
 def _framing(said: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any] | None:
     """What stands around a text of its own: a first token, a last one, or neither."""
-    # SentencePiece's have a first one where nothing is said.
-    framed = said.get("add_bos_token", said.get("model") == "llama"), said.get("add_eos_token", False)
-    ends = [said.get(f"{end}_token_id") if there else None for end, there in zip(("bos", "eos"), framed, strict=True)]
+    # SentencePiece's have a first one where nothing is said, BERT's both: [CLS] and [SEP].
+    words = said.get("model") == "bert"
+    framed = said.get("add_bos_token", words or said.get("model") == "llama"), said.get("add_eos_token", words)
+    named = said.get("bos_token_id"), said.get("eos_token_id")
+    if words:
+        named = said.get("bos_token_id", _BERT_IDS["first"]), said.get("seperator_token_id", _BERT_IDS["last"])
+    ends = [id if there else None for id, there in zip(named, framed, strict=True)]
     if ends == [None, None] or not all(id is None or id < len(tokens) for id in ends):
         return None
     first, last = ([] if id is None else [{"SpecialToken": {"id": tokens[id], "type_id": 0}}] for id in ends)

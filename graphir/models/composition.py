@@ -91,7 +91,7 @@ class Composition:
         wanted = {
             "types": self.embedding.types,
             "positions": self.positions.given,
-            "length": isinstance(self.positions, Rotary) and self.positions.scaling.kind == "dynamic",
+            "length": isinstance(self.positions, Rotary) and self.positions.scaling.of_texts,
             "segments": usage.packed,
             "start": usage.cached,
             "key_positions": usage.cached,

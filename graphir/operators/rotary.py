@@ -20,12 +20,23 @@ from graphir.ir.operator import Array, Place, Size, Xp, operator
 # -- angles -----------------------------------------------------------------------------------------------
 
 #: How angles are slowed down for sequences longer than a model was trained on.
-SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 #: Those that compare with the length that the model was trained on.
-_BY_LENGTH = ("dynamic", "llama3", "yarn")
+_BY_LENGTH = ("dynamic", "llama3", "yarn", "longrope")
+#: Those whose angles are others in texts beyond it, which an operand `length` says.
+OF_TEXTS = ("dynamic", "longrope")
 
 
-def _angles_signature(scaling: str, base: float, factor: float, original: int, slow: float, fast: float) -> str:
+def _angles_signature(
+    scaling: str,
+    base: float,
+    factor: float,
+    original: int,
+    slow: float,
+    fast: float,
+    short: tuple[float, ...],
+    long: tuple[float, ...],
+) -> str:
     if scaling not in SCALINGS:
         raise TypeCheckError(f"scaling={scaling!r} of rotary positions is none of {', '.join(SCALINGS)}")
     if not (1 < base < math.inf and 0 < factor < math.inf):
@@ -34,13 +45,17 @@ def _angles_signature(scaling: str, base: float, factor: float, original: int, s
         raise TypeCheckError(f"scaling={scaling!r} needs original=…, the positions that the model was trained on")
     if scaling in ("llama3", "yarn") and not 0 < slow < fast:
         raise TypeCheckError(f"slow={slow}, fast={fast}: need 0 < slow < fast, in turns over the original positions")
-    length = ", length[] natural" if scaling == "dynamic" else ""
+    if scaling == "longrope" and not (original > 1 and len(short) == len(long) and min(*short, *long, math.inf) > 0):
+        raise TypeCheckError(f"short={short}, long={long}: need as many numbers above 0 in both, and original > 1")
+    length = ", length[] natural" if scaling in OF_TEXTS else ""
     return f"T[*b] int{length} -> cos[*b planes] dtype, sin[*b planes] dtype"
 
 
 def _require_planes(sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> None:
     if attributes["scaling"] == "dynamic" and sizes["planes"] < 2:
         raise DimError("rotary positions scaled dynamically need heads of at least two planes")
+    if attributes["scaling"] == "longrope" and sizes["planes"] != len(attributes["short"]):
+        raise DimError(f"{len(attributes['short'])} factors of rotary positions for {sizes['planes']} planes of a head")
 
 
 @operator(
@@ -55,6 +70,14 @@ def _require_planes(sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> 
         {"planes": as_dim(4), "scaling": "dynamic", "factor": 2.0, "original": 4},
         {"planes": as_dim(5), "scaling": "llama3", "factor": 8.0, "original": 64, "base": 50.0},
         {"planes": as_dim(5), "scaling": "yarn", "factor": 4.0, "original": 64, "fast": 32.0, "base": 50.0},
+        {
+            "planes": as_dim(3),
+            "scaling": "longrope",
+            "factor": 4.0,
+            "original": 4,
+            "short": (1.0, 1.25, 1.5),
+            "long": (1.0, 2.5, 4.0),
+        },
     ),
 )
 def rotary_angles(
@@ -70,6 +93,8 @@ def rotary_angles(
     slow: float = 1.0,
     fast: float = 4.0,
     gain: float = 0.0,
+    short: tuple[float, ...] = (),
+    long: tuple[float, ...] = (),
     dtype: str = "float32",
     shape: tuple[int, ...],
     at: Place,
@@ -79,10 +104,14 @@ def rotary_angles(
     `scaling` slows planes down, by `factor` at most. linear: all. dynamic: by another base, where `length`, one more
     than the last position, is beyond `original`. llama3: those that make fewer than `slow` turns over `original`
     positions, in part those of fewer than `fast`. yarn: the same, in even steps from plane to plane, and cos and sin
-    are 0.1 ln(factor) + 1 times as large; `gain` is another such number, for any scaling.
+    are 0.1 ln(factor) + 1 times as large; `gain` is another such number, for any scaling. longrope: each by a number of
+    its own, of `long` where `length` is beyond `original`, else of `short`, and cos and sin are √(1 + ln(factor) /
+    ln(original)) times as large (Ding et al., 2024).
     """
     j = (xp.arange(shape[-1]) + at.start("planes")).astype("float64")
-    if length is not None:
+    if scaling == "longrope" and length is not None:
+        omega = base ** (-j / planes) / xp.where(length > original, _each(xp, j, long), _each(xp, j, short))
+    elif length is not None:
         # So that the slowest plane turns over `length` as it did over `original` positions (bloc97, 2023).
         beyond = xp.maximum(length, original).astype("float64") * (factor / original) - (factor - 1)
         omega = (base * beyond ** (planes / (planes - 1))) ** (-j / planes)
@@ -91,8 +120,23 @@ def rotary_angles(
         own = _kept(xp, j, omega, planes, base, scaling, original, slow, fast)
         omega = omega * (own + (1 - own) / factor)
     angle = T.astype("float64")[..., None] * omega
-    size = gain or (0.1 * math.log(factor) + 1 if scaling == "yarn" and factor > 1 else 1.0)
+    size = gain or _size(scaling, factor, original)
     return (xp.cos(angle) * size).astype(dtype), (xp.sin(angle) * size).astype(dtype)
+
+
+def _size(scaling: str, factor: float, original: int) -> float:
+    """What cos and sin are multiplied by, so that scores of longer texts are as sharp."""
+    if factor <= 1 or scaling not in ("yarn", "longrope"):
+        return 1.0
+    return 0.1 * math.log(factor) + 1 if scaling == "yarn" else math.sqrt(1 + math.log(factor) / math.log(original))
+
+
+def _each(xp: Xp, j: Array, numbers: tuple[float, ...]) -> Array:
+    """The number of each plane: by comparisons, which every array module and every formula has."""
+    found = xp.full_like(j, numbers[-1])
+    for plane, number in enumerate(numbers[:-1]):
+        found = xp.where(j == plane, number, found)
+    return found
 
 
 def _kept(

@@ -7,7 +7,6 @@ evaluated, and no tensor is read before what is said of all of them has been che
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zlib
@@ -136,11 +135,6 @@ def select_arrays(checkpoint: Checkpoint, plan: ExecutionPlan) -> Arrays:
             )
         selected[value.name] = array
     return selected
-
-
-def tokenizer_fingerprint(name: str) -> str:
-    """`bytes`, or a hash of the tokenizer's file."""
-    return name if name == "bytes" else hashlib.sha256(Path(name).read_bytes()).hexdigest()
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any] | None) -> int:

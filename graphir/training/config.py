@@ -42,7 +42,9 @@ class Text:
     text: tuple[str, ...] = _text(
         (), "A file of UTF-8 text to train on, repeatable; without it, Python's reference prose.", free=True
     )
-    tokenizer: str = _text("bytes", "'bytes' or the path of a Hugging Face tokenizer.json.", free=True)
+    tokenizer: str = _text(
+        "bytes", "'bytes' or the path of a Hugging Face tokenizer.json.  [default of a --model: its own]", free=True
+    )
     validation: float = _text(
         0.1, "Share of the text, from its end, that is kept for validation.", positive=True, below=1
     )
@@ -189,7 +191,12 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
         for name in (*options_of(Architecture), "width", "heads", "feed_forward"):
             if name not in ("dropout", "dtype") and getattr(self, name) != options[name].default:
                 raise ConfigError(f"{flag(name)} is what the model {model} says itself; leave it out beside --model")
-        return self if self.tokenizer != "bytes" else replace(self, tokenizer=str(Path(model) / "tokenizer.json"))
+        if self.tokenizer != "bytes":
+            return self
+        own = Path(model) / "tokenizer.json"
+        if Path(model).is_dir() and not own.is_file():
+            raise ConfigError(f"{model} has no tokenizer.json, which a text needs; give one by --tokenizer")
+        return replace(self, tokenizer=model if model.endswith(".gguf") else str(own))
 
     def resolved(self) -> TrainConfig:
         """With every default that follows from other options filled in: what a checkpoint keeps."""

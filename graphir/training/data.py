@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from graphir.errors import DataError
 from graphir.operators.loss import IGNORE
-from graphir.tokenizer import load_tokenizer
 from graphir.training.config import TrainConfig
+from graphir.training.tokens import tokenizer_of
 
 Ids = NDArray[np.int64]
 
@@ -71,7 +71,7 @@ def _read_file(path: str) -> str:
 
 def load_corpus(config: TrainConfig) -> Corpus:
     """The tokens of the configuration's text, split; DataError if a part is shorter than one window, S + 1 tokens."""
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = tokenizer_of(config.tokenizer)
     ids = np.asarray(tokenizer.encode(read_text(config.text)), np.int64)
     split = round(len(ids) * (1 - config.validation))
     window = config.sequence + 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from graphir.errors import MissingDependencyError
-from graphir.files import make_folder, remove_leftovers, write_atomically
+from graphir.files import make_folder, remove_leftovers, write_bytes
 from graphir.training.checkpoint import Checkpoint, checkpoint_path, list_checkpoints, remove_old, save_checkpoint
 from graphir.training.lock import FolderLock
 from graphir.training.metrics import MetricsFile, draw_loss, read_metrics
@@ -76,13 +76,13 @@ class RunFolder:
             note(f"{path}: no records of steps, and left out: line {lines}")
         return metrics
 
-    def keep_tokenizer(self, name: str) -> None:
+    def keep_tokenizer(self, content: bytes | None) -> None:
         """A copy of the tokenizer's file, if it has one."""
-        if self.leads and name != "bytes":
-            content, path = Path(name).read_bytes(), self.path / _TOKENIZER
+        if self.leads and content is not None:
+            path = self.path / _TOKENIZER
             if not path.exists():  # else it may be the user's own
                 self._written.append(path)
-            write_atomically(path, lambda file: file.write(content))
+            write_bytes(path, content)
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after `step` is."""

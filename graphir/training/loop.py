@@ -33,7 +33,6 @@ from graphir.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     select_arrays,
-    tokenizer_fingerprint,
 )
 from graphir.training.config import TRAINED, TrainConfig
 from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validation_batches
@@ -44,6 +43,7 @@ from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
 from graphir.training.subject import subject_of
 from graphir.training.terms import terms_of
+from graphir.training.tokens import tokenizer_file, tokenizer_fingerprint
 
 #: Gradients that overflow float16 even at this loss scale are none.
 _LEAST_SCALE = 2.0**-14
@@ -211,7 +211,7 @@ class _Training:
     # -- the loop -------------------------------------------------------------------------------------
 
     def go(self, report: Report) -> Outcome:
-        self.folder.keep_tokenizer(self.config.tokenizer)
+        self.folder.keep_tokenizer(tokenizer_file(self.config.tokenizer))
         metrics = self.folder.open_metrics(self.step, report.note)
         record: Record = metrics.last if metrics is not None else {}
         path = self.folder.checkpoint(self.step)

@@ -18,9 +18,10 @@ from graphir.backends import Executable, plan
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DataError
 from graphir.models import transformer
-from graphir.tokenizer import Tokenizer, load_tokenizer
-from graphir.training.checkpoint import Arrays, Checkpoint, select_arrays, tokenizer_fingerprint
+from graphir.tokenizer import Tokenizer
+from graphir.training.checkpoint import Arrays, Checkpoint, select_arrays
 from graphir.training.config import TRAINED
+from graphir.training.tokens import tokenizer_fingerprint, tokenizer_of
 
 _SHORTEST_WINDOW = 16
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -61,7 +62,7 @@ class Sampler:
             raise ConfigError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
         choice: dict[str, Any] = {"decode": "top-k", "k": top_k, "temperature": temperature}
         self.graph = transformer(**config.model_options(dropout=0.0), **choice)
-        self.tokenizer: Tokenizer = load_tokenizer(find_tokenizer(checkpoint))
+        self.tokenizer: Tokenizer = tokenizer_of(find_tokenizer(checkpoint))
         self.sizes = {**checkpoint.sizes, "B": 1}
         # Tensors that are not this model's are found before anything is compiled for them.
         self.arrays: Arrays = select_arrays(checkpoint, plan(self.graph, self.sizes))

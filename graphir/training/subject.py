@@ -34,7 +34,7 @@ class Subject(Protocol):
         """The parameters of this graph that are trained; None: all of them."""
 
     def tokens(self, vocabulary: int) -> int:
-        """V, where the tokenizer has a vocabulary of that size."""
+        """V, where the tokenizer has a vocabulary of that size; ConfigError where that does not fit."""
 
     def sizes(self, tokens: int) -> dict[str, int]:
         """The numbers of its dims, of a batch's and of V = `tokens`; ConfigError for a batch that it cannot take."""
@@ -103,7 +103,13 @@ class Foreign:
         return None if self.config.lora is None else [name for pair in adapters(graph).values() for name in pair]
 
     def tokens(self, vocabulary: int) -> int:
-        return self.model.blueprint.sizes["V"]
+        V = self.model.blueprint.sizes["V"]
+        if vocabulary > V:
+            raise ConfigError(
+                f"--tokenizer {self.config.tokenizer} has ids up to {vocabulary - 1}, {self.config.model} V = {V} "
+                "tokens; they do not belong together"
+            )
+        return V
 
     def sizes(self, tokens: int) -> dict[str, int]:
         config, blueprint, longest = self.config, self.model.blueprint, self.model.longest
@@ -132,10 +138,10 @@ class Foreign:
 
 def subject_of(config: TrainConfig) -> Subject:
     """What the configuration trains; ModelFileError for a model that cannot be read."""
-    return Own(config) if config.model is None else Foreign(config, _opened(config.model))
+    return Own(config) if config.model is None else Foreign(config, opened(config.model))
 
 
 @lru_cache(maxsize=2)
-def _opened(where: str) -> Pretrained:
+def opened(where: str) -> Pretrained:
     """A model, opened once for all that is asked of it."""
     return open_model(where)

@@ -46,14 +46,15 @@ def largest_difference(name: str, **options: Any) -> float:
     )
 
 
-def uncached(name: str) -> NDArray[Any]:
-    """The logits [B, S, V] of the texts, all at once, node by node."""
+def uncached(name: str, tokens: int | None = None) -> NDArray[Any]:
+    """The logits [B, S, V] of the texts, or of so many `tokens` of them, all at once, node by node."""
     model = opened(name)
     blueprint = model.blueprint.but(dtype="float64")
     graph = blueprint.graph(loss=False, decode=None)
-    B, S = TEXTS.shape
+    T = TEXTS[:, :tokens]
+    B, S = T.shape
     run = gi.compile(graph, blueprint.bind(graph, B=B, S=S), backend="reference")
-    known = {"T": TEXTS, "positions": np.broadcast_to(np.arange(S), (B, S))}
+    known = {"T": T, "positions": np.broadcast_to(np.arange(S), (B, S)), "length": S}
     out = run(model.arrays("float64"), {value.name: known[value.name] for value in graph.inputs})
     logits: NDArray[Any] = out[blueprint.composition.answer]
     return logits
@@ -68,6 +69,19 @@ def test_logits_with_a_cache_are_those_without(name: str) -> None:
 @pytest.mark.parametrize(("name", "mesh"), [("llama", {"tp": 3}), ("smollm", {"tp": 2}), ("qwen3", {"dp": 2, "tp": 2})])
 def test_on_ranks_they_are_the_same(name: str, mesh: dict[str, int]) -> None:
     assert largest_difference(name, mesh=gi.Mesh(mesh)) < 1e-12
+
+
+def test_a_text_that_becomes_a_long_one_is_turned_anew() -> None:
+    model = opened("phi3_long")
+    blueprint, short = model.blueprint.but(dtype="float64"), 5
+    assert blueprint.composition.positions.scaling.turn == short
+    texts = Decoder(blueprint, model.arrays("float64"), 2, backend="reference")
+    logits = texts.begin([list(TEXTS[0, :4]), list(TEXTS[1, :2])])
+    for step in range(4):
+        whole = uncached("phi3_long", 4 + step)
+        for text, count in enumerate((4, 2)):
+            assert np.abs(logits[text] - whole[text, count + step - 1]).max() < 1e-12
+        logits = texts.step([TEXTS[0, 4 + step], TEXTS[1, 2 + step]])
 
 
 def test_texts_that_have_ended_change_nothing() -> None:

@@ -34,13 +34,30 @@ def largest_difference(name: str, backend: str, mesh: gi.Mesh | None = None, pla
 
 
 def test_every_family_has_a_folder() -> None:
-    families = {"bert", "gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm"}
+    families = {"bert", "gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "phi3_long", "qwen2", "qwen3", "smollm"}
     assert set(FAMILIES) == families
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_familys_logits_loss_and_gradients_are_those_of_transformers(name: str) -> None:
     assert largest_difference(name, "reference") < 1e-12
+
+
+def test_short_texts_are_turned_by_other_angles_than_long_ones() -> None:
+    model, said = opened("phi3_long"), expected("phi3_long")
+    wanted, graph = said["short_logits"], model.blueprint.but(dtype="float64").graph(loss=False)
+    B, S = wanted.shape[:2]
+    assert model.blueprint.composition.positions.scaling.original == S
+    answer = model.blueprint.composition.answer
+    run = gi.compile(graph, model.blueprint.bind(graph, B=B, S=S), backend="reference", fetch=[answer])
+    given = inputs(graph, "phi3_long")
+    short = {name: each[:, :S] for name, each in given.items() if name != "length"}
+    apart = {
+        length: np.abs(run(model.arrays("float64"), {**short, "length": length})[answer] - wanted).max()
+        for length in (S, S + 1)
+    }
+    assert apart[S] < 1e-12
+    assert apart[S + 1] > 1e-3
 
 
 @pytest.mark.slow

@@ -216,6 +216,7 @@ def test_a_folder_without_its_parts_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     assert "has no config.json" in refusal(folder)
     assert "is neither a folder with a model nor a .gguf file" in refusal(folder / "model.bin")
+    assert "gpt2 by its name alone has no weights" in refusal(Path("gpt2"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
@@ -258,7 +259,18 @@ def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
         ("llama", {"hidden_act": "xielu"}, "hidden_act = 'xielu' is none of"),
         ("llama", {"logit_scale": 2.0}, "logit_scale = 2.0 is not understood, and may change what the model computes"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not understood"),
-        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is not built"),
+        ("llama", {"rope_parameters": {"rope_type": "ntk"}}, "rope_type 'ntk' is not built"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters lacks short_factor"),
+        (
+            "phi3_long",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 0], "long_factor": [1.0, 2.0]}},
+            "short_factor has to be a list of numbers above 0",
+        ),
+        (
+            "phi3_long",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+            "1 numbers of short_factor and 1 of long_factor for 2 planes",
+        ),
         (
             "llama",
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "beta": 1}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from graphir.errors import GraphirError, ModelFileError
-from graphir.hub import open_model
+from graphir.hub import open_model, write_folder
 from graphir.hub.vocabulary import tokenizer_of
 from graphir.tokenizer import JsonTokenizer
 from tests.support.hub import FOLDERS, opened
@@ -21,7 +22,7 @@ from tests.support.hub import FOLDERS, opened
 gguf = pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
 pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 
-FILES = ("gemma2", "gpt2", "phi3", "qwen3", "smollm")
+FILES = ("gemma2", "gpt2", "phi3", "phi3_long", "qwen3", "smollm")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -31,6 +32,11 @@ def test_a_file_is_the_model_of_its_folder(name: str) -> None:
     if name == "gemma2":  # the file cannot say the width that scores are scaled by, where it is no head's
         attention = replace(found.composition.attention, width=wanted.composition.attention.width)
         found = replace(found, composition=replace(found.composition, attention=attention))
+    if name == "phi3_long":  # it says in float32 what cos and sin are multiplied by
+        positions = found.composition.positions
+        assert positions.scaling.gain == pytest.approx(math.sqrt(1 + math.log(32 / 5) / math.log(5)))
+        exact = replace(positions, scaling=replace(positions.scaling, gain=0.0, factor=32 / 5))
+        found = replace(found, composition=replace(found.composition, positions=exact))
     assert found == wanted
     assert model.weights.keys() == folder.weights.keys()
     for parameter, array in folder.weights.items():
@@ -42,6 +48,31 @@ def test_a_file_is_the_model_of_its_folder(name: str) -> None:
     assert model.speech.ends == (35,)
     assert model.tokenizer.encode("abcab<eos>b") == [34, 33, 35, 1]
     assert model.tokenizer.decode([34, 33, 35, 1]) == "abcabb"
+
+
+def test_an_encoder_is_that_of_its_folder_without_its_head(tmp_path: Path) -> None:
+    model, folder = open_model(FOLDERS / "bert.gguf"), opened("bert")
+    assert model.blueprint == replace(folder.blueprint, composition=replace(folder.blueprint.composition, head=None))
+    assert folder.weights.keys() - model.weights.keys() == {
+        f"output/{name}" for name in ("W_map", "b_map", "gamma", "beta", "b_lm")
+    }
+    assert all(np.array_equal(np.asarray(model.weights[name]), folder.weights[name]) for name in model.weights)
+    tokenizer = model.tokenizer
+    assert tokenizer.encode("Ab cabc z", framed=True) == [2, 34, 6, 35, 1, 3]
+    assert tokenizer.decode([34, 6, 35]) == "ab cabc"
+    write_folder(tmp_path / "new", model)
+    again = open_model(tmp_path / "new")
+    assert again.blueprint == model.blueprint
+    assert again.tokenizer.encode("Ab", framed=True) == [2, 34, 3]
+
+
+def test_a_file_is_written_as_a_folder(tmp_path: Path) -> None:
+    file = open_model(FOLDERS / "smollm.gguf")
+    write_folder(tmp_path / "new", file)
+    folder = open_model(tmp_path / "new")
+    assert folder.blueprint == file.blueprint
+    assert all(np.array_equal(np.asarray(file.weights[name]), array) for name, array in folder.weights.items())
+    assert folder.tokenizer.encode("abcab") == file.tokenizer.encode("abcab")
 
 
 def rewritten(path: Path, changes: Mapping[str, Any], added: Mapping[str, Any] = {}) -> Path:
@@ -96,17 +127,29 @@ def test_floats_of_16_bits_are_held_as_they_are(kind: str, tmp_path: Path) -> No
     assert np.array_equal(model.arrays()["layer0/mha/W_Q"], W.T.astype(np.float32))
 
 
+def read_whole(path: Path) -> None:
+    """Reads all that a file holds: whatever is wrong with it is found."""
+    model = open_model(path)
+    model.arrays()
+    _ = model.tokenizer
+
+
 @pytest.mark.parametrize(
     ("changes", "added", "message"),
     [
         ({"qwen3.expert_count": 8}, {}, "qwen3.expert_count = 8 is not understood"),
-        ({"qwen3.rope.scaling.type": "longrope"}, {}, "rope_type 'longrope' is not built"),
+        ({"qwen3.rope.scaling.type": "ntk"}, {}, "rope_type 'ntk' is not built"),
         ({"qwen3.rope.scaling.type": "linear", "qwen3.rope.scaling.other": 1}, {}, "rope.scaling.other = 1 is not"),
         ({"qwen3.attention.value_length": 4}, {}, "values as wide as 4 beside keys of 8"),
         ({"qwen3.block_count": 3}, {}, "lacks model.layers.2."),
         ({"qwen3.embedding_length": None}, {}, "lacks hidden_size"),
         ({}, {"blk.0.ffn_gate_inp.weight": np.ones((4, 12), np.float32)}, "holds blk.0.ffn_gate_inp.weight"),
         ({}, {"output_norm.weight": np.ones(13, np.float32)}, "model.norm.weight is [13], not [12]"),
+        (
+            {},
+            {"output_norm.weight": np.ones(12, np.int32)},
+            "output_norm.weight is quantised as I32, which is not read",
+        ),
         ({"tokenizer.ggml.model": "t5"}, {}, "a tokenizer of kind 't5' is not read"),
         ({"tokenizer.ggml.pre": "klingon"}, {}, "texts cut as 'klingon' are not read"),
     ],
@@ -114,8 +157,9 @@ def test_floats_of_16_bits_are_held_as_they_are(kind: str, tmp_path: Path) -> No
 def test_what_is_not_understood_is_refused(
     changes: dict[str, Any], added: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
+    file = rewritten(tmp_path / "other.gguf", changes, added)
     with pytest.raises(ModelFileError) as error:
-        _ = open_model(rewritten(tmp_path / "other.gguf", changes, added)).tokenizer
+        read_whole(file)
     assert message in str(error.value)
 
 
@@ -125,6 +169,15 @@ def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
     (tmp_path / "short.gguf").write_bytes(content[: int(share * len(content))])
     with pytest.raises(ModelFileError, match="is no whole GGUF file"):
         open_model(tmp_path / "short.gguf")
+
+
+def test_a_quantisation_of_tomorrow_is_refused(tmp_path: Path) -> None:
+    content = bytearray((FOLDERS / "qwen3.gguf").read_bytes())
+    at = content.index(name := b"blk.0.ffn_up.weight") + len(name) + 4 + 2 * 8  # behind its two dims
+    content[at : at + 4] = (250).to_bytes(4, "little")
+    (tmp_path / "new.gguf").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"has a tensor quantised as the gguf package here does not know: .*250"):
+        open_model(tmp_path / "new.gguf")
 
 
 def test_a_damaged_file_is_refused_or_is_a_model(tmp_path: Path) -> None:
@@ -143,7 +196,7 @@ def test_an_architecture_that_is_not_read_is_refused(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelFileError, match="the architecture 'mamba' is not read; llama, qwen2"):
+    with pytest.raises(ModelFileError, match="the architecture 'mamba' is not read; llama is, of llama, qwen2"):
         open_model(tmp_path / "mamba.gguf")
 
 

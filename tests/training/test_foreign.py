@@ -140,23 +140,36 @@ def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) ->
 
 
 def test_what_cannot_be_trained(place: Path, tmp_path: Path) -> None:
-    asked = config(place)
-    text, tokenizer = asked.text, str(place / "llama/tokenizer.json")
-    for model, error, message in (
-        (FOLDERS / "bert", ConfigError, "is an encoder"),
-        (tmp_path / "nowhere", ModelFileError, "is neither a folder with a model nor a .gguf file"),
+    text = config(place).text
+    larger = with_tokenizer("gpt2", tmp_path, 37)
+    for model, tokenizer, error, message in (
+        (FOLDERS / "bert", place / "llama/tokenizer.json", ConfigError, "is an encoder"),
+        (FOLDERS / "gpt2", None, ConfigError, "has no tokenizer.json, which a text needs; give one by --tokenizer"),
+        (tmp_path / "nowhere", place / "llama/tokenizer.json", ModelFileError, "is neither a folder with a model nor"),
+        (larger, None, ConfigError, "ids up to 36, .* V = 36 tokens; they do not belong together"),
     ):
+        asked = TrainConfig(model=str(model), text=text, tokenizer=str(tokenizer or "bytes"), sequence=8)
         with pytest.raises(error, match=message):
-            train(TrainConfig(model=str(model), text=text, tokenizer=tokenizer, sequence=8), tmp_path / "run")
+            train(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_gguf_file_becomes_a_folder(place: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_with_its_own_tokenizer_becomes_a_folder(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
-    tokenizer = str(place / "llama/tokenizer.json")
-    small = {"steps": 1, "batch": 2, "sequence": 8, "tokenizer": tokenizer}
-    train(TrainConfig(model=str(FOLDERS / "smollm.gguf"), text=(str(place / "text.txt"),), **small), tmp_path / "run")
-    old, new = open_model(FOLDERS / "smollm.gguf"), open_model(tmp_path / "run/model")
+    text, model = tmp_path / "text.txt", str(FOLDERS / "smollm.gguf")
+    text.write_text("abc" * 60 + "bca" * 60)
+    asked = TrainConfig(
+        model=model, text=(str(text),), steps=1, batch=2, sequence=8, schedule="constant", warmup=0, schedule_steps=2
+    )
+    train(asked, tmp_path / "run")
+    old, new = open_model(model), open_model(tmp_path / "run/model")
+    # What went on of the run's own copy of the tokenizer is what was begun with the file's.
+    copy = tmp_path / "run/tokenizer.json"
+    assert train(replace(asked, steps=2, tokenizer=str(copy)), tmp_path / "run", resume=True).step == 2
+    tokens = load_corpus(asked.check()).train
+    assert tokens.tolist() == load_corpus(replace(asked, tokenizer=str(copy)).check()).train.tolist()
+    assert set(tokens.tolist()) >= {34}
     assert new.blueprint == old.blueprint
     assert new.speech.ends == old.speech.ends
     assert new.tokenizer.encode("abcab") == old.tokenizer.encode("abcab")

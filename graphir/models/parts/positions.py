@@ -15,6 +15,7 @@ from graphir.ir.value import Value
 from graphir.models.dims import S_MAX, B, D, S
 from graphir.models.parts.frame import Frame
 from graphir.operators import add, broadcast, lookup, rope, rotary_angles, sinusoidal_positions
+from graphir.operators.rotary import OF_TEXTS
 from graphir.options import require_choice
 
 #: What `Rows` may be.
@@ -69,6 +70,7 @@ class Scaling:
     original        the positions that the model was trained on
     slow, fast      the turns over them at which planes are slowed wholly, and not at all
     gain            what cos and sin are multiplied by; 0: what the kind says
+    short, long     of longrope: what each plane is slowed by, in texts of at most `original` tokens and in longer ones
     """
 
     kind: str = "default"
@@ -78,6 +80,18 @@ class Scaling:
     slow: float = 1.0
     fast: float = 4.0
     gain: float = 0.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether the angles are others in long texts: the graph is told how long they are."""
+        return self.kind in OF_TEXTS
+
+    @property
+    def turn(self) -> int | None:
+        """The most tokens of a short text, where those of longer ones are turned by other angles; else None."""
+        return self.original if self.kind == "longrope" else None
 
     def attributes(self) -> Mapping[str, Any]:
         """The attributes of `rotary_angles`."""
@@ -131,7 +145,7 @@ class Rotary:
 
     def _angles(self, frame: Frame, head: Dim, of: str, base: float, scaling: Scaling) -> tuple[Value, Value]:
         turned, of_equal = self.share
-        operands = [frame.inputs["positions"], *([frame.inputs["length"]] if scaling.kind == "dynamic" else [])]
+        operands = [frame.inputs["positions"], *([frame.inputs["length"]] if scaling.of_texts else [])]
         cos, sin = rotary_angles.all(
             *operands,
             planes=head * turned / (2 * of_equal),
