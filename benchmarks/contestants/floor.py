@@ -87,8 +87,15 @@ class Products:
     """The calls of each part of the work, and the arrays that they use."""
 
     def __init__(
-        self, graph: Graph, sizes: Mapping[str, int], parts: int, block: int | None = None, tile: int | None = None
+        self,
+        graph: Graph,
+        sizes: Mapping[str, int],
+        parts: int,
+        block: int | None = None,
+        tile: int | None = None,
+        scores: bool | None = None,
     ) -> None:
+        """Of all products, or, as `scores` says, of those of attention's scores, or of all others."""
         self.graph, self.parts = graph, parts
         self._block, self._tile = block or BLOCK, tile or TILE
         self.sizes = resolve_sizes([graph.dims], sizes)
@@ -97,7 +104,10 @@ class Products:
         self._arrays: dict[object, Array] = {}
         for node in graph.nodes:
             for left, right, out in _products(node):
-                if any(each.is_scores for each in (left, right, out)):
+                of_scores = any(each.is_scores for each in (left, right, out))
+                if scores is not None and of_scores != scores:
+                    continue
+                if of_scores:
                     self._causal(left, right, out)
                 else:
                     self._whole(left, right, out)

@@ -14,7 +14,7 @@ from graphir.generation.decoder import Decoder, cached_graph
 from graphir.generation.options import Choice
 from graphir.generation.text import Piecewise
 from graphir.hub import Pretrained, open_model
-from graphir.models.sizes import HELD, STORED, WIDE
+from graphir.models.sizes import HELD, WIDE
 from graphir.options import made_of, options_of, require_choice
 from graphir.passes import as_stored
 
@@ -80,9 +80,9 @@ class Generation:
         self.tokenizer = self.model.tokenizer
         self.prompts = [self._ids(each, chat) for each in _several(prompt)]
         rest = {name: value for name, value in options.items() if name not in chosen}
-        graph = cached_graph(self.model.blueprint)
-        if weights == STORED:
-            graph = as_stored(graph, self.model.lies)
+        wide = self.model.blueprint.composition.dtype if weights == WIDE else None
+        # Wide, too, a matrix keeps the file's rows for columns: to turn it takes longer than to compile.
+        graph = as_stored(cached_graph(self.model.blueprint), self.model.lies(wide))
         arrays = self.model.arrays_of(graph)
         self.decoder = Decoder(self.model.blueprint, arrays, len(self.prompts), graph=graph, **rest)
         self.pace = Pace()

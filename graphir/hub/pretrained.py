@@ -70,10 +70,9 @@ class Pretrained:
         """
         return {each.name: np.ascontiguousarray(self.weights[each.name], each.dtype) for each in graph.parameters}
 
-    @property
-    def lies(self) -> Mapping[str, tuple[str, bool]]:
-        """How each parameter lies in the files: its dtype, and whether transposed."""
-        return self.weights.lies
+    def lies(self, dtype: str | None = None) -> Mapping[str, tuple[str, bool]]:
+        """How each parameter lies in the files, for `as_stored`: its dtype there, or `dtype`; whether transposed."""
+        return {name: (dtype or stored, transposed) for name, (stored, transposed) in self.weights.lies.items()}
 
     @cached_property
     def longest(self) -> int:

@@ -85,7 +85,7 @@ class Foreign:
             return graph
         names = self._adapted(graph)
         graph = lora(graph, lambda W: W.local_name in names, self.config.lora_scale)
-        return as_stored(graph, self.model.lies) if self.config.weights == STORED else graph
+        return as_stored(graph, self.model.lies()) if self.config.weights == STORED else graph
 
     def _adapted(self, graph: Graph) -> frozenset[str]:
         """The names, in their blocks, of the matrices that LoRA adds to: all of the layers', or those of --lora-on."""

@@ -114,7 +114,7 @@ def test_weights_held_as_they_are_stored_are_views_of_the_file(tmp_path: Path) -
     tensors = {name: each.astype(bfloat16) for name, each in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS)
     model = open_model(folder)
-    graph = as_stored(model.blueprint.graph(), model.lies)
+    graph = as_stored(model.blueprint.graph(), model.lies())
     arrays = model.arrays_of(graph)
     D, D_h = (model.blueprint.sizes[name] for name in ("D", "D_h"))
     start = model.blueprint.sizes["N_H"] * D_h

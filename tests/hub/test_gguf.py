@@ -120,7 +120,7 @@ def test_floats_of_16_bits_are_held_as_they_are(kind: str, tmp_path: Path) -> No
         write()
     writer.close()
     model = open_model(tmp_path / "narrow.gguf")
-    assert model.lies["layer0/mha/W_Q"] == (dtype.name, True)
+    assert model.lies()["layer0/mha/W_Q"] == (dtype.name, True)
     stored = model.weights["layer0/mha/W_Q.stored"]
     assert stored.dtype == dtype
     assert stored.tobytes() == W.tobytes()
