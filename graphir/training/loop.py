@@ -166,7 +166,7 @@ class _Training:
         saved = load_checkpoint(find_checkpoint(folder.path)) if resume else None
         if saved is not None:
             _require_same_options(saved, config)
-        self.corpus, self.subject = load_corpus(config), subject_of(config)
+        self.subject, self.corpus = subject_of(config), load_corpus(config)
         tokens = self.subject.tokens(self.corpus.vocabulary)
         self.tokenizer = tokenizer_fingerprint(config.tokenizer)
         if not self.communicator.is_alone:

@@ -146,6 +146,7 @@ def test_what_cannot_be_trained(place: Path, tmp_path: Path) -> None:
         (FOLDERS / "bert", place / "llama/tokenizer.json", ConfigError, "is an encoder"),
         (FOLDERS / "gpt2", None, ConfigError, "has no tokenizer.json, which a text needs; give one by --tokenizer"),
         (tmp_path / "nowhere", place / "llama/tokenizer.json", ModelFileError, "is neither a folder with a model nor"),
+        ("gpt2", None, ModelFileError, "gpt2 by its name alone has no weights; give the folder"),
         (larger, None, ConfigError, "ids up to 36, .* V = 36 tokens; they do not belong together"),
     ):
         asked = TrainConfig(model=str(model), text=text, tokenizer=str(tokenizer or "bytes"), sequence=8)

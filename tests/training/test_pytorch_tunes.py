@@ -34,7 +34,7 @@ TUNING = TrainConfig(
     weight_decay=0.1,
     clip=1.0,
 )
-PUBLISHED, FIRST = replace(TUNING, batch=2, sequence=8, learning_rate=1e-4), 6
+PUBLISHED, FIRST = replace(TUNING, batch=2, sequence=8, learning_rate=1e-4), 4
 
 Batch = tuple[np.ndarray, np.ndarray]
 
