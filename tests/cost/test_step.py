@@ -44,6 +44,33 @@ def test_flops_are_those_of_the_graph_that_computes_again(by_level):
     assert sum(by_level["full"].operators.values()) == int(count_flops(again).number(sizes))
 
 
+def test_a_step_costs_what_a_model_does_without_the_softmax_that_chooses_the_next_token(by_level):
+    """Counted from outside: 4,291,593,218 and 3,687,613,442, of a model that decodes, too; no step of training does.
+
+    The difference is that one S over B·S rows of V, at five a number, at every level.
+    """
+    chooses = gi.passes.autodiff(gi.models.transformer(2, dropout=0.1, activation="relu"))
+    counted = {"nothing": 3_515_778_050, "selective": 3_687_613_442, "full": 4_291_593_218}
+    for level, number in counted.items():
+        step = sum(int(by_level[level].flops[phase].number(SIZES)) for phase in ("forward", "backward"))
+        assert int(count_flops(recompute(chooses, level)).number(SIZES)) == number
+        assert step == number - 5 * SIZES["B"] * SIZES["S"] * SIZES["V"]
+    trained = {node.name for node in training_graph(CONFIG).nodes}
+    assert {node.name for node in chooses.nodes} - trained == {"output/P", "output/ids"}
+
+
+def test_what_is_computed_again_by_hand(by_level):
+    """Of a layer both LN, Q, K, V, both products of attention and what lies between them, and the MLP up to W_down."""
+    B, S, D, H, F = (SIZES[name] for name in ("B", "S", "D", "N_H", "D_ff"))
+    products = 2 * B * S * D * (3 * D + 2 * S + F)
+    masks, norms = 2 * B * S * D, 2 * 8 * B * S * D
+    between, inside = (2 + 5 + 2) * B * H * S * S, (1 + 10 + 2) * B * S * F
+    embedding = (1 + 2) * B * S * D
+    again = CONFIG.layers * (products + masks + norms + between + inside) + embedding
+    found = {level: int(each.flops["backward"].number(SIZES)) for level, each in by_level.items()}
+    assert found["full"] - found["nothing"] == again
+
+
 def test_memory_falls_where_less_is_kept_and_says_what_it_is_for(by_level):
     moments = [each.memory for each in by_level.values()]
     assert [each.bytes for each in moments] == sorted((each.bytes for each in moments), reverse=True)
