@@ -200,13 +200,16 @@ class CompiledExecutable(Executable, ABC):
         """A buffer for each of the graph's values: in the arena, but for arguments, results and what is shared."""
         prepared = self.prepared
         arrays: dict[Value | TaskBuffer, Array] = {}
+        outside = {*self.optimised.arguments, *self.optimised.outputs}
         for value, shape in prepared.steps.shapes.items():
             if value in prepared.overwriting or value in prepared.arena.in_results:
                 continue
             offset = prepared.arena.offsets.get(value)
             if value in prepared.halves:
                 shape = (prepared.halves[value].size,)
-            if offset is None or value.dtype == "text":
+            if value in outside and value.dtype != "text":
+                arrays[value] = self._stand_in(shape, value.dtype)
+            elif offset is None or value.dtype == "text":
                 arrays[value] = self.engine.empty(shape, object if value.dtype == "text" else value.dtype)
             else:
                 arrays[value] = self.engine.view(arena, shape, value.dtype, offset)
@@ -217,6 +220,10 @@ class CompiledExecutable(Executable, ABC):
         arrays.update((new, arrays[old]) for new, old in prepared.overwriting.items())
         arrays.update((value, arrays[result]) for value, result in prepared.arena.in_results.items())
         return arrays
+
+    def _stand_in(self, shape: Sequence[int], dtype: str) -> Array:
+        """What a program is written with for what a run takes and returns, before there is a run."""
+        return self.engine.empty(shape, dtype)
 
     def _places(self, rank: int) -> dict[Node, Place]:
         """Where the rank's blocks lie, of each node that asks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.sights import Views
 from graphir.backends.machine import default_threads
-from graphir.backends.numpy.engine import ENGINE
+from graphir.backends.numpy.engine import ENGINE, reserve
 from graphir.backends.numpy.profile import Profile
 from graphir.backends.numpy.profiler import Profiler
 from graphir.backends.numpy.results import ResultBuffers
@@ -84,6 +84,10 @@ class NumpyExecutable(CompiledExecutable):
         if not array.flags.writeable:
             raise InputError(f"{value.name} is updated in place, but the array is read-only; compile with donate=False")
         return array
+
+    def _stand_in(self, shape: Sequence[int], dtype: str) -> Array:
+        # Before any call is made, all are bound to what the caller hands in and gets: until then addresses will do.
+        return reserve(shape, dtype)
 
     def _hand_in(self, program: Program, value: Value, block: Array) -> None:
         held, copied = program.bound(value), program.rank.copied
