@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Set
 from itertools import chain
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _PARALLEL = {name: options_of(TrainConfig)[name] for name in ("tp", "dp", "plan")}
 #: What checkpoints of one's own can do: their models have no cache, and draw in their graphs.
-_OF_CHECKPOINTS = {"checkpoint", "prompts", "tokens", "temperature", "top_k", "seed", "backend"}
+_OF_CHECKPOINTS = {"checkpoint", "prompts", "tokens", "temperature", "top_k", "seed", "backend", "as_json"}
 
 
 @click.command(cls=GroupedCommand, environment=ENVIRONMENT)
@@ -52,6 +53,7 @@ _OF_CHECKPOINTS = {"checkpoint", "prompts", "tokens", "temperature", "top_k", "s
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="A text that ends what is added, repeatable.")
 @click.option("--stream/--no-stream", default=True, help="Whether the text of a single prompt is shown as it comes.")
 @declared("weights", WEIGHTS)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when all is there, in place of text.")
 @all_declared(options_of(Choice))
 @all_declared(_PARALLEL)
 @ranks_option("Parallel")
@@ -66,6 +68,7 @@ def generate(
     prompts: tuple[str, ...],
     tokens: int,
     stream: bool,
+    as_json: bool,
     **options: Any,
 ) -> int:
     """Continue a text with a trained model, or answer a question.
@@ -76,7 +79,7 @@ def generate(
     if (checkpoint is None) == (model is None):
         raise click.UsageError("give a checkpoint, or the folder of a run, or a model by --model", context)
     if checkpoint is not None:
-        _from_checkpoint(checkpoint, prompts, tokens, options, given(context))
+        _from_checkpoint(checkpoint, prompts, tokens, as_json, options, given(context))
         return 0
     from graphir.generation import Generation
     from graphir.ir.layout import Mesh
@@ -93,32 +96,50 @@ def generate(
     texts = Generation(
         str(model), list(prompts), max_tokens=tokens, stop=stops, chat=chat, weights=weights, options=chosen
     )
-    shown = [""] * len(prompts) if chat else list(prompts)
-    if prints:
-        _show(texts, shown, stream and len(prompts) == 1)
+    if not prints:
+        for _ in texts:
+            pass
+    elif as_json:
+        following = _following(texts)
+        pace = texts.pace
+        _print_json(
+            zip(prompts, following, strict=True),
+            read={"tokens": pace.read, "seconds": pace.reading},
+            chosen={"tokens": pace.chosen, "seconds": pace.choosing},
+        )
+    else:
+        _show(texts, [""] * len(prompts) if chat else list(prompts), stream and len(prompts) == 1)
         pace = texts.pace
         click.echo(
             f"{pace.read} tokens read, {_rate(pace.read, pace.reading)}; {pace.chosen} chosen, "
             f"{_rate(pace.chosen, pace.choosing)}",
             err=True,
         )
-    else:
-        for _ in texts:
-            pass
     return 0
+
+
+def _following(generation: Generation) -> list[str]:
+    """What follows each of the prompts, when all is there."""
+    texts = [""] * len(generation.prompts)
+    for token in generation:
+        texts[token.number] += token.text
+    return texts
+
+
+def _print_json(texts: Iterable[tuple[str, str]], **pace: Mapping[str, float]) -> None:
+    found = {"texts": [{"prompt": prompt, "text": text} for prompt, text in texts], **pace}
+    click.echo(json.dumps(found, ensure_ascii=False, indent=2))
 
 
 def _show(generation: Generation, texts: list[str], stream: bool) -> None:
     """Writes what follows each of the texts: as it comes, or each when it is whole."""
-    tokens = iter(generation)
     if stream:
+        tokens = iter(generation)
         first = next(tokens, "")  # an impossible prompt fails before anything is written
         write_text(chain(texts, [str(first)], map(str, tokens)))
         return
-    for token in tokens:
-        texts[token.number] += token.text
-    for text in texts:
-        write_text([text])
+    for text, more in zip(texts, _following(generation), strict=True):
+        write_text([text + more])
 
 
 def _rate(tokens: int, seconds: float) -> str:
@@ -126,7 +147,12 @@ def _rate(tokens: int, seconds: float) -> str:
 
 
 def _from_checkpoint(
-    checkpoint: str, prompts: tuple[str, ...], tokens: int, options: Mapping[str, Any], written: Set[str]
+    checkpoint: str,
+    prompts: tuple[str, ...],
+    tokens: int,
+    as_json: bool,
+    options: Mapping[str, Any],
+    written: Set[str],
 ) -> None:
     """Continues a text with a model of graphir's own training."""
     from graphir.training import Sampler, find_checkpoint, load_checkpoint
@@ -141,7 +167,10 @@ def _from_checkpoint(
     unknown = sampler.unknown(prompts[0])
     if unknown:
         click.echo(f"note: {unknown} of the prompt's tokens are unknown to the tokenizer", err=True)
-    write_stream(sampler, prompts[0], tokens)
+    if as_json:
+        _print_json([(prompts[0], "".join(sampler.stream(prompts[0], tokens)))])
+    else:
+        write_stream(sampler, prompts[0], tokens)
 
 
 def write_stream(sampler: Sampler, prompt: str, tokens: int) -> None:

@@ -59,8 +59,13 @@ def recompute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., 
 @config_options(only=(*MODEL_OPTIONS, *OPTIMIZER_OPTIONS, *PARALLEL_OPTIONS))
 @compiler_options
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
+@click.option(
+    "--json", "as_json", is_flag=True,
+    help="Print one JSON object instead of text: dims, inputs, parameters, state, nodes (operator, attributes, "
+    "operands, results, scope, phase, your line), outputs, aliases. Keys: graphir/text/data.py.",
+)  # fmt: skip
 @click.pass_context
-def ir(context: click.Context, /, what: str, stage: str, output: str | None, **options: Any) -> int:
+def ir(context: click.Context, /, what: str, stage: str, output: str | None, as_json: bool, **options: Any) -> int:
     """Print a model, or a graph of your own, at any stage.
 
     MODEL is transformer, mlp, or a model by name, such as llama3-8b. A graph of your own is what FUNCTION of the Python
@@ -70,10 +75,10 @@ def ir(context: click.Context, /, what: str, stage: str, output: str | None, **o
     nodes of that apart, fused is what the compiler makes of it. With --dp, --cp or --tp each is printed as every
     rank of the mesh runs it.
     """
-    from graphir.text import to_text
+    from graphir.text import to_data, to_text
 
-    text = to_text(staged(what, stage, options, given(context)))
-    text = text if text.endswith("\n") else f"{text}\n"
+    graph = staged(what, stage, options, given(context))
+    text = f"{json.dumps(to_data(graph), ensure_ascii=False, indent=1)}\n" if as_json else to_text(graph)
     if output is None:
         click.echo(text, nl=False)
         return 0

@@ -1,5 +1,7 @@
 """Graphs as text: `to_text` prints one so that it reads like the documents' tables, `parse` reads it back.
 
+`to_data` says the same to programs, as what JSON is made of; its keys: `graphir.text.data`.
+
     graph head float32
 
     where
@@ -61,8 +63,9 @@ their characters to hold all four to it, and `benchmarks/parse.py` doubles texts
 """
 
 from graphir.text.budget import Budget
+from graphir.text.data import to_data
 from graphir.text.fingerprint import fingerprint
 from graphir.text.parser import parse
 from graphir.text.printer import to_text
 
-__all__ = ["Budget", "fingerprint", "parse", "to_text"]
+__all__ = ["Budget", "fingerprint", "parse", "to_data", "to_text"]

@@ -53,7 +53,7 @@ class _Printer:
     def lines(self) -> list[str]:
         graph = self.graph
         sections: list[tuple[str, Sequence[Row]]] = [
-            ("where", [(name, f"= {definition}") for name, definition in _definitions(graph).items()]),
+            ("where", [(name, f"= {definition}") for name, definition in definitions(graph).items()]),
             ("inputs", [(value.name, self._type(value)) for value in graph.inputs]),
             ("parameters", [(value.name, self._type(value), f"~ {value.init}") for value in graph.parameters]),
             ("state", [(value.name, self._type(value), f"~ {value.init}") for value in graph.state]),
@@ -164,7 +164,7 @@ def _scope_text(scope: str) -> str:
     return f"/{scope}" if not scope or scope in SECTIONS else scope
 
 
-def _definitions(graph: Graph) -> dict[str, Dim]:
+def definitions(graph: Graph) -> dict[str, Dim]:
     """What the names of the graph's dims are defined as, each after those it is made of."""
     found: dict[str, Dim | None] = {}
 

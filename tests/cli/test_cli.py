@@ -1,5 +1,6 @@
 """The command line: what it says, with which exit code, and what it leaves on the disk."""
 
+import json
 import os
 import shutil
 import signal
@@ -289,6 +290,8 @@ def test_a_prompt_longer_than_the_window(call, trained):
     assert code == 0
     assert out.startswith(prompt)
     assert len(out) > len(prompt)
+    told = json.loads(call("generate", trained, "--prompt", prompt, "--tokens", 5, "--json")[1])
+    assert told == {"texts": [{"prompt": prompt, "text": out.removeprefix(prompt).removesuffix("\n")}]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -164,7 +165,13 @@ def test_the_command_answers_several_questions(call: Call, folder: Path) -> None
     arguments = ["--chat", "--prompt", "w1", "--prompt", "w2 w3", "--max-tokens", 4, "--temperature", 0]
     code, out, _ = call("generate", "--model", folder, *arguments)
     assert code == 0
-    assert out.splitlines() == words(folder, ["w1", "w2 w3"], chat=True, max_tokens=4, temperature=0)
+    answers = words(folder, ["w1", "w2 w3"], chat=True, max_tokens=4, temperature=0)
+    assert out.splitlines() == answers
+    code, out, err = call("generate", "--model", folder, *arguments, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["texts"] == [{"prompt": "w1", "text": answers[0]}, {"prompt": "w2 w3", "text": answers[1]}]
+    assert found["read"]["tokens"] > 2 < found["chosen"]["tokens"] <= 8
 
 
 @pytest.mark.parametrize(
