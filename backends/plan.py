@@ -14,6 +14,7 @@ from graphir.ir.extent import bind_sizes
 from graphir.ir.graph import Graph, Node
 from graphir.ir.layout import Mesh
 from graphir.ir.operator import Operator, Place
+from graphir.ir.types import TensorType
 from graphir.ir.value import Value
 
 
@@ -114,6 +115,15 @@ def local_shape(value: Value, mesh: Mesh, sizes: Mapping[str, int]) -> tuple[int
             )
         shape.append(size // count)
     return tuple(shape)
+
+
+def require_even(graph: Graph, sizes: Mapping[str, int]) -> None:
+    """DimError, naming dim and axes, if ranks cannot split a dim evenly; `sizes` have those of the mesh."""
+    seen = set[TensorType]()
+    for value in graph.values.values():
+        if value.type not in seen:
+            seen.add(value.type)
+            local_shape(value, graph.mesh, sizes)
 
 
 class Places(dict[int, Place]):

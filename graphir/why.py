@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from graphir.backends.plan import local_shape
+from graphir.backends.plan import require_even
 from graphir.cost import CollectiveCost, Kind, axes_of, collective_cost, kind_of, mesh_sizes
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import FORWARD, Graph, Node
@@ -74,8 +74,7 @@ def explain(graph: Graph, sizes: Sizes, algorithm: str = "ring") -> tuple[Explan
     Errors: ConfigError for an unknown algorithm, DimError if a dim has no size, or one that its ranks do not divide.
     """
     complete = mesh_sizes(graph, sizes)
-    for value in {value.type: value for value in graph.values.values()}.values():
-        local_shape(value, graph.mesh, complete)  # raises where a dim cannot be split evenly
+    require_even(graph, complete)
     moved: _Moved = {}
     for node in graph.nodes:
         if node.operator.relayout is not None:

@@ -20,6 +20,7 @@ import graphir
 from graphir.cli.core import pick_core
 from graphir.cli.failure import defects_told, tell
 from graphir.cli.ranks import share_processors
+from graphir.errors import meant
 from graphir.interrupts import watched
 
 #: Where each command lives, and what it is for.
@@ -51,6 +52,17 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            commands = ", ".join(_COMMANDS)
+            raise click.UsageError(
+                f"no command is called {args[0]!r}; {meant(args[0], list(_COMMANDS), f'there are {commands}')}",
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphir.cli.tables import console, say, wrapped
+
 if TYPE_CHECKING:
     from graphir.backends.blas import Blas
 
@@ -58,24 +60,22 @@ def _gpu() -> dict[str, str | None]:
 
 
 def _print(found: dict[str, Any], blas: Blas | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
     avx512 = {True: "with AVX-512", False: "without AVX-512", None: "with or without AVX-512: unknown"}[found["avx512"]]
-    console.print(f"processor  {found['processor']}, {found['cores']} cores, {avx512}", markup=False)
-    console.print(f"BLAS       {_described(blas)}", markup=False)
-    console.print(f"GPU        {found['gpu']['device'] or found['gpu']['none because']}", markup=False)
+    say(wrapped(f"{found['processor']}, {found['cores']} cores, {avx512}", "processor  "))
+    say(wrapped(_described(blas), "BLAS       "))
+    say(wrapped(found["gpu"]["device"] or found["gpu"]["none because"], "GPU        "))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("matrix products, GFLOP/s")
     for heading in ("one thread", "all threads"):
         table.add_column(heading, justify="right")
     for dtype, rates in found["GFLOP/s"].items():
         table.add_row(dtype, *(f"{rate:.0f}" for rate in rates.values()))
-    console.print("", table, sep="\n")
+    console().print("", table, sep="\n")
     listed = ", ".join(f"{name} {rate:.2g}" for name, rate in found["Gelem/s"].items())
-    console.print(f"\nelementwise, Gelem/s of float32 on one thread: {listed}")
-    console.print(f"\nto set: {found['advice'] or 'nothing'}")
+    say("\n" + wrapped(f"elementwise, Gelem/s of float32 on one thread: {listed}"))
+    say("\n" + wrapped(f"to set: {found['advice'] or 'nothing'}"))
 
 
 def _described(blas: Blas | None) -> str:

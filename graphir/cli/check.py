@@ -14,7 +14,7 @@ from graphir.checking.options import SettingOptions
 from graphir.cli.load import graph_argument, graph_options, subject
 from graphir.cli.options import GroupedCommand, all_declared, backend_option, backend_options, declared, given
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
-from graphir.cli.tables import beside_layer, console, sizes_line, spanned
+from graphir.cli.tables import beside_layer, console, folded, sizes_line, spanned
 from graphir.errors import ConfigError, GraphirError
 from graphir.models.sizes import DIMS, VOCABULARY, WEIGHTS, Sizes
 from graphir.options import options_of
@@ -186,9 +186,9 @@ def _show(found: Iterable[Report | str], as_json: bool) -> int:
     if len(reports) == 1:
         _print_blocks(out, reports[0])
     for each in reports:
-        out.print(each.text(), markup=False, soft_wrap=True, style="" if each.ok else "bold red")
+        out.print(folded(each.text()), markup=False, soft_wrap=True, style="" if each.ok else "bold red")
     for text in skipped:
-        out.print(text, markup=False, soft_wrap=True, style="dim")
+        out.print(folded(text), markup=False, soft_wrap=True, style="dim")
     return 0 if good else 1
 
 
@@ -285,10 +285,10 @@ def _print_campaign(out: Console, title: str, campaign: Campaign) -> None:
     for outcome in campaign.outcomes:
         if outcome in campaign.missed:
             seen = f"first departure {outcome.found.name}" if outcome.found else "no departure"
-            out.print(f"missed: {outcome.fault}: {seen}", markup=False, soft_wrap=True, style="bold red")
+            out.print(folded(f"missed: {outcome.fault}: {seen}"), markup=False, soft_wrap=True, style="bold red")
         elif outcome.harmless:
             told = "the type check alone finds" if outcome.typed else "harmless:"
-            out.print(f"{told} {outcome.fault}: {outcome.harmless}", markup=False, soft_wrap=True, style="dim")
+            out.print(folded(f"{told} {outcome.fault}: {outcome.harmless}"), markup=False, soft_wrap=True, style="dim")
     caught, missed = sum(outcome.located for outcome in campaign.outcomes), len(campaign.missed)
     text = f"{len(campaign.outcomes)} faults, {caught} found where they are, with every rank affected; {missed} missed"
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(folded(text), markup=False, soft_wrap=True)

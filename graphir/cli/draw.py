@@ -90,7 +90,7 @@ def draw(
         _refuse(names & {"what"}, "--all draws every figure")
         _draw_all(output, format or "svg", options, names, model)
         return 0
-    what, model = what or model, model if what else None
+    what, model = (model, None) if what is None else (what, model)
     if what is None:
         raise click.UsageError("name a figure or a model to draw; graphir draw --list lists the figures", context)
     kind, path = _target(what, output, format)
@@ -144,8 +144,11 @@ def _target(what: str, output: str | None, format: str | None) -> tuple[str, Pat
 
 
 def _name(what: str) -> str:
-    """`swiglu` of `blocks/block.py:swiglu`, `block` of `block.gir`: what a drawing is called."""
-    return Path(what.rpartition(":")[2]).stem if is_own(what) else what
+    """`swiglu` of `blocks/block.py:swiglu`, `block` of `block.gir`, `qwen3` of `models/qwen3`: what a file is called.
+
+    It is written where the command is given, and not beside what is drawn.
+    """
+    return Path(what.rpartition(":")[2]).stem if is_own(what) else Path(what).name
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -60,7 +60,7 @@ def explore(
     chosen = stage or ("forward" if is_own(what) else "train")
     known = {name: value for name, value in options.items() if value is not None or name not in _SIZES}
     graph, asked = staged_subject(what, chosen, known, told(context))
-    name = Path(what.rpartition(":")[2]).stem if is_own(what) else what
+    name = Path(what.rpartition(":")[2]).stem if is_own(what) else Path(what).name
     title = f"{name}, {graph.mesh}" if graph.mesh.axes else name
     page = model_page(graph, title, asked.sizes, expand_layer)
     path = Path(output or f"{name}.html")

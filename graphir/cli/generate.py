@@ -19,6 +19,7 @@ from graphir.cli.options import (
     backend_options,
     declared,
     given,
+    require_ranks,
 )
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.errors import ConfigError
@@ -90,8 +91,7 @@ def generate(
     weights = options.pop("weights")
     if max(sizes.values()) > 1:
         options |= {"mesh": Mesh(sizes), "plan": plan, "ranks": kind}
-    elif plan is not None:
-        raise ConfigError(f"--plan {plan} splits nothing on one rank; add --tp 2, say")
+    require_ranks(plan, sizes["dp"] * sizes["tp"])
     chosen = {name: value for name, value in options.items() if value is not None}
     texts = Generation(
         str(model), list(prompts), max_tokens=tokens, stop=stops, chat=chat, weights=weights, options=chosen

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
-from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, GroupedCommand, GroupedOption, config_options, given
+from graphir.cli.options import (
+    MODEL_OPTIONS,
+    SIZE_OPTIONS,
+    GroupedCommand,
+    GroupedOption,
+    config_options,
+    given,
+    require_ranks,
+)
 from graphir.cli.tables import say, wrapped
 from graphir.errors import ConfigError
 from graphir.options import flag
@@ -126,6 +134,7 @@ def staged_subject(
     if stage in ("train", "lowered", "fused"):
         graph = optimize(graph, optimizer_of(config))
     mesh, plan = config.mesh(), plan_of(config)
+    require_ranks(config.plan, config.mesh().size)
     if mesh.axes:
         graph = shard(graph, mesh, plan, sizes or None)
     if stage == "fused":

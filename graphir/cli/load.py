@@ -87,7 +87,7 @@ def _either(default: str | None) -> Callable[[click.Context, click.Parameter, st
         found = value if model is None else GraphName().convert(model, parameter, context)
         if found is None and default is None:
             raise click.UsageError(f"name a model, or a graph of your own, {FORMS}", context)
-        return found or str(default)
+        return str(default) if found is None else found
 
     return choose
 
@@ -131,7 +131,7 @@ def is_named(what: str) -> bool:
 
 def has_weights(what: str) -> bool:
     """Whether `what` is a model that comes with its weights: a folder or a file."""
-    return what not in model_names() and (what.endswith(".gguf") or Path(what).is_dir())
+    return what not in model_names() and (what.endswith(".gguf") or (what != "" and Path(what).is_dir()))
 
 
 def find_model(what: str, changes: Mapping[str, Any] | None = None) -> tuple[Blueprint, Mapping[str, Any] | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from graphir.errors import ConfigError
 from graphir.models.sizes import Sizes
 from graphir.models.transformer import Architecture
 from graphir.options import Option, flag, options_of
@@ -127,3 +128,9 @@ def given(context: click.Context) -> set[str]:
     """The names of the parameters that the user wrote, as opposed to defaults."""
     source = click.core.ParameterSource.COMMANDLINE
     return {name for name in context.params if context.get_parameter_source(name) is source}
+
+
+def require_ranks(plan: str | None, ranks: int) -> None:
+    """ConfigError for a plan where there is but one rank, which it does nothing for."""
+    if plan is not None and ranks == 1:
+        raise ConfigError(f"--plan {plan} splits nothing on one rank; add --tp 2, say")

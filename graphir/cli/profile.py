@@ -22,7 +22,7 @@ from graphir.cli.options import (
     given,
 )
 from graphir.cli.step import Asked, asked
-from graphir.cli.tables import console
+from graphir.cli.tables import console, folded
 from graphir.errors import ConfigError, DimError
 from graphir.models.sizes import VOCABULARY
 from graphir.options import options_of
@@ -184,7 +184,7 @@ def _print(found: Profile, step: Asked, sizes: Mapping[str, int], part: str, by:
     shown = groups[: top or None]
     out = console()
     threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
-    out.print(f"{_WHAT[part]} of {_model(step, sizes)}, on {threads}\n", markup=False, soft_wrap=True)
+    out.print(folded(f"{_WHAT[part]} of {_model(step, sizes)}, on {threads}\n"), markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(by, overflow="fold")
     for heading in ("ms", "of step", "× floor", "calls", "GFLOP/s", "GB/s"):
@@ -198,7 +198,7 @@ def _print(found: Profile, step: Asked, sizes: Mapping[str, int], part: str, by:
         table.add_row(f"{len(rest)} more", *_cells(total(rest, found.threads), found), style="dim")
     out.print(table)
     for line in (*_totals(found, sizes), *found.fallbacks):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(folded(line), markup=False, soft_wrap=True)
 
 
 def _by_any_layer(found: Profile, by: str) -> list[tuple[str, Measure]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphir.cli.load import TRANSFORMER, Subject, build_graph, find_model, has_weights, is_named, subject
+from graphir.cli.options import require_ranks
 from graphir.errors import ConfigError
 from graphir.ir.dims import dim_names
 from graphir.training.config import TrainConfig
@@ -37,8 +38,13 @@ class Asked:
 
     def graph(self, layers: int | None = None) -> Graph:
         """What a rank runs, of as many layers as there are, or as `layers` says."""
+        from graphir.backends.plan import require_even
+        from graphir.cost import mesh_sizes
+
         built = self.build(layers or self.layers)
-        return self.parallel.shard(built, self.needed(built))
+        graph = self.parallel.shard(built, self.needed(built))
+        require_even(graph, mesh_sizes(graph, self.needed(graph)))
+        return graph
 
     def needed(self, graph: Graph) -> dict[str, int]:
         """The sizes of those dims that the graph has."""
@@ -62,6 +68,7 @@ def asked(
     from graphir.training.parallel import Parallel
 
     parallel = Parallel.of(config, vocabulary)
+    require_ranks(config.plan, config.mesh().size)
     told = {**config.model_options(), **options, "vocabulary": vocabulary}
     if what == TRANSFORMER:
         build_graph(what, {**told, "layers": 1}, written)  # refuses what it has not

@@ -18,6 +18,8 @@ WIDTH = 80
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 #: A layer's name at the beginning of a scope's.
 _LAYER = re.compile(r"(layer)(\d+)(?=/|\Z)")
+#: What a line begins with: blanks, and a label that stands apart from its text.
+_MARGIN = re.compile(r" *(?:\S+ {2,})?(?=\S)")
 
 _T = TypeVar("_T")
 
@@ -42,6 +44,15 @@ def wrapped(text: str, label: str = "", indent: int = 0) -> str:
         text, width, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
+
+
+def folded(text: str) -> str:
+    """Lines that fit: what goes over stands below its line's text, that of `  why   …` right of its label."""
+    lines = text.split("\n")
+    marks = [_MARGIN.match(line) for line in lines]
+    return "\n".join(
+        wrapped(line[mark.end() :], mark[0]) if mark else line for line, mark in zip(lines, marks, strict=True)
+    )
 
 
 def amount(number: Fraction | int | float, unit: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given
+from graphir.cli.options import GroupedCommand, GroupedOption, backend_option, config_options, given, require_ranks
 from graphir.cli.ranks import ENVIRONMENT, ranks_option, start_ranks
 from graphir.training.config import TRAINED, TrainConfig
 
@@ -87,6 +87,8 @@ def train(
     config = TrainConfig(**options)
     if resume:
         config = _resumed(Path(out), {name: options[name] for name in given(context) & set(options)})
+    else:
+        require_ranks(config.plan, config.mesh().size)
     config = config.check()
 
     from graphir.cli.progress import report_to

@@ -98,7 +98,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_unknown_commands_and_options(call):
-    assert "No such command 'fly'" in refuses(call, "fly")
+    assert "no command is called 'fly'; there are train, " in refuses(call, "fly")
+    assert "no command is called 'explor'; did you mean explore or export?" in refuses(call, "explor")
     assert "--wings" in refuses(call, "train", "--wings", 2)
     assert "'many' is not a valid integer" in refuses(call, "train", "--layers", "many")
 

@@ -33,9 +33,10 @@ class Dims:
         self.open = self.may_open - given.keys()
         missing = sorted({name for each in used for name in each.names} - given.keys() - self.open)
         if missing:
+            how = f"sizes={{{missing[0]!r}: …}} or --size {missing[0]}=…"
             raise DimError(
-                f"{', '.join(missing)} of graph {graph.name} must have a size, by sizes={{{missing[0]!r}: …}}; "
-                f"what may be left to be known when the exported model runs is {', '.join(sorted(open)) or 'nothing'}"
+                f"{', '.join(missing)} of graph {graph.name} must have a size, by {how}; what may be left to be known "
+                f"when the exported model runs is {', '.join(sorted(open)) or 'nothing'}"
             )
         fixed = [each for each in used if not each.names & self.open]
         self.sizes = resolve_sizes([fixed, map(dim, given.keys() & names)], given)

@@ -63,7 +63,7 @@ def with_open_size(node: Node, dims: Dims) -> ExportError:
     names = sorted(frozenset().union(*(each.names & dims.open for each in given)))
     return ExportError(
         f"{told(node)} computes with the size of {', '.join(names)}, which stays open: give it one, "
-        f"by sizes={{{names[0]!r}: …}}"
+        f"by sizes={{{names[0]!r}: …}} or --size {names[0]}=…"
     )
 
 
