@@ -141,7 +141,7 @@ def test_gradients_of_a_kind_are_told_once(capsys):
 def test_sizes_that_cannot_run_are_refused(capsys):
     code, _, err = call(capsys, "why", "--cp", "4", "--sequence", "10")
     assert code == 2
-    assert "S = 10 of Y int64[B, S|cp] cannot be split evenly over cp=4" in err
+    assert "S = 10 of T int64[B, S|cp] cannot be split evenly over cp=4" in err
 
 
 def test_bad_input_ends_with_2(capsys):
