@@ -21,15 +21,15 @@ rules = Rules(general=rule_of)
 # Most values of a tile take over another's memory, so that about a quarter is at work at a time; smaller tiles lose
 # more to calls than they gain by the cache.
 _TILING = Tiling(bytes=1 << 22, small=1 << 16, causal=(64, 128))
-#: From so many bytes on addresses are the system's own, of which it gives a limited number.
-_RESERVED = 1 << 20
+#: From so many bytes on a stand-in is mapped by itself, as C's malloc begins by doing: there may be only so many.
+_MAPPED = 1 << 17
 
 
 def reserve(shape: Sequence[int], dtype: DTypeLike) -> Array:
     """An array that only its addresses are wanted of: a large one takes no memory as long as nobody writes into it."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
-    if size < _RESERVED:
+    if size < _MAPPED:
         return ENGINE.empty(shape, kind)
     try:
         place = mmap.mmap(-1, size)
