@@ -17,7 +17,7 @@ SIZES = {"B": 8, "S": 256, "D": 256, "N_H": 4, "D_ff": 1024, "V": 2048}
 def tracked(executable, parameters, batch):
     """Bytes of arrays while the graph runs again: its buffers, its results, what comes and goes; arguments left out.
 
-    Second, what was there at most while it ran for the first time, and its program was written, and then was not.
+    Second, what comes and goes only while it runs for the first time, and its program is written.
     """
     tracemalloc.start()
     try:
@@ -29,7 +29,7 @@ def tracked(executable, parameters, batch):
         before, _ = tracemalloc.get_traced_memory()
         executable(parameters, batch)
         passing = tracemalloc.get_traced_memory()[1] - before
-        return sum(trace.size for trace in held.traces) + passing, most - now
+        return sum(trace.size for trace in held.traces) + passing, most - now - passing
     finally:
         tracemalloc.stop()
 
