@@ -1,9 +1,8 @@
 """Masks of dropout in NumPy calls, by the hash of `graphir.operators.special`.
 
-A pair of neighbouring elements has one counter c, its number in the global tensor, and one hash h(c); its halves are
-the two draws. The hash begins with c ^ k₀ and M(x) = x ^ (x >> 17). M is linear over bits, so M(c ^ k₀) is
-M(c₀) ^ M(i) ^ M(k₀) for c = c₀ + i wherever that sum carries nothing: of the aligned range that i runs through,
-M(i) is a table made once, and two operators in three of the first round are saved.
+A pair of neighbouring elements has one counter, its number in the global tensor, and one hash; its halves are the two
+draws. The hash is a product, of one factor for each block of counters and one for each place in a block: the places'
+are a table made once a run, the blocks' are few, so that what is done for every pair is a product and a fold.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from graphir.backends.compiled.emission import Array, Calls
 from graphir.backends.effects import writes
 from graphir.ir.operator import Place
 from graphir.operators.dropout import least_kept
-from graphir.operators.special import stream_keys
+from graphir.operators.special import BLOCK, SPREAD_BLOCK, SPREAD_PLACE, factor, hash_32, stream_keys
 
-#: The longest table of M(i): 32 KiB, so that it stays in a core's first cache.
-_LONGEST = 1 << 13
-#: Below this, a table is a loop too short to be worth its call.
+#: Of fewer places side by side, a loop is too short to be worth its call.
 _SHORTEST = 1 << 5
+#: Of so many blocks all factors are made at once, for all tiles; of more, each tile has its own.
+_TOGETHER = 1 << 12
 #: The factors of a mask, and its rate.
 _Detail: TypeAlias = tuple[Sequence[str], float]
 
@@ -41,9 +40,7 @@ def record_mask(
     factors, p = detail
     starts = tuple(place.start(factor) for factor in factors)
     runs = _runs(starts, tuple(place.sizes[factor] for factor in factors), m.shape)
-    keys = call.prepared((2,), np.uint32, _write_keys, seed, step, attributes["key"])
-    bits = call.scratch((len(runs.starts), runs.pairs), np.uint32)
-    _record_hash(call, runs, keys, bits)
+    bits = _record_hash(call, runs, math.prod(place.sizes[name] for name in factors), seed, step, attributes["key"])
     draws, threshold = bits.view(np.uint16), np.array(least_kept(p), np.uint16)
     if runs.odd is None:
         call(np.greater_equal, draws[:, : runs.length].reshape(m.shape), threshold, m)
@@ -60,16 +57,23 @@ def _cut_runs(above: Array, odd: Array, length: int, m: Array) -> None:
     np.copyto(m, cut.reshape(m.shape))
 
 
+@writes("stream")
+def _write_stream(seed: Array, step: Array, key: int, first: int, stream: Array) -> None:
+    np.copyto(stream, _stream(int(seed), int(step), key, first, len(stream) - BLOCK))
+
+
+@lru_cache(maxsize=256)
+def _stream(seed: int, step: int, key: int, first: int, count: int) -> Array:
+    """The factor of each place, then those of blocks. Every thread asks, forward and backward, for the same."""
+    of_block, of_place = stream_keys(seed, step, key, 0)
+    numbers = np.arange(max(BLOCK, count), dtype=np.uint32)
+    places = factor(np, numbers[:BLOCK], of_place, SPREAD_PLACE)
+    return np.concatenate([places, factor(np, numbers[:count] + np.uint32(first), of_block, SPREAD_BLOCK)])
+
+
 @writes("keys")
 def _write_keys(seed: Array, step: Array, key: int, keys: Array) -> None:
-    np.copyto(keys, _keys(int(seed), int(step), key))
-
-
-@lru_cache(maxsize=1024)
-def _keys(seed: int, step: int, key: int) -> Array:
-    """M(k₀) and k₁. Every thread asks, forward and backward, and Python's integers take longer than a call."""
-    first, second = stream_keys(seed, step, key, 0)
-    return np.array((first ^ (first >> 17), second), np.uint32)
+    keys[:] = stream_keys(int(seed), int(step), key, 0)
 
 
 class _Runs(NamedTuple):
@@ -106,53 +110,48 @@ def _runs(starts: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...
     return _Runs(index >> 1, (length + 1) // 2, length, None)
 
 
-def _record_hash(call: Calls, runs: _Runs, keys: Array, bits: Array) -> None:
-    """Records the hash of each counter into bits [run, pair], uint32; keys are M(k₀) and k₁."""
-    spare = call.scratch(bits.shape, np.uint32)
-    _record_first_round(call, runs, keys[0, ...], bits, spare)
-    for multiplier, key, shift in _ROUNDS:
-        call(np.multiply, bits, np.array(multiplier, np.uint32), bits)
-        if key:
-            call(np.bitwise_xor, bits, keys[1, ...], bits)
-        _record_fold(call, bits, spare, shift)
+def _record_hash(call: Calls, runs: _Runs, elements: int, seed: Array, step: Array, key: int) -> Array:
+    """Records the hash of each counter of a tensor of so many elements; returns the array [run, pair] of them."""
+    before, after = _beyond(runs)
+    starts, pairs = runs.starts - before, before + runs.pairs + after
+    width = math.gcd(BLOCK, pairs, int(np.bitwise_or.reduce(starts, initial=0)))
+    whole = call.scratch((len(starts), pairs), np.uint32)
+    if width < _SHORTEST:
+        keys = call.prepared((2,), np.uint32, _write_keys, seed, step, key)
+        call(_write_hashes, starts.astype(np.uint32), keys, whole)
+        return whole
+    chunks = (starts[:, None] + np.arange(0, pairs, width)).reshape(-1)
+    blocks, bits = chunks // BLOCK, whole.reshape(-1, width)
+    first, count = 0, -(-elements // (2 * BLOCK))
+    if count > _TOGETHER:
+        first, count = int(blocks.min()), int(blocks.max() - blocks.min()) + 1
+    stream = call.prepared((BLOCK + count,), np.uint32, _write_stream, seed, step, key, first)
+    places, factors = stream[:BLOCK].reshape(-1, width), stream[BLOCK:, None]
+    if len(starts) == 1 and width == BLOCK:
+        factors = factors[blocks[0] - first :][: len(blocks)]
+    else:
+        chosen = call.scratch((len(blocks), 1), np.uint32)
+        call(np.take, factors, blocks - first, 0, chosen, "clip")
+        factors = chosen
+    if width < BLOCK:
+        call(np.take, places, chunks % BLOCK // width, 0, bits, "clip")
+        places = bits
+    call(np.multiply, factors, places, bits)
+    spare = call.scratch(whole.shape, np.uint32)
+    call(np.right_shift, whole, np.array(16, np.uint32), spare)
+    call(np.bitwise_xor, whole, spare, whole)
+    return whole[:, before : before + runs.pairs]
 
 
-#: After the first: multiply by this, then (or not) the second key, then x ^= x >> shift; see `special.random_bits`.
-_ROUNDS = ((0xED5AD4BB, True, 11), (0xAC4C1B51, False, 15), (0x31848BAB, False, 14))
+@writes("bits")
+def _write_hashes(starts: Array, keys: Array, bits: Array) -> None:
+    counters = starts[:, None] + np.arange(bits.shape[1], dtype=np.uint32)
+    np.copyto(bits, hash_32(np, counters, *keys))
 
 
-def _record_fold(call: Calls, bits: Array, spare: Array, shift: int) -> None:
-    call(np.right_shift, bits, np.array(shift, np.uint32), spare)
-    call(np.bitwise_xor, bits, spare, bits)
-
-
-def _fold(x: Array) -> Array:
-    """M(x)."""
-    return np.asarray(x ^ (x >> np.uint32(17)))
-
-
-def _folded_counters(count: int) -> Array:
-    """M(0), M(1), …"""
-    return _fold(np.arange(count, dtype=np.uint32))
-
-
-def _record_first_round(call: Calls, runs: _Runs, key: Array, bits: Array, spare: Array) -> None:
-    """Records M(c) ^ key, for each counter c, into bits."""
-    width = _aligned_width(runs)
-    if width >= _SHORTEST:
-        table = call.constant(_folded_counters, width)
-        chunks = (runs.starts[:, None] + np.arange(0, runs.pairs, width)).reshape(-1, 1)
-        origins = call.scratch(chunks.shape, np.uint32)
-        call(np.bitwise_xor, _fold(chunks.astype(np.uint32)), key, origins)
-        call(np.bitwise_xor, origins, table, bits.reshape(-1, width))
-        return
-    steps = call.constant(np.arange, runs.pairs, None, None, np.uint32)
-    call(np.add, runs.starts.astype(np.uint32)[:, None], steps, bits)
-    _record_fold(call, bits, spare, 17)
-    call(np.bitwise_xor, bits, key, bits)
-
-
-def _aligned_width(runs: _Runs) -> int:
-    """The largest power of two that divides each run's start and length: within it, no sum carries."""
-    together = int(np.bitwise_or.reduce(runs.starts, initial=runs.pairs | _LONGEST))
-    return together & -together
+def _beyond(runs: _Runs) -> tuple[int, int]:
+    """How many pairs before and after a run are hashed in vain, so that blocks are whole: of one long run."""
+    if len(runs.starts) > 1 or runs.pairs < BLOCK:
+        return 0, 0
+    (start,) = runs.starts.tolist()
+    return start % BLOCK, -(start + runs.pairs) % BLOCK

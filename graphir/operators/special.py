@@ -164,23 +164,31 @@ def random_bits(xp: Xp, counters: Array, seed: Array, step: Array, node: int) ->
     return bits
 
 
-def hash_32(xp: Xp, x: Array, key0: Array, key1: Array) -> Array:
-    """A 32-bit mixer of three multiply-xorshift rounds, a key before each of the first two.
+#: Counters are hashed in blocks of so many: by what their block is, and by their place in it.
+BLOCK = 1 << 10
+#: Odd numbers that spread a block's, and a place's, bits (C. Wellons, "Prospecting for hash functions", 2018).
+SPREAD_BLOCK, SPREAD_PLACE = 0xED5AD4BB, 0xAC4C1B51
 
-    Two keys, because streams that differ in a first xor alone would be permutations of each other; three
-    rounds, because after two, elements whose distance is a multiple of a large power of two are correlated.
-    Constants: C. Wellons, "Prospecting for hash functions" (2018), triple32.
+
+def hash_32(xp: Xp, x: Array, key0: Array, key1: Array) -> Array:
+    """The product of two hashes, of a counter's block and of its place there, folded so that both halves are random.
+
+    Who hashes many counters needs each block's hash once and all places' once, and then takes a product for each
+    counter and a fold. Products are random where sums would not be: of four counters, in two blocks at two places,
+    no bit follows from those of the other three. Two keys, because streams that differ in a first xor alone would be
+    permutations of each other. What chance leaves: two blocks, or two places, are correlated if their hashes' ratio
+    is one of small numbers, as two are in one stream of some forty of a million draws.
     """
-    x = x ^ xp.uint32(key0)
-    x ^= x >> xp.uint32(17)
-    x *= xp.uint32(0xED5AD4BB)
-    x ^= xp.uint32(key1)
-    x ^= x >> xp.uint32(11)
-    x *= xp.uint32(0xAC4C1B51)
+    x = factor(xp, x // xp.uint32(BLOCK), key0, SPREAD_BLOCK) * factor(xp, x % xp.uint32(BLOCK), key1, SPREAD_PLACE)
+    return x ^ (x >> xp.uint32(16))
+
+
+def factor(xp: Xp, number: Array, key: Array, spread: int) -> Array:
+    """An odd word of 32 bits for each number below 2³¹, another for each: of odd numbers no product loses a bit."""
+    x = (number << xp.uint32(1)) ^ xp.uint32(key)
+    x *= xp.uint32(spread)
     x ^= x >> xp.uint32(15)
-    x *= xp.uint32(0x31848BAB)
-    x ^= x >> xp.uint32(14)
-    return x
+    return x | xp.uint32(1)
 
 
 def global_indices(xp: Xp, starts: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> Array:

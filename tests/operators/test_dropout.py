@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import graphir as gi
 from graphir.operators.dropout import dropout_mask, keep_mask
+from graphir.operators.special import random_bits
 from graphir.passes import autodiff, dce, recompute
 
 N = 1 << 18
@@ -114,6 +115,33 @@ def test_elements_at_no_distance_at_all_are_correlated(key: int, p: float) -> No
 def test_the_two_masks_of_one_hash_are_independent() -> None:
     even, odd = standardized(draw(N, 0.5), 0.5).reshape(-1, 2).T
     assert abs(float(even @ odd)) <= 5 * np.sqrt(N / 2)
+
+
+@pytest.mark.parametrize("width", [24, 64, 100, 256, 1024, 2048, 4096])
+def test_rectangles_are_independent(width: int) -> None:
+    # A hash is a product of what rows share and what columns share. Of two rows of ±1 the sum of products has the
+    # variance of its count, and so the sum of its squares, which are rectangles, shows whether four corners agree.
+    found = []
+    for key in range(1, 9):
+        rows = standardized(draw(N // width * width, 0.5, seed=7, step=1, key=key), 0.5).reshape(-1, width)[:256]
+        for one in (rows, rows.T[:256]):
+            sums = (one @ one.T / np.sqrt(one.shape[1]))[np.triu_indices(len(one), 1)]
+            assert np.abs(sums).max() <= 6.5
+            found.append((np.square(sums).mean() - 1) * np.sqrt(len(sums) / 2))
+    assert np.abs(found).max() <= 5
+    assert abs(np.sum(found)) <= 5 * np.sqrt(len(found))
+
+
+def test_draws_have_all_values_equally_often() -> None:
+    halves = random_bits(np, np.arange(1 << 21), seed=3, step=1, node=2).view(np.uint16).reshape(-1, 2)
+    for draws, bins in ((halves, 16), (halves[:, 0], 16), (halves[:, 1], 16)):
+        counts = np.bincount(draws.reshape(-1), minlength=1 << bins)
+        expected = draws.size / (1 << bins)
+        # χ² of so many bins has their number as its mean, and twice it as its variance.
+        assert abs(np.square(counts - expected).sum() / expected - (1 << bins)) <= 5 * np.sqrt(2 << bins)
+    both = np.bincount((halves[:, 0].astype(int) >> 10) * 64 + (halves[:, 1] >> 10), minlength=4096)
+    expected = len(halves) / 4096
+    assert abs(np.square(both - expected).sum() / expected - 4096) <= 5 * np.sqrt(2 * 4096)
 
 
 # -- a key and a place make the mask ----------------------------------------------------------------------

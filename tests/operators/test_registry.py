@@ -415,12 +415,13 @@ def test_a_short_text_is_filled_up_with_the_padding_asked_for() -> None:
 
 
 def test_a_key_draws_the_same_for_good() -> None:
-    # A resumed run draws the masks of the run it continues, whatever version began it: the hash may not change.
+    # A resumed run draws the masks of the run it continues, whatever version began it: the hash may not change. It has
+    # once, before any version was released, for one that takes NumPy half the passes.
     counters = np.asarray([0, 1, 2, 3, 2**32, 2**40 + 5])
-    expected = [160273374, 2046695160, 2270467776, 3473185086, 2968787285, 1256535917]
+    expected = [4182797491, 3940820309, 4181855045, 4007426121, 3277287352, 938132999]
     assert random_bits(np, counters, seed=1, step=2, node=3).tolist() == expected
     mask = keep_mask(np, (0,), (16,), (16,), seed=1, step=2, key=3, p=0.5)
-    assert mask.astype(int).tolist() == [1, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1]
+    assert mask.astype(int).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1]
     # A half of the hash is kept from the rate times 2¹⁶ on.
     halves = random_bits(np, np.arange(1 << 16), seed=1, step=2, node=3).view(np.uint16)
     assert np.array_equal(keep_mask(np, (0,), halves.shape, halves.shape, 1, 2, 3, 0.25), halves >= 0.25 * 2**16)

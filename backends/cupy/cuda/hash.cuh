@@ -2,7 +2,7 @@
 // (graphir/operators/special.py). A draw has 16 bits; elements 2i and 2i + 1 of a tensor are the halves of hash i.
 //
 // SplitMix64's finalizer (Steele, Lea and Flood, 2014) makes keys of (seed, step, node); each page of 2^32 counters has
-// keys of its own. Constants of the 32-bit mixer: C. Wellons, "Prospecting for hash functions" (2018), triple32.
+// keys of its own. The hash of 32 bits is the product of one of a counter's block of 1024 and one of its place in it.
 
 struct Keys {
     unsigned long long stream;
@@ -16,16 +16,14 @@ __device__ inline unsigned long long mix_64(unsigned long long x) {
     return x ^ (x >> 31);
 }
 
+__device__ inline unsigned int factor(unsigned int number, unsigned int key, unsigned int spread) {
+    const unsigned int x = ((number << 1) ^ key) * spread;
+    return x ^ x >> 15 | 1u;
+}
+
 __device__ inline unsigned int mix_32(unsigned int x, unsigned int first, unsigned int second) {
-    x ^= first;
-    x ^= x >> 17;
-    x *= 0xED5AD4BBu;
-    x ^= second;
-    x ^= x >> 11;
-    x *= 0xAC4C1B51u;
-    x ^= x >> 15;
-    x *= 0x31848BABu;
-    return x ^ x >> 14;
+    x = factor(x >> 10, first, 0xED5AD4BBu) * factor(x & 1023u, second, 0xAC4C1B51u);
+    return x ^ x >> 16;
 }
 
 __device__ inline void write_keys(long long seed, long long step, long long node, Keys* keys) {

@@ -81,17 +81,17 @@ def unordered(i):
 
 
 @function
+def factor(number, key, spread):
+    """An odd word of a number; see `graphir.operators.special`."""
+    x = U(U(U(number << U(1)) ^ key) * spread)
+    return U(U(x ^ U(x >> U(15))) | U(1))
+
+
+@function
 def mixed(x, key0, key1):
     """32 random bits of a counter."""
-    x = U(x ^ key0)
-    x = U(x ^ U(x >> U(17)))
-    x = U(x * U(0xED5AD4BB))
-    x = U(x ^ key1)
-    x = U(x ^ U(x >> U(11)))
-    x = U(x * U(0xAC4C1B51))
-    x = U(x ^ U(x >> U(15)))
-    x = U(x * U(0x31848BAB))
-    return U(x ^ U(x >> U(14)))
+    x = U(factor(U(x >> U(10)), key0, U(0xED5AD4BB)) * factor(U(x & U(1023)), key1, U(0xAC4C1B51)))
+    return U(x ^ U(x >> U(16)))
 
 
 @function
