@@ -34,7 +34,9 @@ def paint(picture: Picture, drawing: Drawing | None = None) -> bytes:
     forks = {node.id for node in picture.nodes if node.kind == "junction"}
     parts = [
         f'<svg xmlns="{SVG_SPACE}" width="{wide:.0f}pt" height="{high:.0f}pt" '
-        f'viewBox="{box.left:.1f} {box.top:.1f} {wide:.1f} {high:.1f}" font-family="{style.FONTS}">',
+        f'viewBox="{box.left:.1f} {box.top:.1f} {wide:.1f} {high:.1f}" font-family="{style.FONTS}" '
+        # Ink needs paper, on whatever page a file is shown; what takes it into a page of its own has paper there.
+        'style="background: white">',
         f"<title>{_safe(picture.title)}</title>" if picture.title else "",
         *map(_frame, drawing.frames),
         *(
@@ -113,11 +115,30 @@ def _rect(box: Box, border: str, fill: str, width: float, round_by: float = 0.0,
 
 def _link(points: Sequence[Point], color: str) -> str:
     """The double line that joins the boxes of one collective."""
-    way = _way(points)
-    return (
-        f'<path d="{way}" fill="none" stroke="{color}" stroke-width="4.2"/>'
-        f'<path d="{way}" fill="none" stroke="white" stroke-width="1.8"/>'
-    )
+    return _double(points, color, 1.2)
+
+
+def _double(points: Sequence[Point], color: str, width: float) -> str:
+    """Two lines beside each other along `points`: whatever lies behind them is seen between, by day and by night."""
+    way = " ".join(_way(_aside(points, side * (width + 2.0) / 2)) for side in (-1, 1))
+    return f'<path d="{way}" fill="none" stroke="{color}" stroke-width="{width:g}"/>'
+
+
+def _aside(points: Sequence[Point], by: float) -> list[Point]:
+    """A way that runs `by` to the right of the one along `points`, as far from each of its pieces."""
+    found = []
+    for place, point in enumerate(points):
+        pieces = [(points[at], points[at + 1]) for at in (place - 1, place) if 0 <= at < len(points) - 1]
+        sides = [
+            ((start.y - end.y) / far, (end.x - start.x) / far)
+            for start, end in pieces
+            if (far := math.dist(start, end))
+        ] or [(0.0, 0.0)]
+        x, y = (sum(side[i] for side in sides) for i in (0, 1))
+        # Where two pieces meet, the corner is as far from both.
+        stretch = len(sides) / (x * x + y * y or 1.0)
+        found.append(Point(point.x + x * by * stretch, point.y + y * by * stretch))
+    return found
 
 
 def _frame(frame: PlacedFrame) -> str:
@@ -144,15 +165,12 @@ def _line(points: Sequence[Point], look: style.EdgeStyle, tip: str) -> str:
     if len(points) < 2:
         return ""
     length = {"none": 0.0, "vee": 1.0}.get(tip, _TIP)
-    way = _way([*points[:-1], _before(points[-2], points[-1], length)])
+    way = [*points[:-1], _before(points[-2], points[-1], length)]
     dash = ' stroke-dasharray="5 3"' if look.line == "dashed" else ""
     if look.double:
-        line = (
-            f'<path d="{way}" fill="none" stroke="{look.color}" stroke-width="{2 * look.width + 2.2:g}"/>'
-            f'<path d="{way}" fill="none" stroke="white" stroke-width="2.2"/>'
-        )
+        line = _double(way, look.color, look.width)
     else:
-        line = f'<path d="{way}" fill="none" stroke="{look.color}" stroke-width="{look.width:g}"{dash}/>'
+        line = f'<path d="{_way(way)}" fill="none" stroke="{look.color}" stroke-width="{look.width:g}"{dash}/>'
     return line + _tip(points[-2], points[-1], look, tip)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import graphir.drawing.render as rendering
 from graphir.drawing import figure
+from graphir.drawing.paint import paint
 from graphir.drawing.picture import Details, Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.render import FORMATS, render, renderers
 from graphir.drawing.svg import inline_svg, parse_svg, sanitize_svg
@@ -139,6 +141,14 @@ def test_drawing_loads_no_plotting_library():
 @pytest.mark.parametrize("format", ["dot", "svg"])
 def test_control_characters_become_a_sign_that_files_can_hold(format):
     assert "x\ufffd" in render(labelled("x\x1f"), format).decode()
+
+
+def test_a_double_line_is_two_lines_with_nothing_between_them():
+    svg = paint(figure("mha-backward")).decode()
+    assert 'stroke="white"' not in svg
+    (way, *_) = re.findall(r'class="edge cached">.*?<path d="([^"]*)"', svg)
+    first, second = ([float(y) for y in re.findall(r",(-?[\d.]+)", each)] for each in way.split(" M"))
+    assert [b - a for a, b in zip(first, second, strict=True)] == pytest.approx([2.9, 2.9], abs=0.11)
 
 
 # -- harmless ---------------------------------------------------------------------------------------------

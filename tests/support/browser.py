@@ -44,7 +44,7 @@ def opened(browser: Any, file: Path, width: int = 1440, height: int = 900, **con
         viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, **context
     )
     page = window.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

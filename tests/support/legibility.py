@@ -71,8 +71,7 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
             if box is not None:
                 labels.append(_Label(owner, "".join(element.itertext()), box.shifted(dx, dy)))
         elif kind == "path" and owner[:1] in ("e", "n") and element.get("stroke", "none") not in ("none", "white"):
-            way = [(x + dx, y + dy) for x, y in _way(element.get("d", ""))]
-            lines.setdefault(owner, []).append(way)
+            lines.setdefault(owner, []).append([(x + dx, y + dy) for x, y in _middle(element.get("d", ""))])
         elif owner.startswith("frame") and kind == "rect":
             x, y, width, height = (float(element.get(name, "0")) for name in ("x", "y", "width", "height"))
             frames.append(Box(x + dx, y + dy, x + width + dx, y + height + dy))
@@ -140,6 +139,13 @@ def _shape_box(element: ElementTree.Element) -> Box | None:
         return Box(x, y, x + number["width"], y + number["height"])
     points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", element.get("points", ""))
     return around(Box(float(x), float(y), float(x), float(y)) for x, y in points) if points else None
+
+
+def _middle(text: str) -> list[tuple[float, ...]]:
+    """The corners of a path; of two lines side by side those of the way between them."""
+    ways = [_way(each) for each in re.findall("M[^M]*", text)]
+    corners = zip(*ways, strict=True)
+    return [tuple(sum(each) / len(ways) for each in zip(*corner, strict=True)) for corner in corners]
 
 
 def _way(text: str) -> list[tuple[float, float]]:

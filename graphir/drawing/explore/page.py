@@ -55,6 +55,7 @@ def _button(action: str, text: str, label: str = "", more: str = "") -> str:
 
 _STAGE = f"""\
 <main id="stage" tabindex="0" aria-label="The drawing: arrow keys move it, + and − zoom; the outline reads it">
+<canvas class="backdrop" aria-hidden="true"></canvas>
 <div class="sheet-of-all" aria-hidden="true"><svg></svg><div id="unfolded"></div></div>
 <div class="ranks" aria-hidden="true"><div></div></div>
 <div class="rows" aria-hidden="true"><div></div></div>

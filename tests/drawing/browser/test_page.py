@@ -33,6 +33,17 @@ PINCH = """() => {
   send("pointermove", 2, 300); send("pointermove", 1, 100);
   send("pointerup", 1, 100); send("pointerup", 2, 300);
 }"""
+#: Steps of a window's third each, as fast as frames come; how often all was painted anew meanwhile, and at rest.
+FLICK = """async () => {
+  const stage = document.getElementById("stage");
+  let painted = 0;
+  new MutationObserver(() => { painted += 1; }).observe(stage.querySelector(".sheet-of-all"), { childList: true });
+  for (let step = 0; step < 12; step += 1) {
+    await new Promise(requestAnimationFrame);
+    stage.dispatchEvent(new WheelEvent("wheel", { deltaY: stage.clientHeight / 3, bubbles: true, cancelable: true }));
+  }
+  return painted;
+}"""
 ABOUT = "document.getElementById('about').innerText"
 
 
@@ -260,3 +271,18 @@ def test_96_layers_on_64_ranks_hold_in_the_document_only_what_is_seen(browser, t
         page.click("[data-do=home]")
         page.wait_for_timeout(500)
         assert page.evaluate(count) < 500
+
+
+def test_a_flick_moves_what_is_painted_and_is_painted_where_it_rests(browser, file):
+    with opened(browser, file) as page:
+        ready(page)
+        page.click("[data-do=unfold]")
+        page.wait_for_timeout(300)
+        assert page.evaluate(FLICK) <= 1
+        page.wait_for_function("document.querySelector('.backdrop').width > 1")
+        page.wait_for_timeout(1500)
+        frame = page.locator("#stage").bounding_box()
+        boxes = page.locator("#stage .content .box").evaluate_all(
+            "(all) => all.map((e) => e.getBoundingClientRect().top)"
+        )
+        assert any(frame["y"] < top < frame["y"] + frame["height"] for top in boxes)

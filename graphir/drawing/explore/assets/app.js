@@ -20,6 +20,7 @@ class App {
     this.stage = new Stage(find("stage"), {
       paint: (region, zoom) => this.#paint(region, zoom),
       painted: (region, zoom) => this.#painted(region, zoom),
+      afar: (most) => this.#afar(most),
       moved: (region) => {
         find("here").textContent = Margins.here(this.layout, region);
       },
@@ -65,7 +66,7 @@ class App {
     this.layout = Layout.make({ tree, mesh, model, open, unfolded, passes, all, lanes });
     this.painter = new Painter(model, this.overlay);
     this.outline.refresh();
-    this.stage.refresh();
+    this.stage.changed();
     Controls.tell(this);
   }
 
@@ -98,6 +99,13 @@ class App {
       { viewBox: `${left} ${top} ${right - left} ${bottom - top}` },
       this.painter.paint(this.layout, region, zoom),
     );
+  }
+
+  // All of the layout as a small picture.
+  #afar(most) {
+    const { width, height } = this.layout;
+    const region = { left: 0, top: 0, right: width, bottom: height };
+    return new Afar(this.model, this.overlay).paint(this.layout, region, most / Math.max(width, height));
   }
 
   #painted(region, zoom) {

@@ -142,9 +142,7 @@ class Painter {
       const type = typeOf(drawing.edges[edge.dataset.e][0]);
       if (type === undefined) continue;
       const line = this.overlay.line(type);
-      const [path, ...rest] = edge.querySelectorAll("path");
-      // The white core of a double line would be as wide as the line.
-      for (const each of rest) if (each.getAttribute("stroke") === "white") each.remove();
+      const path = edge.querySelector("path");
       if (path) {
         if (line.width) path.style.strokeWidth = `${line.width}px`;
         if (line.colors[0]) path.style.stroke = line.colors[0];

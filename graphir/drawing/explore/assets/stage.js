@@ -1,24 +1,31 @@
 // The stage: a window onto the layout that is moved and zoomed by mouse, touch and keys. What is painted reaches a
 // little beyond the window. A move only shifts what is painted, which a browser does without drawing anything anew;
-// it is painted again when the window comes to its edge, or has come to rest after a zoom.
+// it is painted again when the window comes to its edge, or has come to rest after a zoom or a quick move. Behind all
+// lies the whole layout as seen from afar, a small picture, so that a quick move never leads into the void.
 "use strict";
 class Stage {
   static MARGIN = 0.35;
   static LEAST = 0.01;
   static MOST = 4;
+  // What has not moved for so many ms has come to rest; how large the picture from afar is.
+  static REST = 90;
+  static AFAR = 1400;
 
-  // `paint(region, zoom)` makes an element of what lies there, to be stretched over the region; `moved` hears of
-  // every move, `chosen` of a click at a place.
-  constructor(element, { paint, painted, moved, chosen, size }) {
+  // `paint(region, zoom)` makes an element of what lies there, to be stretched over the region, `afar(most)` a picture
+  // of all that is `most` pixels wide and high at most; `moved` hears of every move, `chosen` of a click at a place.
+  constructor(element, { paint, painted, afar, moved, chosen, size }) {
     this.element = element;
     this.sheet = element.querySelector(".sheet-of-all");
     this.head = element.querySelector(".ranks");
     this.gutter = element.querySelector(".rows");
-    Object.assign(this, { paint, painted, moved, chosen, size });
+    this.backdrop = element.querySelector(".backdrop");
+    Object.assign(this, { paint, painted, afar, moved, chosen, size });
     this.x = 0;
     this.y = 0;
     this.zoom = 1;
     this.shown = null;
+    this.was = { x: 0, y: 0, now: 0 };
+    this.farScale = 1;
     this.pointers = new Map();
     this.#listen();
     new ResizeObserver(() => this.refresh()).observe(element);
@@ -100,6 +107,8 @@ class Stage {
     this.sheet.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.head.firstChild.style.transform = `translateX(${x}px) scaleX(${scale})`;
     this.gutter.firstChild.style.transform = `translateY(${y}px) scaleY(${scale})`;
+    const far = this.zoom / this.farScale;
+    this.backdrop.style.transform = `translate(${-this.x * this.zoom}px, ${-this.y * this.zoom}px) scale(${far})`;
     const seen = this.region();
     this.moved(seen);
     // Beyond the layout there is nothing to paint.
@@ -113,15 +122,38 @@ class Stage {
       clearTimeout(this.resting);
       this.resting = setTimeout(() => this.refresh(), 140);
     }
-    if (beyond && scale === 1) this.#catchUp();
+    // How far this step led, in windows, and how long after the one before.
+    const now = performance.now(),
+      { was } = this;
+    const step = Math.hypot((this.x - was.x) / this.width, (this.y - was.y) / this.height) * this.zoom;
+    this.was = { x: this.x, y: this.y, now };
+    if (beyond && scale === 1) this.#catchUp(step, now - was.now);
   }
 
-  // A quick move is ahead of the painter: it paints for a quarter of the time at most, so that the move stays smooth.
-  #catchUp() {
+  // What would outrun its margin within four steps is painted where it comes to rest; a slower move as it goes on, for a
+  // quarter of the time at most, so that it stays smooth. Where steps are far between, rest is longer, too.
+  #catchUp(step, pause) {
     clearTimeout(this.late);
-    const wait = this.paintedAt + 3 * this.cost - performance.now();
+    const rest = Math.max(Stage.REST, 3 * Math.min(pause, 1000));
+    const wait = 4 * step > Stage.MARGIN ? rest : this.paintedAt + 3 * this.cost - performance.now();
     if (wait <= 0) this.refresh();
-    else this.late = setTimeout(() => this.#shift(), wait);
+    else this.late = setTimeout(() => this.refresh(), wait);
+  }
+
+  // The layout is another: its picture from afar is made anew, once nothing else is to be done.
+  changed() {
+    this.refresh();
+    clearTimeout(this.idle);
+    this.idle = setTimeout(() => {
+      const { width } = this.size();
+      const made = this.afar(Stage.AFAR);
+      this.farScale = made.width / width;
+      made.className = "backdrop";
+      made.setAttribute("aria-hidden", "true");
+      this.backdrop.replaceWith(made);
+      this.backdrop = made;
+      this.#shift();
+    }, Stage.REST);
   }
 
   // Paints what the window shows anew, at the next frame; many wishes within one frame are one.
@@ -140,9 +172,12 @@ class Stage {
       content.style.height = `${Math.round((region.bottom - region.top) * zoom)}px`;
       this.sheet.firstElementChild.replaceWith(content);
       this.paintedAt = performance.now();
-      this.cost = this.paintedAt - began;
       this.#shift();
       this.painted(region, zoom);
+      // What the browser makes of it counts, too.
+      requestAnimationFrame(() => {
+        this.cost = performance.now() - began;
+      });
     });
   }
 
