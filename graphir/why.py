@@ -141,15 +141,13 @@ def _need(graph: Graph, node: Node) -> str:
         if not readers or len(further) < len(readers):
             break
         value = further[0].outputs[0]
-    found = []
-    for reader, position in readers:
-        if reader.operator.relayout is None:
-            operand = reader.inference.rule.inputs[position].name
-            found.append(f"{reader.name} = {reader.operator.key}(…) as {operand}")
-    if value in graph.outputs:
-        found.append("the graph's outputs")
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{found[0]}{more}" if found else "nothing"
+    found = [(reader, position) for reader, position in readers if reader.operator.relayout is None]
+    returned = value in graph.outputs
+    if not found:
+        return "the graph's outputs" if returned else "nothing"
+    (reader, position), others = found[0], len(found) - 1 + returned
+    more = f" and {others} more" if others else ""
+    return f"{reader.name} = {reader.operator.key}(…) as {reader.inference.rule.inputs[position].name}{more}"
 
 
 # -- partner ----------------------------------------------------------------------------------------------

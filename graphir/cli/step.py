@@ -93,15 +93,22 @@ def _by_name(
     def of_layers(layers: int | None) -> Subject:
         return subject(what, {**options, "layers": layers}, {*written, "layers"})
 
-    parts = find_model(what)[0].composition
     return Asked(
         what,
         lambda layers: _part_of(of_layers(layers).graph, part, config),
         of_layers(1).sizes,
         parallel,
-        options["layers"] if "layers" in written else parts.layers,
-        len(parts.attention.windowed) if parts.attention.window else 1,
+        *depth_of(what, options, written),
     )
+
+
+def depth_of(what: str, options: Mapping[str, Any], written: Collection[str]) -> tuple[int | None, int]:
+    """How many layers a model by name has, None where that is no option, and after how many they repeat each other."""
+    if not is_named(what) or has_weights(what):
+        return None, 1
+    parts = find_model(what)[0].composition
+    period = len(parts.attention.windowed) if parts.attention.window else 1
+    return options["layers"] if "layers" in written else parts.layers, period
 
 
 def _transformer(config: TrainConfig, layers: int | None, part: str, parallel: Parallel) -> Graph:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from graphir.cli.check import setting_of, setting_options
 from graphir.cli.options import GroupedCommand, given
-from graphir.cli.tables import alike, amount, beside_layer, say, sizes_line, spanned, wrapped
+from graphir.cli.step import depth_of
+from graphir.cli.tables import amount, say, sizes_line, wrapped
+from graphir.cli.told import Block, Story, Told, tell, tell_of_layers
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from graphir.checking import Setting
     from graphir.ir.layout import Mesh
-    from graphir.passes import Left
     from graphir.why import Explanation
 
-_LAYER = re.compile(r"layer(\d+)")
-#: A number at the end of a word, of the optimizer's `square_sum7` say.
-_NUMBER = re.compile(r"(?<=[a-z])\d+\b")
+#: A kind of collective, the bytes that one sends, and how many there are.
+_Counted: TypeAlias = tuple[str, int, int]
+
+_PHASES = (FORWARD, BACKWARD, UPDATE)
 #: What a text calls a node before it says what it does.
 _NAMED = re.compile(r"[^\s;]+ = (?=\w+\()")
 
@@ -49,68 +51,88 @@ def why(context: click.Context, /, what: str, algorithm: str, as_json: bool, **o
     Layers that say the same are told once. At the end stands which arguments every rank holds whole although the
     plan splits others of their kind.
     """
-    from graphir.ir.dims import shape_text
-    from graphir.why import explain
-
-    setting = setting_of(what, options, given(context))
-    single = setting.single()
-    parallel = setting.parallel(single)
-    found = explain(parallel, setting.complete_sizes(), algorithm)
+    told = given(context)
     if as_json:
-        data = {
-            "title": setting.title,
-            "algorithm": algorithm,
-            "sizes": setting.complete_sizes(),
-            "collectives": [each.as_dict() for each in found],
-            "blocks": [_sums(block, each) for block, each in _blocks(found)],
-            "total": _sums("all", found),
-            "left": [
-                {"name": value.name, "shape": shape_text(value.shape), "axis": axis, "reason": reason}
-                for value, axis, reason in setting.left(single)
-            ],
-        }
-        click.echo(json.dumps(data, ensure_ascii=False, indent=1))
+        click.echo(json.dumps(_data(setting_of(what, options, told), algorithm), ensure_ascii=False, indent=1))
         return 0
-    _print(setting, algorithm, [each for each in found if each.total], parallel.mesh)
-    _print_left(setting.left(single))
+    layers, period = depth_of(what, options, told)
+
+    def of_layers(layers: int | None) -> Setting:
+        changed = {} if layers is None else {"layers": layers}
+        return setting_of(what, {**options, **changed}, told | changed.keys())
+
+    setting = of_layers(None if layers is None else min(layers, 1))
+    story = tell(setting, algorithm) if layers is None else tell_of_layers(of_layers, layers, period, algorithm)
+    _print(setting, algorithm, story)
     return 0
 
 
-def _blocks(found: Sequence[Explanation]) -> list[tuple[str, list[Explanation]]]:
-    """The collectives of each block, blocks in the order of their first."""
-    order = {block: position for position, block in enumerate(dict.fromkeys(each.block for each in found))}
-    ordered = sorted(found, key=lambda each: order[each.block])
-    return [(block, list(group)) for block, group in groupby(ordered, key=lambda each: each.block)]
+def _data(setting: Setting, algorithm: str) -> dict[str, Any]:
+    from graphir.ir.dims import shape_text
+    from graphir.why import explain
+
+    single = setting.single()
+    found = explain(setting.parallel(single), setting.complete_sizes(), algorithm)
+    blocks: dict[str, list[Explanation]] = {}
+    for each in found:
+        blocks.setdefault(each.block, []).append(each)
+    return {
+        "title": setting.title,
+        "algorithm": algorithm,
+        "sizes": setting.complete_sizes(),
+        "collectives": [each.as_dict() for each in found],
+        "blocks": [_sums(block, [_counted(each) for each in members]) for block, members in blocks.items()],
+        "total": _sums("all", map(_counted, found)),
+        "left": [
+            {"name": value.name, "shape": shape_text(value.shape), "axis": axis, "reason": reason}
+            for value, axis, reason in setting.left(single)
+        ],
+    }
 
 
-def _sums(block: str, found: Sequence[Explanation]) -> dict[str, Any]:
+def _counted(each: Explanation) -> _Counted:
+    return f"{each.node.operator.key} {each.node.meta.phase}", each.total, 1
+
+
+def _sums(block: str, found: Iterable[_Counted]) -> dict[str, Any]:
     """How many collectives of each kind, by pass, and the bytes of all."""
     counts: dict[str, int] = {}
-    for each in found:
-        if each.total:
-            key = f"{each.node.operator.key} {each.node.meta.phase}"
-            counts[key] = counts.get(key, 0) + 1
-    return {"block": block, "counts": counts, "bytes": sum(each.total for each in found)}
+    total = 0
+    for kind, sent, times in found:
+        total += sent * times
+        if sent:
+            counts[kind] = counts.get(kind, 0) + times
+    return {"block": block, "counts": counts, "bytes": total}
 
 
-def _print(setting: Setting, algorithm: str, found: Sequence[Explanation], mesh: Mesh) -> None:
+def _print(setting: Setting, algorithm: str, story: Story) -> None:
     say(f"{setting.title}, {algorithm}")
     say(f"{sizes_line(setting.complete_sizes())}\n")
-    for block, members in alike(_blocks(found), _same):
-        say(f"{block}, {len(members)} alike; of each:" if len(members) > 1 else f"{block}:")
-        first = members[0]
-        for kind in _kinds(first):
-            _print_kind(kind, mesh)
-        _print_sums(block, first, len(members))
-    _print_sums("all", found)
+    for block in story.blocks:
+        say(f"{block.title}, {block.times} alike; of each:" if block.times > 1 else f"{block.title}:")
+        for kind in _kinds(block.told):
+            _print_kind(kind, setting.mesh)
+        _print_sums(block.title, [block], ", each of them" if block.times > 1 else "", each=True)
+    _print_sums("all", story.blocks)
+    for told, names in story.left:
+        say(wrapped(told))
+        say(wrapped(", ".join(names), indent=2))
 
 
-def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
+def _print_sums(title: str, blocks: Sequence[Block], of: str = "", *, each: bool = False) -> None:
+    told = [(one, 1 if each else block.times) for block in blocks for one in block.told]
+    sums = _sums(title, [(f"{one.operator} {one.phase}", one.total, times) for one, times in told])
+    ordered = sorted(sums["counts"].items(), key=lambda pair: _PHASES.index(pair[0].split()[1]))
+    counts = ", ".join(f"{count} {kind}" for kind, count in ordered) or "no collectives"
+    say(wrapped(f"{title}: {counts}; {amount(sums['bytes'], 'B')} in all{of}") + "\n")
+
+
+def _print_kind(found: Sequence[Told], mesh: Mesh) -> None:
     """Collectives of one kind in a block, and below them a line for each thing to be told of them."""
     first, inside = found[0], f"{found[0].block}/"
-    names = ", ".join(each.node.name for each in found)
-    over = f"{', '.join(first.cost.axes)} = {mesh.count(first.cost.axes)}"
-    say(wrapped(f"{names}  {first.node.meta.phase}, over {over}".replace(inside, ""), indent=2))
+    names = ", ".join(each.name for each in found)
+    over = f"{', '.join(first.axes)} = {mesh.count(first.axes)}"
+    say(wrapped(f"{names}  {first.phase}, over {over}".replace(inside, ""), indent=2))
     several = len(found) > 1
     sum_of_all = sum(each.total for each in found)
     told = (
@@ -119,7 +141,7 @@ def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
         ("partner", _partners(found)),
         (
             "sends",
-            f"{first.cost.each}: {amount(first.each, 'B')} a rank{' and collective' * several}, "
+            f"{first.formula}: {amount(first.each, 'B')} a rank{' and collective' * several}, "
             f"{amount(sum_of_all, 'B')} in all",
         ),
     )
@@ -127,59 +149,22 @@ def _print_kind(found: Sequence[Explanation], mesh: Mesh) -> None:
         say(wrapped(text.replace(inside, ""), f"{label:<9}", 4))
 
 
-def _partners(found: Sequence[Explanation]) -> str:
+def _partners(found: Sequence[Told]) -> str:
     """`identity on W_Q, W_K`: of one kind, all are an identity on something, or none is."""
     kind, on, _ = found[0].partner.partition(" on ")
     names = dict.fromkeys(each.partner.removeprefix(f"{kind}{on}") for each in found) if on else {}
     return f"{kind}{on}{', '.join(names)}" if on else ", ".join(dict.fromkeys(each.partner for each in found))
 
 
-def _kinds(found: Sequence[Explanation]) -> list[list[Explanation]]:
+def _kinds(found: Sequence[Told]) -> list[list[Told]]:
     """The collectives of a block, those together that differ in names alone, in the order of the first of a kind."""
-    kinds: dict[tuple[object, ...], list[Explanation]] = {}
+    kinds: dict[tuple[object, ...], list[Told]] = {}
     for each in found:
         told = _unnamed(each.cause), _unnamed(each.need), each.partner.partition(" on ")[0]
-        key = (each.node.operator.key, each.node.meta.phase, each.cost.axes, str(each.cost.each), *told)
-        kinds.setdefault(key, []).append(each)
+        kinds.setdefault((each.operator, each.phase, each.axes, each.formula, *told), []).append(each)
     return list(kinds.values())
 
 
 def _unnamed(text: str) -> str:
     """`matmul(…) as X` of `layer0/mlp/Z_up_lin = matmul(…) as X`, for each part."""
     return _NAMED.sub("", text)
-
-
-def _same(one: Sequence[Explanation], other: Sequence[Explanation]) -> bool:
-    """Whether two layers say the same, but for their numbers."""
-    return [_in_layer(each) for each in one] == [_in_layer(each) for each in other]
-
-
-def _in_layer(each: Explanation) -> tuple[object, ...]:
-    """All that is told of a collective; other layers by how far they are away, what else is numbered by its name."""
-    here = int(each.block.removeprefix("layer")) if _LAYER.fullmatch(each.block) else 0
-
-    def relative(text: str) -> str:
-        return _NUMBER.sub("", _LAYER.sub(lambda found: f"layer {int(found[1]) - here:+d}", text))
-
-    told = map(relative, (each.node.name, each.cause, each.need, each.partner))
-    return *told, each.node.meta.phase, each.cost.axes, str(each.cost.each), each.total
-
-
-def _print_sums(block: str, group: Sequence[Explanation], times: int = 1) -> None:
-    sums = _sums(block, group)
-    counts = ", ".join(f"{count} {kind}" for kind, count in sums["counts"].items()) or "no collectives"
-    each = ", each of them" if times > 1 else ""
-    say(wrapped(f"{block}: {counts}; {amount(sums['bytes'], 'B')} in all{each}") + "\n")
-
-
-def _print_left(left: Sequence[Left]) -> None:
-    """By axis and reason the arguments that are whole, those of layers once."""
-    from graphir.ir.dims import shape_text
-
-    found: dict[str, dict[str, list[str]]] = {}
-    for value, axis, reason in left:
-        told, alike = f"whole along {axis}, because {reason}:", f"{beside_layer(value.name)} {shape_text(value.shape)}"
-        found.setdefault(told, {}).setdefault(alike, []).append(f"{value.name} {shape_text(value.shape)}")
-    for told, names in found.items():
-        say(wrapped(told))
-        say(wrapped(", ".join(map(spanned, names.values())), indent=2))
