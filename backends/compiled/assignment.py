@@ -243,8 +243,8 @@ class _Assigner:
         if source is None:
             return True
         target = task.outer.get(value)
-        # A half lies otherwise than what is whole.
-        if target in self.reuse.halves or source in self.reuse.halves:
+        # A half lies otherwise than what is whole; what is itself a half is never among the dying.
+        if target in self.reuse.halves:
             return False
         free = source in self.reuse.dying and target not in self.reuse.fixed
         free = free or (target is not None and self.reuse.donated.get(source) is target)

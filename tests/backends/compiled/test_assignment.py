@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pytest
@@ -23,9 +23,15 @@ SIZES = {"B": 4, "D": 6, "K": 5}
 
 
 def assigned(
-    graph: Graph, *dying: str, threads: int = 1, cut: Mapping[int, int] | None = None, share: int | None = None
+    graph: Graph,
+    *dying: str,
+    threads: int = 1,
+    cut: Mapping[int, int] | None = None,
+    share: int | None = None,
+    halves: Collection[str] = (),
 ) -> tuple[Task, Assignment]:
-    """The one task of a graph, its loops cut by number to so wide tiles and the loop `cse` shared by threads."""
+    """The one task of a graph, its loops cut by number to so wide tiles and the loop `share` shared by threads; of
+    `halves` only the causal half is stored."""
     fused = fuse(graph)
     (node,) = fused.nodes
     task = make_task(node, Numbers(Mesh(), SIZES))
@@ -38,7 +44,7 @@ def assigned(
         made = Cut(widths)
     task.tiles, task.split = made.tiles(task, threads), made.shared
     given = {fused[name]: 0 for name in dying}
-    return task, assign(task, SIZES, Reuse(given, frozenset(), {}, frozenset()), rules)
+    return task, assign(task, SIZES, Reuse(given, frozenset(), {}, {fused[name] for name in halves}), rules)
 
 
 def inner(task: Task, name: str) -> Value:
@@ -56,6 +62,18 @@ def test_a_result_takes_over_what_nobody_reads_any_more() -> None:
     task, made = assigned(graph)
     assert not made.reuses
     assert made.buffer(inner(task, "Y")) is task.outer[inner(task, "Z")]
+
+
+def test_a_half_is_not_written_over_what_is_stored_whole() -> None:
+    """Scores that another task has made whole, and probabilities that lie part after part."""
+    block = gi.Builder("probabilities")
+    Z = block.input("Z", (B, D, D))
+    graph = block.build(gi.softmax(gi.scale_mask(Z, width=D, causal=True), name="P"))
+    task, made = assigned(graph, "Z")
+    assert [(new.name, old.name) for new, old in made.reuses] == [("P", "Z")]
+    task, made = assigned(graph, "Z", halves=["P"])
+    assert not made.reuses
+    assert made.buffer(inner(task, "P")) is task.outer[inner(task, "P")]
 
 
 def test_of_two_results_one_takes_over_an_operand(monkeypatch: pytest.MonkeyPatch) -> None:

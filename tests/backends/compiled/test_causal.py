@@ -152,20 +152,3 @@ def test_a_part_that_is_none_of_a_halfs_is_refused() -> None:
     other = next(iter(Cut({q: 3}).tiles(task, 1)[0]))
     with pytest.raises(PlanError, match=r"reads .* at \[0:2, 5:6, 0:7\], which is stored in other parts: \[0:2, 6:7"):
         half.start(task, value, {**other, q: (5, 6)})
-
-
-def test_a_half_is_not_written_over_what_is_stored_whole() -> None:
-    """Scores that no causal tiles make, and whose probabilities are stored as a half."""
-    H = gi.dim("H")
-    block = gi.Builder("mixed", dtype="float64")
-    W = block.input("W", (B, S, D * H))
-    split = gi.transpose(gi.reshape(W, "b s (h d) -> b s h d", h=H), (0, 2, 1, 3))
-    P = gi.softmax(gi.scale_mask(gi.transpose(split), width=D, causal=True))
-    graph = block.build(gi.matmul(P, split))
-    sizes = {"B": 2, "S": 3, "D": 3, "H": 2}
-    given = {"W": np.random.default_rng(0).standard_normal((2, 3, 6))}
-    wanted = gi.compile(graph, sizes, backend="reference")(given)
-    for seed in range(20):
-        made = gi.compile(graph, sizes, threads=1 + seed % 3, tiling=drawn(seed), check=False)(given)
-        for name, array in wanted.items():
-            np.testing.assert_allclose(made[name], array, rtol=1e-12, atol=1e-12)
