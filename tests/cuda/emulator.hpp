@@ -8,17 +8,18 @@
 
 #pragma once
 #define GRAPHIR_EMULATED 1
+// C's <math.h> and <stdlib.h>, not C++'s, which bring <cmath>: of every kernel g++ would spend a fifth of its time there.
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <math.h>
+#include <stdlib.h>
+#undef _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#include <numeric>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -186,10 +187,14 @@ static bool run_block() {
     return done;
 }
 
+static unsigned long long common_divisor(unsigned long long a, unsigned long long b) {
+    return b ? common_divisor(b, a % b) : a;
+}
+
 // A block of the grid by its number, in an order that goes through all: multiples of what shares no divisor with them.
 static unsigned long long stride_through(unsigned long long blocks) {
     unsigned long long step = blocks < 3 ? 1 : 1 + random_below((unsigned int)blocks - 1);
-    while (std::gcd(step, blocks) != 1) ++step;
+    while (common_divisor(step, blocks) != 1) ++step;
     return step;
 }
 
@@ -309,6 +314,15 @@ T atomicAdd(T* target, T x) { const T old = *target; *target += x; return old; }
 
 inline float __uint_as_float(unsigned int bits) { float x; memcpy(&x, &bits, 4); return x; }
 inline unsigned int __float_as_uint(float x) { unsigned int bits; memcpy(&bits, &x, 4); return bits; }
+// As CUDA has them, of float and of double; C has only the latter.
+#define OF_FLOAT(name) inline float name(float x) { return name##f(x); }
+OF_FLOAT(exp) OF_FLOAT(log) OF_FLOAT(sqrt) OF_FLOAT(tanh) OF_FLOAT(erf) OF_FLOAT(erfc) OF_FLOAT(sin) OF_FLOAT(cos)
+OF_FLOAT(floor) OF_FLOAT(fabs)
+inline float abs(float x) { return fabsf(x); }
+inline double abs(double x) { return fabs(x); }
+inline float pow(float x, float y) { return powf(x, y); }
+inline float fmax(float x, float y) { return fmaxf(x, y); }
+inline float fmin(float x, float y) { return fminf(x, y); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
 inline float float_of_half(unsigned short bits) { _Float16 x; memcpy(&x, &bits, 2); return float(x); }

@@ -22,7 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 _HEADER = Path(__file__).with_name("emulator.hpp")
-_FLAGS = ("-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing")
+# Where it is there: it links a kernel in half the time.
+_GOLD = ("-fuse-ld=gold",) if shutil.which("ld.gold") else ()
+_FLAGS = ("-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", *_GOLD)
 #: The header has what these checks call.
 _CHECKS = ("-fsanitize=alignment,bounds,signed-integer-overflow",)
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
