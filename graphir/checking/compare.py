@@ -81,7 +81,9 @@ def compare(
         for rank, (norm, peak) in enumerate(zip(norms, peaks, strict=True))
         if not (norm <= limits[0] and peak <= limits[1])
     )
-    size = _size(exact, limits)
+    size = reference.norms[value.name]
+    if not (size[0] > limits[0] and size[1] > limits[1]):
+        size = (1.0, 1.0)  # rounding explains all of it, or it is no float
     return Comparison(
         value.name,
         reference.origin.get(value.name),
@@ -94,15 +96,6 @@ def compare(
     )
 
 
-def _size(exact: NDArray[Any], limits: tuple[float, float]) -> tuple[float, float]:
-    """The two norms of what should be; 1 where rounding explains all of it, and for what is no float."""
-    if not is_float(exact.dtype) or not exact.size:
-        return 1.0, 1.0
-    finite = np.where(np.isfinite(exact), np.abs(exact), 0.0)
-    norms = float(np.sqrt(np.vdot(finite, finite))), float(finite.max())
-    return norms if norms[0] > limits[0] and norms[1] > limits[1] else (1.0, 1.0)
-
-
 def _gap(found: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     """|found − right|, in float64; infinite for NaN, and where shapes differ; 1 for each integer that differs."""
     if found.shape != right.shape:
@@ -110,8 +103,10 @@ def _gap(found: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     if not is_float(found.dtype):
         return np.asarray(found != right, np.float64)
     with np.errstate(invalid="ignore"):
-        gap = np.where(found == right, 0.0, np.abs(found.astype(np.float64) - right))
-    return np.asarray(np.where(np.isnan(gap), np.inf, gap), np.float64)
+        gap = np.abs(found.astype(np.float64) - right)
+    if np.isfinite(gap).all():
+        return np.asarray(gap, np.float64)
+    return np.asarray(np.where(found == right, 0.0, np.where(np.isnan(gap), np.inf, gap)), np.float64)
 
 
 def _settled(blocks: Sequence[NDArray[Any]], layout: Layout, mesh: Mesh) -> list[NDArray[Any]]:

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -139,12 +140,25 @@ class Reference:
     origin: Mapping[str, str]
     narrow: float = 0.0
 
+    @cached_property
+    def norms(self) -> Mapping[str, tuple[float, float]]:
+        """The 2-norm of what each value should be, and its largest element; 0 for what is no float."""
+        return {name: _norms(array) for name, array in self.exact.items()}
+
     def tolerance(self, name: str, dtype: str) -> tuple[float, float]:
         """The largest deviation that rounding in `dtype` explains: (2-norm, any element)."""
         if dtype not in ROUNDOFF:
             return 0.0, 0.0
         scale, spread = SAFETY * max(ROUNDOFF[dtype], self.narrow), self.spread[name]
         return scale * spread.norm, scale * spread.element
+
+
+def _norms(array: NDArray[Any]) -> tuple[float, float]:
+    """The 2-norm and the largest element, of what is finite."""
+    if not is_float(array.dtype) or not array.size:
+        return 0.0, 0.0
+    finite = np.where(np.isfinite(array), np.abs(array), 0)
+    return float(np.sqrt(np.vdot(finite, finite))), float(finite.max())
 
 
 def make_reference(
@@ -253,17 +267,19 @@ def _measure(
             result[value.name] = Spread()
             continue
         size = roundings[value.name].size
-        finite = np.where(np.isfinite(array), np.abs(array), 0)
-        norm = max((squares[value.name] / samples) ** 0.5, size * float(np.sqrt(np.vdot(finite, finite))))
-        result[value.name] = Spread(norm / unit, max(largest[value.name], size * float(finite.max())) / unit)
+        of_exact = _norms(array)
+        norm = max((squares[value.name] / samples) ** 0.5, size * of_exact[0])
+        result[value.name] = Spread(norm / unit, max(largest[value.name], size * of_exact[1]) / unit)
     return result
 
 
 def _gap(array: NDArray[Any], exact: NDArray[Any]) -> NDArray[Any]:
     """|array − exact|, where the same infinity on both sides is no gap."""
-    same = (array == exact) | ~np.isfinite(exact)
     with np.errstate(invalid="ignore"):
-        return np.where(same, 0.0, np.abs(array - exact))
+        gap = np.abs(array - exact)
+    if np.isfinite(gap).all():
+        return gap
+    return np.where((array == exact) | ~np.isfinite(exact), 0.0, gap)
 
 
 def _roundings(parallel: Graph, planned: ExecutionPlan) -> dict[str, _Rounding]:
