@@ -15,8 +15,8 @@ from tests.attack.outcome import HangError, LossError, RawError, limited
 from tests.attack.report import Tally, page
 from tests.attack.run import Run
 
-#: So many trials of each take about a minute together.
-TRIALS = {"files": 400, "kills": 3, "folders": 1, "disk": 2, "signals": 3}
+#: So many trials of each take about half a minute together.
+TRIALS = {"files": 200, "kills": 2, "folders": 1, "disk": 2, "signals": 2}
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_every_operator_in_numpy_calls(operator: Operator, dtype: str) -> None:
         assert hold_to_deeds(calls) == len(calls)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.key)
+@sampled(len(OPERATORS) // 2, operator=OPERATORS)
 def test_every_operator_in_fused_kernels(operator: Operator) -> None:
     fast = pytest.importorskip("graphir.backends.numpy.fast")
     for case in cases(operator, "float32", count=1):

@@ -1,4 +1,4 @@
-"""The campaign itself: a seeded minute of it, and that it would find what is wrong, says so, and shrinks it."""
+"""The campaign itself: a seeded sample of it, and that it would find what is wrong, says so, and shrinks it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.campaign.trial import Departure, Reference, UnfitError, attempt, refe
 from tests.campaign.ways import Way, draw_tiling, draw_ways, read_way
 from tests.support.paths import ROOT
 
-#: About a minute on two processors.
-GRAPHS = 300
+#: About half a minute on two processors.
+GRAPHS = 100
 B, S, D = gi.dims("B S D")
 
 
 @pytest.mark.slow
-def test_a_seeded_minute() -> None:
+def test_a_seeded_sample() -> None:
     campaign = Campaign(seed=0, shrinks=3)
     campaign.run(GRAPHS)
     assert not campaign.found, "\n".join(map(written, campaign.found[:3]))

@@ -45,7 +45,9 @@ def test_a_clean_run_stays_well_within_the_tolerance(precision: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", NARROW)
 def test_clean_runs_of_every_plan_do_whatever_the_seed(precision: str) -> None:
-    for each in settings(Setting(1, "all", MESH, precision=precision, seed=3)):
+    plans = settings(Setting(1, "all", MESH, precision=precision, seed=3))
+    # One precision has every other plan, and the other one those between.
+    for each in islice(plans, NARROW.index(precision), None, 2):
         single = each.single()
         report = check(single, each.parallel(single), each.complete_sizes(), each.arguments(single))
         assert report.worst.excess < 2 / 3, (each.title, report.summary())

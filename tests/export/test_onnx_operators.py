@@ -52,8 +52,14 @@ def open_dims(case: Case) -> tuple[str, ...]:
     return tuple({str(each) for value in case.graph.inputs for each in value.shape} & case.sizes.keys())
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("operator", [*FORWARD, *(each for each in OWN if not each.d_operator_of)], ids=lambda o: o.key)
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    # Each in one of both: what is exported follows from its formula, whatever the dtype.
+    [
+        pytest.param(operator, [*TOLERANCE][i % 2], id=operator.key)
+        for i, operator in enumerate([*FORWARD, *(each for each in OWN if not each.d_operator_of)])
+    ],
+)
 def test_an_operator_computes_what_its_kernel_does(operator: Operator, dtype: str) -> None:
     made = 0
     for case in cases(operator, dtype, count=4):

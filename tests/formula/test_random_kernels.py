@@ -18,7 +18,7 @@ from graphir.ir.signature import expand
 from tests.support.random_halves import draw_halved
 from tests.support.random_kernels import draw_arrays, draw_operator
 
-SEEDS = [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 400))]
+SEEDS = [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 160))]
 
 
 @pytest.fixture(autouse=True)

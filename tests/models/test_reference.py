@@ -95,8 +95,9 @@ def test_values_and_gradients_are_those_recorded(variant: Variant, dtype: str) -
 
 
 @over_variants
-@over_dtypes
-def test_fifty_steps_lose_what_was_recorded(variant: Variant, dtype: str) -> None:
+def test_fifty_steps_lose_what_was_recorded(variant: Variant) -> None:
+    """Each variant in one dtype: a step of it in the other is compared above."""
+    dtype = [*TOLERANCE][VARIANTS.index(variant) % len(TOLERANCE)]
     losses = recorded(variant)["losses"]
     assert len(losses) == STEPS
     errors = np.abs(np.array(train(variant, dtype)) - losses) / losses

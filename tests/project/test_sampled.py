@@ -25,6 +25,17 @@ def test_each_value_is_in_the_quick_run() -> None:
     assert {tied for _, tied in found} == {True, False}
 
 
+def test_of_three_choices_any_two_values_meet_and_what_is_quick_is_there() -> None:
+    choices = {**CHOICES, "seed": [*range(7)], "name": ["one", "two"]}
+    names, parameters = sampled(9, **choices).args
+    found = [dict(zip(names, each.values, strict=True)) for each in parameters]
+    assert len(found) < 30 < 3 * 2 * 7 * 2
+    for one, other in itertools.combinations(choices, 2):
+        met = {(each[one], each[other]) for each in found}
+        assert met == set(itertools.product(choices[one], choices[other]))
+    assert sum(not each.marks for each in parameters) == 9
+
+
 def test_as_many_are_in_the_quick_run_as_are_asked_for() -> None:
     assert quick(1) == [("masks", True)]
     assert quick(2) == [("masks", True), ("full", False)]

@@ -133,7 +133,7 @@ def test_a_view_of_a_sum_with_a_loop_as_its_minor_factor() -> None:
 # -- causal attention ----------------------------------------------------------------------------------------
 
 
-@sampled(heads=[1, 2, 3], threads=[2, 3, 4, 8], batch=[1, 2])
+@sampled(3, heads=[1, 2, 3], threads=[2, 3, 4, 8], batch=[1, 2])
 def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int, batch: int) -> None:
     """Where the forward pass is too small for a second thread and the backward pass is not."""
     graph = transformer()
@@ -145,6 +145,7 @@ def test_gradients_of_causal_attention_on_many_threads(heads: int, threads: int,
 
 
 @sampled(
+    3,
     options=[{"causal": True}, {"causal": True, "mask": "padding"}, {"causal": False}],
     level=LEVELS,
     seeds=[range(3), range(3, 6)],
@@ -158,7 +159,7 @@ def test_attention_by_tiles_drawn_at_random(options: dict[str, Any], level: str,
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-@sampled(1, count=[4, 12])
+@sampled(1, count=[2, 10])
 def test_some_of_each_sweep(name: str, count: int) -> None:
     """All of them are `python -m tests.campaign.sweeps`."""
     swept = Swept(name)

@@ -99,7 +99,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@sampled(2, variant=list(VARIANTS))
+@sampled(1, variant=list(VARIANTS))
 def test_steps_of_the_transformer(variant: str) -> None:
     graph = _step({"dtype": "float64", **VARIANTS[variant]})
     arguments = _arguments(graph, SIZES)
@@ -290,7 +290,7 @@ PROBLEMS = [
 _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
-@sampled(4, problem=PROBLEMS)
+@sampled(3, problem=PROBLEMS)
 def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
     *numbers, tiles = problem
     this = Problem(*numbers)

@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@sampled(2, variant=list(VARIANTS))
+@sampled(1, variant=list(VARIANTS))
 def test_every_node_of_the_transformer(cupy: Any, variant: str) -> None:
     options = {"dropout": 0.2, "activation": "gelu_tanh", "dtype": "float64", "decode": None, **VARIANTS[variant]}
     graph = autodiff(gi.models.transformer(2, **options))
@@ -81,7 +81,7 @@ def test_every_node_of_the_transformer(cupy: Any, variant: str) -> None:
     agree(home(gi.compile(graph, SIZES, backend="cupy", fetch=everything)(*given)), wanted, 1e-11)
 
 
-@sampled(2, level=("attention", *(level for level in LEVELS if level != "attention")))
+@sampled(1, level=("attention", *(level for level in LEVELS if level != "attention")))
 def test_attention_in_several_tiles_of_queries(cupy: Any, level: str) -> None:
     sizes = {**SIZES, "S": 200}
     graph = autodiff(gi.models.transformer(1, dropout=0.2, dtype="float64", decode=None))
@@ -120,7 +120,11 @@ def test_steps_of_training_follow_the_interpreter(cupy: Any) -> None:
         assert all(is_on_device(array) for array in mine.values())
 
 
-@sampled(2, case=PLANS, share=[False, True])
+@pytest.mark.parametrize(
+    ("case", "share"),
+    [pytest.param(case, bool(i % 2), marks=pytest.mark.slow if i != 5 else ()) for i, case in enumerate(PLANS)],
+    ids=str,
+)
 def test_every_plan_on_simulated_ranks(cupy: Any, case: Case, share: bool) -> None:
     graph = sharded_step_of(case)
     given = start(step_of(case), tuple(case.sizes.items())), batch(case.sizes, 0)

@@ -79,8 +79,15 @@ def _check(graph: Graph, sizes: Mapping[str, int], arrays: Any, where: str, dtyp
 # -- each operator ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    [
+        pytest.param(operator, dtype, marks=pytest.mark.slow if slow else (), id=f"{operator.key}-{dtype}")
+        # Each in float32, every other one quickly, and those between in float64, too.
+        for i, operator in enumerate(FUSED)
+        for dtype, slow in ([("float32", False)], [("float32", True), ("float64", True)])[i % 2]
+    ],
+)
 def test_a_fused_kernel_computes_what_the_kernel_of_its_operator_does(
     operator: Operator, dtype: str, where: str
 ) -> None:
@@ -91,8 +98,11 @@ def test_a_fused_kernel_computes_what_the_kernel_of_its_operator_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("operator", FUSED, ids=lambda operator: operator.key)
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    [(operator, ("float16", "bfloat16")[i % 2]) for i, operator in enumerate(FUSED)],
+    ids=lambda each: each if isinstance(each, str) else each.key,
+)
 def test_of_16_bits_only_the_results_are_rounded(operator: Operator, dtype: str, where: str) -> None:
     pairs = zip(cases(operator, dtype, count=1), cases(operator, "float64", count=1), strict=True)
     for narrow, wide in pairs:

@@ -20,7 +20,7 @@ from tests.backends.numpy.test_rules import Recorder
 from tests.support.random_halves import draw_halved
 from tests.support.random_kernels import draw_operator
 
-SEEDS = [*range(30), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 400))]
+SEEDS = [*range(30), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 130))]
 LENGTHS = {"a": 2, "b": 3, "d": 4}
 
 

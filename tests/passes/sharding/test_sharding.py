@@ -25,7 +25,7 @@ DP_TP = (("dp", 2), ("tp", 2))
 # -- float64: to rounding ----------------------------------------------------------------------------------
 
 
-@sampled(len(LATTICE) // 2, case=sample(84, ranks=9))
+@sampled(len(LATTICE) // 3, case=sample(84, ranks=9))
 def test_parallel_is_single(case: Case) -> None:
     """Loss, gradients, parameters, moments over three AdamW steps, to 1e-10 of each tensor's norm."""
     deviation, where = worst(case)
