@@ -1,7 +1,8 @@
 """What compiled backends share: an optimised graph as tasks, tiles, one arena, and calls on buffers that exist already.
 
     task, tiles, causal   what is carried out together, in which pieces, and what a causal mask lets be left out
-    sights, following     what positions and the like let be left out, run by run; programs for what is seen
+    sights, following     what positions and the like let be left out, run by run
+    versions, firsts      a tile's calls with the keys that it sees; what the first tile does for those behind it
     assignment, strided   whose memory each of a task's values has, and until when
     arena, memory         where what passes between tasks lies, and what that comes to
     prepared              all of that, decided before anything is allocated; buffers, once it is
@@ -9,7 +10,7 @@
     kernels               what fused kernels offer, where a backend has any
     locations, writer     where a task's parts lie, and its calls; sums: those of sums over tiles; replay: what is
                           recorded once for all tiles that lie alike; recorder: what has been written, for a proof
-    program, exchanges    all of a rank's calls, and the collectives between them
+    program, segment      all of a rank's calls, between two collectives; exchanges: these
     donation              arrays that a caller gives away
     executable, report    all of it, ready to run; which kernels it calls as they were written, and why
 
@@ -26,9 +27,13 @@ The causal half. A causal mask makes entries with k > q masked, softmax makes 0 
 key included, and 0 stays 0 through what is linear; so a block of queries is computed with the keys up to its last,
 wherever what lies beyond contributes nothing (`causal.find_causal`). What is stored of the scores is that half: who
 makes it says where each tile's part lies (`causal.Half`), who reads it looks its part up. Tasks that pass halves to
-each other are cut alike, or store them whole. Where arguments say what is seen, by positions, a window, documents or
-padding, a run looks at them first (`sights.Sight`), and takes a program whose tiles have the band of keys in which all
-that their queries see lies; there are a few (`following`), on one arena, bound as one.
+each other are cut alike, or store them whole.
+
+What is seen. Where arguments say it, by positions, a window, documents or padding, a run looks at them first
+(`sights.Sight`), and each tile leaves out the keys before the first that one of its queries sees, and behind the last.
+The program is written with all keys; a tile gets calls of its own for the keys that it needs when a run first wants
+them (`versions`), which take the place of those that it was written with. They are kept, bound as the others are, and
+in a checked executable what is put together is proved before it runs.
 
 Memory. From one list of reads, copies of results among them, follows whose memory each of a task's values has and until
 when (`assignment`): a part of a buffer of the graph, if need be seen back through the views that it leaves by; a buffer

@@ -25,6 +25,7 @@ from graphir.backends.compiled.memory import MemoryPlan
 from graphir.backends.compiled.prepared import Prepared
 from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.report import Report, report_of
+from graphir.backends.compiled.segment import Segment
 from graphir.backends.compiled.sights import Views
 from graphir.backends.compiled.tiles import Tiling
 from graphir.backends.executable import Executable, Run, Watch
@@ -72,7 +73,7 @@ class CompiledExecutable(Executable, ABC):
         self.optimised, self.bucket = optimised, bucket
         self.prepared = Prepared(optimised, reference.sizes, engine, threads, donate, share_replicas, kernels, tiling)
         told = tiling or engine.tiling
-        self._following = Following(self.prepared.sights, told.grain, told.worth)
+        self._following = Following(self.prepared.sights, told.grain, told.worth * self.prepared.sighted)
         self._donation = Donation(engine, self._donated)
         if limited:
             require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
@@ -80,7 +81,8 @@ class CompiledExecutable(Executable, ABC):
         self.proofs: list[Proof] = []
         if check:
             for rank, program in enumerate(self.programs):
-                self._prove(rank, program)
+                self._prove(self.trace(rank))
+                program.forget_steps()
 
     @property
     def memory(self) -> MemoryPlan:
@@ -123,12 +125,9 @@ class CompiledExecutable(Executable, ABC):
             programs[rank] = self._write(rank, programs)
         return list(programs.values())
 
-    def _write(
-        self, rank: int, before: Mapping[int, Program], arena: Array | None = None, seen: Views | None = None
-    ) -> Program:
-        """The program of a rank, on an arena that there is, and leaving out what is not seen, if that is said."""
-        if arena is None:
-            arena = self.engine.allocate(self.prepared.arena.size)
+    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
+        """The program of a rank."""
+        arena = self.engine.allocate(self.prepared.arena.size)
         arrays = self._allocate(arena)
         known = (
             self.prepared.halves,
@@ -147,32 +146,23 @@ class CompiledExecutable(Executable, ABC):
                 # Replicas read what the first of them has made: ranks are run in their order.
                 arrays.update((value, before[maker].rank.arrays[value]) for value in made)
                 continue
-            program.add_task(task if seen is None else task.seeing(seen), assignment, self._scratch)
-        program.rank.recordings.forget()
+            program.add_task(task, assignment, self._scratch)
+        if not self.prepared.sights:
+            program.rank.recordings.forget()
         return program
 
-    def _write_seeing(self, rank: int, seen: Views) -> Program:
-        """Another program of a rank, counted among those held here, for what is seen; proved if the first has been."""
-        ranks = self.communicator.ranks
-        before = dict(zip(ranks[:rank], self.programs, strict=False))
-        program = self._write(ranks[rank], before, self.programs[rank].rank.arena, seen)
-        if self._checked:
-            self._prove(rank, program, seen)
-        return program
-
-    def _prove(self, rank: int, program: Program, seen: Views | None = None) -> None:
+    def _prove(self, trace: Trace) -> None:
         from graphir.backends.proof import prove  # late: who does not ask for a proof need not load it
 
-        self.proofs.append(prove(self._trace(rank, program, seen)))
-        program.forget_steps()
+        self.proofs.append(prove(trace))
 
     def trace(self, rank: int) -> Trace:
         """What the program of a rank, counted among those held here, does, as long as it is bound to no arguments."""
-        return self._trace(rank, self.programs[rank])
+        return self._trace(rank, self.programs[rank].rank, self.programs[rank].segments, {})
 
-    def _trace(self, rank: int, program: Program, seen: Views | None = None) -> Trace:
-        graph, prepared, arrays = self.optimised, self.prepared, program.rank.arrays
-        exchanges = self._exchanges_of([program] * len(self.communicator.ranks))
+    def _trace(self, rank: int, held: Rank, segments: Sequence[Segment], seen: Views) -> Trace:
+        graph, prepared, arrays = self.optimised, self.prepared, held.arrays
+        exchanges = self._exchanges_by(lambda value: [arrays[value]] * len(self.communicator.ranks))
         # What another rank has made for this one is there as arguments are.
         borrowed = [
             task.outer[inner]
@@ -189,11 +179,11 @@ class CompiledExecutable(Executable, ABC):
             {value: arrays[value] for value in graph.outputs if value not in graph.arguments},
             [
                 [ThreadTrace(calls, steps) for calls, steps in zip(segment.calls, segment.steps, strict=True)]
-                for segment in program.segments
+                for segment in segments
             ],
             exchanges.trace(rank),
-            list(program.rank.constants.values()),
-            {} if seen is None else prepared.seen_by(seen),
+            list(held.constants.values()),
+            prepared.seen_by(seen),
         )
 
     def _allocate(self, arena: Array) -> dict[Value | TaskBuffer, Array]:
@@ -241,7 +231,16 @@ class CompiledExecutable(Executable, ABC):
         looked = {value.name: value for value in self._following.looked}
         if looked:
             blocks = {looked[v.name]: self._split(v, array) for v, array in given.items() if v.name in looked}
-            self._following.follow(self.programs, blocks, self._write_seeing)
+            for rank in range(len(self.programs)):
+                mine = {value: of_ranks[rank] for value, of_ranks in blocks.items()}
+                self._following.follow(rank, mine, partial(self._leave_out, rank))
+
+    def _leave_out(self, rank: int, views: Views) -> None:
+        """Has the program of a rank leave out what is not seen; proved if the first has been."""
+        program = self.programs[rank]
+        program.follow(views)
+        if self._checked and program.current is not program.segments:
+            self._prove(self._trace(rank, program.written, program.unbound(), views))
 
     # -- what an engine's executable does its own way -------------------------------------------------
 
@@ -327,11 +326,11 @@ class CompiledExecutable(Executable, ABC):
 
     @cached_property
     def _exchanges(self) -> Exchanges:
-        return self._exchanges_of(self.programs)
-
-    def _exchanges_of(self, programs: Sequence[Program]) -> Exchanges:
         # They know the programs, and not the executable: nothing that it has is to keep it alive.
-        steps, blocks = self.prepared.steps, partial(_blocks_of, programs)
+        return self._exchanges_by(partial(_blocks_of, self.programs))
+
+    def _exchanges_by(self, blocks: Callable[[Value], list[Array]]) -> Exchanges:
+        steps = self.prepared.steps
         return Exchanges(steps.steps, steps.shapes, self.communicator, self.engine, blocks, self.bucket)
 
     def _blocks(self, value: Value) -> list[Array]:

@@ -1,102 +1,76 @@
-"""Programs for what the queries of a run see: a run takes one whose tiles have no other keys.
+"""What the queries of a run see, looked at before each: of what they do not see the run's tiles leave out the keys.
 
-Which one follows from the run's arguments alone, never from runs before it, so that the same arguments give the same
-bits. Of what is seen a *band* is kept that has all of it: keys from so many before a block of queries to so many behind
-it, in steps, the same for all blocks and sequences. In order that is the causal half; with a window its width; of a
-cache, or of documents that are packed, what reaches that far. What is mixed up has a band that leaves out nothing.
+It follows from the run's arguments alone, never from runs before it, so that the same arguments give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from graphir.backends.compiled.program import Program
-from graphir.backends.compiled.sights import Range, Sight, Views
+from graphir.backends.compiled.sights import Sight, Views
 from graphir.backends.trace import Seen
 from graphir.ir.value import Value
 
-#: In so many steps of keys a band is told, and in so many one of few queries, which reaches further with each token.
-_STEPS, _FEW = 16, 4
-#: How many programs a rank has beside the first; of more the oldest is written anew when it is asked for.
-_MOST = 16
+#: In so many steps, or fewer, the keys of a block are told: of each a tile has calls of its own.
+_STEPS = 16
+#: What is left out when that was broken off: equal to nothing.
+_UNKNOWN: Any = object()
 
 
 class Following:
-    """Has each rank's program leave out what the queries of a run do not see.
+    """Looks at what the queries of each rank's runs see.
 
     sights   by which arguments say what is seen, with the products of numbers that tasks by that sight add up in all
     grain    for how many queries, and keys, at a time it is looked at
-    worth    of how many such products it is worth a program to leave them out
+    worth    how many such products nobody has to look at for it to be worth other calls
     """
 
     def __init__(self, sights: Mapping[Sight, int], grain: int, worth: int) -> None:
         self.sights, self._grain, self._worth = sights, grain, worth
-        self._last: dict[int, tuple[list[Any], tuple[Seen, ...] | None]] = {}
+        self._last: dict[int, tuple[list[Any], Views]] = {}
+        self._followed: dict[int, Views] = {}
 
     @property
     def looked(self) -> frozenset[Value]:
         """The arguments that say what is seen."""
         return frozenset(value for sight in self.sights for _, _, value in sight.operands)
 
-    def follow(
-        self,
-        programs: Sequence[Program],
-        blocks: Mapping[Value, Sequence[Any]],
-        write: Callable[[int, Views], Program],
-    ) -> None:
-        """Before a run on these blocks, a rank's one after the other; `write` makes a further program of a rank."""
-        for rank, program in enumerate(programs):
-            seen = self._find(rank, {value: mine[rank] for value, mine in blocks.items()})
-            if not program.follows(seen):
-                assert seen is not None
-                program.adopt(seen, write(rank, dict(zip(self.sights, seen, strict=True))), _MOST)
-                program.follows(seen)
+    def follow(self, rank: int, arrays: Mapping[Value, Any], leave_out: Callable[[Views], None]) -> None:
+        """Before a run of a rank on these arrays, has what is not seen left out, unless it is."""
+        views = self._find(rank, arrays)
+        if self._followed.get(rank, {}) != views:
+            self._followed[rank] = _UNKNOWN
+            leave_out(views)
+            self._followed[rank] = views
 
-    def _find(self, rank: int, arrays: Mapping[Value, Any]) -> tuple[Seen, ...] | None:
-        """What a program has to see for a run on these arrays; None: everything."""
+    def _find(self, rank: int, arrays: Mapping[Value, Any]) -> Views:
+        """What is to be computed for a run on these arrays; everything by sights that are not named."""
         mine = [np.asarray(arrays[value]) for sight in self.sights for _, _, value in sight.operands]
-        before, found = self._last.get(rank, ([], None))
+        before, found = self._last.get(rank, ([], {}))
         if len(before) != len(mine) or not all(map(np.array_equal, before, mine)):
             found = self._look(arrays)
             self._last[rank] = [array.copy() for array in mine], found
         return found
 
-    def _look(self, arrays: Mapping[Value, Any]) -> tuple[Seen, ...] | None:
-        found, spared = [], 0.0
+    def _look(self, arrays: Mapping[Value, Any]) -> Views:
+        found, spared = {}, 0.0
         for sight, products in self.sights.items():
-            seen = sight.look(arrays, self._grain)
-            if seen is None:
-                return None
-            found.append(band_of(seen))
-            spared += products * (1 - share_of(found[-1]))
-        return tuple(found) if spared >= max(self._worth, 1) else None
+            seen = sight.look(arrays, self._grain, self._step(sight, arrays))
+            if seen is not None:
+                found[sight] = seen
+                spared += products * (1 - share_of(seen))
+        return found if spared >= max(self._worth, 1) else {}
 
-
-def band_of(seen: Seen) -> Seen:
-    """The least band, in steps, that has all that is seen."""
-    step = max(seen.queries, -(-seen.keys // (_STEPS if len(seen.lows[0]) > 1 else _FEW)))
-    cells = [(i * seen.queries, *keys) for i, keys in _cells(seen) if keys[0] < keys[1]]
-    before = min((low - at for at, low, _ in cells), default=0) // step * step
-    behind = -(min((at - high for at, _, high in cells), default=0) // step) * step
-    lows, highs = [], []
-    for i in range(len(seen.lows[0])):
-        # Of a block that sees nothing, and lies outside of the band, some keys are computed, and masked.
-        lows.append(max(0, min(i * seen.queries + before, seen.keys - 1)))
-        highs.append(min(seen.keys, max(i * seen.queries + behind, lows[-1] + 1)))
-    count = len(seen.lows)
-    return Seen(seen.queries, seen.keys, (tuple(lows),) * count, (tuple(highs),) * count)
+    def _step(self, sight: Sight, arrays: Mapping[Value, Any]) -> int:
+        """How many keys are a step: a multiple of the grain."""
+        keys: int = max(arrays[value].shape[dims.index("k")] for _, dims, value in sight.operands if "k" in dims)
+        return self._grain * max(1, -(-keys // (self._grain * _STEPS)))
 
 
 def share_of(seen: Seen) -> float:
     """Which part of all keys, over all blocks of queries, is seen."""
-    spans = [high - low for _, (low, high) in _cells(seen)]
-    return sum(spans) / (seen.keys * len(spans))
-
-
-def _cells(seen: Seen) -> Iterator[tuple[int, Range]]:
-    """Each block of queries of each sequence: its number, and its keys."""
-    for lows, highs in zip(seen.lows, seen.highs, strict=True):
-        yield from enumerate(zip(lows, highs, strict=True))
+    lows, highs = np.array(seen.lows), np.array(seen.highs)
+    return float(np.maximum(highs - lows, 0).sum()) / (seen.keys * lows.size)

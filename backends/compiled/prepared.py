@@ -104,6 +104,12 @@ class Prepared:
                 found[sight] = found.get(sight, 0) + sum(_products(task, node) for node in task.nodes)
         return found
 
+    @property
+    def sighted(self) -> int:
+        """How many tiles leave out what arguments say that nobody sees."""
+        sighted = [task for task in self.tasks if task.causal is not None and task.causal.sight is not None]
+        return sum(math.prod(map(len, tiles.pieces or ())) for task in sighted for tiles in task.tiles if tiles)
+
     def seen_by(self, views: Mapping[Sight, Seen]) -> dict[Node, Seen]:
         """What each node shows that masks by sight, of the graph or of a fused node's body."""
         arguments, found = frozenset(self.graph.arguments), {}

@@ -7,7 +7,7 @@ their operands lie in which. To run on other arrays, these operands alone are ma
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -16,23 +16,16 @@ from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.buffers import Scratch, Span, addresses
 from graphir.backends.compiled.emission import Array, Function
 from graphir.backends.compiled.locations import Rank
+from graphir.backends.compiled.segment import Segment
+from graphir.backends.compiled.sights import Views
 from graphir.backends.compiled.task import Task
+from graphir.backends.compiled.versions import Sparing, Strand
 from graphir.backends.compiled.writer import Call, Writer
-from graphir.backends.trace import Meeting, Step
-from graphir.ir.graph import Node
+from graphir.backends.trace import Meeting
 from graphir.ir.value import Value
 
 #: Per thread, what has been read and written since the threads last met, as ranges of addresses.
 Touched = list[list[Span]]
-
-
-@dataclass
-class Segment:
-    """Calls between two exchanges: a list for each thread, whose node each call is, and the steps that they are."""
-
-    calls: list[list[Call]]
-    nodes: list[list[Node | None]]
-    steps: list[list[Step | Meeting]]
 
 
 @dataclass
@@ -63,19 +56,28 @@ class Program:
         self._reads: Touched = [[] for _ in range(threads)]
         self._writes: Touched = [[] for _ in range(threads)]
         self._relocations: dict[Value, list[_Relocation]] = {}
+        #: Where what stands in for arguments and results lies, from address to address.
+        self._ranges: list[tuple[int, int, Value]] = []
         #: What calls use for a value, but for those that use what stood in for it when they were written.
         self._bound: dict[Value, Array] = {}
-        #: The segments of programs that leave out what is not seen, by what is; and those that are run.
-        self._seeing: dict[Hashable, list[Segment]] = {}
-        self.current = self.segments
+        #: What calls for a proof, and further versions of tiles, are written for: stand-ins, whatever is bound.
+        self.written = self.rank
+        self.sparing = Sparing()
+        self._current: list[Segment] | None = None
         self.begin_segment()
+
+    @property
+    def current(self) -> list[Segment]:
+        """The segments that are run."""
+        if self._current is None:
+            self._current = self.sparing.spliced(self.segments) if self.sparing.has_chosen else self.segments
+        return self._current
 
     # -- writing --------------------------------------------------------------------------------------
 
     def begin_segment(self) -> None:
         """What follows comes after an exchange."""
-        threads = range(self.threads)
-        self.segments.append(Segment([[] for _ in threads], [[] for _ in threads], [[] for _ in threads]))
+        self.segments.append(Segment.empty(self.threads))
         for touched in (*self._reads, *self._writes):
             touched.clear()
 
@@ -85,6 +87,8 @@ class Program:
         for writer, tiles in zip(writers, task.tiles, strict=True):
             writer.write(tiles)
         self._add(writers)
+        if task.causal is not None and task.causal.sight is not None:
+            self._add_strands(task, writers)
         if assignment.terms or assignment.late:
             last = Writer(task, assignment, self.rank, scratch[0])
             last.conclude([thread for thread, tiles in enumerate(task.tiles) if tiles])
@@ -106,6 +110,16 @@ class Program:
             segment.nodes[thread] += writer.recorder.nodes
             self._reads[thread] += reads[thread]
             self._writes[thread] += writes[thread]
+
+    def _add_strands(self, task: Task, writers: Sequence[Writer]) -> None:
+        """Notes where the calls of each tile are that have just been appended."""
+        segment = self.segments[-1]
+        for thread, (writer, tiles) in enumerate(zip(writers, task.tiles, strict=True)):
+            if writer.marks:
+                marks = [*writer.marks, (writer.recorder.now, len(writer.recorder.steps))]
+                calls, steps = len(segment.calls[thread]) - marks[-1][0], len(segment.steps[thread]) - marks[-1][1]
+                starts = [calls + call for call, _ in marks], [steps + step for _, step in marks]
+                self.sparing.strands.append(Strand(len(self.segments) - 1, thread, writer, list(tiles), *starts))
 
     def _collide(self, reads: Touched, writes: Touched) -> bool:
         return any(
@@ -129,6 +143,8 @@ class Program:
 
     def forget_steps(self) -> None:
         """Lets go of the steps, which hold on to the buffers that calls had before they were bound to a caller's."""
+        if self.sparing.strands:
+            return
         for segment in self.segments:
             for steps in segment.steps:
                 steps.clear()
@@ -136,28 +152,64 @@ class Program:
     # -- binding --------------------------------------------------------------------------------------
 
     def find_relocations(self, stand_ins: Mapping[Value, Array]) -> None:
-        """Notes which operands of which calls lie in the buffers `stand_ins`."""
-        touched = ((addresses(self._engine, array), index) for index, array in enumerate(stand_ins.values()))
-        ranges = sorted((*found, index) for found, index in touched if found is not None)
-        starts, values = [low for low, _, _ in ranges], list(stand_ins)
+        """Notes which operands of which calls lie in the buffers `stand_ins`, which lie apart from one another."""
+        touched = ((addresses(self._engine, array), value) for value, array in stand_ins.items())
+        self._ranges = sorted(((*found, value) for found, value in touched if found is not None), key=lambda r: r[:2])
+        if self.sparing.strands:
+            # What is bound is the program's alone.
+            self.rank = replace(self.written, arrays=dict(self.written.arrays))
+            if self.rank.traced:
+                self.sparing.keep(self.segments)
+        for value, found in self._lying_in(calls for segment in self.segments for calls in segment.calls):
+            self._relocations.setdefault(value, []).append(found)
+
+    def _lying_in(self, lists: Iterable[list[Call]]) -> Iterator[tuple[Value, _Relocation]]:
+        """The operands that lie in stand-ins, each with what it lies in."""
+        starts = [low for low, _, _ in self._ranges]
         #: The arrays, most of which many calls share, that lie in none: to ask where one lies takes a microsecond.
         others: set[int] = set()
         address_of, kind = self._engine.address, self._engine.xp.ndarray
-        for segment in self.segments:
-            for calls in segment.calls:
-                for c, (_, arguments) in enumerate(calls):
-                    for p, array in enumerate(_flat(arguments)):
-                        if id(array) in others or not isinstance(array, kind):
-                            continue
-                        address = address_of(array)
-                        at = bisect.bisect_right(starts, address) - 1
-                        if at >= 0 and address < ranges[at][1] and array.size:
-                            where = _Relocation(
-                                calls, c, p, address - starts[at], array.shape, array.strides, array.dtype
-                            )
-                            self._relocations.setdefault(values[ranges[at][2]], []).append(where)
-                        else:
-                            others.add(id(array))
+        for calls in lists:
+            for c, (_, arguments) in enumerate(calls):
+                for p, array in enumerate(_flat(arguments)):
+                    if id(array) in others or not isinstance(array, kind):
+                        continue
+                    address = address_of(array)
+                    at = bisect.bisect_right(starts, address) - 1
+                    if at >= 0 and address < self._ranges[at][1] and array.size:
+                        offset, value = address - starts[at], self._ranges[at][2]
+                        yield value, _Relocation(calls, c, p, offset, array.shape, array.strides, array.dtype)
+                    else:
+                        others.add(id(array))
+
+    # -- what is seen ---------------------------------------------------------------------------------
+
+    def follow(self, views: Views) -> None:
+        """Leaves out what is not seen, tile by tile, until it is told anew: nothing of what `views` does not name."""
+        self._current = None
+        self.sparing.choose(views, self._adopt, self._abandon)
+        self._current = None
+
+    def unbound(self) -> list[Segment]:
+        """The segments that are run, as they were written."""
+        return self.sparing.spliced(self.segments, unbound=True)
+
+    def _renew(self) -> None:
+        if self.sparing.has_chosen:
+            self._current = None
+
+    def _adopt(self, calls: list[Call]) -> None:
+        """Binds further calls, which use stand-ins, as the program's are."""
+        for value, found in self._lying_in([calls]):
+            self._relocations.setdefault(value, []).append(found)
+            if value in self._bound:
+                self._relocate([found], self._bound[value])
+
+    def _abandon(self, lists: Iterable[list[Call]]) -> None:
+        """Lets go of calls that have been adopted."""
+        gone = {id(calls) for calls in lists}
+        for found in self._relocations.values():
+            found[:] = [each for each in found if id(each.calls) not in gone]
 
     def bound(self, value: Value) -> Array | None:
         """The array that was last bound to `value`; None without one, or if calls were left between two."""
@@ -170,6 +222,7 @@ class Program:
         """
         self._bound.pop(value, None)
         self._relocate(self._relocations.get(value, ()), array)
+        self._renew()
         self.rank.arrays[value] = self._bound[value] = array
 
     def _relocate(self, relocations: Iterable[_Relocation], array: Array) -> None:
@@ -177,35 +230,6 @@ class Program:
             function, arguments = r.calls[r.call]
             view = self._engine.view(array, r.shape, r.dtype, r.offset, r.strides)
             r.calls[r.call] = (function, _replaced(arguments, r.position, view))
-
-    # -- what is seen ---------------------------------------------------------------------------------
-
-    def follows(self, seen: Hashable) -> bool:
-        """Whether it is there as a program that leaves out what is not seen, and if so, makes it run that way.
-
-        None for everything. See `adopt`.
-        """
-        found = self.segments if seen is None else self._seeing.get(seen)
-        if found is not None:
-            self.current = found
-        return found is not None
-
-    def adopt(self, seen: Hashable, other: Program, most: int) -> None:
-        """Takes over a program that does the same, leaving out what is not seen, on the same arena and scratch.
-
-        `other` has buffers of its own for arguments and results; its calls are bound as this program's are. Of more
-        than `most` the oldest is given up.
-        """
-        if len(self._seeing) >= most:
-            oldest = self._seeing.pop(next(iter(self._seeing)))
-            gone = {id(calls) for segment in oldest for calls in segment.calls}
-            for mine in self._relocations.values():
-                mine[:] = [each for each in mine if id(each.calls) not in gone]
-        for value, relocations in other._relocations.items():
-            if value in self._bound:
-                other._relocate(relocations, self._bound[value])
-            self._relocations.setdefault(value, []).extend(relocations)
-        self._seeing[seen] = other.segments
 
 
 def _flat(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

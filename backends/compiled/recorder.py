@@ -37,6 +37,10 @@ class Recorder:
         """The call that comes next."""
         return len(self.calls)
 
+    def clear(self) -> None:
+        """Begins anew: whoever wanted what has been written has it."""
+        self.calls, self.nodes, self.steps = [], [], []
+
     def forget(self, start: int) -> None:
         """Leaves out the calls from `start` on, which are not part of any step."""
         del self.calls[start:], self.nodes[start:]

@@ -8,6 +8,7 @@ from typing import Any
 
 from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.firsts import Firsts
 from graphir.backends.compiled.locations import Locations
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.task import Task, Tile
@@ -28,14 +29,13 @@ class Target:
 class Sums:
     """Writes what one thread does for the sums of a task, beside computing their terms."""
 
-    def __init__(self, task: Task, engine: Engine, located: Locations, recorder: Recorder) -> None:
+    def __init__(self, task: Task, engine: Engine, located: Locations, recorder: Recorder, firsts: Firsts) -> None:
         self._task, self._engine, self._located, self._recorder = task, engine, located, recorder
-        #: The parts that have their first term.
-        self._begun: set[tuple[Any, ...]] = set()
+        self._firsts = firsts
 
     def has_begun(self, value: Value, tile: Tile) -> bool:
         """Whether the part of a sum to which a tile adds has a term already."""
-        return self._part(value, tile) in self._begun
+        return self._firsts.is_done(self._part(value, tile))
 
     def beyond(self, value: Value, tile: Tile) -> Array | None:
         """Of a sum to which a tile adds without the causal rest, all of it: there it starts at 0."""
@@ -63,7 +63,7 @@ class Sums:
             if target.total is not None:
                 self._combine(target.value, target.total, target.array, target.total)
             elif target.value in self._task.space.summed:
-                self._begun.add(self._part(target.value, tile))
+                self._firsts.do(self._part(target.value, tile))
 
     def add_up(self, value: Value, active: Sequence[int]) -> None:
         """The sum of the terms of the threads `active`."""

@@ -9,13 +9,12 @@ lifetime of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
-from graphir.backends.compiled.sights import Sight, keys_of
+from graphir.backends.compiled.sights import Sight
 from graphir.backends.plan import local_shape
-from graphir.backends.trace import Seen
 from graphir.errors import PlanError
 from graphir.ir.analysis import contracted
 from graphir.ir.dims import Dim
@@ -75,13 +74,12 @@ class Tiles:
     """All combinations of the loops' pieces, made as they are asked for: a plan may be of a size that nobody runs.
 
     Where `causal`, of `keys` keys, leaves out k > q, the last queries come first, so that the first tile to add to a
-    sum over queries touches all of it. By sight it leaves out what is not `seen`, nothing as long as that is unknown.
+    sum over queries touches all of it. By sight nothing is left out of tiles, but of versions of them.
     """
 
     pieces: tuple[Pieces, ...] | None
     causal: Causal | None = None
     keys: int = 0
-    seen: Seen | None = None
 
     @classmethod
     def none(cls) -> Tiles:
@@ -99,14 +97,8 @@ class Tiles:
         """The tile that covers these pieces of the loops."""
         if self.causal is None:
             return cut
-        q, k, b, sight = self.causal
-        if sight is None:
-            keys = 0, min(self.keys, cut[q][1])
-        elif self.seen is None:
-            keys = 0, self.keys
-        else:
-            keys = keys_of(self.seen, None if b is None else cut.get(b), cut[q])
-        return {**cut, k: keys}
+        q, k, _, sight = self.causal
+        return {**cut, k: (0, min(self.keys, cut[q][1]) if sight is None else self.keys)}
 
     def _cuts(self, pieces: tuple[Pieces, ...]) -> Iterator[dict[Factor, tuple[int, int]]]:
         if not pieces:
@@ -147,11 +139,6 @@ class Task:
     tiles: list[Tiles] = field(default_factory=list)
     split: Factor | None = None
     in_registers: frozenset[Value] = frozenset()
-
-    def seeing(self, seen: Mapping[Sight, Seen]) -> Task:
-        """The task with tiles that leave out what is not seen."""
-        mine = None if self.causal is None or self.causal.sight is None else seen.get(self.causal.sight)
-        return self if mine is None else replace(self, tiles=[replace(each, seen=mine) for each in self.tiles])
 
     @cached_property
     def product(self) -> Node | None:

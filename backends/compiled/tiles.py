@@ -61,7 +61,8 @@ class Tiling:
     casts    bytes of what a product reads in more bits than it is stored in, which are cast and multiplied at a time
     scores   how many values as large as the scores a tile of attention has at work, of 4 bytes each
     grain    of how many queries, and keys, at a time it is looked at what is seen
-    worth    of how many products of two numbers it is worth a program to leave them out where nobody looks
+    worth    how many products of two numbers nobody has to look at, of each tile in the mean, for it to be worth
+             other calls
     uneven   by how much a thread's share may be larger than the mean before another loop is tried
     whole    whether tasks stay whole, but for attention, of which only the queries are cut
     """
@@ -72,7 +73,7 @@ class Tiling:
     casts: int = 1 << 20
     scores: int = 3
     grain: int = 64
-    worth: int = 1 << 31
+    worth: int = 1 << 20
     uneven: float = 1.1
     whole: bool = False
 

@@ -12,6 +12,7 @@ from graphir.backends.compiled.assignment import Assignment
 from graphir.backends.compiled.buffers import Scratch
 from graphir.backends.compiled.emission import Array, Function, Rule
 from graphir.backends.compiled.engine import Engine
+from graphir.backends.compiled.firsts import Firsts
 from graphir.backends.compiled.locations import Locations, Rank
 from graphir.backends.compiled.recorder import Recorder
 from graphir.backends.compiled.sums import Sums, Target
@@ -44,12 +45,15 @@ class Writer:
         self._entering = set(task.entering)
         self._keywords = {node: keywords(node, task.shapes, rank.sizes) for node in task.nodes}
         self.located = Locations(task, assignment, rank, thread, self._keywords)
-        self._sums = Sums(task, self.engine, self.located, self.recorder)
+        self._firsts = Firsts()
+        self._sums = Sums(task, self.engine, self.located, self.recorder, self._firsts)
         self._until = assignment.ends()
         self._signatures: dict[Node, Signature] = {}
         #: The rules that follow from formulas: the same on every tile.
         self._general: dict[Node, Rule | None] = {}
         self._prepared: dict[tuple[Any, ...], Array] = {}
+        #: Where each tile's calls, and steps, begin.
+        self.marks: list[tuple[int, int]] = []
         #: The node's own scratch, until its calls on this tile end.
         self._own: list[tuple[int, int, int]] = []
         #: Nodes that one fused kernel computes, by the position of the first.
@@ -65,16 +69,31 @@ class Writer:
     def write(self, tiles: Iterable[Tile]) -> None:
         """The calls for `tiles`."""
         for tile in tiles:
-            self._begin(tile)
-            done = 0
-            for position, node in enumerate(self.task.nodes):
-                if position >= done and position in self._runs and self._write_run(self._runs[position]):
-                    done = self._runs[position].stop
-                if position >= done and not node.operator.view:
-                    self._write_node(node)
-                self._release(position)
-            for value in self.assignment.finish:
-                self._copy_out(value)
+            self.marks.append((self.recorder.now, len(self.recorder.steps)))
+            self._firsts.begin()
+            self._write_tile(tile)
+
+    def rewrite(self, number: int, tile: Tile) -> Recorder | None:
+        """What stands in for the calls of a tile that has been written: its own with another range of what is no loop.
+
+        None where others would miss what they leave to that tile.
+        """
+        self._firsts.again(number)
+        self.recorder.clear()
+        self._write_tile(tile)
+        return self.recorder if self._firsts.is_complete else None
+
+    def _write_tile(self, tile: Tile) -> None:
+        self._begin(tile)
+        done = 0
+        for position, node in enumerate(self.task.nodes):
+            if position >= done and position in self._runs and self._write_run(self._runs[position]):
+                done = self._runs[position].stop
+            if position >= done and not node.operator.view:
+                self._write_node(node)
+            self._release(position)
+        for value in self.assignment.finish:
+            self._copy_out(value)
 
     def conclude(self, active: Sequence[int]) -> None:
         """What is left to do when all threads, of which those `active` had tiles, are done: sums, and what they become.
@@ -299,7 +318,9 @@ class Writer:
         key = self.recorder.node, function, given, tuple(shape), np.dtype(dtype).str
         if key not in self._prepared:
             self._prepared[key] = self.engine.empty(shape, dtype)
+        if not self._firsts.is_done(key):
             self(function, *arguments, self._prepared[key])
+            self._firsts.do(key)
         return self._prepared[key]
 
     def _identity(self, argument: Any) -> Any:

@@ -19,11 +19,9 @@ from typing import Any
 
 from graphir.backends.arrays import is_on_device
 from graphir.backends.compiled.buffers import Span, addresses
-from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.kernels import Kernels
 from graphir.backends.compiled.program import Program
-from graphir.backends.compiled.sights import Views
 from graphir.backends.cupy.attention import AttentionKernels
 from graphir.backends.cupy.capture import Recording
 from graphir.backends.cupy.engine import CupyEngine
@@ -70,12 +68,10 @@ class CupyExecutable(CompiledExecutable):
     def _staging(self) -> Staging:
         return Staging(self.xp)
 
-    def _write(
-        self, rank: int, before: Mapping[int, Program], arena: Array | None = None, seen: Views | None = None
-    ) -> Program:
+    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
         try:
             with self._stream:
-                return super()._write(rank, before, arena, seen)
+                return super()._write(rank, before)
         except self.xp.cuda.memory.OutOfMemoryError:
             count = len(self.communicator.ranks)
             ranks = f" for each of {count} ranks" if count > 1 else ""

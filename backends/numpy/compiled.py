@@ -14,7 +14,6 @@ from graphir.backends.compiled.emission import Array
 from graphir.backends.compiled.executable import CompiledExecutable
 from graphir.backends.compiled.locations import Rank
 from graphir.backends.compiled.program import Program
-from graphir.backends.compiled.sights import Views
 from graphir.backends.machine import default_threads
 from graphir.backends.numpy.engine import ENGINE, reserve
 from graphir.backends.numpy.profile import Profile
@@ -48,10 +47,8 @@ class NumpyExecutable(CompiledExecutable):
     def _begin(self, rank: Rank) -> Program:
         return Program(rank, self.threads, self._team.meeting if self.threads > 1 else None)
 
-    def _write(
-        self, rank: int, before: Mapping[int, Program], arena: Array | None = None, seen: Views | None = None
-    ) -> Program:
-        program = super()._write(rank, before, arena, seen)
+    def _write(self, rank: int, before: Mapping[int, Program]) -> Program:
+        program = super()._write(rank, before)
         results = [value for value in self.optimised.outputs if value not in self.prepared.overwriting]
         arrays = program.rank.arrays
         program.find_relocations({value: arrays[value] for value in (*self.optimised.arguments, *results)})

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends.compiled.emission import Function
-from graphir.backends.compiled.program import Program, Segment
+from graphir.backends.compiled.program import Program
 from graphir.backends.compiled.report import report_of
+from graphir.backends.compiled.segment import Segment
 from graphir.backends.compiled.task import Task
 from graphir.backends.compiled.writer import Call
 from graphir.backends.numpy.calls import maximum

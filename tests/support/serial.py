@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from graphir.backends.compiled.program import Segment
+from graphir.backends.compiled.segment import Segment
 from graphir.backends.numpy.compiled import NumpyExecutable
 from tests.support.poison import fill
 
@@ -28,7 +28,7 @@ def serial(backwards: bool = False) -> Iterator[None]:
     """While it lasts, executables run so; `backwards`, the last thread first."""
 
     def run_segment(self: NumpyExecutable, rank: int, index: int) -> None:
-        segment = self.programs[rank].segments[index]
+        segment = self.programs[rank].current[index]
         order = range(self.threads)
         phases = [_phases(segment, thread) for thread in order]
         position = {node: i for i, task in enumerate(self.prepared.tasks) for node in task.nodes}
