@@ -173,31 +173,28 @@ class _Writing:
         for name in ("K_T", "dK_T"):
             if name in self.arrays:
                 self.arrays[name[:-2]] = self.arrays.pop(name).swapaxes(-1, -2)
-        Q = self.arrays["Q"]
-        self.batch, self.heads, self.queries, self.width = Q.shape
+        #: Heads are those of keys, each for a group of queries'.
+        self.batch, self.heads, *group, self.queries, self.width = self.arrays["Q"].shape
+        self.group, self.is_grouped = math.prod(group), bool(group)
         self.keys = self.arrays["K"].shape[2]
         self.sum = np.dtype(run.dtype).type
 
     def write(self) -> bool:
         """Records the launches; False where there is nothing to launch."""
-        operands = [self.arrays[name] for name in ("Q", "K", "V", "dO") if name in self.arrays]
-        results = [self.arrays[name] for name in ("O", "dQ", "dK", "dV") if name in self.arrays]
-        if not all(each.size for each in (*operands, *results)):
+        if not all(each.size for each in self.arrays.values()):
             return False
-        value, result = operands[0].dtype.name, results[0].dtype.name
-        types = {"Value": value, "Result": result, "Sum": self.run.dtype, "Id": self._id_dtype()}
         if "O" in self.arrays:
-            self._launch(FORWARD, types, operands, results)
-            return True
-        dQ, dK, dV = results
-        self._launch(QUERIES, types, operands, [dQ])
-        self._launch(KEYS, types, operands, [dK, dV])
+            self._launch(FORWARD, ("Q", "K", "V"), ("O",))
+        else:
+            self._launch(QUERIES, ("Q", "K", "V", "dO"), ("dQ",))
+            self._launch(KEYS, ("Q", "K", "V", "dO"), ("dK", "dV"))
         return True
 
-    def _launch(
-        self, kernel: Kernel, types: Mapping[str, str], operands: Sequence[Array], results: Sequence[Array]
-    ) -> None:
-        width, itemsize = padded(self.width), operands[0].itemsize
+    def _launch(self, kernel: Kernel, operands: Sequence[str], results: Sequence[str]) -> None:
+        arrays = [self.arrays[name] for name in (*operands, *results)]
+        value, result = arrays[0].dtype.name, arrays[-1].dtype.name
+        types = {"Value": value, "Result": result, "Sum": self.run.dtype, "Id": self._id_dtype()}
+        width, itemsize = padded(self.width), arrays[0].itemsize
         tiles = kernel.tiles(itemsize, width, self._rate > 0)
         assert tiles is not None
         attributes = self.tile.keywords[self.run.masked]
@@ -207,14 +204,15 @@ class _Writing:
             "DROPOUT": self._rate > 0,
             "PAIRED": self._is_paired,
             "STATISTICS": "top" in self.arrays,
+            "GROUP": self.group,
         }
         sizes = (*map(np.int64, (self.heads, self.queries, self.keys)), np.int32(self.width))
         factors = (self.sum(1 / math.sqrt(attributes["width"])), self.sum(1 / (1 - self._rate)))
-        arrays = (*operands, *results)
-        numbers, number_steps = self._statistics(kernel, results[0])
-        lying = [np.int64(step) for each in (*map(steps, arrays), *number_steps) for step in each]
-        length = self.keys if kernel is KEYS else self.queries
-        blocks = self.batch * self.heads * -(-length // tiles.rows)
+        numbers, number_steps = self._statistics(kernel, arrays[-1])
+        of_arrays = [self._steps(name) for name in (*operands, *results)]
+        lying = [np.int64(step) for each in (*of_arrays, *number_steps) for step in each]
+        length, heads = (self.keys, 1) if kernel is KEYS else (self.queries, self.group)
+        blocks = self.batch * self.heads * heads * -(-length // tiles.rows)
         arguments = (*arrays, *numbers, *sizes, *factors, *lying, *self._mask())
         function = load(self.engine.xp, kernel, tiles, width, itemsize, {**types, **switches})
         # The forward pass leaves each row's numbers behind its results; the gradient reads them there.
@@ -223,12 +221,21 @@ class _Writing:
         self.call(function, (blocks,), (32 * tiles.warps,), arguments)
 
     def _statistics(self, kernel: Kernel, unwritten: Array) -> tuple[list[Array], list[Sequence[int]]]:
-        """Each row's numbers, [b, h, q], and their strides; any array, where the forward pass leaves none."""
+        """Each row's numbers, [b, h, g, q], and their strides; any array, where the forward pass leaves none."""
         if "top" not in self.arrays:
-            return [unwritten] * 2, [(0, 0, 0)] * 2
+            return [unwritten] * 2, [(0, 0, 0, 0)] * 2
         names = ("top", "s") if kernel is FORWARD else ("top", "s", "c")
         found = [self.arrays[name] for name in names]
-        return found, [*map(steps, found)]
+        return found, [*map(self._steps, names)]
+
+    def _steps(self, name: str) -> Sequence[int]:
+        """An array's strides in elements: of one by queries [b, h, g, q, ..], of one by keys [b, h, k, d]."""
+        found = steps(self.arrays[name])
+        return found if name in ("K", "V", "dK", "dV") else self._with_group(found)
+
+    def _with_group(self, of_dims: Sequence[int]) -> Sequence[int]:
+        """Strides, or the like, of b, h and what follows, with one of g behind them."""
+        return of_dims if self.is_grouped else (*of_dims[:2], 0, *of_dims[2:])
 
     @property
     def _rate(self) -> float:
@@ -251,7 +258,7 @@ class _Writing:
         strides: tuple[int, ...] = (0, 0, 0)
         if kind:
             keep = self.tile.arrays[masked.inputs[1]]
-            strides = (keep.strides[0], 0, keep.strides[1]) if kind == 1 else (0, *keep.strides)
+            strides = (keep.strides[0], 0, keep.strides[1]) if kind == 1 else ((0, *keep.strides)[-3:])
         seed, step, key, threshold = unread, unread, 0, 0
         if dropped is not None:
             seed, step = self.tile.arrays[dropped.inputs[1]], self.tile.arrays[dropped.inputs[2]]
@@ -261,21 +268,22 @@ class _Writing:
 
     @property
     def _elements(self) -> tuple[int, ...]:
-        """The number, in all of P, of the first element here, and how far the next of b, h and q are from it."""
+        """The number, in all of P, of the first element here, and how far the next of b, h, g and q are from it."""
         if self.run.dropped is None:
-            return 0, 0, 0, 0
+            return 0, 0, 0, 0, 0
         starts, sizes = self.tile.place(self.run.dropped).region("X")
-        leading = tuple(math.prod(sizes[i:]) for i in (1, 2, 3))
-        return sum(start * size for start, size in zip(starts, (*leading, 1), strict=True)), *leading
+        leading = tuple(math.prod(sizes[i:]) for i in range(1, len(sizes)))
+        first = sum(start * size for start, size in zip(starts, (*leading, 1), strict=True))
+        return first, *self._with_group(leading)
 
     @property
     def _is_paired(self) -> bool:
         """Whether rows begin with the first of two elements that share a hash, and all are of the first page."""
-        origin, per_b, per_h, per_q = self._elements
-        last = origin + self.batch * per_b + self.heads * per_h + self.queries * per_q
+        origin, per_b, per_h, per_g, per_q = self._elements
+        last = origin + self.batch * per_b + self.heads * per_h + self.group * per_g + self.queries * per_q
         return origin % 2 == 0 == per_q % 2 and last < 1 << 33
 
 
 def _mask_kind(mask: str) -> int:
-    """0 for no mask, 1 for padding, 2 for a given one."""
-    return {"none": 0, "padding": 1, "given": 2}[mask]
+    """0 for no mask, 1 for padding, 2 for a given one, of all b or of each."""
+    return {"none": 0, "padding": 1, "given": 2, "each": 2}[mask]

@@ -5,9 +5,9 @@
     gradient   A = Q • Kᵀ,  Z = SM(A),  P = exp(Z − top) / s,  P' = DO(P),  then dP' = dO • Vᵀ,  dV = P'ᵀ • dO,
                dP = dDO(dP'),  dZ = P ⊙ (dP − c),  dA = dSM(dZ),  dQ = dA • K,  dKᵀ = Qᵀ • dA
 
-with nobody else reading what lies between; casts between them are left out. So the gradient has its rows' numbers from
-elsewhere (`passes.keep_softmax_statistics`): top and s of the forward pass, c = Σ O ⊙ dO. One that has not, S and dS,
-is none.
+with nobody else reading what lies between; casts between them are left out. Q is [b, h, q, d], of grouped heads
+[b, h, g, q, d]. So the gradient has its rows' numbers from elsewhere (`passes.keep_softmax_statistics`): top and s of
+the forward pass, c = Σ O ⊙ dO. One that has not, S and dS, is none.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find_attention(task: Task) -> dict[int, AttentionRun]:
     work = [(position, node) for position, node in enumerate(task.nodes) if not node.operator.view]
     found: dict[int, AttentionRun] = {}
     for index, (position, node) in enumerate(work):
-        if _part(node.operator) == PRODUCT and len(node.outputs[0].shape) == 4:
+        if _part(node.operator) == PRODUCT and len(node.outputs[0].shape) in (4, 5):
             try:
                 run = _Match(task, work[index:]).run()
             except _MismatchError:
@@ -115,8 +115,8 @@ class _Match:
             last = self._take(PRODUCT, X=kept)
             roles |= {"V": last.inputs[1], "O": last.outputs[0]}
             roles |= self._leaving(rows)
-        # The kernels have one head of keys for each of queries.
-        if any(roles[name].type.rank != 4 for name in ("Q", "K_T", "V")):
+        # One head of keys for each of queries, or for each group of them.
+        if roles["Q"].type.rank not in (4, 5) or any(roles[name].type.rank != 4 for name in ("K_T", "V")):
             raise _MismatchError
         if any(self.source.keys() & {value} for value in roles.values()):
             raise _MismatchError

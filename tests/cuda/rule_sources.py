@@ -19,6 +19,7 @@ def rule_sources() -> Iterator[tuple[str, str]]:
         total = "float64" if value == "float64" else "float32"
         for ids in ("int32", "int64"):
             yield f"lookup {value} {ids}", source("lookup.cu", Value=value, Id=ids)
+            yield f"CACHE {value} {ids}", source("cache.cu", Value=value, Id=ids)
             yield f"dLookup {value} {ids}", source("lookup_gradient.cu", Value=value, Sum=total, Id=ids)
         yield f"sum {value}", source("reduce.cu", Value=value, Sum=total)
         yield f"ARG {value}", source("argmax.cu", Value=value, Sum=total, Id="int64")
@@ -33,6 +34,7 @@ def rule_sources() -> Iterator[tuple[str, str]]:
                         "PAIRED": width > 16,
                         "DROPOUT": dropout,
                         "STATISTICS": True,
+                        "GROUP": 3 if width == 64 else 1,
                     }
                     text = attention_source(kernel.file, **types, **tile_sizes(tiles, width), **switches)
                     yield f"{kernel.file} {value} {width}", text

@@ -1,9 +1,10 @@
-// Attention's core, tile by tile: what its three kernels share. Queries [b, h, q, d], keys and values [b, h, k, d].
+// Attention's core, tile by tile: what its three kernels share. Queries [b, h, g, q, d], keys and values [b, h, k, d],
+// one head for each GROUP of queries'.
 //
 // A block of threads has TALL queries (or keys) of one head, each warp HIGH fragments of 16, and goes through all keys (or
 // queries), WIDE at a time: while one tile of them is computed with, the next is on its way. Scores are in registers as
 // products.cuh has them, one tile at a time.
-// Defined before: Value, Result and Sum, Id; WIDTH, d up to a multiple of 16; HIGH, WARPS, WIDE; MASK (0: none, 1: keep
+// Defined before: Value, Result and Sum, Id; GROUP; WIDTH, d up to a multiple of 16; HIGH, WARPS, WIDE; MASK (0: none, 1: keep
 // [b, k], 2: keep [q, k]); CAUSAL; DROPOUT; PAIRED, whether each row's first element is the first of a pair and all
 // pairs are of page 0 (hash.cuh); STATISTICS.
 
@@ -41,14 +42,23 @@ __device__ inline Value* take_spare(Pieces& pieces) {
     return pieces.take<Value>(TALL * LP) + threadIdx.x / 32 * 16 * HIGH * LP;
 }
 
+// A head: of queries the g-th of the group that shares head h of keys.
+struct Place {
+    long long b, h, g;
+
+    __device__ inline Place(int number, int heads) : b(number / GROUP / heads), h(number / GROUP % heads), g(number % GROUP) {}
+};
+
 // Where an operand's head begins, and its strides in elements along rows and d.
 template <class T>
 struct Head {
     T* start;
     long long row, column;
 
-    __device__ inline Head(T* all, long long b, long long h, long long b_step, long long h_step, long long s, long long d)
-        : start(all + b * b_step + h * h_step), row(s), column(d) {}
+    __device__ inline Head(T* all, const Place& at, long long b, long long h, long long s, long long d)
+        : start(all + at.b * b + at.h * h), row(s), column(d) {}
+    __device__ inline Head(T* all, const Place& at, long long b, long long h, long long g, long long s, long long d)
+        : start(all + at.b * b + at.h * h + at.g * g), row(s), column(d) {}
 };
 
 // Numbers of the rows of a head.
@@ -57,8 +67,8 @@ struct Line {
     T* start;
     long long step;
 
-    __device__ inline Line(T* all, long long b, long long h, long long b_step, long long h_step, long long s)
-        : start(all + b * b_step + h * h_step), step(s) {}
+    __device__ inline Line(T* all, const Place& at, long long b, long long h, long long g, long long s)
+        : start(all + at.b * b + at.h * h + at.g * g), step(s) {}
     __device__ inline T& operator[](int row) const { return start[row * step]; }
 };
 
@@ -244,14 +254,15 @@ struct Mask {
 #define MASK_PARAMETERS                                                                                              \
     const bool *keep, long long keep_b, long long keep_q, long long keep_k, long long ahead, const Id *seed,         \
         const Id *step, long long key, unsigned int threshold, long long origin, long long b_step, long long h_step, \
-        long long query_step
-// All threads make it, for the head (b, h).
-#define MAKE_MASK(mask)                                                                                     \
+        long long g_step, long long query_step
+// All threads make it, for the head at `place`.
+#define MAKE_MASK(mask, place)                                                                              \
     Mask mask;                                                                                              \
-    mask.keep = MASK ? keep + b * keep_b : keep;                                                            \
+    mask.keep = MASK ? keep + place.b * keep_b : keep;                                                      \
     mask.keep_q = keep_q, mask.keep_k = keep_k, mask.ahead = int(ahead);                                    \
     mask.queries = int(queries), mask.keys = int(keys);                                                     \
-    mask.threshold = threshold, mask.origin = origin + b * b_step + h * h_step, mask.query_step = query_step; \
+    mask.threshold = threshold, mask.query_step = query_step;                                               \
+    mask.origin = origin + place.b * b_step + place.h * h_step + place.g * g_step;                          \
     if (DROPOUT) write_keys(*seed, *step, key, &mask.draws)
 
 // The mask on a tile of scores, those of queries from `q` on and keys from `k` on, either of which are its rows: NONE, of

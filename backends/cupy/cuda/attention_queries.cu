@@ -10,19 +10,22 @@
 extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
     const Value* Q, const Value* K, const Value* V, const Value* dO, Result* dQ, const Sum* tops, const Sum* sums,
     const Sum* cs, long long heads, long long queries, long long keys, int width, Sum scale, Sum factor,
-    long long Q_b, long long Q_h, long long Q_s, long long Q_d, long long K_b, long long K_h, long long K_s, long long K_d,
-    long long V_b, long long V_h, long long V_s, long long V_d, long long O_b, long long O_h, long long O_s, long long O_d,
-    long long dQ_b, long long dQ_h, long long dQ_s, long long dQ_d, long long tops_b, long long tops_h, long long tops_s,
-    long long sums_b, long long sums_h, long long sums_s, long long cs_b, long long cs_h, long long cs_s, MASK_PARAMETERS)
+    long long Q_b, long long Q_h, long long Q_g, long long Q_s, long long Q_d, long long K_b, long long K_h,
+    long long K_s, long long K_d, long long V_b, long long V_h, long long V_s, long long V_d, long long O_b,
+    long long O_h, long long O_g, long long O_s, long long O_d, long long dQ_b, long long dQ_h, long long dQ_g,
+    long long dQ_s, long long dQ_d, long long tops_b, long long tops_h, long long tops_g, long long tops_s,
+    long long sums_b, long long sums_h, long long sums_g, long long sums_s, long long cs_b, long long cs_h,
+    long long cs_g, long long cs_s, MASK_PARAMETERS)
 {
     const int tiles = int((queries + TALL - 1) / TALL), first = (tiles - 1 - int(blockIdx.x) % tiles) * TALL;
-    const int b = int(blockIdx.x) / tiles / int(heads), h = int(blockIdx.x) / tiles % int(heads);
-    const Head<const Value> of_q(Q, b, h, Q_b, Q_h, Q_s, Q_d), of_k(K, b, h, K_b, K_h, K_s, K_d),
-        of_v(V, b, h, V_b, V_h, V_s, V_d), of_o(dO, b, h, O_b, O_h, O_s, O_d);
-    const Head<Result> of_dq(dQ, b, h, dQ_b, dQ_h, dQ_s, dQ_d);
-    const Line<const Sum> of_tops(tops, b, h, tops_b, tops_h, tops_s), of_sums(sums, b, h, sums_b, sums_h, sums_s),
-        of_cs(cs, b, h, cs_b, cs_h, cs_s);
-    MAKE_MASK(mask);
+    const Place place(int(blockIdx.x) / tiles, int(heads));
+    const Head<const Value> of_q(Q, place, Q_b, Q_h, Q_g, Q_s, Q_d), of_k(K, place, K_b, K_h, K_s, K_d),
+        of_v(V, place, V_b, V_h, V_s, V_d), of_o(dO, place, O_b, O_h, O_g, O_s, O_d);
+    const Head<Result> of_dq(dQ, place, dQ_b, dQ_h, dQ_g, dQ_s, dQ_d);
+    const Line<const Sum> of_tops(tops, place, tops_b, tops_h, tops_g, tops_s),
+        of_sums(sums, place, sums_b, sums_h, sums_g, sums_s),
+        of_cs(cs, place, cs_b, cs_h, cs_g, cs_s);
+    MAKE_MASK(mask, place);
     Pieces pieces;
     Value *const q_tile = pieces.take<Value>(TALL * LD), *const o_tile = pieces.take<Value>(TALL * LD),
         *const k_tiles = pieces.take<Value>(2 * WIDE * LD), *const v_tiles = pieces.take<Value>(2 * WIDE * LD),

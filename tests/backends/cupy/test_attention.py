@@ -137,6 +137,28 @@ def test_queries_in_tiles(kernels: type[Counted]) -> None:
     assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-4
 
 
+@pytest.mark.parametrize("mask", ["none", "each"])
+def test_grouped_heads(mask: str) -> None:
+    """Keys and values are read once for all heads of a group, and nowhere repeated; a mask may be of each sequence."""
+    B, S, N_KV, G, D_h = gi.dims("B S N_KV G D_h")
+    block = gi.Builder("grouped", dtype="float64")
+    Q = block.parameter("Q", (B, N_KV, G, S, D_h))
+    K, V = (block.parameter(name, (B, N_KV, S, D_h)) for name in "KV")
+    keep = [block.input("keep", (B, S, S), "bool")] if mask == "each" else []
+    Z = gi.scale_mask(gi.matmul(Q, gi.transpose(K)), *keep, width=D_h, causal=True, mask=mask)
+    P = gi.dropout(gi.softmax(Z), *(block.input(name, (), "int64") for name in ("seed", "step")), p=0.2, key=3)
+    O = gi.matmul(P, V)  # noqa: E741
+    graph = autodiff(block.build(gi.reduce_sum(gi.multiply(O, O), name="L")))
+    sizes = {"B": 2, "S": 37, "N_KV": 2, "G": 3, "D_h": 8}
+    arguments = gi.initialize(graph, sizes, seed=1), {"seed": 5, "step": 3}
+    if keep:
+        arguments[1]["keep"] = np.random.default_rng(0).random((2, 37, 37)) < 0.7
+    executable, kernels = _compile(graph, sizes, "attention", Engine())
+    made = executable(*arguments)
+    assert (kernels.written, kernels.refused) == (2, 0)
+    assert _worst(made, gi.compile(graph, sizes, backend="reference")(*arguments)) < 1e-12
+
+
 def test_narrow_operands_are_rounded_where_the_graph_rounds_them() -> None:
     sizes = {**SIZES, "D": 32}
     graph = _step({"dropout": 0.1}, "bfloat16")
@@ -201,52 +223,61 @@ def test_what_the_kernels_are_not_for_is_left_to_products(why: str) -> None:
 
 
 class Problem:
-    """Attention on views [B, N_H, S, D_h] of rows [B, S, D], what it is to give, and the kernels' arguments."""
+    """Attention on views [B, N_KV, G, S, D_h] of rows [B, S, D], keys without G, what it is to give, and the kernels'
+    arguments."""
 
-    def __init__(self, value: str, queries: int, keys: int, width: int, causal: bool, p: float, seed: int = 0) -> None:
-        self.value, self.causal, self.p = value, causal, p
-        self.shape = (2, 3, queries, keys)
-        self.rng, self.width = np.random.default_rng(seed), width
-        self.Q, self.K, self.V, self.dO = (self._draw(each) for each in (queries, keys, keys, queries))
+    def __init__(self, value: str, queries: int, keys: int, width: int, causal: bool, p: float, group: int = 1) -> None:
+        self.value, self.causal, self.p, self.group = value, causal, p, group
+        self.shape = (2, 3, group, queries, keys)
+        self.rng, self.width = np.random.default_rng(0), width
+        self.Q, self.dO = (self._draw(queries, group) for _ in range(2))
+        self.K, self.V = (self._draw(keys)[:, :, 0] for _ in range(2))
         self.sum = np.float64 if value == "double" else np.float32
         #: The dtype of results, beside that of sums.
         self.stored: Any = self.sum
         #: Which query may see which key, beside what a causal mask hides; None if all may.
         self.keep: Any = None
 
-    def _draw(self, rows: int) -> Any:
-        return self._heads(self.rng.standard_normal((2, rows, 3 * self.width)).astype(DTYPES[self.value]))
+    def _draw(self, rows: int, group: int = 1) -> Any:
+        return self._heads(self.rng.standard_normal((2, rows, 3 * group * self.width)).astype(DTYPES[self.value]))
 
     def _heads(self, rows: NDArray[Any]) -> Any:
-        return copied(rows).reshape(2, -1, 3, self.width).transpose(0, 2, 1, 3).view(HostArray)
+        heads = copied(rows).reshape(2, rows.shape[1], 3, -1, self.width)
+        return heads.transpose(0, 2, 3, 1, 4).view(HostArray)
 
-    def result(self, rows: int) -> Any:
+    def by_queries(self) -> Any:
         """NaN, to be written over."""
-        return self._heads(np.full((2, rows, 3 * self.width), np.nan, self.stored))
+        return self._heads(np.full((2, self.shape[3], 3 * self.group * self.width), np.nan, self.stored))
+
+    def by_keys(self) -> Any:
+        """NaN, to be written over."""
+        return self._heads(np.full((2, self.shape[4], 3 * self.width), np.nan, self.stored))[:, :, 0]
 
     def exact(self) -> tuple[NDArray[Any], ...]:
         """O, dQ, dK, dV in float64."""
-        M, N = self.shape[2:]
-        Q, K, V, dO = (np.asarray(each, np.float64) for each in (self.Q, self.K, self.V, self.dO))
+        M, N = self.shape[3:]
+        Q, dO = (np.asarray(each, np.float64) for each in (self.Q, self.dO))
+        K, V = (np.asarray(each, np.float64)[:, :, None] for each in (self.K, self.V))
         seen = np.arange(M)[:, None] >= np.arange(N) if self.causal else np.ones((M, N), bool)
         seen = seen if self.keep is None else seen & np.asarray(self.keep)
         Z = np.where(seen, Q @ K.swapaxes(-1, -2) / np.sqrt(self.width), -1e30)
         P = np.exp(Z - Z.max(-1, keepdims=True)) * seen
         P /= np.maximum(P.sum(-1, keepdims=True), np.finfo(float).tiny)
-        kept = keep_mask(np, (0, 0, 0, 0), self.shape, self.shape, 5, 3, 77, self.p) / (1 - self.p)
+        kept = keep_mask(np, (0,) * 5, self.shape, self.shape, 5, 3, 77, self.p) / (1 - self.p)
         dP = kept * (dO @ V.swapaxes(-1, -2))
         dZ = P * (dP - (P * dP).sum(-1, keepdims=True)) * seen / np.sqrt(self.width)
-        return (P * kept) @ V, dZ @ K, dZ.swapaxes(-1, -2) @ Q, (P * kept).swapaxes(-1, -2) @ dO
+        dK, dV = dZ.swapaxes(-1, -2) @ Q, (P * kept).swapaxes(-1, -2) @ dO
+        return (P * kept) @ V, dZ @ K, dK.sum(2), dV.sum(2)
 
     def numbers(self, count: int = 3) -> list[Any]:
-        """Numbers of the rows, NaN, as views of [B, S, N_H]."""
-        B, heads, queries, _ = self.shape
-        plain = [np.full((B, queries, heads), np.nan, self.sum) for _ in range(count)]
-        return [copied(each).transpose(0, 2, 1).view(HostArray) for each in plain]
+        """Numbers of the rows, NaN, as views of [B, S, N_KV, G]."""
+        B, heads, group, queries, _ = self.shape
+        plain = [np.full((B, queries, heads, group), np.nan, self.sum) for _ in range(count)]
+        return [copied(each).transpose(0, 2, 3, 1).view(HostArray) for each in plain]
 
     def launch(self, kernel: Kernel, length: int, tiles: Tiles, arrays: Sequence[Any], numbers: Sequence[Any]) -> None:
         """Runs a kernel on `arrays`, operands and results, and numbers of the rows, if any."""
-        B, heads, M, N = self.shape
+        B, heads, G, M, N = self.shape
         sum_ = "float64" if self.sum is np.float64 else "float32"
         named = {"double": "float64", "float": "float32"}.get(self.value, self.value)
         types = {"Value": named, "Result": np.dtype(self.stored).name, "Sum": sum_, "Id": "int64"}
@@ -256,10 +287,11 @@ class Problem:
             "PAIRED": N % 2 == 0,
             "DROPOUT": self.p > 0,
             "STATISTICS": bool(numbers),
+            "GROUP": G,
         }
         # Without numbers, of any array none is written.
         rows = numbers or [arrays[0]] * 2
-        steps = [each.strides for each in arrays] + [each.strides if numbers else (0, 0, 0) for each in rows]
+        steps = [each.strides for each in arrays] + [each.strides if numbers else (0, 0, 0, 0) for each in rows]
         sizes_of = [each.itemsize for each in (*arrays, *rows)]
         lying = [np.int64(step // size) for each, size in zip(steps, sizes_of, strict=True) for step in each]
         sizes = (*map(np.int64, (heads, M, N)), np.int32(self.width))
@@ -267,9 +299,14 @@ class Problem:
         seed, step = (np.full((), each, np.int64).view(HostArray) for each in (5, 3))
         drawn = (seed, step, np.int64(77), np.uint32(round(self.p * 65536)))
         keep, strides = (self.Q, (0, 0)) if self.keep is None else (self.keep, self.keep.strides)
-        mask = (keep, *map(np.int64, (0, *strides, 0)), *drawn, *map(np.int64, (0, heads * M * N, M * N, N)))
+        mask = (
+            keep,
+            *map(np.int64, (0, *strides, 0)),
+            *drawn,
+            *map(np.int64, (0, heads * G * M * N, G * M * N, M * N, N)),
+        )
         function = load(emulator, kernel, tiles, padded(self.width), self.Q.itemsize, {**types, **switches})
-        grid = (B * heads * -(-length // tiles.rows),)
+        grid = (B * heads * (1 if kernel is KEYS else G) * -(-length // tiles.rows),)
         function(grid, (32 * tiles.warps,), (*arrays, *rows, *sizes, *factors, *lying, *mask))
 
 
@@ -286,19 +323,24 @@ PROBLEMS = [
     ("float", 17, 65, 96, False, 0.99, Tiles(1, 2, 16)),
     ("float16", 40, 257, 128, False, 0.01, Tiles(1, 1, 32)),
 ]
+#: The same of grouped heads, so many to a group.
+GROUPED = [
+    ("double", 50, 50, 20, True, 0.2, Tiles(1, 1, 16), 2),
+    ("bfloat16", 37, 70, 32, False, 0.1, Tiles(2, 2, 32), 3),
+]
 #: The largest error: results are of the size of 1, operands rounded to so many digits.
 _ERRORS = {"double": 1e-13, "float": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 
-@sampled(3, problem=PROBLEMS)
+@sampled(3, problem=PROBLEMS + GROUPED)
 def test_kernels_against_float64(problem: tuple[Any, ...]) -> None:
-    *numbers, tiles = problem
-    this = Problem(*numbers)
-    M, N = this.shape[2:]
+    *numbers, tiles = problem[:7]
+    this = Problem(*numbers, *problem[7:])
+    M, N = this.shape[3:]
     wanted, error = this.exact(), _ERRORS[this.value]
     if tiles.high == 2 and this.value == "bfloat16":
         this.stored = ml_dtypes.bfloat16
-    out, dQ, dK, dV = this.result(M), this.result(M), this.result(N), this.result(N)
+    out, dQ, dK, dV = this.by_queries(), this.by_queries(), this.by_keys(), this.by_keys()
     top, s, c = this.numbers()
     this.launch(FORWARD, M, tiles, (this.Q, this.K, this.V, out), (top, s))
     c[...] = (np.asarray(out, np.float64) * np.asarray(this.dO, np.float64)).sum(-1)
@@ -314,14 +356,14 @@ def test_a_query_that_sees_no_key_is_zero(problem: tuple[Any, ...]) -> None:
     """With its gradients, exactly; before others and after, alone and as all of a tile."""
     *numbers, tiles = problem
     this = Problem(*numbers)
-    M, N = this.shape[2:]
+    M, N = this.shape[3:]
     this.keep = copied(this.rng.random((M, N)) < 0.3).view(HostArray)
     this.keep[::5] = this.keep[20:38] = False
     this.keep[:, :9] = False
     wanted, error = this.exact(), _ERRORS[this.value]
     blind = ~(np.asarray(this.keep) & (np.arange(M)[:, None] >= np.arange(N) if this.causal else True)).any(axis=-1)
     assert blind[:9].all() == this.causal
-    out, dQ, dK, dV = this.result(M), this.result(M), this.result(N), this.result(N)
+    out, dQ, dK, dV = this.by_queries(), this.by_queries(), this.by_keys(), this.by_keys()
     top, s, c = this.numbers()
     this.launch(FORWARD, M, tiles, (this.Q, this.K, this.V, out), (top, s))
     assert not np.asarray(s)[..., blind].any()
@@ -338,13 +380,13 @@ def test_a_query_that_sees_no_key_is_zero(problem: tuple[Any, ...]) -> None:
 
 def test_statistics_are_those_of_the_scaled_scores() -> None:
     this = Problem("double", 40, 56, 16, True, 0.3)
-    out, (top, s) = this.result(40), this.numbers(2)
+    out, (top, s) = this.by_queries(), this.numbers(2)
     this.launch(FORWARD, 40, Tiles(1, 2, 16), (this.Q, this.K, this.V, out), (top, s))
-    Z = np.asarray(this.Q) @ np.asarray(this.K).swapaxes(-1, -2) / 4
+    Z = np.asarray(this.Q) @ np.asarray(this.K)[:, :, None].swapaxes(-1, -2) / 4
     Z = np.where(np.arange(40)[:, None] >= np.arange(56), Z, -1e30)
     np.testing.assert_allclose(top, Z.max(-1), rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(s, np.exp(Z - Z.max(-1, keepdims=True)).sum(-1), rtol=1e-13)
-    plain = this.result(40)
+    plain = this.by_queries()
     this.launch(FORWARD, 40, Tiles(1, 2, 16), (this.Q, this.K, this.V, plain), ())
     np.testing.assert_array_equal(plain, out)
 
@@ -352,7 +394,7 @@ def test_statistics_are_those_of_the_scaled_scores() -> None:
 def test_a_tile_more_changes_nothing_that_is_stored() -> None:
     """How the work is cut does not show but in rounding; results beside the last row are left as they are."""
     this = Problem("double", 40, 40, 16, True, 0.3)
-    results = [this.result(40) for _ in range(3)]
+    results = [this.by_queries() for _ in range(3)]
     for out, tiles in zip(results, (Tiles(1, 1, 16), Tiles(2, 2, 32), Tiles(1, 4, 64)), strict=True):
         this.launch(FORWARD, 40, tiles, (this.Q, this.K, this.V, out), ())
         np.testing.assert_allclose(out, results[0], rtol=1e-13, atol=1e-13)
@@ -361,9 +403,9 @@ def test_a_tile_more_changes_nothing_that_is_stored() -> None:
 def test_nan_is_seen() -> None:
     this = Problem("float", 20, 20, 16, True, 0.0)
     this.K[0, 1, 5, 3] = np.nan
-    out = this.result(20)
+    out = this.by_queries()
     this.launch(FORWARD, 20, Tiles(1, 1, 16), (this.Q, this.K, this.V, out), ())
-    rows = np.isnan(np.asarray(out)).all(axis=-1)
+    rows = np.isnan(np.asarray(out)[:, :, 0]).all(axis=-1)
     assert rows[0, 1, 5:].all()
     assert rows.sum() == 15
 
