@@ -276,7 +276,7 @@ def _measure(
 def _gap(array: NDArray[Any], exact: NDArray[Any]) -> NDArray[Any]:
     """|array − exact|, where the same infinity on both sides is no gap."""
     with np.errstate(invalid="ignore"):
-        gap = np.abs(array - exact)
+        gap: NDArray[Any] = np.abs(array - exact)
     if np.isfinite(gap).all():
         return gap
     return np.where((array == exact) | ~np.isfinite(exact), 0.0, gap)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.backends import ExecutionPlan
+from graphir.backends.dtypes import require_bfloat16
 from graphir.errors import CheckpointError
 from graphir.files import write_atomically
 from graphir.memory import free_memory, spelled
@@ -100,6 +101,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             total, free = require_tensors(header, about, str(path)), free_memory()
             if free is not None and total > free:
                 raise CheckpointError(f"{path} holds {spelled(total)} of tensors; {spelled(free)} of memory are free")
+            narrow = next((name for name, (dtype, _) in header.items() if dtype == "BF16"), None)
+            if narrow is not None:
+                require_bfloat16(f"{narrow} in {path} is bfloat16")
             arrays: Arrays = {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from None
