@@ -39,6 +39,7 @@ from graphir.operators.cast import cast_to
 from graphir.operators.elementwise import add, scale, zeros
 from graphir.operators.loss import one
 from graphir.passes.obstacles import Obstacles
+from graphir.passes.patterns import operands, readers
 from graphir.passes.rename import rename, wide_names
 from graphir.passes.roots import find_loss, find_results, last_results
 from graphir.passes.sharding.reshard import route
@@ -91,8 +92,9 @@ def with_gradients(graph: Graph, *, loss_scale: float | None = None, dynamic: bo
     """Any graph with its backward pass: as it is where it has one, else from its loss, or from what it results in.
 
     With a loss, a sole scalar output, gradients are those of all parameters; of a block without one those of its
-    inputs, too, since a block hands on what flows back through it. A loss may be scaled as `autodiff` has it; the
-    gradients of results are scaled by who hands them in.
+    inputs, too, since a block hands on what flows back through it; not those of inputs that whoever reads them takes as
+    given, as angles are. A loss may be scaled as `autodiff` has it; the gradients of results are scaled by who hands
+    them in.
     Errors: DifferentiationError as `autodiff`.
     """
     if any(node.meta.phase != FORWARD for node in graph.nodes):
@@ -101,10 +103,17 @@ def with_gradients(graph: Graph, *, loss_scale: float | None = None, dynamic: bo
     roots = losses if len(losses) == 1 else last_results(graph)
     read = {value for node in needed_nodes(graph, [graph[name] for name in roots]) for value in node.inputs}
     targets = graph.parameters if len(losses) == 1 and graph.parameters else (*graph.inputs, *graph.parameters)
-    wrt = [value.name for value in targets if value.type.is_float and value in read]
+    given = {value for value in graph.inputs if all(_is_given(node, value) for node in readers(graph, value))}
+    wrt = [value.name for value in targets if value.type.is_float and value in read - given]
     if roots is losses:
         return autodiff(graph, losses[0], wrt, loss_scale=loss_scale, dynamic=dynamic)
     return autodiff(graph, wrt=wrt, results=roots)
+
+
+def _is_given(node: Node, value: Value) -> bool:
+    """Whether a node takes `value` as given, so that no gradient flows back to it."""
+    roles = {name for name, each in operands(node).items() if each is value}
+    return roles <= node.operator.taken_as_given(node.inference, node.attributes)
 
 
 @dataclass

@@ -55,11 +55,7 @@ class GradientContext(NamedTuple):
         factors (the rows of an embedding). Only outputs that are wanted are made, from what they depend on.
         """
         forward, factors, _ = self.inference
-        for name in d_operator.attributes:
-            source = self.attributes if name in self.attributes else factors
-            if name not in attributes and name in source:
-                attributes[name] = source[name]
-        written = d_operator.normalize(attributes)
+        written = _written(d_operator, attributes, self.attributes, factors)
         arrived = tuple([gradient is not None for gradient in self.gradients])
         part = _part(d_operator, written, forward, arrived, tuple([name is not None for name in self.names]))
         if part is None:
@@ -83,6 +79,24 @@ class GradientContext(NamedTuple):
         )
         found = dict(zip(part.made, values, strict=True))
         return [found.get(f"d{o.name}") for o in forward.inputs]
+
+
+def _written(
+    d_operator: DOperator, said: Mapping[str, Any], attributes: Attributes, factors: Mapping[str, Any]
+) -> Attributes:
+    """A d-node's attributes: those that are `said`, then the forward node's of the same name, then its factors."""
+    known = {**factors, **attributes, **said}
+    return d_operator.normalize({**said, **{name: known[name] for name in d_operator.attributes if name in known}})
+
+
+def taken_as_given(d_operator: DOperator, inference: Inference, attributes: Attributes) -> frozenset[str]:
+    """The operands of which a node's d-operator makes no gradient, whatever it is asked for: angles, a mask."""
+    declared = d_operator.signatures(_written(d_operator, {}, attributes, inference.factors))
+    made = [each for signature in declared for each in signature.outputs]
+    if any(each.variadic for each in made):
+        return frozenset()
+    names = {each.name for each in made}
+    return frozenset(each.name for each in inference.rule.inputs if f"d{each.name}" not in names)
 
 
 class _Part(NamedTuple):

@@ -37,7 +37,14 @@ from graphir.errors import OperatorError, TypeCheckError
 from graphir.ir import infer as inferring
 from graphir.ir.attributes import Attributes, Size
 from graphir.ir.declaration import Declaration, Declared, Kernel, check_backward
-from graphir.ir.gradient import GradientContext, GradientRule, Lowering, Recomputation, differentiate
+from graphir.ir.gradient import (
+    GradientContext,
+    GradientRule,
+    Lowering,
+    Recomputation,
+    differentiate,
+    taken_as_given,
+)
 from graphir.ir.inference import Inference, Place
 from graphir.ir.signature import Signature
 from graphir.ir.traits import FromStatistics, GivenDot, Variant, WithSlope, WithStatistics, read_traits
@@ -149,6 +156,12 @@ class Operator(Declaration):
     def differentiate(self, context: GradientContext) -> Sequence[Value | None]:
         """Emits the gradients of a node's inputs, as declared."""
         return differentiate(self.gradient_rule, self.d_operator, context)
+
+    def taken_as_given(self, inference: Inference, attributes: Attributes) -> frozenset[str]:
+        """The operands that no gradient flows back to, as far as a d-operator says so."""
+        if self.gradient_rule is not None or self.d_operator is None:
+            return frozenset()
+        return taken_as_given(self.d_operator, inference, attributes)
 
     # -- what other operators there are for it ----------------------------------------------------------
 

@@ -341,3 +341,18 @@ def test_a_block_without_a_loss_takes_the_gradients_of_its_results() -> None:
         autodiff(block(loss=False), results=["Y", "H"])
     assert with_gradients(alone) is alone
     assert with_gradients(block(loss=True)) == autodiff(block(loss=True))
+
+
+def test_a_block_has_no_gradients_of_what_its_operators_take_as_given() -> None:
+    def block(*, elsewhere: bool) -> gi.Graph:
+        builder = gi.Builder("turned")
+        B, S, P = gi.dims("B S P")
+        X = builder.input("X", (B, S, 2 * P))
+        cos, sin = (builder.input(name, (B, S, P)) for name in ("cos", "sin"))
+        Y = gi.rope(gi.matmul(X, builder.parameter("W", (2 * P, 2 * P))), cos, sin, name="Y")
+        return builder.build(Y, *([gi.multiply(cos, sin, name="more")] if elsewhere else ()))
+
+    assert [value.name for value in with_gradients(block(elsewhere=False)).outputs] == ["Y", "dX", "dW"]
+    # What has a gradient by another way as well has none that is whole.
+    with pytest.raises(DifferentiationError, match="it declares no gradient for its operand cos"):
+        with_gradients(block(elsewhere=True))
