@@ -131,6 +131,7 @@ def given(context: click.Context) -> set[str]:
 
 
 def require_ranks(plan: str | None, ranks: int) -> None:
-    """ConfigError for a plan where there is but one rank, which it does nothing for."""
-    if plan is not None and ranks == 1:
+    """ConfigError for a plan where there is but one rank, which it does nothing for; who writes `--tp 1` means one."""
+    written = given(click.get_current_context())
+    if plan is not None and ranks == 1 and written.isdisjoint(("dp", "cp", "tp")):
         raise ConfigError(f"--plan {plan} splits nothing on one rank; add --tp 2, say")

@@ -7,6 +7,7 @@ import math
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, GradientContext, Size, Xp, operator
+from graphir.ir.traits import SCALED_BY_ROOT, SOFT_CAP
 from graphir.ir.value import Value
 from graphir.operators.special import erf
 
@@ -103,6 +104,7 @@ _WIDTH = dim("D")
     "root_scale",
     "X[*b] -> Y[*b]",
     symbol="×",
+    computes=SCALED_BY_ROOT,
     elementwise=True,
     linear="X",
     flops=1,
@@ -283,7 +285,7 @@ def _capped_signature(cap: float) -> str:
     return "X[*b] -> Y[*b]"
 
 
-@operator("CAP", _capped_signature, elementwise=True, flops=7, examples=({"cap": 1.5},))
+@operator("CAP", _capped_signature, computes=SOFT_CAP, elementwise=True, flops=7, examples=({"cap": 1.5},))
 def soft_cap(xp: Xp, X: Array, *, cap: float) -> Array:
     """Y = cap · tanh(X / cap), within ±cap and close to X near 0 (Gemma 2)."""
     return xp.tanh(X * X.dtype.type(1 / cap)) * X.dtype.type(cap)

@@ -1,7 +1,5 @@
 """Graphs as text: `to_text` prints one so that it reads like the documents' tables, `parse` reads it back.
 
-`to_data` says the same to programs, as what JSON is made of; its keys: `graphir.text.data`.
-
     graph head float32
 
     where
@@ -42,6 +40,8 @@ nothing, and a line that ends in a comma goes on in the next.
 
 The body of a fused node, the graph that it holds, knows the node's operands and what it makes itself, and nothing
 else; of what it makes, that leaves which the node's row declares, under the same names.
+
+`to_data` says the same to programs, as what JSON is made of; its keys: `graphir.text.data`.
 
       H  [B, D]  = fused(Z, b) {anchor="head/Z", rows=1}  @14 why "fused: +, GL"
         BC_b  [B, D]  = BC(b) {dims=(B,), axes=(0,), rank=2}  @14

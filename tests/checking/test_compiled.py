@@ -146,7 +146,7 @@ def test_the_command_says_which_executor_it_compared(call: Any) -> None:
     words = ["check", "--layers", 1, "--dp", 2, "--threads", 1, "--optimizer", "none"]
     code, out, _ = call(*words)
     assert code == 0
-    assert "compiled for numpy, 1 thread, proved; for its results alone; the interpreter" in out
+    assert "compiled for numpy, 1 thread, proved; for its results alone; the interpreter" in " ".join(out.split())
     code, out, _ = call(*words, "--json")
     assert code == 0
     (report,) = json.loads(out)["reports"]

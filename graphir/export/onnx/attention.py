@@ -22,9 +22,8 @@ from graphir.formula.terms import Term, walk
 from graphir.formula.trace import Formula, NoFormula, formula_of
 from graphir.ir.dims import Dim, product
 from graphir.ir.graph import Graph, Node
-from graphir.ir.traits import MASKED_SCORES, PRODUCT, SOFTMAX, Causal, Computes, Sees
+from graphir.ir.traits import MASKED_SCORES, PRODUCT, SCALED_BY_ROOT, SOFT_CAP, SOFTMAX, Causal, Computes, Sees
 from graphir.ir.value import Value
-from graphir.operators import scale_by_root, soft_cap
 
 #: In what scale and cap are told, so that no other dtype has all of its digits.
 DTYPE = "float32"
@@ -85,10 +84,10 @@ def _found(graph: Graph, last: Node, dims: Dims) -> Core | None:
         return None
     seen, scale = said
     node, cap = made(masked.inputs[0]), 0.0
-    if node is not None and node.operator is soft_cap and scale == 1:
+    if node is not None and _computes(node, SOFT_CAP) and scale == 1:
         cap = node.attributes["cap"]
         node = made(node.inputs[0])
-    if node is not None and node.operator is scale_by_root:
+    if node is not None and _computes(node, SCALED_BY_ROOT):
         width = dims.fixed(node.attributes["width"])
         if width is None:
             return None
