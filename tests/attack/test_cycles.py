@@ -41,6 +41,7 @@ def test_cycles_come_out_right() -> None:
     assert ways == {"run", "threads", "fork", "fail", "cycle", "step"}
 
 
+@pytest.mark.slow
 def test_growth_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attack, "WINDOW", 5)
     kept: list[list[int]] = []

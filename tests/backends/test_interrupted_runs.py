@@ -66,7 +66,7 @@ def settings() -> tuple[bool, int | None]:
     return gc.isenabled(), blas and blas.threads
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_after_an_interrupt_anywhere_the_next_run_is_right(hook: Hook, threads: int) -> None:
     before, run, line = settings(), hook.compile(threads), 0
     one, other = content(0), content(1)

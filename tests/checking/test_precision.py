@@ -53,7 +53,8 @@ def test_clean_runs_of_every_plan_do_whatever_the_seed(precision: str) -> None:
         assert report.worst.excess < 2 / 3, (each.title, report.summary())
 
 
-@sampled(1, optimizer=["sgd", "none"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "none"])
 def test_without_a_past_and_without_an_optimizer_float16_is_scaled_all_the_same(optimizer: str) -> None:
     setting = Setting(1, mesh=MESH, precision="float16", optimizer=optimizer)
     single = setting.single()

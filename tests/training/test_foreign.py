@@ -106,6 +106,7 @@ def test_by_lora_the_weights_stay_and_the_folder_has_what_was_added(place: Path,
     assert not any(name.endswith("W_Q.m") for name in arrays)
 
 
+@pytest.mark.slow
 def test_by_lora_the_weights_may_stay_as_they_are_stored(place: Path, tmp_path: Path) -> None:
     bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
     shutil.copytree(place / "llama", tmp_path / "llama")

@@ -147,6 +147,7 @@ def test_a_run_goes_on_with_another_multiple(
     assert_same_run(tmp_path, plain(True)[0])
 
 
+@pytest.mark.slow
 @on_the_stand_in
 def test_a_gpu_pads_by_itself_and_the_processor_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 256 is a multiple of 64.

@@ -271,6 +271,7 @@ def test_the_plan_says_what_is_allocated() -> None:
     assert str(run.memory).startswith("planned peak ")
 
 
+@pytest.mark.slow
 def test_more_recomputation_needs_less_memory() -> None:
     graph = autodiff(gi.models.transformer(4, dropout=0.1))
     sizes = {**LARGE, "S": 96}

@@ -64,7 +64,8 @@ def test_a_run_on_a_gpu_is_that_on_the_processor(
         assert np.mean(np.abs(array - two.arrays[name]) > 1e-4) < 0.02, name
 
 
-@sampled(1, backends=[("cupy", "cupy"), ("cupy", "numpy"), ("numpy", "cupy")])
+@pytest.mark.slow
+@pytest.mark.parametrize("backends", [("cupy", "cupy"), ("cupy", "numpy"), ("numpy", "cupy")])
 def test_a_checkpoint_goes_on_on_either(
     cupy: Any, small: TrainConfig, tmp_path: Path, backends: tuple[str, str]
 ) -> None:

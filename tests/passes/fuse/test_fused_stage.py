@@ -292,6 +292,7 @@ def test_cost_plans_the_memory_of_the_compiled_step() -> None:
     assert planned("--memory", f"{int(str(masks['bytes'])) / 1e6 - 1e-3}MB")["recompute"] != "masks"
 
 
+@pytest.mark.slow
 def test_cost_prints_the_plan_and_refuses_what_does_not_fit(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = call("cost", *ARGUMENTS, "--recompute", "attention", "--planned")
     assert code == 0
