@@ -286,3 +286,17 @@ def test_a_flick_moves_what_is_painted_and_is_painted_where_it_rests(browser, fi
             "(all) => all.map((e) => e.getBoundingClientRect().top)"
         )
         assert any(frame["y"] < top < frame["y"] + frame["height"] for top in boxes)
+
+
+def test_at_nightfall_the_picture_from_afar_is_painted_anew(browser, file):
+    ink = """() => {
+      const seen = document.querySelector(".backdrop");
+      return [...seen.getContext("2d").getImageData(0, 0, seen.width, seen.height).data].join();
+    }"""
+    with opened(browser, file) as page:
+        ready(page)
+        page.wait_for_function("document.querySelector('.backdrop').width > 1")
+        by_day = page.evaluate(ink)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_timeout(800)
+        assert page.evaluate(ink) != by_day

@@ -38,6 +38,8 @@ class App {
     this.changed();
     this.panel.tell("start");
     this.begin();
+    // Pictures from afar have the colours of day or night that they were painted in.
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.stage.changed());
   }
 
   // A model of one block, or a single figure, has nothing to fold: it begins unfolded. Layers are, that were asked
