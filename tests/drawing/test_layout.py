@@ -297,7 +297,7 @@ def test_any_picture_is_laid_out_without_faults(seed, direction):
     assert measure(paint(picture), picture).faults == []
 
 
-# The same graphs in every run: of some hundreds that are drawn anew, one has two frames that overlap.
+# The same graphs in every run: of others some still have a frame that overlaps another, or cuts a node.
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(graph=graphs(), view=st.sampled_from(["full", "overall", "forward"]))
 def test_any_graph_is_drawn_legibly(graph, view):
