@@ -188,7 +188,6 @@ class Program:
         """Leaves out what is not seen, tile by tile, until it is told anew: nothing of what `views` does not name."""
         self._current = None
         self.sparing.choose(views, self._adopt, self._abandon)
-        self._current = None
 
     def unbound(self) -> list[Segment]:
         """The segments that are run, as they were written."""

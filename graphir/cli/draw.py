@@ -13,7 +13,7 @@ import click
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
 from graphir.cli.load import find_model, graph_options, is_named, model_names, model_option
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
-from graphir.cli.own import FORMS, is_own
+from graphir.cli.own import FORMS, is_own, name_of_file
 from graphir.errors import ConfigError, meant
 from graphir.files import write_atomically
 from graphir.models import MODELS
@@ -139,16 +139,8 @@ def _target(what: str, output: str | None, format: str | None) -> tuple[str, Pat
 
     if output is None:
         kind = format or "svg"
-        return kind, Path(f"{_name(what)}.{kind}")
+        return kind, Path(f"{name_of_file(what)}.{kind}")
     return format_of(output, format), Path(output)
-
-
-def _name(what: str) -> str:
-    """`swiglu` of `blocks/block.py:swiglu`, `block` of `block.gir`, `qwen3` of `models/qwen3`: what a file is called.
-
-    It is written where the command is given, and not beside what is drawn.
-    """
-    return Path(what.rpartition(":")[2]).stem if is_own(what) else Path(what).name
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -262,5 +254,5 @@ def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> b
         raise ConfigError("--unfold is for --stage fused, drawn as dot, svg, png or pdf")
     rest = {name: value for name, value in options.items() if name not in _OF_DRAWING}
     graph = staged(model, stage, rest, names)
-    title = f"{model}, {stage}" if kind in ("html", "json") and not is_own(model) else _name(model)
+    title = f"{model}, {stage}" if kind in ("html", "json") and not is_own(model) else name_of_file(model)
     return graph_file(graph, kind, options["view"], title, options["expand_layer"], options["unfold"])

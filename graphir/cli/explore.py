@@ -12,7 +12,7 @@ from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, com
 from graphir.cli.load import graph_argument, graph_options
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, all_declared, config_options
 from graphir.cli.options import given as told
-from graphir.cli.own import is_own
+from graphir.cli.own import is_own, name_of_file
 from graphir.models.sizes import VOCABULARY, Sizes
 from graphir.options import options_of
 
@@ -60,7 +60,7 @@ def explore(
     chosen = stage or ("forward" if is_own(what) else "train")
     known = {name: value for name, value in options.items() if value is not None or name not in _SIZES}
     graph, asked = staged_subject(what, chosen, known, told(context))
-    name = Path(what.rpartition(":")[2]).stem if is_own(what) else Path(what).name
+    name = name_of_file(what)
     title = f"{name}, {graph.mesh}" if graph.mesh.axes else name
     page = model_page(graph, title, asked.sizes, expand_layer)
     path = Path(output or f"{name}.html")

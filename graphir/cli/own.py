@@ -38,6 +38,14 @@ def is_own(what: str | None) -> bool:
     return what is not None and (what.endswith((_TEXT, _PROGRAM)) or f"{_PROGRAM}:" in what)
 
 
+def name_of_file(what: str) -> str:
+    """`swiglu` of `blocks/block.py:swiglu`, `block` of `block.gir`, `qwen3` of `models/qwen3`: what its file is called.
+
+    It is written where the command is given, and not beside what is shown.
+    """
+    return Path(what.rpartition(":")[2]).stem if is_own(what) else Path(what).name
+
+
 def load_graph(what: str, settings: Sequence[str] = ()) -> Graph:
     """The graph that `what` names, in one of the forms above; `settings` are those of --set.
 
