@@ -55,16 +55,17 @@ def to_onnx(
     no way to say, and an opset that is too old, with the least that will do; DimError for a size that is missing or
     wrong; InputError for an array that does not fit; GraphError for an unknown name; MissingDependencyError.
     """
-    newest = onnx().defs.onnx_opset_version()
-    chosen = newest if opset is None else opset
-    if not 1 <= chosen <= newest:
-        raise ExportError(f"opset {opset} is unknown to onnx {onnx().__version__}, which has 1 to {newest}")
     kept = dce(unfuse(graph), fetch)
     if not kept.outputs:
         raise ExportError(f"graph {graph.name} returns nothing; name values to return, by fetch=[…]")
     require_forward(kept)
     dims = Dims(kept, sizes or {}, open, dim_names([graph.dims]))
     arrays = None if parameters is None else _arrays(kept, dims, parameters)
+    # What is asked of the package comes last: nobody is to install it for a graph that cannot be exported.
+    newest = onnx().defs.onnx_opset_version()
+    chosen = newest if opset is None else opset
+    if not 1 <= chosen <= newest:
+        raise ExportError(f"opset {opset} is unknown to onnx {onnx().__version__}, which has 1 to {newest}")
     try:
         return _Export(kept, dims, arrays, chosen).model(fingerprint(graph))
     except LackingError as error:
