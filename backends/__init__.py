@@ -10,7 +10,8 @@
                                 ranks hold alike still is
     compiled, rows              what compiled backends share; numpy and cupy are theirs
     xla                         a backend that hands a graph's kernels to JAX, as one function
-    effects, trace, proof       what a call writes, what a program does, and that this is right
+    effects, trace, proof       what a call writes, what a program does, and that this is right; inequalities: by which
+                                rules it leaves out what nobody sees
     turns, forks                whose turn it is; what a forked child has anew
     indices                     ids out of range, refused where they come in
 

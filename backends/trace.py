@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from graphir.backends.inequalities import Rule
 from graphir.ir.graph import Graph, Node
 from graphir.ir.inference import Place
 from graphir.ir.value import Value
@@ -119,6 +120,7 @@ class Trace:
     constants   arrays that nobody writes after the program has been made
     seen        for nodes whose operands say what is seen, of the graph or of a fused node's body: what the program is
                 for; it is run where its arguments show no more
+    rules       for such nodes: by which it is told, run by run, what ranges of queries see of ranges of keys
     """
 
     graph: Graph
@@ -130,3 +132,4 @@ class Trace:
     exchanges: list[list[Exchange]]
     constants: Sequence[Array] = ()
     seen: Mapping[Node, Seen] = field(default_factory=dict)
+    rules: Mapping[Node, Rule] = field(default_factory=dict)

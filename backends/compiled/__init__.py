@@ -1,7 +1,7 @@
 """What compiled backends share: an optimised graph as tasks, tiles, one arena, and calls on buffers that exist already.
 
     task, tiles, causal   what is carried out together, in which pieces, and what a causal mask lets be left out
-    sights, following     what positions and the like let be left out, run by run
+    sights, following     what positions and the like let be left out, run by run; bounds: by which rule
     versions, firsts      a tile's calls with the keys that it sees; what the first tile does for those behind it
     assignment, strided   whose memory each of a task's values has, and until when
     arena, memory         where what passes between tasks lies, and what that comes to
@@ -30,10 +30,11 @@ makes it says where each tile's part lies (`causal.Half`), who reads it looks it
 each other are cut alike, or store them whole.
 
 What is seen. Where arguments say it, by positions, a window, documents or padding, a run looks at them first
-(`sights.Sight`), and each tile leaves out the keys before the first that one of its queries sees, and behind the last.
+(`sights.Sight`), by a rule on the least and the greatest of ranges that follows from the mask's formula (`bounds`), and
+each tile leaves out the keys before the first that one of its queries may see, and behind the last.
 The program is written with all keys; a tile gets calls of its own for the keys that it needs when a run first wants
 them (`versions`), which take the place of those that it was written with. They are kept, bound as the others are, and
-in a checked executable what is put together is proved before it runs.
+in a checked executable what is put together is proved before it first runs, whatever the positions that lead there.
 
 Memory. From one list of reads, copies of results among them, follows whose memory each of a task's values has and until
 when (`assignment`): a part of a buffer of the graph, if need be seen back through the views that it leaves by; a buffer

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from graphir.backends.compiled.bounds import rule_of
 from graphir.backends.compiled.sights import Sight
 from graphir.backends.compiled.task import Causal, Task, Tile, Tiles
 from graphir.errors import PlanError
@@ -107,7 +108,7 @@ def sight_of(task: Task, node: Node, arguments: Collection[Value]) -> Sight | No
             if outer is None or outer not in arguments:
                 return None
             operands.append((operand.name, operand.factors, outer))
-    return Sight(looks.rule, node.attributes, tuple(operands))
+    return Sight(looks.rule, node.attributes, tuple(operands), rule_of(node))
 
 
 def _carry(task: Task, node: Node, state: dict[Value, str], pair: Causal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,8 @@ class CompiledExecutable(Executable, ABC):
             require_planned(reference, self.memory.arguments + self.working_bytes(), self.memory)
         self._checked = check
         self.proofs: list[Proof] = []
+        #: What has been chosen of which rank's program and proved, and for what may be seen.
+        self._proved: set[Hashable] = set()
         if check:
             for rank, program in enumerate(self.programs):
                 self._prove(self.trace(rank))
@@ -184,6 +186,7 @@ class CompiledExecutable(Executable, ABC):
             exchanges.trace(rank),
             list(held.constants.values()),
             prepared.seen_by(seen),
+            prepared.rules(),
         )
 
     def _allocate(self, arena: Array) -> dict[Value | TaskBuffer, Array]:
@@ -236,11 +239,18 @@ class CompiledExecutable(Executable, ABC):
                 self._following.follow(rank, mine, partial(self._leave_out, rank))
 
     def _leave_out(self, rank: int, views: Views) -> None:
-        """Has the program of a rank leave out what is not seen; proved if the first has been."""
+        """Has the program of a rank leave out what is not seen; proved if the first has been.
+
+        What is chosen is proved once, for all that may be seen where it is.
+        """
         program = self.programs[rank]
         program.follow(views)
         if self._checked and program.current is not program.segments:
-            self._prove(self._trace(rank, program.written, program.unbound(), views))
+            assumed = program.sparing.assumed(views)
+            claim = rank, program.sparing.chosen(), frozenset(assumed.items())
+            if claim not in self._proved:
+                self._prove(self._trace(rank, program.written, program.unbound(), assumed))
+                self._proved.add(claim)
 
     # -- what an engine's executable does its own way -------------------------------------------------
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from graphir.backends.compiled.arena import Arena, plan_arena
 from graphir.backends.compiled.assignment import Assignment, Reuse, assign
+from graphir.backends.compiled.bounds import rule_of
 from graphir.backends.compiled.causal import Beyond, Half, find_causal, find_groups, sight_of
 from graphir.backends.compiled.engine import Engine
 from graphir.backends.compiled.kernels import Kernels
@@ -15,6 +16,7 @@ from graphir.backends.compiled.memory import MemoryPlan, plan_memory
 from graphir.backends.compiled.sights import Sight
 from graphir.backends.compiled.task import Numbers, Task, make_task
 from graphir.backends.compiled.tiles import Cut, Tiling
+from graphir.backends.inequalities import Rule
 from graphir.backends.plan import plan_complete
 from graphir.backends.trace import Seen
 from graphir.ir.analysis import contracted
@@ -119,6 +121,11 @@ class Prepared:
                 if sight is not None and sight in views:
                     found[task.space.origins[node]] = views[sight]
         return found
+
+    def rules(self) -> dict[Node, Rule]:
+        """By which it is told what is seen, of each node that masks so, of the graph or of a fused node's body."""
+        found = {task.space.origins[node]: rule_of(node) for task in self.tasks for node in task.nodes}
+        return {node: rule for node, rule in found.items() if rule is not None}
 
     # -- memory ---------------------------------------------------------------------------------------
 

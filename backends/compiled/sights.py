@@ -1,19 +1,23 @@
 """What the queries of a run see, where operands say it: positions, windows, documents, padding.
 
 A *sight* is how that follows from arguments of the graph, by the rule that an operator declares (`Sees`). Before each
-run it is looked at, block by block of queries, in steps of keys: what a block sees lies between the first step and the
-last that have any that is. Nothing is assumed of an order: positions that are mixed up show more steps, and what is
-computed of keys that are not seen is masked by the operator itself.
+run it is looked at, query by query, in steps of keys, of which the least and the greatest of what the rule is told of
+are enough (`bounds`): what a block of queries sees lies between the first step and the last that one of them may see.
+Nothing is assumed of an order: positions that are mixed up show more steps, and what is computed of keys that are not
+seen is masked by the operator itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphir.backends.compiled.bounds import holds
+from graphir.backends.inequalities import Bound, Rule
 from graphir.backends.trace import Seen
 from graphir.ir.attributes import Attributes
 from graphir.ir.traits import Looks
@@ -22,17 +26,23 @@ from graphir.ir.value import Value
 Range: TypeAlias = tuple[int, int]
 #: So many entries of a mask are looked at at a time.
 _ENTRIES = 1 << 20
+#: What a rule is told of, and what it tells.
+_DIMS = ("b", "q", "k")
 #: What is seen, by how arguments say it.
 Views: TypeAlias = "Mapping[Sight, Seen]"
 
 
 @dataclass(frozen=True)
 class Sight:
-    """How arguments of the graph say what is seen: by a rule, under attributes; each operand's name, dims and value."""
+    """How arguments of the graph say what is seen: by a rule, under attributes; each operand's name, dims and value.
+
+    bounds   by which that is told of ranges of queries and keys; None where the rule is of another kind, and is asked
+    """
 
     rule: Looks
     attributes: Attributes
     operands: tuple[tuple[str, tuple[str, ...], Value], ...]
+    bounds: Rule | None = field(default=None, compare=False)
 
     def look(self, arrays: Mapping[Value, Any], grain: int, step: int) -> Seen | None:
         """What is seen of these arrays, told for so many queries at a time in steps of keys; None where there are none.
@@ -46,30 +56,47 @@ class Sight:
         lows, highs = [], []
         for b in range(sizes["b"]):
             queries = [(q, min(q + width, sizes["q"])) for q in range(0, sizes["q"], width)]
-            parts = [self._steps(arrays, b, q, grain, step) for q in queries]
-            shown = np.concatenate(parts)
+            parts = (self._steps(arrays, b, q, range(0, count, step)) for q in queries)
+            shown = np.concatenate([np.logical_or.reduceat(each, range(0, len(each), grain)) for each in parts])
             first, last = shown.argmax(1), shown.shape[1] - shown[:, ::-1].argmax(1)
             some = shown.any(1)
             lows.append(tuple(np.where(some, first * step, count).tolist()))
             highs.append(tuple(np.where(some, np.minimum(last * step, count), 0).tolist()))
         return Seen(grain, count, tuple(lows), tuple(highs))
 
-    def _steps(self, arrays: Mapping[Value, Any], b: int, q: Range, grain: int, step: int) -> Any:
-        """[blocks, steps]: in which steps of keys there are such as the queries of each block see."""
+    def _steps(self, arrays: Mapping[Value, Any], b: int, q: Range, steps: range) -> Any:
+        """[queries, steps]: in which steps of keys there are such as each query may see."""
         parts = {"b": slice(b, b + 1), "q": slice(*q)}
         operands = {
             name: arrays[value][tuple(parts.get(dim, slice(None)) for dim in dims)]
             for name, dims, value in self.operands
         }
-        (seen,) = self.rule(np, operands, self.attributes)
-        blocks = np.logical_or.reduceat(seen, range(0, seen.shape[0], grain), axis=0)
-        return np.logical_or.reduceat(blocks, range(0, seen.shape[1], step), axis=1)
+        if self.bounds is None:
+            (seen,) = self.rule(np, operands, self.attributes)
+            return np.logical_or.reduceat(seen, steps, axis=1)
+        bounds: dict[Bound, Any] = {}
+        for name, dims, _ in self.operands:
+            (array,) = _laid(operands[name], dims)
+            for greatest, of_range in ((False, np.minimum), (True, np.maximum)):
+                bounds[Bound(name, greatest)] = of_range.reduceat(array, steps, axis=1) if "k" in dims else array
+        return np.broadcast_to(holds(self.bounds.may_see, bounds), (q[1] - q[0], len(steps)))
+
+
+def _laid(array: Any, dims: Sequence[str]) -> Any:
+    """An operand as integers [b, q, k], of length 1 along dims that it has not."""
+    made = array.transpose([dims.index(dim) for dim in _DIMS if dim in dims])
+    lengths = iter(made.shape)
+    return made.reshape([next(lengths) if dim in dims else 1 for dim in _DIMS]).astype(np.int64)
 
 
 def keys_of(seen: Seen, b: Range | None, q: Range) -> Range:
     """The keys that queries `q` of sequences `b`, of all without it, see between them; the first one behind the last
     where they see none."""
-    blocks = slice(q[0] // seen.queries, -(-q[1] // seen.queries))
-    rows = slice(None) if b is None else slice(*b)
-    low = min(min(each[blocks]) for each in seen.lows[rows])
-    return low, max(max(each[blocks]) for each in seen.highs[rows])
+    told = [(seen.lows[row][block], seen.highs[row][block]) for row, block in blocks_of(seen, b, q)]
+    return min(low for low, _ in told), max(high for _, high in told)
+
+
+def blocks_of(seen: Seen, b: Range | None, q: Range) -> Iterator[tuple[int, int]]:
+    """The sequences, and the blocks of queries, of which it is told what these see."""
+    rows = range(len(seen.lows)) if b is None else range(*b)
+    return itertools.product(rows, range(q[0] // seen.queries, -(-q[1] // seen.queries)))

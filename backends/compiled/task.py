@@ -68,6 +68,10 @@ class Causal(NamedTuple):
     b: Factor | None = None
     sight: Sight | None = None
 
+    def queries(self, tile: Tile) -> tuple[tuple[int, int] | None, tuple[int, int]]:
+        """Of which sequences a tile has queries, None for all, and which queries."""
+        return None if self.b is None else tile.get(self.b), tile[self.q]
+
 
 @dataclass(frozen=True)
 class Tiles:

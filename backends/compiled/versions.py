@@ -7,27 +7,31 @@ they read and write, on the thread's scratch, and begins the sums that they begi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from graphir.backends.compiled.segment import Segment
-from graphir.backends.compiled.sights import Range, Views, keys_of
+from graphir.backends.compiled.sights import Range, Views, blocks_of, keys_of
 from graphir.backends.compiled.task import Causal, Tile
 from graphir.backends.compiled.writer import Call, Writer
-from graphir.backends.trace import Meeting, Step
+from graphir.backends.trace import Meeting, Seen, Step
 from graphir.ir.graph import Node
 
+#: A number for each block of queries of each sequence.
+Table: TypeAlias = Sequence[Sequence[int]]
 #: Of versions so many calls are kept for each of the program's, and those of a run in any case.
 _MOST = 8
 
 
 @dataclass(eq=False)
 class Version:
-    """A tile's calls with some keys, whose node each call is, and the steps that they are, counted from its first.
+    """A tile's calls with these keys, whose node each call is, and the steps that they are, counted from its first.
 
     `calls` are bound to a caller's arrays; `unbound` are the same, as they were written.
     """
 
+    keys: Range
     calls: list[Call]
     nodes: Sequence[Node]
     steps: Sequence[Step]
@@ -61,24 +65,29 @@ class Strand:
 
     def wanted(self, views: Views) -> dict[int, Range]:
         """The tiles that need not have all keys, with the keys that they need."""
-        q, k, b, sight = self.causal
+        _, k, _, sight = self.causal
         seen = None if sight is None else views.get(sight)
         found: dict[int, Range] = {}
         for number, tile in enumerate(self.tiles if seen is not None else ()):
             assert seen is not None
-            low, high = keys_of(seen, None if b is None else tile.get(b), tile[q])
+            low, high = keys_of(seen, *self.causal.queries(tile))
             # Who sees nothing has masked scores still, of which softmax makes 0.
             keys = (low, high) if low < high else (0, min(seen.queries, seen.keys))
             if keys != tile[k]:
                 found[number] = keys
         return found
 
+    def keys(self, number: int) -> Range:
+        """The keys that a tile has calls for."""
+        version = self.chosen.get(number)
+        return self.tiles[number][self.causal.k] if version is None else version.keys
+
     def write(self, number: int, keys: Range, traced: bool) -> Version | None:
         """A version of a tile, as it is written; None where there can be none."""
         found = self.writer.rewrite(number, {**self.tiles[number], self.causal.k: keys})
         if found is None:
             return None
-        return Version(found.calls, found.nodes, found.steps, list(found.calls) if traced else ())
+        return Version(keys, found.calls, found.nodes, found.steps, list(found.calls) if traced else ())
 
 
 class Sparing:
@@ -117,6 +126,27 @@ class Sparing:
                 strand.chosen[number] = version
         self._forget(abandon)
 
+    def chosen(self) -> Hashable:
+        """What is run of each tile: equal where the calls are the same."""
+        return tuple((i, n, each.keys) for i, s in enumerate(self.strands) for n, each in sorted(s.chosen.items()))
+
+    def assumed(self, views: Views) -> Views:
+        """What may be seen for what has been chosen to be right: as much as all tiles have keys for, and what is seen.
+
+        So it is the same, and proved once, of all runs for which the same is chosen.
+        """
+        found = {}
+        for sight, seen in views.items():
+            lows, highs = [[0] * len(row) for row in seen.lows], [[seen.keys] * len(row) for row in seen.highs]
+            for strand in (each for each in self.strands if each.causal.sight == sight):
+                for number, tile in enumerate(strand.tiles):
+                    low, high = strand.keys(number)
+                    for row, block in blocks_of(seen, *strand.causal.queries(tile)):
+                        lows[row][block] = max(lows[row][block], low)
+                        highs[row][block] = min(highs[row][block], high)
+            found[sight] = Seen(seen.queries, seen.keys, _each(min, lows, seen.lows), _each(max, highs, seen.highs))
+        return found
+
     def _forget(self, abandon: Callable[[Sequence[list[Call]]], None]) -> None:
         """Lets go of all versions that are not chosen, if there are too many."""
         if sum(len(v.calls) for s in self.strands for v in s.versions.values()) > _MOST * self._calls:
@@ -151,6 +181,10 @@ class Sparing:
                 line.add(calls[end:], nodes[end:], segment.steps[thread][step:], end)
             found.append(made)
         return found
+
+
+def _each(choose: Callable[[int, int], int], one: Table, other: Table) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(choose, *rows)) for rows in zip(one, other, strict=True))
 
 
 @dataclass

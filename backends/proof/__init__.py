@@ -3,6 +3,7 @@
     prove(trace)        ProofError, in values and ranges, or what has been proved and what the proof cannot see
 
     items       what the graph says: values, factors, views; halves: what a causal mask spares
+    rules       by which it is told, run by run, what positions let be left out
     boxes, lays, lattices, memory, losses, finding, contents
                 ranges of indices, bytes of arrays, elements in even steps, what lies where, what is written over
     ranges      the part of a node that a step computes
@@ -30,6 +31,10 @@ Ranges. The parts that a step reads and writes are ranges of its node's factors,
 a kernel is told, have to agree; factors marked `!` are whole; a factor that is summed over makes a term, and a sum is
 read when each of its terms is in it, once. The causal half is derived anew, over the whole graph: what is masked, what
 is 0 of it, which terms of which sums are therefore nothing. That, and no more, may be left out.
+
+Positions. What queries see by positions, windows, documents and padding each run tells anew, by a rule on the least and
+the greatest of ranges of them. The rule is proved once, of all numbers that there are (`rules`): the trace's word for
+what is seen is then what the rule says of the arguments, and what has been chosen for that is proved as all else is.
 
 Threads, ranks, calls. Between two meetings no byte that a thread writes is touched by another; what travels is left
 alone until it has been waited for; calls read their step's operands, constants, and scratch that they, or an earlier

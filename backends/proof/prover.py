@@ -21,6 +21,7 @@ from graphir.backends.proof.lays import Lay, Spans
 from graphir.backends.proof.lemmas import Lemmas
 from graphir.backends.proof.patterns import Holder
 from graphir.backends.proof.report import Proof
+from graphir.backends.proof.rules import prove_rules
 from graphir.backends.proof.steps import Steps
 from graphir.backends.trace import Meeting, Step, ThreadTrace, Trace
 from graphir.errors import ProofError
@@ -63,6 +64,7 @@ class Prover:
                 f"a program of {len(trace.segments)} segments has exchanges before each and after the last; "
                 f"there are {len(trace.exchanges)} lists of them"
             )
+        prove_rules(trace.rules)
         phases = [[*self._phases(number, segment)] for number, segment in enumerate(trace.segments)]
         self._find_kept([done for segment in phases for phase in segment for thread in phase for done in thread])
         self._find_wanted(phases)

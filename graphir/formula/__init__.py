@@ -9,7 +9,7 @@
     traced      the arrays that a kernel is handed to be traced
     module      the array module that goes with them
     reads       what a kernel reads beside its arguments
-    trace       from an operator to its formula
+    trace       from an operator to its formula; sees: from what it declares of its operands to which scores count
     evaluate    a formula's numbers, by any array module
     flops       how many operations a node has, by its declaration or by its formula
     spelled     formulas as text to be read

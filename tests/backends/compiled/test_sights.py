@@ -199,6 +199,18 @@ def test_what_a_tile_does_for_those_behind_it_its_versions_do() -> None:
     assert all(0 in strand.chosen for strand in run.programs[0].sparing.strands)
 
 
+def test_what_is_chosen_is_proved_once() -> None:
+    """Whatever is seen where the same keys are enough, and however often it comes again."""
+    graph = attention()
+    run = gi.compile(graph, SIZES, threads=1, tiling=Tiling(1 << 22, 0, (4, 8), grain=4, worth=0), check=True)
+    line = np.stack([np.arange(24)] * 2)
+    proofs = []
+    for q, k in ((line, line), (line[:, ::-1], line), (line, line), (line * 2, line * 2), (line, 2 * (line // 2))):
+        run(given(graph, {**drawn(0), "q": q, "k": k}))
+        proofs.append(len(run.proofs))
+    assert proofs == [2, 3, 3, 3, 3]
+
+
 def test_little_is_not_worth_a_program() -> None:
     graph = attention()
     run = gi.compile(graph, SIZES, threads=1)
