@@ -5,7 +5,7 @@
     kernels      fused kernels for all that has a formula (`graphir.backends.rows`), elementwise or row by row
     launch       from the arrays of a tile to a launch: form says which threads do what, source, row_body, scalars and
                  text write the CUDA, module compiles it
-    attention    its core in one kernel, which attention_match recognises
+    attention    its core in one kernel, which attention_match recognises; sight: what arguments say who sees whom
     rules        what those do not cover: products (matmul, cublas), the embedding, reductions
     cuda         what is written by hand
 
@@ -15,6 +15,10 @@ Products are cuBLAS calls on views, through its C interface, for CuPy's own refu
 recognised by its nodes and becomes one kernel, two for its gradient, wherever nobody else reads the scores. The forward
 pass leaves each row's maximum and sum, and Σ P ⊙ dP = Σ O ⊙ dO (`graphir.passes.softmax_statistics`), so that the
 gradient goes over the scores once.
+
+Where positions, a window, documents or padding say who sees whom, a block of threads neither computes nor loads the
+keys, or queries, of which none of its own may see one: told in the kernel from the least and the greatest of what its
+rows have, by the rule that follows from the mask's formula (`compiled.bounds`) and is proved as any program's is.
 
 Buffers stay where they are, so that the calls between two exchanges are captured as one CUDA graph by the second run,
 and replayed from then on; seed, step and learning rate are read on the device. Training gives an odd vocabulary rows of

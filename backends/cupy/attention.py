@@ -24,6 +24,7 @@ from graphir.backends.cupy.attention_match import ROWS, AttentionRun, find_atten
 from graphir.backends.cupy.engine import CupyEngine
 from graphir.backends.cupy.matmul import steps
 from graphir.backends.cupy.module import compiled
+from graphir.backends.cupy.sight import NONE, Sight
 from graphir.backends.cupy.text import TYPES, included
 from graphir.backends.effects import launches
 from graphir.backends.rows.plan import RunTile
@@ -136,18 +137,21 @@ class AttentionKernels:
 
 
 @cache
-def source(file: str, **options: Any) -> str:
+def source(file: str, sight: Sight = NONE, **options: Any) -> str:
     """The text of a kernel: dtypes as typedefs, numbers and switches as constants before it."""
     types = [f"typedef {TYPES[each]} {name};" for name, each in options.items() if isinstance(each, str)]
     numbers = [f"const int {name} = {int(each)};" for name, each in options.items() if not isinstance(each, str)]
     folder = Path(__file__).parent / "cuda"
-    parts = [*map(included, ("conversions", "hash", "copies", "products")), *types, *numbers, included("attention")]
+    parts = [*map(included, ("conversions", "hash", "copies", "products", "ranges")), *types, *numbers, sight.text]
+    parts += map(included, ("attention", "sight"))
     return "\n".join([*parts, (folder / file).read_text(encoding="utf-8")])
 
 
-def load(xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any]) -> partial[None]:
+def load(
+    xp: Any, kernel: Kernel, tiles: Tiles, width: int, itemsize: int, options: Mapping[str, Any], sight: Sight = NONE
+) -> partial[None]:
     """The kernel for these tiles, to be launched with the shared memory that it needs."""
-    function: Any = compiled(xp, source(kernel.file, **options, **tile_sizes(tiles, width)))
+    function: Any = compiled(xp, source(kernel.file, sight, **options, **tile_sizes(tiles, width)))
     size = tiles.shared(kernel.held, width, itemsize)
     if size > _UNASKED:
         function.max_dynamic_shared_size_bytes = size
@@ -178,6 +182,7 @@ class _Writing:
         self.group, self.is_grouped = math.prod(group), bool(group)
         self.keys = self.arrays["K"].shape[2]
         self.sum = np.dtype(run.dtype).type
+        self.sight = run.sight or NONE
 
     def write(self) -> bool:
         """Records the launches; False where there is nothing to launch."""
@@ -197,24 +202,24 @@ class _Writing:
         width, itemsize = padded(self.width), arrays[0].itemsize
         tiles = kernel.tiles(itemsize, width, self._rate > 0)
         assert tiles is not None
-        attributes = self.tile.keywords[self.run.masked]
         switches = {
-            "MASK": _mask_kind(attributes["mask"]),
-            "CAUSAL": attributes["causal"],
+            "MASK": self._mask_kind,
+            "CAUSAL": self.sight is NONE and self._attributes["causal"],
             "DROPOUT": self._rate > 0,
             "PAIRED": self._is_paired,
             "STATISTICS": "top" in self.arrays,
             "GROUP": self.group,
         }
         sizes = (*map(np.int64, (self.heads, self.queries, self.keys)), np.int32(self.width))
-        factors = (self.sum(1 / math.sqrt(attributes["width"])), self.sum(1 / (1 - self._rate)))
+        factors = (self.sum(1 / math.sqrt(self._attributes["width"])), self.sum(1 / (1 - self._rate)))
         numbers, number_steps = self._statistics(kernel, arrays[-1])
         of_arrays = [self._steps(name) for name in (*operands, *results)]
         lying = [np.int64(step) for each in (*of_arrays, *number_steps) for step in each]
         length, heads = (self.keys, 1) if kernel is KEYS else (self.queries, self.group)
         blocks = self.batch * self.heads * heads * -(-length // tiles.rows)
         arguments = (*arrays, *numbers, *sizes, *factors, *lying, *self._mask())
-        function = load(self.engine.xp, kernel, tiles, width, itemsize, {**types, **switches})
+        arguments += tuple(self.sight.arguments([self.tile.arrays[value] for value in self.run.masked.inputs[1:]]))
+        function = load(self.engine.xp, kernel, tiles, width, itemsize, {**types, **switches}, self.sight)
         # The forward pass leaves each row's numbers behind its results; the gradient reads them there.
         count = len(results) + len(numbers) * (kernel is FORWARD and "top" in self.arrays)
         launches(function.func, range(len(operands), len(operands) + count))
@@ -238,6 +243,19 @@ class _Writing:
         return of_dims if self.is_grouped else (*of_dims[:2], 0, *of_dims[2:])
 
     @property
+    def _attributes(self) -> Mapping[str, Any]:
+        return self.tile.keywords[self.run.masked]
+
+    @property
+    def _mask_kind(self) -> int:
+        """0 for no mask, 1 for padding, 2 for a given one, of all b or of each; what is sighted has none beside."""
+        return (
+            0
+            if self.run.sight is not None
+            else {"none": 0, "padding": 1, "given": 2, "each": 2}[self._attributes["mask"]]
+        )
+
+    @property
     def _rate(self) -> float:
         return 0.0 if self.run.dropped is None else float(self.tile.keywords[self.run.dropped]["p"])
 
@@ -253,8 +271,7 @@ class _Writing:
     def _mask(self) -> tuple[Any, ...]:
         """Which scores count, and the stream of dropout: MASK_PARAMETERS of attention.cuh."""
         masked, dropped, unread = self.run.masked, self.run.dropped, self.arrays["Q"]
-        kind = _mask_kind(self.tile.keywords[masked]["mask"])
-        keep = unread
+        kind, keep = self._mask_kind, unread
         strides: tuple[int, ...] = (0, 0, 0)
         if kind:
             keep = self.tile.arrays[masked.inputs[1]]
@@ -282,8 +299,3 @@ class _Writing:
         origin, per_b, per_h, per_g, per_q = self._elements
         last = origin + self.batch * per_b + self.heads * per_h + self.group * per_g + self.queries * per_q
         return origin % 2 == 0 == per_q % 2 and last < 1 << 33
-
-
-def _mask_kind(mask: str) -> int:
-    """0 for no mask, 1 for padding, 2 for a given one, of all b or of each."""
-    return {"none": 0, "padding": 1, "given": 2, "each": 2}[mask]

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphir.backends.compiled.task import Task
+from graphir.backends.cupy.sight import Sight, sight_of
 from graphir.backends.rows.runs import FusedRun
 from graphir.ir.graph import Node
 from graphir.ir.operator import Operator
@@ -23,6 +24,7 @@ from graphir.ir.traits import (
     DROPOUT,
     MASKED_SCORES,
     PRODUCT,
+    SEEN_SCORES,
     SOFTMAX,
     SOFTMAX_AGAIN,
     SOFTMAX_CENTERED,
@@ -41,13 +43,14 @@ class AttentionRun(FusedRun):
 
     roles     of the core Q, K_T, V, O, and top and s where they leave; of the gradient Q, K_T, V, top, s, c, dO, dQ,
               dK_T, dV. The numbers of rows are of the dtype that is computed in
-    masked    the node that masks the scores
+    masked    the node that masks the scores; sight: how its operands say which, if they do
     dropped   the node that drops probabilities, if any
     """
 
     roles: Mapping[str, Value]
     masked: Node
     dropped: Node | None
+    sight: Sight | None
 
 
 def find_attention(task: Task) -> dict[int, AttentionRun]:
@@ -98,7 +101,10 @@ class _Match:
     def run(self) -> AttentionRun:
         """The run that the nodes begin with. Errors: _MismatchError if they do not."""
         first = self._take(PRODUCT)
-        masked = self._take(MASKED_SCORES, A=first.outputs[0])
+        part = self._next()
+        if part not in (MASKED_SCORES, SEEN_SCORES):
+            raise _MismatchError
+        masked = self._take(part, A=first.outputs[0])
         roles = {"Q": first.inputs[0], "K_T": first.inputs[1]}
         kind = self._next()
         if kind not in (SOFTMAX, SOFTMAX_ROWS, SOFTMAX_AGAIN):
@@ -126,8 +132,12 @@ class _Match:
         dtype = "float64" if roles["Q"].dtype == "float64" else "float32"
         if any(roles[name].dtype != dtype for name in ROWS if name in roles):
             raise _MismatchError
+        sight = sight_of(masked)
+        if sight is None and part == SEEN_SCORES:
+            raise _MismatchError
+        nodes = tuple(self.taken)
         return AttentionRun(
-            self.task, tuple(self.taken), (), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped
+            self.task, nodes, (), (), tuple(inputs), outputs, dtype, self.stop, roles, masked, dropped, sight
         )
 
     def _leaving(self, rows: Node) -> dict[str, Value]:
@@ -149,7 +159,7 @@ class _Match:
             dP = self._take(_gradient_of(DROPOUT), m=_result(dropped, "m"), dY=dP).outputs[0]
         centered = self._take(SOFTMAX_CENTERED, P=P, dP=dP)
         dZ, c = centered.outputs[0], centered.inputs[2]
-        slope = self._take(_gradient_of(MASKED_SCORES), dZ=dZ)
+        slope = self._take(_gradient_of(_part(masked.operator)), dZ=dZ)
         if slope.attributes != masked.attributes or slope.inputs[1:] != masked.inputs[1:]:
             raise _MismatchError
         dA = slope.outputs[0]
@@ -194,7 +204,7 @@ def _part(operator: Operator) -> str | None:
     return None if found is None else _gradient_of(found.part)
 
 
-def _gradient_of(part: str) -> str:
+def _gradient_of(part: str | None) -> str:
     return f"gradient of {part}"
 
 

@@ -13,8 +13,8 @@ UNSEEN = (
     "that it may is the rule's own word, and held by tests.",
     "Which elements between the first and the last a generated kernel touches of an array that has gaps.",
     "Which rows indices pick: that they are in range is looked at when a run begins.",
-    "What is least and greatest of the positions that a run is given, and what the rule, which is proved, says of that; "
-    "and that no sum of positions grows out of its type.",
+    "What is least and greatest of the positions of a run, what the rule, which is proved, says of that, and that no "
+    "sum of positions grows out of its type.",
     "What other ranks hold: that a collective's operand is pending, or split, as its type says.",
     "Whether arguments that the caller hands in later lie apart, as those do that the program was written for.",
 )

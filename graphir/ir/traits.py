@@ -348,10 +348,10 @@ class Computes(Trait, keyword="computes"):
     part: str
 
 
-#: Y = X • W; Z = A / √width where `causal` and `mask` allow it; P = S(Z), and so with each row's statistics, made of
-#: them, and its gradient given each row's inner product; Y = m ⊙ X / (1 − p); Y = X √width, or X / √width, and
-#: Y = cap · tanh(X / cap), of which scores are made.
-PRODUCT, MASKED_SCORES, DROPOUT = "product", "masked scores", "dropout"
+#: Y = X • W; Z = A / √width where `causal` and `mask` allow it, or where `Sees` says that it is seen; P = S(Z), and so
+#: with each row's statistics, made of them, and its gradient given each row's inner product; Y = m ⊙ X / (1 − p);
+#: Y = X √width, or X / √width, and Y = cap · tanh(X / cap), of which scores are made.
+PRODUCT, MASKED_SCORES, SEEN_SCORES, DROPOUT = "product", "masked scores", "seen scores", "dropout"
 SCALED_BY_ROOT, SOFT_CAP = "scaled by a root", "soft cap"
 SOFTMAX, SOFTMAX_ROWS = "softmax", "softmax with statistics"
 SOFTMAX_AGAIN, SOFTMAX_CENTERED = "softmax from statistics", "gradient of softmax given dot"

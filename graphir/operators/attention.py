@@ -15,7 +15,7 @@ from typing import Any
 from graphir.errors import TypeCheckError
 from graphir.ir.dims import dim
 from graphir.ir.operator import Array, Place, Size, Xp, operator
-from graphir.ir.traits import MASKED_SCORES, SOFTMAX, SOFTMAX_ROWS
+from graphir.ir.traits import MASKED_SCORES, SEEN_SCORES, SOFTMAX, SOFTMAX_ROWS
 from graphir.operators.special import divisor, einsum, masked_score, shift
 
 # -- SM: scale and mask -----------------------------------------------------------------------------------
@@ -164,7 +164,15 @@ _BY_POSITION_EXAMPLES = (
 )
 
 
-@operator("SMP", _by_position_signature, symbol="SM", sees=_sees, flops=2, examples=_BY_POSITION_EXAMPLES)
+@operator(
+    "SMP",
+    _by_position_signature,
+    symbol="SM",
+    sees=_sees,
+    computes=SEEN_SCORES,
+    flops=2,
+    examples=_BY_POSITION_EXAMPLES,
+)
 def scale_mask_by_position(
     xp: Xp,
     A: Array,

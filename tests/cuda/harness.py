@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +49,18 @@ def copied(array: Any) -> np.ndarray[Any, Any]:
     made = guarded(array.shape, array.dtype)
     made[...] = array
     return made
+
+
+@contextmanager
+def unreadable(rows: np.ndarray[Any, Any]) -> Iterator[None]:
+    """While these rows of a `guarded` array, whole pages, may neither be read nor written."""
+    where, size = rows.ctypes.data, rows.nbytes
+    assert where % _PAGE == size % _PAGE == 0
+    assert not _C.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(size), 0)
+    try:
+        yield
+    finally:
+        _C.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 class HostArray(np.ndarray):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import graphir as gi
 from graphir.backends.cupy.attention import FORWARD, KEYS, QUERIES, tile_sizes
 from graphir.backends.cupy.attention import source as attention_source
 from graphir.backends.cupy.rules.shared import source
+from graphir.backends.cupy.sight import Sight, sight_of
 
 _FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 #: Width of a head, kind of mask, causal, dropout. The widest takes longest to compile; float64 goes without.
@@ -36,5 +38,23 @@ def rule_sources() -> Iterator[tuple[str, str]]:
                         "STATISTICS": True,
                         "GROUP": 3 if width == 64 else 1,
                     }
-                    text = attention_source(kernel.file, **types, **tile_sizes(tiles, width), **switches)
-                    yield f"{kernel.file} {value} {width}", text
+                    sizes = tile_sizes(tiles, width)
+                    yield f"{kernel.file} {value} {width}", attention_source(kernel.file, **types, **sizes, **switches)
+                    if width == 64:
+                        sighted = {**switches, "MASK": 0, "CAUSAL": False}
+                        text = attention_source(kernel.file, _sight(), **types, **sizes, **sighted)
+                        yield f"{kernel.file} {value} by position", text
+
+
+def _sight() -> Sight:
+    """Of operands of all kinds."""
+    B, H, S, S_k, D = gi.dims("B H S S_k D")
+    block = gi.Builder("masks")
+    of = {"q": (S, "int64"), "k": (S_k, "int64"), "keep": (S_k, "bool"), "q_id": (S, "int32"), "k_id": (S_k, "int32")}
+    ids = [block.input(name, (B, size), dtype) for name, (size, dtype) in of.items()]
+    Z = gi.scale_mask_by_position(
+        block.input("A", (B, H, S, S_k)), *ids, width=D, window=3, mask="padding", segments=True
+    )
+    found = sight_of(block.build(Z).nodes[0])
+    assert found is not None
+    return found

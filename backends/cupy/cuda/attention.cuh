@@ -4,9 +4,13 @@
 // A block of threads has TALL queries (or keys) of one head, each warp HIGH fragments of 16, and goes through all keys (or
 // queries), WIDE at a time: while one tile of them is computed with, the next is on its way. Scores are in registers as
 // products.cuh has them, one tile at a time.
+//
+// With SIGHT, arguments say which query sees which key. Columns of which no row of a block of threads may see one are
+// not even loaded, and a warp passes over those of which none of its own rows may: told from the least and the greatest
+// of what the rows have, and from what each column has, so that nothing is assumed of an order (sight.cuh).
 // Defined before: Value, Result and Sum, Id; GROUP; WIDTH, d up to a multiple of 16; HIGH, WARPS, WIDE; MASK (0: none, 1: keep
 // [b, k], 2: keep [q, k]); CAUSAL; DROPOUT; PAIRED, whether each row's first element is the first of a pair and all
-// pairs are of page 0 (hash.cuh); STATISTICS.
+// pairs are of page 0 (hash.cuh); STATISTICS; SIGHT, QueryRange, KeyRange and Sight (sight.py).
 
 const int TALL = 16 * HIGH * WARPS, THREADS = 32 * WARPS, GAP = 16 / sizeof(Value), LD = WIDTH + GAP, LP = WIDE + GAP;
 const int TILES = WIDE / 8, COLUMNS = WIDTH / 8;
@@ -194,9 +198,11 @@ struct Mask {
     unsigned int threshold;
     long long origin, query_step;  // the number of element (q, k) in the tensor is origin + q * query_step + k
     Keys draws;
+    Sight sight;
 
     __device__ inline bool sees(int q, int k) const {
         if (CAUSAL && k > q + ahead) return false;
+        if (SIGHT && !Sight::may_see(sight.query(q), sight.key(k))) return false;
         return MASK == 0 || keep[q * keep_q + k * keep_k];
     }
 
@@ -254,7 +260,7 @@ struct Mask {
 #define MASK_PARAMETERS                                                                                              \
     const bool *keep, long long keep_b, long long keep_q, long long keep_k, long long ahead, const Id *seed,         \
         const Id *step, long long key, unsigned int threshold, long long origin, long long b_step, long long h_step, \
-        long long g_step, long long query_step
+        long long g_step, long long query_step SIGHT_PARAMETERS
 // All threads make it, for the head at `place`.
 #define MAKE_MASK(mask, place)                                                                              \
     Mask mask;                                                                                              \
@@ -263,6 +269,7 @@ struct Mask {
     mask.queries = int(queries), mask.keys = int(keys);                                                     \
     mask.threshold = threshold, mask.query_step = query_step;                                               \
     mask.origin = origin + place.b * b_step + place.h * h_step + place.g * g_step;                          \
+    MAKE_SIGHT(mask.sight, place);                                                                          \
     if (DROPOUT) write_keys(*seed, *step, key, &mask.draws)
 
 // The mask on a tile of scores, those of queries from `q` on and keys from `k` on, either of which are its rows: NONE, of

@@ -31,6 +31,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
     Rows dk, dv;
     clear(dk);
     clear(dv);
+    const Sighted<ByKeys> block(mask, first, TALL), warp(mask, k, 16 * HIGH);
     const int begin = CAUSAL && first - mask.ahead > 0 ? (first - mask.ahead) / WIDE * WIDE : 0;
     send_for<TALL>(k_tile, of_k, first, mask.keys, width);
     send_for<TALL>(v_tile, of_v, first, mask.keys, width);
@@ -39,24 +40,27 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
         const Line<const Sum> of_tops(tops, place, tops_b, tops_h, tops_g, tops_s),
             of_sums(sums, place, sums_b, sums_h, sums_g, sums_s), of_cs(cs, place, cs_b, cs_h, cs_g, cs_s);
         Two<Sum> next = {{0, 0}};
-        for (int q = begin - WIDE, at = WIDE; q < mask.queries; q += WIDE, at = WIDE - at) {
+        for (int q = begin - WIDE, at = WIDE, behind; q < mask.queries; q = behind, at = WIDE - at) {
+            behind = block.next(mask, q + WIDE);
             // Before the first tile there is none: it is only sent for.
             await_tiles();
-            const int coming = q + WIDE + int(threadIdx.x);
-            if (q + WIDE < mask.queries) {
-                send_for<WIDE>(q_tiles + (WIDE - at) * LD, of_q, q + WIDE, mask.queries, width);
-                send_for<WIDE>(o_tiles + (WIDE - at) * LD, of_o, q + WIDE, mask.queries, width);
+            const int coming = behind + int(threadIdx.x);
+            if (behind < mask.queries) {
+                send_for<WIDE>(q_tiles + (WIDE - at) * LD, of_q, behind, mask.queries, width);
+                send_for<WIDE>(o_tiles + (WIDE - at) * LD, of_o, behind, mask.queries, width);
                 if (threadIdx.x < WIDE && coming < mask.queries) {
                     next = {{of.shift(of_tops[coming], of_sums[coming]), of_cs[coming]}};
                 }
             }
-            if (q >= begin && mask.sees_some(q + WIDE - 1, k)) {
+            if (q >= begin && (SIGHT ? warp.sees_some(mask, q) : mask.sees_some(q + WIDE - 1, k))) {
                 Scores z, d;
                 clear(z);
                 clear(d);
                 Multiply::multiply_rows<WIDTH, LD, LD>(z, k_tile + warp_row() * LD, q_tiles + at * LD);
                 Multiply::multiply_rows<WIDTH, LD, LD>(d, v_tile + warp_row() * LD, o_tiles + at * LD);
-                if (q + WIDE > mask.queries || !mask.sees_all(q, k, 16 * HIGH)) hide<true>(z, mask, q, k);
+                if (SIGHT ? !warp.sees_all(mask, q) : q + WIDE > mask.queries || !mask.sees_all(q, k, 16 * HIGH)) {
+                    hide<true>(z, mask, q, k);
+                }
 #pragma unroll
                 for (int n = 0; n < TILES; ++n) {
                     const int column = lane_column(n);

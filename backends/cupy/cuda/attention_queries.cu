@@ -31,14 +31,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
         *const k_tiles = pieces.take<Value>(2 * WIDE * LD), *const v_tiles = pieces.take<Value>(2 * WIDE * LD),
         *const spare = take_spare(pieces);
     const int q = first + warp_row(), stop = mask.keys_before(first + TALL);
+    const Sighted<ByQueries> block(mask, first, TALL), warp(mask, q, 16 * HIGH);
+    const int begin = block.next(mask, 0);
     const Scale of(scale);
     Rows out;
     clear(out);
     Numbers shift, c, factors;
     send_for<TALL>(q_tile, of_q, first, mask.queries, width);
     send_for<TALL>(o_tile, of_o, first, mask.queries, width);
-    send_for<WIDE>(k_tiles, of_k, 0, mask.keys, width);
-    send_for<WIDE>(v_tiles, of_v, 0, mask.keys, width);
+    send_for<WIDE>(k_tiles, of_k, begin, mask.keys, width);
+    send_for<WIDE>(v_tiles, of_v, begin, mask.keys, width);
 #pragma unroll
     for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
@@ -49,19 +51,20 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) run(
             factors[m][half] = of.natural;
         }
     }
-    for (int k = 0, at = 0; k == 0 || k < stop; k += WIDE, at = WIDE * LD - at) {
+    for (int k = begin, at = 0, next; k == begin || k < stop; k = next, at = WIDE * LD - at) {
+        next = block.next(mask, k + WIDE);
         await_tiles();
-        if (k + WIDE < stop) {
-            send_for<WIDE>(k_tiles + WIDE * LD - at, of_k, k + WIDE, mask.keys, width);
-            send_for<WIDE>(v_tiles + WIDE * LD - at, of_v, k + WIDE, mask.keys, width);
+        if (next < stop) {
+            send_for<WIDE>(k_tiles + WIDE * LD - at, of_k, next, mask.keys, width);
+            send_for<WIDE>(v_tiles + WIDE * LD - at, of_v, next, mask.keys, width);
         }
-        if (!mask.sees_some(q + 16 * HIGH - 1, k)) continue;
+        if (SIGHT ? !warp.sees_some(mask, k) : !mask.sees_some(q + 16 * HIGH - 1, k)) continue;
         Scores z, d;
         clear(z);
         clear(d);
         Multiply::multiply_rows<WIDTH, LD, LD>(z, q_tile + warp_row() * LD, k_tiles + at);
         Multiply::multiply_rows<WIDTH, LD, LD>(d, o_tile + warp_row() * LD, v_tiles + at);
-        if (!mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k);
+        if (SIGHT ? !warp.sees_all(mask, k) : !mask.sees_all(q, k, WIDE)) hide<false>(z, mask, q, k);
 #pragma unroll
         for (int m = 0; m < HIGH; ++m) {
 #pragma unroll
