@@ -4,6 +4,7 @@
     ready         the ready-made plans
     splits        how an entry of a plan splits one value
     logical       what a dim stands for: of W_Q [D, D] the second is N_H·D_h, as the R that reads it says
+    maps          what a product makes of what, N_H -> D, by which a plan speaks of parameters under any name
     laying        how a plan's dims lie in one argument
     subaxes       an axis of more ranks than heads of keys is taken apart
     residual      the residual stream, found by what it is

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 from graphir.errors import LayoutError
 from graphir.ir.dims import Sizes
@@ -14,10 +14,13 @@ from graphir.ir.value import Value
 from graphir.passes.patterns import cast
 from graphir.passes.sharding.laying import DimRules
 from graphir.passes.sharding.logical import LogicalDims
-from graphir.passes.sharding.plans import Plan
+from graphir.passes.sharding.maps import maps_of
+from graphir.passes.sharding.plans import Plan, is_map, is_meant
 from graphir.passes.sharding.residual import residual_stream
 from graphir.passes.sharding.splits import Pin, read_pin, read_splits, speaks_of
 from graphir.passes.sharding.subaxes import take_apart
+
+Names: TypeAlias = Mapping[Value, tuple[str, ...]]
 
 #: So many names of what a graph has are told where a plan names none of it.
 _SHOWN = 6
@@ -28,6 +31,7 @@ class Given:
     """Layouts that are given, before any is inferred.
 
     mesh     the mesh that they speak of: as it was, or with an axis taken apart (`subaxes`)
+    names    what the plan's entries mean each value by: its names, then its maps
     rules    how the plan's dims lie
     stored   of every argument, as a rank keeps it
     used     of a parameter, as the nodes that read it want it (ZeRO-3: gathered); of its cast, too
@@ -35,6 +39,7 @@ class Given:
     """
 
     mesh: Mesh
+    names: Names
     rules: DimRules
     stored: dict[Value, Layout] = field(default_factory=dict)
     used: dict[Value, Layout] = field(default_factory=dict)
@@ -49,11 +54,11 @@ def read_plan(graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes
 class _Reader:
     def __init__(self, graph: Graph, nodes: Sequence[Node], mesh: Mesh, plan: Plan, sizes: Sizes | None) -> None:
         self.graph, self.nodes, self.plan, self.sizes = graph, nodes, plan, sizes
-        self.names = all_names(graph)
-        logical = LogicalDims(nodes if plan.lies else ())
+        logical = LogicalDims(nodes if plan.lies or plan.speaks_of_maps else ())
+        self.names = _names(graph, maps_of(nodes, graph.parameters, logical) if plan.speaks_of_maps else {})
         self.mesh = take_apart(mesh, plan, graph.arguments, logical, sizes)
         self.rules = DimRules(plan, self.mesh, logical)
-        self.given = Given(self.mesh, self.rules)
+        self.given = Given(self.mesh, self.names, self.rules)
 
     def read(self) -> Given:
         graph, given = self.graph, self.given
@@ -81,7 +86,8 @@ class _Reader:
 
     def _layout(self, kind: str, value: Value) -> Layout:
         splits = self.plan.matches(kind, self.names[value])
-        return read_splits(value, splits, self.mesh, self.sizes, self.rules.lay(value))
+        lying, products = self.rules.lay(value), self.rules.products(value)
+        return read_splits(value, splits, self.mesh, self.sizes, lying, products)
 
     def _used(self, value: Value) -> Layout:
         stored = self.given.stored[value]
@@ -153,8 +159,13 @@ class _Reader:
     def _require_use(self, kind: str, values: Collection[Value]) -> None:
         """A plan that speaks of nothing in the graph is a mistake; one entry that matches shows it is meant."""
         entries = self.plan.entries(kind)
-        # What only says where dims are not to lie need not be there.
-        needed = [pair for pair in entries if kind not in ("inputs", "parameters") or not pair[1].startswith("-")]
+        # What only says where dims are not to lie need not be there, nor what is found by dims, if others are, too.
+        optional = ("inputs", "parameters")
+        needed = [
+            (pattern, split)
+            for pattern, split in entries
+            if not (kind in optional and split.startswith("-")) and not (is_map(pattern) and self.plan.lies)
+        ]
         if needed and not any(self.plan.matches(kind, self.names[value]) for value in values):
             patterns = ", ".join(pattern for pattern, _ in entries)
             known = [self.names[value][0] for value in values]
@@ -163,8 +174,8 @@ class _Reader:
                 f"plan {self.plan.name} names {kind} {patterns}, but graph {self.graph.name} has none such{others}"
             )
         for pattern, split in entries:
-            found = [value for value in values if any(fnmatchcase(name, pattern) for name in self.names[value])]
-            exact = not any(letter in pattern for letter in "*?[")
+            found = [value for value in values if is_meant(pattern, self.names[value])]
+            exact = not (is_map(pattern) or any(letter in pattern for letter in "*?["))
             if exact and not found:
                 raise LayoutError(f"plan {self.plan.name} names {kind} {pattern}, which graph {self.graph.name} lacks")
             if found and not any(speaks_of(split, value) for value in found):
@@ -178,9 +189,9 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}"
 
 
-def all_names(graph: Graph) -> dict[Value, tuple[str, ...]]:
-    """Each value with its name and its aliases: what a plan's patterns are matched with."""
+def _names(graph: Graph, maps: Mapping[Value, Sequence[str]]) -> Names:
+    """Each value with its name, its aliases and its maps: what a plan's patterns are matched with."""
     names = {value: [value.name] for value in graph.values.values()}
     for alias, value in graph.aliases.items():
         names[value].append(alias)
-    return {value: tuple(each) for value, each in names.items()}
+    return {value: (*each, *maps.get(value, ())) for value, each in names.items()}

@@ -35,6 +35,10 @@ class DimRules:
                 found[place.position] += place.axes
         return found
 
+    def products(self, value: Value) -> list[int]:
+        """The positions of those dims of `value` that stand for others."""
+        return [place for place in range(len(value.shape)) if len(self._logical.readings(value, place)) > 1]
+
     def place(self, value: Value, axis: str) -> Place | None:
         """Where an axis of the plan lies in `value`: in the first dim of its list that a dim begins with."""
         readings = [self._logical.readings(value, position) for position in range(len(value.shape))]

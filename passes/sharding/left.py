@@ -12,7 +12,7 @@ from graphir.ir.dims import Sizes, shape_text
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh, filled
 from graphir.ir.value import Value
-from graphir.passes.sharding.given import all_names, read_plan
+from graphir.passes.sharding.given import read_plan
 from graphir.passes.sharding.laying import DimRules
 from graphir.passes.sharding.plans import Plan
 from graphir.passes.sharding.ready import find_plan
@@ -36,11 +36,10 @@ def left_whole(graph: Graph, mesh: Mesh, plan: Plan | str, sizes: Sizes | None =
     Errors: LayoutError and DimError as of `shard`, if the plan does not fit.
     """
     plan = find_plan(plan) if isinstance(plan, str) else plan
-    names = all_names(graph)
     given = read_plan(graph, needed_nodes(graph, graph.outputs), mesh, plan, sizes)
 
     def reason(kind: str, value: Value, axis: str) -> str:
-        entries = plan.matches(kind, names[value])
+        entries = plan.matches(kind, given.names[value])
         if f"-{axis}" in entries:
             return f"the plan says -{axis} of it"
         if any(entry.startswith("?") and axis in axes_named(entry) for entry in entries):

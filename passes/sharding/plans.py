@@ -10,10 +10,16 @@ only the major dim can be split: N_H, not D_h. (N_KV G) are both, where an axis 
 it splits G (`subaxes`). V means V_pad, too, and D_[1-9]* is a pattern. State that belongs to a parameter lies as the
 parameter does.
 
-Entries are for what is otherwise. They map glob patterns of full names (`layer*/mha/W_Q`, `*/W_Q`) to a *split*:
+Entries are for what is otherwise. They say of what, and how it is split. Of what:
+
+    layer*/mha/W_Q   glob patterns of full names
+    N_H -> D         parameters by which products make D of N_H, and what these make, whatever it is called (`maps`);
+                     like a dim of a list, that need not be there
+
+How, by a *split*:
 
     [D, D|tp]     by position; the dims' names are checked, `_` stands for any
-    B|dp          every dim called B; V|tp splits V_pad, too
+    B|dp          every dim called B, where one of two stands for others (N_H·D_h), the other; V|tp splits V_pad, too
     ?|dp          the first dim that the axis divides evenly, if it splits none yet; a tensor that has none stays whole
     -dp           as it lies otherwise, but not split over dp
     =             for `gradients`: as the parameter is stored
@@ -35,6 +41,7 @@ from fnmatch import fnmatchcase
 
 from graphir.errors import LayoutError
 from graphir.ir.layout import Mesh
+from graphir.passes.sharding.maps import ARROW
 from graphir.passes.sharding.splits import axes_named
 
 Entries = tuple[tuple[str, str], ...]
@@ -45,7 +52,18 @@ _DIMS = re.compile(rf"{_NAME}|\({_NAME} +{_NAME}\)")
 
 
 def _entries(mapping: Mapping[str, str] | Entries | None) -> Entries:
-    return tuple(mapping.items()) if isinstance(mapping, Mapping) else tuple(mapping or ())
+    pairs = mapping.items() if isinstance(mapping, Mapping) else mapping or ()
+    return tuple((f" {ARROW} ".join(map(str.strip, key.split(ARROW))), text) for key, text in pairs)
+
+
+def is_map(pattern: str) -> bool:
+    """Whether an entry is of what products make of what, `N_H -> D`, and not of names."""
+    return ARROW in pattern
+
+
+def is_meant(pattern: str, names: Sequence[str]) -> bool:
+    """Whether an entry's pattern means a value with these names and maps."""
+    return any(is_map(name) == is_map(pattern) and fnmatchcase(name, pattern) for name in names)
 
 
 @dataclass(frozen=True)
@@ -94,15 +112,20 @@ class Plan:
 
     def entries(self, kind: str) -> Entries:
         """The entries of one kind: `inputs`, `parameters`, …; of `dims` the axes with their dims."""
-        return _entries(getattr(self, kind))
+        found: Entries = getattr(self, kind)
+        return found
 
     def matches(self, kind: str, names: Sequence[str]) -> list[str]:
-        """The splits that entries of `kind` give a value with these names (its own and its aliases)."""
+        """The splits that entries of `kind` give a value with these names: its own, its aliases, and its maps."""
         entries = getattr(self, kind)
         if not entries:
             return []
-        found = (split for pattern, split in entries if any(fnmatchcase(n, pattern) for n in names))
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(split for pattern, split in entries if is_meant(pattern, names)))
+
+    @property
+    def speaks_of_maps(self) -> bool:
+        """Whether some entry is of what products make of what."""
+        return any(is_map(pattern) for kind in _KINDS for pattern, _ in self.entries(kind))
 
     def within(self, mesh: Mesh) -> Plan:
         """This plan where axes that `mesh` lacks have one rank each: what it splits over these alone stays whole."""

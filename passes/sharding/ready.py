@@ -12,6 +12,8 @@ from graphir.passes.sharding.plans import Plan
 #: What is inside of a layer's blocks: the width of an MLP, or the hidden widths of a plain one; heads, those of keys
 #: first, with the queries' heads that share each of them.
 _INNER = "D_ff, D_[1-9]*, (N_KV G), N_H"
+#: What leads from heads back to the stream.
+_HEADS_OUT = ("N_H -> D", "N_KV -> D")
 
 PLANS: Mapping[str, Plan] = {
     plan.name: plan
@@ -22,7 +24,12 @@ PLANS: Mapping[str, Plan] = {
         # Columns into heads and D_ff, rows back (Shoeybi et al., 2019).
         Plan("megatron", {"tp": _INNER}),
         # W_O by columns as well, its output gathered.
-        Plan("column", {"tp": _INNER}, parameters={"*mha/W_O": "[_, _|tp]"}, activations={"*mha/AO_lin": "-tp"}),
+        Plan(
+            "column",
+            {"tp": _INNER},
+            parameters=dict.fromkeys(_HEADS_OUT, "D|tp"),
+            activations=dict.fromkeys(_HEADS_OUT, "-tp"),
+        ),
         # Embedding, output projection and cross-entropy with the vocabulary split.
         Plan("vocabulary", {"tp": "V"}),
         # Megatron's sequence parallelism: outside of the blocks' inner parts, S is split over tp (Korthikanti, 2022).

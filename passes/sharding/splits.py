@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -18,11 +18,17 @@ Splits = Sequence[Sequence[str]]
 
 
 def read_splits(
-    value: Value, splits: Sequence[str], mesh: Mesh, sizes: Sizes | None, base: Splits | None = None
+    value: Value,
+    splits: Sequence[str],
+    mesh: Mesh,
+    sizes: Sizes | None,
+    base: Splits | None = None,
+    products: Collection[int] = (),
 ) -> Layout:
     """The layout that `splits` together give `value`, which lies as `base` where they say nothing.
 
-    An axis that some split names lies where it says, and no longer where `base` has it.
+    An axis that some split names lies where it says, and no longer where `base` has it. `products` are the positions of
+    dims that stand for others.
     LayoutError for a malformed split, one for another shape, or an axis that occurs twice.
     """
     named = [split for split in splits if not split.startswith("-")]
@@ -30,7 +36,7 @@ def read_splits(
     spoken.update(part for s in named if not s.startswith("?") for axis in axes_named(s) for part in mesh.parts(axis))
     found = [[axis for axis in axes if axis not in spoken] for axes in base or [()] * len(value.shape)]
     for split in sorted(named, key=lambda text: text.startswith("?")):
-        for position, axes in _read(value, split, found, mesh, sizes):
+        for position, axes in _read(value, split, found, mesh, sizes, products):
             found[position].extend(axes)
     try:
         return Layout(found)
@@ -100,7 +106,12 @@ def _dropped(splits: Iterable[str], mesh: Mesh) -> set[str]:
 
 
 def _read(
-    value: Value, split: str, found: list[list[str]], mesh: Mesh, sizes: Sizes | None
+    value: Value,
+    split: str,
+    found: list[list[str]],
+    mesh: Mesh,
+    sizes: Sizes | None,
+    products: Collection[int],
 ) -> list[tuple[int, list[str]]]:
     text = split.strip()
     if text.startswith("["):
@@ -127,7 +138,9 @@ def _read(
             if free and divides(dim, [*found[position], *free], mesh, sizes):
                 return [(position, free)]
         return []
-    return [(position, _parts(axes, mesh)) for position in _dims_called(name, value)]
+    called = _dims_called(name, value)
+    plain = [position for position in called if position not in products]
+    return [(position, _parts(axes, mesh)) for position in plain or called]
 
 
 def _parts(axes: Iterable[str], mesh: Mesh) -> list[str]:

@@ -15,7 +15,18 @@ from graphir.errors import LayoutError
 from graphir.ir.graph import Graph
 from graphir.ir.layout import Mesh
 from graphir.ir.value import Value
-from graphir.passes import PLANS, Optimizer, Plan, autodiff, complete_plan, find_plan, left_whole, optimize, shard
+from graphir.passes import (
+    PLANS,
+    Optimizer,
+    Plan,
+    as_stored,
+    autodiff,
+    complete_plan,
+    find_plan,
+    left_whole,
+    optimize,
+    shard,
+)
 from graphir.passes.sharding.residual import residual_stream
 
 B, S, D, D_ff, N_H, D_h, V = gi.dims("B S D D_ff N_H D_h V")
@@ -168,6 +179,52 @@ def test_plans_of_one_axis_add_up_to_a_list_of_dims() -> None:
         "  dims        tp                      D_ff, D_[1-9]*, (N_KV G), N_H, V, E\n"
         "  residual    *                       S|tp"
     )
+
+
+# -- of products, which ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["own", "llama", "gpt2", "qwen3"])
+def test_what_leads_from_heads_back_is_split_by_columns(name: str) -> None:
+    """Whatever it is called; and no other matrix of the layer, though W_Q has the same dims."""
+    graph = own_block() if name == "own" else gi.models.blueprint(name, layers=1).graph()
+    local = gi.verify(shard(autodiff(graph, loss=None), Mesh(tp=2), "column"))
+    columns = {value.local_name for value in local.parameters if re.search(r"\[\w+[^|]*, \w+.*\|tp\]", value.type.text)}
+    own = {"query", "key", "value", "proj", "W_gate", "W_up"}
+    assert columns == (own if name == "own" else {"W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up"} & names_of(local))
+    product = next(node for node in local.nodes if node.inputs[1:] and node.inputs[1].local_name in ("proj", "W_O"))
+    gathered = [node.inputs[0] for node in local.nodes if node.operator.key == "AG" and node.meta.phase == "forward"]
+    assert gathered == [local.producers[product.inputs[0]].inputs[0], product.outputs[0]]
+    if name == "own":
+        assert_same(autodiff(graph, loss="L"), local)
+
+
+def names_of(graph: Graph) -> set[str]:
+    return {value.local_name for value in graph.parameters}
+
+
+def test_a_matrix_that_is_stored_with_its_rows_for_columns_is_the_same_map() -> None:
+    graph = gi.models.blueprint("llama", layers=1).graph()
+    stored = as_stored(graph, {value.name: (value.dtype, True) for value in graph.parameters})
+    found = lies(shard(stored, Mesh(tp=2), "column"))
+    assert found["layer0/mha/W_O.stored"] == "[D|tp, N_H*D_h]"
+    assert found["layer0/mha/W_Q.stored"] == "[N_H*D_h|tp, D]"
+
+
+def test_where_there_are_no_heads_column_is_megatron() -> None:
+    graph = autodiff(gi.models.mlp(3), loss="L")
+    assert shard(graph, Mesh(tp=2), "column") == shard(graph, Mesh(tp=2), "megatron")
+
+
+def test_a_map_is_written_with_or_without_blanks_and_must_be_somewhere_if_there_is_nothing_else() -> None:
+    graph = own_block()
+    for key in ("D->D_ff", "D -> D_*"):
+        found = lies(shard(graph, Mesh(tp=2), Plan(parameters={key: "D_ff|tp"})))
+        assert found == lies(shard(graph, Mesh(tp=2), "tp:D_ff")) | {"W_down": "[D_ff, D]"}
+    with pytest.raises(LayoutError, match="names parameters D -> E, but graph own has none such; it has g1, h1, query"):
+        shard(graph, Mesh(tp=2), Plan(parameters={"D -> E": "E|tp"}))
+    with pytest.raises(LayoutError, match=r"wants V\|tp of parameters D -> D_ff, but none has that dim: W_gate is"):
+        shard(graph, Mesh(tp=2), Plan(parameters={"D -> D_ff": "V|tp"}))
 
 
 # -- of dims, which ----------------------------------------------------------------------------------------

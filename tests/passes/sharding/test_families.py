@@ -52,6 +52,8 @@ def test_plans_fit_every_family(family: str) -> None:
     [
         ("gemma3", "sequence+vocabulary", {"tp": 2}),
         ("qwen3", "megatron", {"tp": 4}),
+        ("llama", "column", {"tp": 4}),
+        ("gpt2", "data+column+vocabulary", {"dp": 2, "tp": 2}),
         ("gemma2", "data+sequence+zero3", {"dp": 2, "tp": 4}),
         pytest.param("llama", "context+sequence", {"cp": 2, "tp": 4}, marks=pytest.mark.slow),
         pytest.param("bert", "data+megatron+vocabulary", {"dp": 2, "tp": 4}, marks=pytest.mark.slow),
