@@ -44,6 +44,7 @@ class Option:
     choices   where there are few, the values themselves
     opposite  what a switch that is off is called, if not no-…
     group     the heading under which help shows it
+    metavar   what a value of texts is called in a help text
     free      whether it may change when a training goes on
     """
 
@@ -57,6 +58,7 @@ class Option:
     choices: tuple[Any, ...] = ()
     opposite: str | None = None
     group: str = "Model"
+    metavar: str = "FILE"
     free: bool = False
 
     def check(self, name: str, value: Any) -> Any:
@@ -71,7 +73,7 @@ class Option:
             return value
         value = _as_int(value) if self.kind is int else value
         if not self._is_of_kind(value):
-            kind = "a tuple of paths" if self.kind is tuple else self.kind.__name__
+            kind = "a tuple of texts" if self.kind is tuple else self.kind.__name__
             raise ConfigError(f"{name} must be {kind}, not {_shown(value)}")
         if self.kind is float and not -_LARGEST <= value <= _LARGEST:  # a whole number may be too large for a float
             raise ConfigError(f"{name} must be a finite number, not {_shown(value)}")

@@ -41,7 +41,21 @@ class ByteTokenizer:
     vocabulary = 256
     unknown = None
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """A tokenizer.json that says the same, for others: BPE without merges, over letters that stand for bytes."""
+        added = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        letters = {_letter(byte): byte for byte in range(self.vocabulary)}
+        model: dict[str, Any] = {
+            "type": "BPE",
+            "unk_token": None,
+            "byte_fallback": False,
+            "vocab": letters,
+            "merges": [],
+        }
+        return {"version": "1.0", "added_tokens": [], "pre_tokenizer": added, "decoder": added, "model": model}
+
+    def encode(self, text: str, *, framed: bool = False) -> list[int]:
         try:
             # A command line's bytes that are not UTF-8 reach Python as surrogates, and become bytes again.
             return list(text.encode("utf-8", errors="surrogateescape"))
@@ -50,6 +64,14 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode("utf-8", errors="replace")
+
+
+def _letter(byte: int) -> str:
+    """The letter that a byte is written as in a tokenizer.json: its own, where it has one, else one from 256 on."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    if byte in shown:
+        return chr(byte)
+    return chr(256 + sum(each not in shown for each in range(byte)))
 
 
 class JsonTokenizer:

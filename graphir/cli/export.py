@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, staged, staged_subject
-from graphir.cli.load import graph_argument, graph_options, is_named, named_sizes
+from graphir.cli.load import graph_argument, graph_options, is_named
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -24,7 +24,7 @@ from graphir.errors import ConfigError
 from graphir.export import FORMATS
 from graphir.ir.dims import dim_names
 from graphir.models import MODELS
-from graphir.models.sizes import DIMS, VOCABULARY, Sizes
+from graphir.models.sizes import DIMS, VOCABULARY, Sizes, named_sizes
 from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
@@ -174,12 +174,16 @@ def _given(what: str, stage: str, options: Mapping[str, Any], told: set[str], st
 def _trained(model: str, checkpoint: str, told: set[str]) -> _Source:
     """A checkpoint's model."""
     from graphir.training import find_checkpoint, load_checkpoint
+    from graphir.training.config import TRAINED
 
     if model != "transformer":
         raise ConfigError(f"a checkpoint is of a transformer, not of {model}")
     if told:
         raise ConfigError(f"the checkpoint says what its model is: leave out {', '.join(sorted(map(flag, told)))}")
     saved = load_checkpoint(find_checkpoint(Path(checkpoint)))
+    if saved.config.model is not None:
+        trained = saved.path.parent / TRAINED
+        raise ConfigError(f"{saved.path} is of a run that trained {saved.config.model}: export --model {trained}")
     graph = MODELS[model].build(**saved.config.model_options(dropout=0.0))
     return _Source(graph, _fixed(graph, saved.sizes, _OPEN.values()), MODELS[model].answers, saved.arrays)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from graphir.cli.load import find_model, graph_options, model_option, named_sizes, subject
+from graphir.cli.load import find_model, graph_options, model_option, subject
 from graphir.cli.options import GroupedCommand, all_declared, given
 from graphir.cli.own import FORMS, is_own
 from graphir.errors import ConfigError
 from graphir.guide.config import GuideConfig
-from graphir.models.sizes import DIMS
+from graphir.models.sizes import DIMS, named_sizes
 from graphir.options import options_of
 
 

@@ -9,7 +9,7 @@ block.gir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import click
 from graphir.cli.options import MODEL_OPTIONS, SIZE_OPTIONS, Decorator, GroupedOption
 from graphir.cli.own import FORMS, is_own, load_graph
 from graphir.errors import ConfigError, meant
-from graphir.models.sizes import DIMS, STORED
+from graphir.models.sizes import DIMS, STORED, named_sizes
 from graphir.options import flag, options_of
 
 if TYPE_CHECKING:
@@ -215,7 +215,6 @@ def _stored(graph: Graph, weights: Any) -> Graph:
     from graphir.passes import as_stored
 
     today = {each.name: ("bfloat16", False) for each in graph.parameters}
-    today = {each.name: ("bfloat16", False) for each in graph.parameters}
     return as_stored(graph, today if weights is None else weights.lies)
 
 
@@ -253,15 +252,3 @@ def build_graph(what: str, options: Mapping[str, Any], told: Collection[str]) ->
     if foreign:
         raise ConfigError(f"the model {what} has no {', '.join(foreign)}")
     return MODELS[what].build(**{name: value for name, value in options.items() if name in known})
-
-
-def named_sizes(written: Iterable[str]) -> dict[str, int]:
-    """`{"B": 4}` of `B=4`, as --size has it; ConfigError for what is no dim and its size."""
-    return dict(map(_named_size, written))
-
-
-def _named_size(written: str) -> tuple[str, int]:
-    name, _, number = written.partition("=")
-    if not number.isdecimal() or not 0 < int(number) < 2**53:
-        raise ConfigError(f"--size {written} is no dim and its size; write it like B=8")
-    return name, int(number)

@@ -12,7 +12,7 @@ from graphir.errors import ConfigError
 from graphir.models.sizes import Sizes
 from graphir.models.transformer import Architecture
 from graphir.options import Option, flag, options_of
-from graphir.training.config import TrainConfig
+from graphir.training.config import UNSAID, TrainConfig
 
 if TYPE_CHECKING:
     from graphir.backends.registry import Backend
@@ -60,7 +60,7 @@ def declared(name: str, option: Option, *flags: str, **keywords: Any) -> Decorat
     keywords = {"group": option.group, "help": option.help, "default": option.default, **keywords}
     keywords.setdefault("show_default", keywords["default"] is not None)
     if option.kind is tuple:
-        keywords |= {"multiple": True, "metavar": "FILE", "show_default": False}
+        keywords |= {"multiple": True, "metavar": option.metavar, "show_default": False}
     elif option.kind is bool:
         called = f"{called}/{flag(option.opposite or f'no-{name}')}"
     else:
@@ -84,8 +84,14 @@ def all_declared(options: Mapping[str, Option], **keywords: Any) -> Decorator:
 
 
 def config_options(only: Collection[str] | None = None) -> Decorator:
-    """A decorator that adds the options of `TrainConfig`, or those of them in `only`."""
+    """A decorator that adds the options of `TrainConfig`, or those of them in `only`.
+
+    Who trains nothing has the documents' sizes where nobody says others, also beside a model that has its own.
+    """
     options = options_of(TrainConfig)
+    if only is not None:
+        sizes = {name: each for part in (Architecture, Sizes) for name, each in options_of(part).items()}
+        options |= {name: sizes[name] for name in UNSAID}
     return all_declared({name: options[name] for name in options if only is None or name in only})
 
 

@@ -36,7 +36,8 @@ class _Shown(Report):
         text = f"{corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.validation):,} to validate on"
         start = f", from step {step}" if step else ""
         self.say(text)
-        where = f"in {config.layers} layers" if config.model is None else f"of {config.model} are trained"
+        where = f"of {config.model} are trained" if config.has_weights else f"in {config.layers} layers"
+        where += f" of {config.model}" if config.model and not config.has_weights else ""
         self.say(f"{parameters:,} parameters {where}  {dims}")
         narrow = "" if config.precision == "float32" else f", products of {config.precision}"
         narrow += " with narrow results" if config.results == "narrow" else ""

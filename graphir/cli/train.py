@@ -77,7 +77,7 @@ def train(
     verify_replicas: int,
     **options: Any,
 ) -> int:
-    """Train the documents' Transformer on text, or a model that others have trained.
+    """Train the documents' Transformer on text, or a model by name, or one that others have trained further.
 
     Without options, it reads Python's own reference prose for about two minutes and shows what it has learnt.
     Ctrl-C ends it after the step at hand, with a checkpoint to go on from.
@@ -133,7 +133,7 @@ def _show(outcome: Outcome, config: TrainConfig, out: str, backend: str) -> None
     folder = Path(out)
     written = [folder / "metrics.jsonl", folder / "loss.png"]
     click.echo("wrote " + ", ".join(str(path) for path in written if path.is_file()))
-    if config.model is not None:
+    if config.has_weights:
         model = shlex.quote(str(folder / TRAINED))
         click.echo(f"the model lies in {model}: graphir generate --model {model} --prompt 'The '")
         return
@@ -147,3 +147,5 @@ def _show(outcome: Outcome, config: TrainConfig, out: str, backend: str) -> None
     click.echo(f"\nthe model continues {prompt!r}:\n")
     write_stream(sampler, prompt, config.sample)
     click.echo(f"\nmore of it: graphir generate {shlex.quote(out)} --prompt {shlex.quote(prompt)}")
+    if config.model is not None:
+        click.echo(f"as others read it: {shlex.quote(str(folder / TRAINED))}")

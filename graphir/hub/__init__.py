@@ -24,7 +24,7 @@ from pathlib import Path
 from graphir.errors import ModelFileError
 from graphir.hub.folder import read_folder, write_folder
 from graphir.hub.gguf import read_gguf
-from graphir.hub.pretrained import Pretrained
+from graphir.hub.pretrained import Pretrained, Speech, of_arrays
 from graphir.models import FAMILIES, PRESETS
 
 
@@ -40,4 +40,4 @@ def open_model(where: str | PathLike[str]) -> Pretrained:
     raise ModelFileError(f"{path} is neither a folder with a model nor a .gguf file")
 
 
-__all__ = ["Pretrained", "open_model", "write_folder"]
+__all__ = ["Pretrained", "Speech", "of_arrays", "open_model", "write_folder"]

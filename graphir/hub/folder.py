@@ -15,7 +15,7 @@ from graphir.files import write_bytes
 from graphir.hub.chat import ChatTemplate
 from graphir.hub.config import read_config, write_config
 from graphir.hub.pretrained import Pretrained, Speech, parameter_names
-from graphir.hub.shards import map_folder, write_shards
+from graphir.hub.shards import map_folder, weight_files, write_shards
 from graphir.hub.weights import Weights
 from graphir.reading import read_json
 from graphir.tokenizer import FileTokenizer
@@ -44,7 +44,8 @@ def read_folder(folder: Path) -> Pretrained:
         format = format.bare()
     names = parameter_names(format, blueprint)
     weights = Weights(names, tensors, format, str(folder))
-    return Pretrained(folder, format, blueprint, weights, _speech(folder, fields), fields)
+    files = (folder / _CONFIG, *weight_files(folder))
+    return Pretrained(folder, format, blueprint, weights, _speech(folder, fields), fields, files)
 
 
 def write_folder(
@@ -65,7 +66,7 @@ def write_folder(
         weights = model.weights
         assert isinstance(weights, Weights)
         write_shards(partial, weights.written(arrays))
-        if model.where.is_dir():
+        if model.files and model.where.is_dir():
             for name in (_CONFIG, _GENERATION, _TOKENIZER, _SPECIAL, _TEMPLATE):
                 if (model.where / name).is_file():
                     shutil.copyfile(model.where / name, partial / name)

@@ -13,7 +13,7 @@ from graphir.hub.keys import Biases, Fixed, Key, Part, Size
 from graphir.hub.names import Stored, linear, norm
 from graphir.hub.rotation import Rotation, Windows
 from graphir.models.composition import Composition
-from graphir.models.families import BERT, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3
+from graphir.models.families import BERT, GEMMA2, GEMMA3, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, SMOLLM
 
 
 @dataclass(frozen=True)
@@ -354,3 +354,9 @@ _BERT = Format(
 FORMATS: Mapping[str, Format] = {
     each.kind: each for each in (_GPT2, _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA2, _GEMMA3, _PHI3, _BERT)
 }
+
+
+def format_of(composition: Composition) -> Format:
+    """How folders of a composition's family are written; SmolLM's are Llama's."""
+    family = LLAMA if composition.name == SMOLLM.name else composition
+    return next(each for each in FORMATS.values() if each.family.name == family.name)

@@ -137,9 +137,8 @@ def read_gguf(path: Path) -> Pretrained:
         packed.pop(name, None)
     if packed:
         raise ModelFileError(f"{path} holds {min(packed)}, which a model of its metadata does not have")
-    return Pretrained(
-        path, format, blueprint, Weights(names, tensors, format, str(path)), _speech(metadata, path), fields
-    )
+    weights = Weights(names, tensors, format, str(path))
+    return Pretrained(path, format, blueprint, weights, _speech(metadata, path), fields, (path,))
 
 
 def _architecture(name: str) -> Any:

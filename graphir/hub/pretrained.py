@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 
 from graphir.errors import DataError, ModelFileError
 from graphir.hub.chat import ChatTemplate
-from graphir.hub.formats import Format
+from graphir.hub.formats import Format, format_of
 from graphir.hub.names import Names
 from graphir.hub.weights import Weights
 from graphir.ir.graph import Graph
 from graphir.models.blueprint import Blueprint
-from graphir.tokenizer import JsonTokenizer
+from graphir.tokenizer import ByteTokenizer, JsonTokenizer
 
 Array = NDArray[Any]
 
@@ -32,7 +33,7 @@ class Speech:
     ends         the ids that end a text
     """
 
-    tokenizer: Callable[[], JsonTokenizer] | None = None
+    tokenizer: Callable[[], JsonTokenizer | ByteTokenizer] | None = None
     chat: ChatTemplate | None = None
     ends: tuple[int, ...] = ()
 
@@ -47,6 +48,7 @@ class Pretrained:
         run(model.arrays(), {"T": ids, "Y": targets, "positions": positions})
 
     where      the folder or file that it was read from
+    files      those that say what it computes
     format     how the folders of its family are read and written
     weights    its parameters, read-only, as the files have them
     config     the fields of its config.json
@@ -58,6 +60,7 @@ class Pretrained:
     weights: Weights
     speech: Speech = field(default_factory=Speech)
     config: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def arrays(self, dtype: str = "float32") -> dict[str, Array]:
         """All parameters as arrays of that type, ready to be run; those that lie so in the file are views of it."""
@@ -80,7 +83,7 @@ class Pretrained:
         return self.blueprint.sizes["S_max"]
 
     @cached_property
-    def tokenizer(self) -> JsonTokenizer:
+    def tokenizer(self) -> JsonTokenizer | ByteTokenizer:
         """The model's tokenizer.
 
         Errors: ModelFileError if there is none, or it has tokens that the model has no row for; DataError if it is
@@ -97,11 +100,28 @@ class Pretrained:
         return found
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the files that say what the model computes, as they lie there now."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @property
     def chat(self) -> ChatTemplate:
         """The model's template for conversations; DataError if it has none."""
         if self.speech.chat is None:
             raise DataError(f"{self.where} has no chat template; give its prompt as it is, without --chat")
         return self.speech.chat
+
+
+def of_arrays(blueprint: Blueprint, arrays: Mapping[str, Array], speech: Speech) -> Pretrained:
+    """A model of these parameters, in no folder yet."""
+    format = format_of(blueprint.composition)
+    names = parameter_names(format, blueprint)
+    tensors = {stored.name: names.join(stored, arrays.__getitem__) for stored in names.stored}
+    return Pretrained(Path(), format, blueprint, Weights(names, tensors, format, blueprint.composition.name), speech)
 
 
 def parameter_names(format: Format, blueprint: Blueprint) -> Names:

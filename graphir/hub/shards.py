@@ -58,6 +58,12 @@ def map_folder(folder: Path) -> dict[str, Array]:
     return tensors
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that `map_folder` maps."""
+    index = folder / INDEX
+    return [folder / shard for shard in sorted(_read_index(index))] if index.is_file() else [folder / SINGLE]
+
+
 def map_file(path: Path) -> dict[str, Array]:
     """The tensors of one safetensors file by name, read-only, mapped; ModelFileError if it is no whole one."""
     from safetensors import SafetensorError, safe_open

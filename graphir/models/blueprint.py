@@ -14,6 +14,8 @@ from graphir.models.usage import Usage
 
 #: Places that a query sees where a model is tried on short texts.
 _SMALL_WINDOW = 3
+#: What a width that follows from another is a multiple of, so that ranks can share it.
+_EIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Blueprint:
     def but(self, *, layers: int | None = None, dtype: str | None = None, **sizes: int) -> Blueprint:
         """The same model with so many layers, of these floats, or of other sizes; what is None stays.
 
-        Where N_H is another, so is N_KV: G stays. Where D_h was D/N_H, it is that of the new sizes. Errors: ConfigError
-        for what is no size of the model, for no positive number, and for sizes that make no model.
+        Where N_H is another, so is N_KV: G stays. Where D is another, so is D_ff: its share of D stays, rounded up to a
+        multiple of 8. Where D_h was D/N_H, it is that of the new sizes. Errors: ConfigError for what is no size of the
+        model, for no positive number, and for sizes that make no model.
         """
         unknown = sorted(sizes.keys() - self.sizes)
         if unknown:
@@ -61,6 +64,8 @@ class Blueprint:
         new = {**old, **sizes}
         if "N_KV" not in sizes and "N_H" in sizes:
             new["N_KV"] = _quotient("N_KV", {**new, "G": self.groups}, "N_H", "G")
+        if "D_ff" not in sizes and new["D"] != old["D"]:
+            new["D_ff"] = -(-old["D_ff"] * new["D"] // (old["D"] * _EIGHT)) * _EIGHT
         if "D_h" not in sizes and old["D_h"] * old["N_H"] == old["D"]:
             new["D_h"] = _quotient("D_h", new, "D", "N_H")
         parts = self.composition

@@ -65,6 +65,9 @@ PRESETS: Mapping[str, Blueprint] = {
     "bert-base": _preset(BERT, 12, D=768, N_H=12, D_ff=3072, V=30522, S_max=512, N_types=2),
 }
 
+#: The names of all that `blueprint` knows.
+NAMES = frozenset((*PRESETS, *FAMILIES))
+
 #: The sizes of a family's member that nobody says more of: as small as the documents' Transformer is by itself.
 _SMALL = {"D": 128, "N_H": 4, "D_ff": 512, "V": 256, "S_max": 1024}
 
@@ -72,7 +75,7 @@ _SMALL = {"D": 128, "N_H": 4, "D_ff": 512, "V": 256, "S_max": 1024}
 def blueprint(name: str, *, layers: int | None = None, dtype: str | None = None, **sizes: int) -> Blueprint:
     """The preset of that name, or a small member of the family of that name, with other layers, floats or sizes.
 
-    Sizes are named by their dims: `D=64, N_H=4, N_KV=2`. D_h goes on to be D/N_H where it was, and G what it was.
+    Sizes are named by their dims: `D=64, N_H=4, N_KV=2`; what follows of them is as `Blueprint.but` has it.
     Errors: ConfigError for a name that is unknown, with the nearest, a size that is no dim of the model, or sizes that
     make none.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from graphir.errors import ConfigError
 from graphir.options import Option, option
 
 #: The dim that each option is the size of.
@@ -38,3 +40,15 @@ class Sizes:
         """The numbers of the dims B, S, D, N_H, D_ff, V."""
         given = {dim: getattr(self, name) for name, dim in DIMS.items() if name != "vocabulary"}
         return {**given, "D_ff": self.feed_forward or 4 * self.width, "V": vocabulary}
+
+
+def named_sizes(written: Iterable[str]) -> dict[str, int]:
+    """`{"B": 4}` of `B=4`, as --size has it; ConfigError for what is no dim and its size."""
+    return dict(map(_named_size, written))
+
+
+def _named_size(written: str) -> tuple[str, int]:
+    name, _, number = written.partition("=")
+    if not number.isdecimal() or not 0 < int(number) < 2**53:
+        raise ConfigError(f"--size {written} is no dim and its size; write it like B=8")
+    return name, int(number)

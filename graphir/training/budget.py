@@ -96,7 +96,7 @@ class Budget:
 
     def refuse_tensors(self) -> ConfigError | None:
         """The error of a model so large that its tensors alone do not fit, found without planning all its layers."""
-        if self.free is None or self.config.layers <= _MANY:
+        if self.free is None or (self.config.layers or 0) <= _MANY:
             return None
         one, two = (self.planner.tensors(replace(self.config, layers=count)) for count in (1, 2))
         tensors = one + (self.config.layers - 1) * (two - one)
@@ -112,7 +112,7 @@ class Budget:
         lines += [need.plan] if need.plan else []
         found = list(self._suggestions(self.free))
         if found:
-            about = ", by the plans of 2 and of 3 layers" if self.config.layers > _FEW else ", as planned"
+            about = ", by the plans of 2 and of 3 layers" if (self.config.layers or 0) > _FEW else ", as planned"
             lines += [f"What fits{about}:", *(f"  {text}" for text in found)]
         else:
             lines.append("Nothing that was tried fits; choose a smaller --width")
@@ -162,6 +162,8 @@ class Budget:
             ranks *= 2
 
     def _fewer_layers(self, free: int) -> Iterator[str]:
+        if not self.config.layers:  # those of its weights
+            return
         two, three = (self._need(replace(self.config, layers=count), self.level).bytes for count in (2, 3))
         layers = 2 + (free - two) // max(three - two, 1)
         if 1 < layers < self.config.layers:
@@ -170,7 +172,7 @@ class Budget:
 
     def _need(self, config: TrainConfig, level: str | None, alone: bool = False) -> Need:
         """The need of a configuration; of many layers, which are alike, by the plans of 2 and of 3."""
-        if config.layers <= _FEW:
+        if (config.layers or 0) <= _FEW:
             return self.planner.need(config, level, alone)
         two, three = (self.planner.need(replace(config, layers=count), level, alone) for count in (2, 3))
         parts = {}

@@ -6,7 +6,7 @@ others need of it: the command line makes a flag of it, `check` knows its limits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 from graphir.errors import CheckpointError, ConfigError
 from graphir.ir.layout import Mesh
-from graphir.models.sizes import HELD, STORED, WEIGHTS, Sizes
+from graphir.models.blueprint import Blueprint
+from graphir.models.presets import NAMES, blueprint
+from graphir.models.sizes import DIMS, HELD, STORED, WEIGHTS, Sizes, named_sizes
 from graphir.models.transformer import Architecture
 from graphir.options import checked, flag, option, options_of, varied
 
@@ -23,16 +25,26 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 RESULTS = ("wide", "narrow")
 #: Products of float32 as `gi.compile(…, precision="tf32")` has them multiplied.
 TF32 = "tf32"
-#: Where in the folder of a run the model of others lies that it has trained further.
+#: The tokenizer whose tokens are bytes.
+BYTES = "bytes"
+#: Where in the folder of a run the model of others lies that it has trained.
 TRAINED = "model"
+#: The sizes that a model by --model has of its own: unsaid, they are None until `TrainConfig.check` fills them in.
+UNSAID = ("layers", "width", "heads")
 #: Where a dynamic loss scale starts.
 DYNAMIC_START = 65536.0
 
 _text, _tuning, _optimization, _parallel, _output = (
     partial(option, group=group) for group in ("Text", "Fine-tuning", "Optimization", "Parallel", "Output")
 )
+#: What those of `UNSAID` are of the documents' Transformer.
+_DOCUMENTS = {name: {**options_of(Architecture), **options_of(Sizes)}[name].default for name in UNSAID}
 #: The schedule's peak where nobody says one: of random weights, of a model's weights, of matrices beside them.
 _FRESH, _WHOLE, _BESIDE = 3e-3, 2e-5, 2e-4
+
+
+def _of_its_own(help: str, otherwise: int) -> str:
+    return f"{help}  [default: {otherwise}; of a --model its own]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +55,7 @@ class Text:
         (), "A file of UTF-8 text to train on, repeatable; without it, Python's reference prose.", free=True
     )
     tokenizer: str = _text(
-        "bytes", "'bytes' or the path of a Hugging Face tokenizer.json.  [default of a --model: its own]", free=True
+        BYTES, "'bytes' or the path of a Hugging Face tokenizer.json.  [default of a --model: its own]", free=True
     )
     validation: float = _text(
         0.1, "Share of the text, from its end, that is kept for validation.", positive=True, below=1
@@ -52,18 +64,23 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What a training begins from, if not from random numbers, and what of it is trained."""
+    """Which model it is, if not the documents', what it begins from, and what of it is trained."""
 
-    model: str | None = _tuning(
+    model: str | None = option(
         None,
-        "A folder, or a GGUF file, whose model is trained further; it has sizes of its own. The trained model is "
-        "written as a folder, too.",
+        "A folder, or a GGUF file, whose model is trained further; or a model by name, such as llama3-8b, from random "
+        "weights, of its own sizes or of those that are given. The trained model is written as a folder, too.",
         kind=str,
     )
+    size: tuple[str, ...] = option(
+        (), "Of a model by name: how large a dim is that no other option says, such as N_KV=2, repeatable.",
+        metavar="DIM=N",
+    )  # fmt: skip
     lora: int | None = _tuning(
         None,
-        "r: A•B of this rank is trained beside matrices of its layers, as LoRA has it, and nothing else; the folder at "
-        "the end has it added in.  [default: all weights are trained]",
+        "r: A•B of this rank is trained beside matrices of its layers, as LoRA has it, and nothing else. Checkpoints "
+        "hold A and B alone, and know the weights beside them by a hash of their files; the folder at the end has A•B "
+        "added in.  [default: all weights are trained]",
         kind=int,
         least=1,
     )
@@ -79,6 +96,12 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
     The default of an option that is added later has to mean what was before: checkpoints that are older lack it.
     """
 
+    layers: int = varied(Architecture, "layers", default=None, help=_of_its_own("L, the number of layers.", 2))
+    width: int = varied(Sizes, "width", default=None, help=_of_its_own("D, the width of the model.", 128))
+    heads: int = varied(Sizes, "heads", default=None, help=_of_its_own("N_H, attention heads; they divide D.", 4))
+    feed_forward: int | None = varied(
+        Sizes, "feed_forward", help="D_ff, the width inside an MLP.  [default: 4 D; of a --model its own share of D]"
+    )
     # Short runs of small models, for which there is text enough, learn most without dropout.
     dropout: float = varied(Architecture, "dropout", default=0.0)
     activation: str = varied(Architecture, "activation", default="relu")
@@ -155,12 +178,21 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
     # -- checks ---------------------------------------------------------------------------------------
 
     def check(self) -> TrainConfig:
-        """The configuration as it is kept, if every option is of its type and within its limits."""
+        """The configuration as it is kept, if every option is of its type and within its limits.
+
+        Sizes that nobody said are filled in: the documents', or those of the model by name; a model with weights has
+        its own.
+        """
         kept = replace(self, **checked(self, flag))
         if self.model is not None:
-            kept = kept._of_model(self.model)
-        elif self.lora is not None:
-            raise ConfigError(f"--lora {self.lora} adds to the weights of a model by --model; name one")
+            kept = kept._with_weights(self.model) if self.has_weights else kept._by_name(self.model)
+        elif self.size:
+            raise ConfigError(f"--size {self.size[0]} is for a model by name; say which by --model")
+        else:
+            kept = kept._of_documents()
+        if self.lora is not None and not self.has_weights:
+            which = f"{self.model} by its name alone has none" if self.model else "name one"
+            raise ConfigError(f"--lora {self.lora} adds to the weights of a folder or file by --model; {which}")
         if self.lora is None and (self.lora_on is not None or self.lora_scale != 1):
             raise ConfigError("--lora-on and --lora-scale say how A•B is added to weights; give its rank by --lora")
         if self.lora is None and self.weights == STORED:
@@ -185,32 +217,88 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
             )
         return kept
 
-    def _of_model(self, model: str) -> TrainConfig:
+    def _of_documents(self) -> TrainConfig:
+        """The same with the documents' sizes where nobody said others."""
+        return replace(self, **{name: each for name, each in _DOCUMENTS.items() if getattr(self, name) is None})
+
+    def _by_name(self, model: str) -> TrainConfig:
+        """The same with the sizes of the model by name; ConfigError for what its name says, and for what it cannot be.
+
+        What is written, a V say, is what the text's tokenizer has.
+        """
+        self._refuse(model, options_of(Architecture).keys() - {"layers"}, "is what the name of {} says")
+        sizes = named_sizes(self.size)
+        foreign = sorted(sizes.keys() & {"B", "S", "V"})
+        if foreign:
+            hints = {"B": "give it by --batch", "S": "give it by --sequence", "V": "the tokenizer says it"}
+            raise ConfigError(f"--size {foreign[0]}={sizes[foreign[0]]}: {hints[foreign[0]]}")
+        twice = [name for name, dim in DIMS.items() if dim in sizes and getattr(self, name, None) is not None]
+        if twice:
+            raise ConfigError(f"{flag(twice[0])} and --size {DIMS[twice[0]]}=… both say {DIMS[twice[0]]}; give one")
+        found = self.blueprint()
+        own: dict[str, Any] = {
+            name: found.sizes[DIMS[name]] for name in ("width", "heads", "feed_forward") if DIMS[name] not in sizes
+        }
+        return replace(self, layers=found.composition.layers, **own)
+
+    def _with_weights(self, model: str) -> TrainConfig:
         """The same with the model's own tokenizer; ConfigError for an option that says what the model itself does."""
-        options = options_of(TrainConfig)
-        for name in (*options_of(Architecture), "width", "heads", "feed_forward"):
-            if name not in ("dropout", "dtype") and getattr(self, name) != options[name].default:
-                raise ConfigError(f"{flag(name)} is what the model {model} says itself; leave it out beside --model")
-        if self.tokenizer != "bytes":
-            return self
-        own = Path(model) / "tokenizer.json"
-        if Path(model).is_dir() and not own.is_file():
+        if self.size:
+            raise ConfigError(f"--size {self.size[0]}: {model} is as large as its weights are; leave it out")
+        self._refuse(
+            model, {*options_of(Architecture), "width", "heads", "feed_forward"}, "is what the model {} says itself"
+        )
+        # Older checkpoints have the documents' sizes there.
+        unsaid: dict[str, Any] = dict.fromkeys(UNSAID)
+        kept = replace(self, **unsaid)
+        if self.tokenizer != BYTES:
+            return kept
+        file = Path(model) / "tokenizer.json"
+        if Path(model).is_dir() and not file.is_file():
             raise ConfigError(f"{model} has no tokenizer.json, which a text needs; give one by --tokenizer")
-        return replace(self, tokenizer=model if model.endswith(".gguf") else str(own))
+        return replace(kept, tokenizer=model if model.endswith(".gguf") else str(file))
+
+    def _refuse(self, model: str, names: Set[str], why: str) -> None:
+        """ConfigError for an option among these that somebody has said."""
+        defaults = {name: each.default for name, each in options_of(TrainConfig).items()}
+        for name in sorted(names - {"dropout", "dtype"}):
+            if getattr(self, name) not in (defaults[name], _DOCUMENTS.get(name)):
+                raise ConfigError(f"{flag(name)} {why.format(model)}; leave it out beside --model")
 
     def resolved(self) -> TrainConfig:
         """With every default that follows from other options filled in: what a checkpoint keeps."""
         total = self.schedule_steps or self.steps
-        rate = _FRESH if self.model is None else _WHOLE if self.lora is None else _BESIDE
+        rate = _FRESH if not self.has_weights else _WHOLE if self.lora is None else _BESIDE
+        known = self if self.model else self._of_documents()
         return replace(
-            self,
+            known,
             learning_rate=self.learning_rate or rate,
-            feed_forward=self.feed_forward if self.model else self.feed_forward or 4 * self.width,
+            feed_forward=self.feed_forward if self.model else self.feed_forward or 4 * known.width,
             schedule_steps=total,
             warmup=total // 20 if self.warmup is None else self.warmup,
         )
 
     # -- what follows ---------------------------------------------------------------------------------
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it begins with the weights of a model, and not with random ones."""
+        return self.model is not None and self.model not in NAMES
+
+    def blueprint(self) -> Blueprint:
+        """The model by name, with the sizes that are said, and its own V; ConfigError for sizes that make none."""
+        assert self.model is not None
+        said = {DIMS[name]: getattr(self, name) for name in ("width", "heads", "feed_forward")}
+        sizes = {dim: size for dim, size in said.items() if size is not None} | named_sizes(self.size)
+        return blueprint(self.model, layers=self.layers, dtype=self.dtype, **sizes)
+
+    def sizes(self, vocabulary: int) -> dict[str, int]:
+        """Those of the documents' Transformer, its defaults among them."""
+        return Sizes.sizes(self._of_documents(), vocabulary)
+
+    def model_options(self, **changes: Any) -> dict[str, Any]:
+        """As of `Architecture`, with the documents' number of layers where nobody said another."""
+        return Architecture.model_options(self._of_documents(), **changes)
 
     @property
     def stored_precision(self) -> str:
@@ -235,6 +323,12 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
         return Mesh({axis: count for axis, count in axes.items() if count > 1})
 
     # -- to and from checkpoints ----------------------------------------------------------------------
+
+    def placed(self) -> TrainConfig:
+        """The same with whole paths, which hold wherever somebody goes on from."""
+        tokenizer = self.tokenizer if self.tokenizer == BYTES else _whole(self.tokenizer)
+        model = _whole(self.model) if self.model is not None and self.has_weights else self.model
+        return replace(self, tokenizer=tokenizer, text=tuple(map(_whole, self.text)), model=model)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -270,3 +364,7 @@ class TrainConfig(Sizes, Architecture, Tuning, Text):
             for name, declared in options_of(type(self)).items()
             if not declared.free and getattr(mine, name) != getattr(theirs, name)
         ]
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).resolve())

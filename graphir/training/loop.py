@@ -100,7 +100,7 @@ def train(
 ) -> Outcome:
     """Trains a Transformer as `config` says, the documents' or one of others, into the folder `out`.
 
-    `resume` goes on with what lies there. A model of others is written to its folder `model` at the end, as it came.
+    `resume` goes on with what lies there. A model by name, or of others, is written to its folder `model` at the end.
 
     The ranks of a mesh are all simulated in this process, or, with `ranks` "mpi", this process is one of them: each
     keeps its own blocks of parameters and state, and rank 0 alone writes, and reports.
@@ -168,10 +168,12 @@ class _Training:
             _require_same_options(saved, config)
         self.subject, self.corpus = subject_of(config), load_corpus(config)
         tokens = self.subject.tokens(self.corpus.vocabulary)
-        self.tokenizer = tokenizer_fingerprint(config.tokenizer)
+        self.tokenizer, self.base = tokenizer_fingerprint(config.tokenizer), self.subject.base
+        if saved is not None and saved.base is not None:
+            _require_same_base(saved, self.base)
         if not self.communicator.is_alone:
             more = {"backend": backend, "recompute": recompute, "verify_replicas": verify_replicas}
-            require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, saved))
+            require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, self.base, saved))
         self.parallel = Parallel.of(config, tokens, backend)
         self.vocabulary = self.parallel.vocabulary
         free = None if ignore_memory or find_backend(backend).on_device else free_memory()
@@ -191,7 +193,8 @@ class _Training:
             self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed, known)
         else:
             _require_same_data(saved, self.corpus, self.tokenizer)
-            saved = replace(saved, arrays=self.vocabulary.pad(graph, saved.arrays))
+            beside = self.subject.weights() if saved.base is not None else {}
+            saved = replace(saved, arrays=self.vocabulary.pad(graph, {**beside, **saved.arrays}))
             self.arrays = select_arrays(saved, self.executable.plan)
             self.step = saved.step
         if self.step > config.steps:
@@ -200,6 +203,8 @@ class _Training:
         #: Seconds that the longest step has taken.
         self.longest = 0.0
         trained = self.subject.trained(graph) or [value.name for value in graph.parameters]
+        #: What checkpoints leave out: weights that are only read, and lie in files of their own.
+        self.beside = {value.name for value in graph.parameters} - {*trained}
         parameters = {name: self.arrays[name] for name in trained}
         self.parameter_count = sum(array.size for array in self.vocabulary.strip(graph, parameters).values())
 
@@ -332,20 +337,19 @@ class _Training:
         arrays: Arrays = {}
         # One after the other, so that who does not write holds no more than one whole array.
         for name, array in self.arrays.items():
+            if name in self.beside:
+                continue
             whole = self.executable.whole(name, array)
             self.communicator.finish(f"the gathering of {name}")
             if self.folder.leads:
                 arrays[name] = to_numpy(whole)
         if not self.folder.leads:
             return path
-        tokenizer = self.config.tokenizer
-        config = self.config if tokenizer == "bytes" else replace(self.config, tokenizer=str(Path(tokenizer).resolve()))
-        config = replace(config, text=tuple(str(Path(each).resolve()) for each in config.text))
-        config = replace(config, model=config.model and str(Path(config.model).resolve()))
-        data = self.corpus.fingerprint
+        config, data = self.config.placed(), self.corpus.fingerprint
         arrays = self.vocabulary.strip(self.graph, arrays)
         sizes = {name: size for name, size in self.sizes.items() if name not in self.vocabulary.sizes}
-        self.folder.save(Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays), self.config.keep)
+        made = Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays, base=self.base)
+        self.folder.save(made, self.config.keep)
         if last:
             self.subject.write(self.folder.path / TRAINED, arrays)
         return path
@@ -363,11 +367,19 @@ def _due(step: int, every: int) -> bool:
 
 
 def _require_same_options(saved: Checkpoint, config: TrainConfig) -> None:
-    differences = saved.config.differences(config)
+    differences = saved.config.placed().differences(config.placed())
     if differences:
         raise CheckpointError(
             f"{saved.path} is of another configuration: {'; '.join(differences)}. "
             "Leave these options out to go on with the checkpoint's, or choose another --out"
+        )
+
+
+def _require_same_base(saved: Checkpoint, base: str | None) -> None:
+    if saved.base != base:
+        raise CheckpointError(
+            f"{saved.path} was trained beside other weights than those that lie in {saved.config.model} now, and holds "
+            "none: give back the files that it was begun with, or train anew into another --out"
         )
 
 

@@ -101,8 +101,9 @@ class Programs:
             step = compiled(graph, fetch, donate=True)
             return cls(graph, loss, sizes, step, compiled(forward_graph(config, 0.0, vocabulary.padded), [loss]))
         except DimError as error:
-            options = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
-            raise ConfigError(f"these sizes make no model: {error} ({options})") from None
+            known = f"--width {config.width} is D, --heads {config.heads} is N_H, --feed-forward D_ff, --batch B"
+            options = "" if config.has_weights else f" ({known})"
+            raise ConfigError(f"these sizes make no model: {error}{options}") from None
 
     def need(self, alone: bool = False) -> Need:
         """What a process needs; if `alone`, one that holds a single rank of the mesh."""

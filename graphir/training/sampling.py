@@ -17,10 +17,10 @@ import numpy as np
 from graphir.backends import Executable, plan
 from graphir.compiler import compile
 from graphir.errors import CheckpointError, ConfigError, DataError
-from graphir.models import transformer
 from graphir.tokenizer import Tokenizer
 from graphir.training.checkpoint import Arrays, Checkpoint, select_arrays
 from graphir.training.config import TRAINED
+from graphir.training.subject import subject_of
 from graphir.training.tokens import tokenizer_fingerprint, tokenizer_of
 
 _SHORTEST_WINDOW = 16
@@ -46,7 +46,7 @@ class Sampler:
         backend: str = "numpy",
     ) -> None:
         config = checkpoint.config
-        if config.model is not None:
+        if config.has_weights:
             raise CheckpointError(
                 f"{checkpoint.path} is of a run that trained {config.model} further: graphir generate --model "
                 f"{checkpoint.path.parent / TRAINED} goes on with that"
@@ -61,14 +61,15 @@ class Sampler:
         if not 0 <= seed < 2**63:
             raise ConfigError(f"--seed must be from 0 to 2^63 - 1, not {seed}")
         choice: dict[str, Any] = {"decode": "top-k", "k": top_k, "temperature": temperature}
-        self.graph = transformer(**config.model_options(dropout=0.0), **choice)
+        self.graph = subject_of(config).speaking(**choice)
         self.tokenizer: Tokenizer = tokenizer_of(find_tokenizer(checkpoint))
         self.sizes = {**checkpoint.sizes, "B": 1}
         # Tensors that are not this model's are found before anything is compiled for them.
         self.arrays: Arrays = select_arrays(checkpoint, plan(self.graph, self.sizes))
         self.window = self.sizes["S"]
         self.seed = seed
-        self._positions = "embedding/P_theta"
+        #: Parameters with a row for each place of a run, which a shorter one has fewer of.
+        self._rows = [each.name for each in self.graph.parameters if "S" in map(str, each.shape[:1])]
         self.backend = backend
         self._executables: dict[int, Executable] = {}
 
@@ -87,10 +88,10 @@ class Sampler:
         window = min(window, self.window)
         T = np.zeros((1, window), np.int64)
         T[0, : len(seen)] = seen
-        arrays = self.arrays
-        if self._positions in arrays:
-            arrays = {**arrays, self._positions: arrays[self._positions][:window]}
-        inputs = {"T": T, "Y": np.zeros_like(T), "seed": self.seed, "step": step}
+        arrays = self.arrays | {name: self.arrays[name][:window] for name in self._rows}
+        places = np.broadcast_to(np.arange(window), T.shape)
+        known = {"T": T, "Y": np.zeros_like(T), "seed": self.seed, "step": step, "positions": places, "length": window}
+        inputs = {value.name: known[value.name] for value in self.graph.inputs}
         return int(self._executable(window)(arrays, inputs)["output/ids"][0, len(seen) - 1])
 
     def encode(self, prompt: str) -> list[int]:

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from graphir.errors import CheckpointError
+from graphir.passes.lora import R
 from graphir.reading import read_json
 from graphir.training.config import TrainConfig
 from graphir.training.subject import subject_of
 from graphir.version import __version__
 
-#: The present layout of a checkpoint's metadata, and the oldest that is read. Of 1, the checksum left the metadata out.
-FORMAT, OLDEST = 2, 1
+#: The present layout of a checkpoint's metadata, and the oldest that is read. Of 1, the checksum left the metadata out;
+#: up to 2, LoRA's checkpoints held the weights beside A and B, too.
+FORMAT, OLDEST = 3, 1
+_WITH_BASE = 2
 
 #: What is told of a step, by name.
 Record: TypeAlias = dict[str, float]
@@ -29,7 +32,7 @@ Header: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 
 #: Bytes an element of each type that parameters and state have.
 _BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8, "BOOL": 1}
-_KEYS = ("format", "version", "step", "config", "sizes", "data", "tokenizer", "checksum")
+_KEYS = ("format", "version", "step", "config", "sizes", "data", "tokenizer", "base", "checksum")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 #: No size is larger, nor any number of elements: NumPy counts in 64 bits.
 _BELOW = 2**63
@@ -66,6 +69,8 @@ class About:
     sizes: Mapping[str, int]
     data: str
     tokenizer: str
+    #: A hash of the weights beside which A and B are trained, where the checkpoint does not hold them.
+    base: str | None = field(default=None, kw_only=True)
     #: The graphir that wrote it.
     version: str = field(default=__version__, kw_only=True)
 
@@ -79,6 +84,7 @@ class About:
             "sizes": dict(self.sizes),
             "data": self.data,
             "tokenizer": self.tokenizer,
+            **({} if self.base is None else {"base": self.base}),
         }
 
 
@@ -111,17 +117,19 @@ def read_about(said: Any, where: str) -> About:
             raise CheckpointError(f"{where} is corrupt: {otherwise}")
 
     require(said.keys() <= {*_KEYS}, f"its metadata is not about {', '.join(_KEYS)} alone")
-    values: tuple[Any, ...] = tuple(said.get(name) for name in ("step", "sizes", "data", "tokenizer"))
-    step, sizes, data, tokenizer = values
+    values: tuple[Any, ...] = tuple(said.get(name) for name in ("step", "sizes", "data", "tokenizer", "base"))
+    step, sizes, data, tokenizer, base = values
     require(isinstance(theirs, str) and len(theirs) < 40, "its version is no short text")
     require(_is_whole(step, 1, config.steps + 1), f"its step is none of the {config.steps} of its configuration")
     require(_is_fingerprint(data), "its data is no fingerprint")
     plain = config.tokenizer == "bytes"
     require(tokenizer == "bytes" if plain else _is_fingerprint(tokenizer), "its tokenizer is not that of its options")
+    beside = config.lora is not None and written > _WITH_BASE
+    require(_is_fingerprint(base) if beside else base is None, "its base is not that of its options")
     require(isinstance(sizes, dict) and _is_whole(sizes.get("V"), 1), "its vocabulary V is no whole number from 1")
     resulting = subject_of(config).sizes(sizes["V"])
     require(sizes == resulting, "its sizes are not those of its configuration")
-    return About(step, config, resulting, data, tokenizer, version=theirs)
+    return About(step, config, resulting, data, tokenizer, base=base, version=theirs)
 
 
 def require_tensors(header: Header, about: About, where: str) -> int:
@@ -138,10 +146,10 @@ def require_tensors(header: Header, about: About, where: str) -> int:
         if not all(0 < size < _BELOW for size in shape) or elements >= _BELOW:
             raise CheckpointError(f"{where}: {name} cannot be of shape {list(shape)}")
         total += elements * _BYTES[dtype]
-    if about.config.layers > len(header):
+    if (about.config.layers or 0) > len(header):
         raise CheckpointError(f"{where} speaks of {about.config.layers} layers, but holds {len(header)} tensors")
     there = {size for _, shape in header.values() for size in shape}
-    for name in ("V", "D", "D_ff"):
+    for name in ("V", "D", "D_ff") if about.base is None else (str(R),):
         size = about.sizes[name]
         if size not in there:
             raise CheckpointError(f"{where} says {name}={size}, but none of its tensors has a dim of that size")

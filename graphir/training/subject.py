@@ -1,10 +1,10 @@
-"""What a training trains: the documents' Transformer in some size, or a model that others have trained."""
+"""What a training trains: the documents' Transformer or a model by name in some size, or a model with its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,16 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir.errors import ConfigError, meant
-from graphir.hub import Pretrained, open_model, write_folder
+from graphir.hub import Pretrained, Speech, of_arrays, open_model, write_folder
 from graphir.ir.graph import Graph
 from graphir.ir.value import of_stored
-from graphir.models import transformer
+from graphir.models import Blueprint, transformer
 from graphir.models.sizes import STORED
 from graphir.passes import adapters, as_stored, lora
 from graphir.passes.lora import R, reads_matrix
-from graphir.training.config import TrainConfig
+from graphir.tokenizer import ByteTokenizer, FileTokenizer
+from graphir.training.config import BYTES, TrainConfig
 
 Arrays = Mapping[str, NDArray[Any]]
+
+#: The parameter [V, D] that says how many tokens a trained model has.
+_EMBEDDING = "embedding/E"
 
 
 class Subject(Protocol):
@@ -41,6 +45,13 @@ class Subject(Protocol):
 
     def weights(self) -> Arrays:
         """What parameters start as, but for those that are drawn."""
+
+    def speaking(self, **choice: Any) -> Graph:
+        """The forward graph with a decoding branch, as `Usage` has it."""
+
+    @property
+    def base(self) -> str | None:
+        """A hash of what is not trained, and what checkpoints do not hold; None if there is no such thing."""
 
     def write(self, folder: Path, arrays: Arrays) -> None:
         """Writes the trained model as others read it, if there is such a form."""
@@ -67,8 +78,56 @@ class Own:
     def weights(self) -> Arrays:
         return {}
 
+    def speaking(self, **choice: Any) -> Graph:
+        return transformer(**self.config.model_options(dropout=0.0), **choice)
+
+    @property
+    def base(self) -> str | None:
+        return None
+
     def write(self, folder: Path, arrays: Arrays) -> None:
         """Nothing: a checkpoint is its form."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model by name, from random weights, in its own size or another."""
+
+    config: TrainConfig
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """The model, with its own V."""
+        return self.config.blueprint()
+
+    def graph(self, dropout: float, padded: bool) -> Graph:
+        return _with_dropout(self.blueprint, dropout).graph(decode=None, padded=padded)
+
+    def trained(self, graph: Graph) -> list[str] | None:
+        return None
+
+    def tokens(self, vocabulary: int) -> int:
+        return vocabulary
+
+    def sizes(self, tokens: int) -> dict[str, int]:
+        return _sizes(self.blueprint, self.config, tokens)
+
+    def weights(self) -> Arrays:
+        return {}
+
+    def speaking(self, **choice: Any) -> Graph:
+        return self.blueprint.graph(**choice)
+
+    @property
+    def base(self) -> str | None:
+        return None
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        name = self.config.tokenizer
+        speech = Speech(ByteTokenizer if name == BYTES else lambda: FileTokenizer(name))
+        blueprint = self.blueprint.but(V=len(arrays[_EMBEDDING]))
+        known = {value.name: arrays[value.name] for value in blueprint.graph().parameters}
+        write_folder(folder, of_arrays(blueprint, known, speech), over=True)
 
 
 @dataclass(frozen=True)
@@ -79,8 +138,8 @@ class Foreign:
     model: Pretrained
 
     def graph(self, dropout: float, padded: bool) -> Graph:
-        parts = replace(self.model.blueprint.composition, dropout=dropout or None, dtype=self.config.dtype)
-        graph = replace(self.model.blueprint, composition=parts).graph(decode=None, padded=padded)
+        blueprint = self.model.blueprint.but(dtype=self.config.dtype)
+        graph = _with_dropout(blueprint, dropout).graph(decode=None, padded=padded)
         if self.config.lora is None:
             return graph
         names = self._adapted(graph)
@@ -112,19 +171,21 @@ class Foreign:
         return V
 
     def sizes(self, tokens: int) -> dict[str, int]:
-        config, blueprint, longest = self.config, self.model.blueprint, self.model.longest
-        if config.sequence > longest:
-            raise ConfigError(f"--sequence {config.sequence}: {config.model} was made for S_max={longest} positions")
-        if not blueprint.composition.attention.causal:
-            raise ConfigError(f"{config.model} is an encoder, which sees what it would be trained to predict")
-        known = blueprint.bind(blueprint.graph(decode=None), B=config.batch, S=config.sequence) | {"V": tokens}
-        return known if config.lora is None else {**known, str(R): config.lora}
+        known = _sizes(self.model.blueprint, self.config, tokens)
+        return known if self.config.lora is None else {**known, str(R): self.config.lora}
 
     def weights(self) -> Arrays:
         own = [each for each in self.graph(0.0, padded=False).parameters if each.name in self.model.weights]
         # A step writes over what it trains, which it must not over a file.
         make = partial(np.array, order="C") if self.config.lora is None else np.ascontiguousarray
         return {each.name: make(self.model.weights[each.name], each.dtype) for each in own}
+
+    def speaking(self, **choice: Any) -> Graph:
+        return self.model.blueprint.graph(**choice)
+
+    @property
+    def base(self) -> str | None:
+        return None if self.config.lora is None else self.model.fingerprint
 
     def write(self, folder: Path, arrays: Arrays) -> None:
         by, weights = self.config.lora_scale, self.model.weights
@@ -138,7 +199,26 @@ class Foreign:
 
 def subject_of(config: TrainConfig) -> Subject:
     """What the configuration trains; ModelFileError for a model that cannot be read."""
-    return Own(config) if config.model is None else Foreign(config, opened(config.model))
+    if config.model is None:
+        return Own(config)
+    return Foreign(config, opened(config.model)) if config.has_weights else Named(config)
+
+
+def _with_dropout(blueprint: Blueprint, dropout: float) -> Blueprint:
+    """The model with this dropout; without any DO where that is 0."""
+    return replace(blueprint, composition=replace(blueprint.composition, dropout=dropout or None))
+
+
+def _sizes(blueprint: Blueprint, config: TrainConfig, tokens: int) -> dict[str, int]:
+    """The numbers of a model's dims, those of a batch and of V; ConfigError for what it cannot be trained on."""
+    longest = blueprint.sizes["S_max"]
+    if config.sequence > longest:
+        raise ConfigError(f"--sequence {config.sequence}: {config.model} was made for S_max={longest} positions")
+    if not blueprint.composition.attention.causal:
+        raise ConfigError(f"{config.model} is an encoder, which sees what it would be trained to predict")
+    # One layer has all dims, and a file that speaks of very many is not believed yet.
+    shallow = blueprint.but(layers=1).graph(decode=None)
+    return blueprint.bind(shallow, B=config.batch, S=config.sequence) | {"V": tokens}
 
 
 @lru_cache(maxsize=2)

@@ -18,9 +18,14 @@ _SHOWN = 16
 
 
 def terms_of(
-    config: TrainConfig, more: Mapping[str, object], corpus: Corpus, tokenizer: str, saved: Checkpoint | None
+    config: TrainConfig,
+    more: Mapping[str, object],
+    corpus: Corpus,
+    tokenizer: str,
+    base: str | None,
+    saved: Checkpoint | None,
 ) -> Terms:
-    """Those of a run of `config`, with `more` options, by name; `tokenizer` is its fingerprint.
+    """Those of a run of `config`, with `more` options, by name; `tokenizer` and `base` are fingerprints.
 
     What computes, and the graphs that follow, are agreed on when these are compiled.
     """
@@ -31,4 +36,6 @@ def terms_of(
     tokens = len(corpus.train) + len(corpus.validation)
     data = f"{tokens} tokens of {corpus.vocabulary} kinds with the digest {corpus.fingerprint[:_SHOWN]}"
     common = {**told, "the data": data, "the tokenizer": tokenizer[:_SHOWN], "the checkpoint to go on from": start}
+    if base is not None:
+        common["the weights beside A and B"] = base[:_SHOWN]
     return Terms("graphir train", common, Machine.of_versions())

@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 
 from graphir.tokenizer import Tokenizer, load_tokenizer
+from graphir.training.config import BYTES
 from graphir.training.subject import opened
-
-BYTES = "bytes"
 
 
 def tokenizer_of(name: str) -> Tokenizer:

@@ -62,7 +62,7 @@ def test_sizes_may_be_others() -> None:
         "--batch",
         3,
     )
-    assert "with B=3, S=16, V=128256, D=64, D_h=8, G=4, N_KV=2, D_ff=14336, N_H=8" in told
+    assert "with B=3, S=16, V=128256, D=64, D_h=8, G=4, N_KV=2, D_ff=224, N_H=8" in told
 
 
 def test_cost_is_of_the_sizes_that_are_told() -> None:

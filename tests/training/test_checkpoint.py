@@ -207,11 +207,11 @@ def test_a_checkpoint_whose_checksum_leaves_the_metadata_out_is_read(tmp_path):
     [
         (
             {"format": 99, "version": "7.0"},
-            r"has format 99, by graphir 7\.0; .* reads up to 2: use the one that",
+            r"has format 99, by graphir 7\.0; .* reads up to 3: use the one that",
         ),
         (
             {"format": 0},
-            "has format 0, by graphir .* reads 1 to 2: go on with it in the graphir that",
+            "has format 0, by graphir .* reads 1 to 3: go on with it in the graphir that",
         ),
         ({"format": "two"}, "is corrupt: its format is no number"),
         (config(wings=2), r"by graphir .*, has options that this graphir does not know: --wings; use the graphir that"),

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 import graphir as gi
 from graphir.errors import CheckpointError, ConfigError, ModelFileError
 from graphir.hub import open_model
-from graphir.training import Sampler, TrainConfig, load_checkpoint, train
+from graphir.training import Sampler, TrainConfig, load_checkpoint, schema, train
+from graphir.training.checkpoint import checkpoint_path, save_checkpoint
 from graphir.training.data import draw_batch, load_corpus
 from tests.support.hub import FOLDERS, with_tokenizer
 
@@ -96,14 +97,48 @@ def test_by_lora_the_weights_stay_and_the_folder_has_what_was_added(place: Path,
     first, last = (json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()[::3])
     arrays = load_checkpoint(outcome.checkpoint).arrays
     old, new = open_model(place / "llama").weights, open_model(tmp_path / "run/model").weights
+    assert not arrays.keys() & old.keys()
     for name, array in old.items():
-        assert np.array_equal(arrays[name], array)
         more = arrays[f"{name}.A"] @ arrays[f"{name}.B"] if f"{name}.A" in arrays else 0
         np.testing.assert_allclose(new[name], array + more, rtol=1e-6, atol=1e-7)
         assert np.array_equal(new[name], array) == (f"{name}.A" not in arrays)
     assert sum(name.endswith(".A") for name in arrays) == 2 * 7
     assert first > last
     assert not any(name.endswith("W_Q.m") for name in arrays)
+
+
+def test_by_lora_a_checkpoint_knows_the_files_beside_it(place: Path, tmp_path: Path) -> None:
+    """It holds A and B, and none of the weights; where their files have changed, it says so."""
+    shutil.copytree(place / "llama", tmp_path / "llama")
+    asked = config(place, model=str(tmp_path / "llama"), lora=2, steps=1, schedule="constant", schedule_steps=4)
+    saved = load_checkpoint(train(asked, tmp_path / "run").checkpoint)
+    assert {name.split(".")[1] for name in saved.arrays} == {"A", "B"}
+    assert saved.base == open_model(tmp_path / "llama").fingerprint
+    file = tmp_path / "llama/model.safetensors"
+    save_file({name: each + np.float32(1e-3) for name, each in load_file(file).items()}, file)
+    with pytest.raises(
+        CheckpointError, match=r"beside other weights than those that lie in .*llama now, and holds none"
+    ):
+        train(replace(asked, steps=3), tmp_path / "run", resume=True)
+    save_checkpoint(replace(saved, base=None))
+    with pytest.raises(CheckpointError, match="its base is not that of its options"):
+        load_checkpoint(saved.path)
+
+
+@pytest.mark.slow
+def test_by_lora_a_run_goes_on_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    """From a checkpoint of today's, and from one of those that held the weights, too."""
+    first = config(place, lora=2, steps=1, schedule="constant", schedule_steps=4)
+    saved = load_checkpoint(train(first, tmp_path / "run").checkpoint)
+    weights = {name: np.asarray(each, "float64") for name, each in open_model(place / "llama").weights.items()}
+    older = checkpoint_path(tmp_path / "older", 1)
+    older.parent.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "FORMAT", 2)
+        save_checkpoint(replace(saved, path=older, base=None, arrays={**weights, **saved.arrays}))
+    second = replace(first, steps=2)
+    here = [train(second, tmp_path / name, resume=True).loss for name in ("run", "older")]
+    assert here == [train(second, tmp_path / "through").loss] * 2
 
 
 @pytest.mark.slow
@@ -117,8 +152,7 @@ def test_by_lora_the_weights_may_stay_as_they_are_stored(place: Path, tmp_path: 
     train(replace(asked, weights="stored", steps=1, schedule_steps=2), tmp_path / "stored")
     stored = train(replace(asked, weights="stored"), tmp_path / "stored", resume=True)
     assert stored.loss == pytest.approx(wide.loss, abs=1e-5)
-    arrays = load_checkpoint(stored.checkpoint).arrays
-    assert arrays["layer0/mha/W_Q.stored"].dtype == bfloat16
+    assert not [name for name in load_checkpoint(stored.checkpoint).arrays if name.endswith(".stored")]
     one, other = (open_model(tmp_path / name / "model").weights for name in ("wide", "stored"))
     for name, array in one.items():
         assert array.dtype == bfloat16
@@ -132,7 +166,9 @@ def test_what_the_model_says_itself_is_no_option(place: Path, tmp_path: Path) ->
         ({"width": 64}, "--width is what the model"),
         ({"feed_forward": 64}, "--feed-forward is what the model"),
         ({"weights": "stored"}, "--weights stored holds weights as they are"),
-        ({"lora": 2, "model": None}, "--lora 2 adds to the weights of a model"),
+        ({"lora": 2, "model": None}, "--lora 2 adds to the weights of a folder or file by --model; name one"),
+        ({"lora": 2, "model": "gpt2"}, "--lora 2 adds to the weights of .*; gpt2 by its name alone has none"),
+        ({"size": ("N_KV=1",)}, "--size N_KV=1: .*llama is as large as its weights are; leave it out"),
         ({"sequence": 33}, "--sequence 33: .* was made for S_max=32 positions"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -147,7 +183,6 @@ def test_what_cannot_be_trained(place: Path, tmp_path: Path) -> None:
         (FOLDERS / "bert", place / "llama/tokenizer.json", ConfigError, "is an encoder"),
         (FOLDERS / "gpt2", None, ConfigError, "has no tokenizer.json, which a text needs; give one by --tokenizer"),
         (tmp_path / "nowhere", place / "llama/tokenizer.json", ModelFileError, "is neither a folder with a model nor"),
-        ("gpt2", None, ModelFileError, "gpt2 by its name alone has no weights; give the folder"),
         (larger, None, ConfigError, "ids up to 36, .* V = 36 tokens; they do not belong together"),
     ):
         asked = TrainConfig(model=str(model), text=text, tokenizer=str(tokenizer or "bytes"), sequence=8)

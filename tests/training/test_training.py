@@ -204,7 +204,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_again(smal
         ({"warmup": 8}, "--warmup 8 leaves a cosine schedule of 8 steps nothing to fall in; choose fewer than 8"),
         ({"width": 100, "heads": 6}, "D_h = D/N_H is not whole: D=100, N_H=6 gives 50/3; .*--width 100 is D"),
         ({"validation": 0.0}, "--validation must be greater than 0, not 0.0"),
-        ({"text": "text.txt"}, "text must be a tuple of paths, not 'text.txt'"),
+        ({"text": "text.txt"}, "text must be a tuple of texts, not 'text.txt'"),
     ],
 )
 def test_options_that_cannot_be(small, tmp_path, changes, message):
