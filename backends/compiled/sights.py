@@ -26,6 +26,8 @@ from graphir.ir.value import Value
 Range: TypeAlias = tuple[int, int]
 #: So many entries of a mask are looked at at a time.
 _ENTRIES = 1 << 20
+#: Documents are of so many keys in the mean, or more.
+_SHORTEST = 8
 #: What a rule is told of, and what it tells.
 _DIMS = ("b", "q", "k")
 #: What is seen, by how arguments say it.
@@ -53,10 +55,11 @@ class Sight:
         if 0 in sizes.values():
             return None
         count, width = sizes["k"], max(grain, _ENTRIES // sizes["k"] // grain * grain)
+        look = self._ask if self.bounds is None else self._tell
         lows, highs = [], []
         for b in range(sizes["b"]):
             queries = [(q, min(q + width, sizes["q"])) for q in range(0, sizes["q"], width)]
-            parts = (self._steps(arrays, b, q, range(0, count, step)) for q in queries)
+            parts = (look(self._part(arrays, b, q), range(0, count, step)) for q in queries)
             shown = np.concatenate([np.logical_or.reduceat(each, range(0, len(each), grain)) for each in parts])
             first, last = shown.argmax(1), shown.shape[1] - shown[:, ::-1].argmax(1)
             some = shown.any(1)
@@ -64,29 +67,49 @@ class Sight:
             highs.append(tuple(np.where(some, np.minimum(last * step, count), 0).tolist()))
         return Seen(grain, count, tuple(lows), tuple(highs))
 
-    def _steps(self, arrays: Mapping[Value, Any], b: int, q: Range, steps: range) -> Any:
-        """[queries, steps]: in which steps of keys there are such as each query may see."""
+    def _part(self, arrays: Mapping[Value, Any], b: int, q: Range) -> dict[str, Any]:
+        """The operands of some queries of a sequence."""
         parts = {"b": slice(b, b + 1), "q": slice(*q)}
-        operands = {
+        return {
             name: arrays[value][tuple(parts.get(dim, slice(None)) for dim in dims)]
             for name, dims, value in self.operands
         }
-        if self.bounds is None:
-            (seen,) = self.rule(np, operands, self.attributes)
-            return np.logical_or.reduceat(seen, steps, axis=1)
+
+    def _ask(self, operands: Mapping[str, Any], steps: range) -> Any:
+        """[queries, steps]: in which steps of keys there are such as each query sees."""
+        (seen,) = self.rule(np, operands, self.attributes)
+        return np.logical_or.reduceat(seen, steps, axis=1)
+
+    def _tell(self, operands: Mapping[str, Any], steps: range) -> Any:
+        """[queries, steps]: in which steps of keys there are such as each query may see."""
+        assert self.bounds is not None
+        laid = {name: _laid(operands[name], dims) for name, dims, _ in self.operands}
+        of_keys = [laid[n][0] for n, dims, v in self.operands if "k" in dims and "q" not in dims and v.dtype != "bool"]
+        ranges = _ranges(of_keys, steps)
         bounds: dict[Bound, Any] = {}
         for name, dims, _ in self.operands:
-            (array,) = _laid(operands[name], dims)
             for greatest, of_range in ((False, np.minimum), (True, np.maximum)):
-                bounds[Bound(name, greatest)] = of_range.reduceat(array, steps, axis=1) if "k" in dims else array
-        return np.broadcast_to(holds(self.bounds.may_see, bounds), (q[1] - q[0], len(steps)))
+                array = laid[name]
+                bounds[Bound(name, greatest)] = of_range.reduceat(array, ranges, axis=1) if "k" in dims else array
+        count = max(len(array) for array in laid.values())
+        seen = np.broadcast_to(holds(self.bounds.may_see, bounds), (count, len(ranges)))
+        return np.logical_or.reduceat(seen, np.searchsorted(ranges, steps), axis=1)
 
 
 def _laid(array: Any, dims: Sequence[str]) -> Any:
-    """An operand as integers [b, q, k], of length 1 along dims that it has not."""
+    """What an operand says of a sequence, as integers [q, k], of length 1 along dims that it has not."""
     made = array.transpose([dims.index(dim) for dim in _DIMS if dim in dims])
     lengths = iter(made.shape)
-    return made.reshape([next(lengths) if dim in dims else 1 for dim in _DIMS]).astype(np.int64)
+    (found,) = made.reshape([next(lengths) if dim in dims else 1 for dim in _DIMS]).astype(np.int64)
+    return found
+
+
+def _ranges(of_keys: Sequence[Any], steps: range) -> Any:
+    """Where ranges of keys begin of which the least and the greatest are told: with steps, and where numbers fall, as
+    positions do where a document begins. Where they fall all the time there are no documents, and steps are enough."""
+    falls = [np.flatnonzero(np.diff(each) < 0) + 1 for each in of_keys]
+    found = np.unique(np.concatenate([steps, *falls]))
+    return found if len(found) <= len(steps) + steps.stop // _SHORTEST else np.array(steps)
 
 
 def keys_of(seen: Seen, b: Range | None, q: Range) -> Range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,6 +133,21 @@ def test_what_is_left_out_nobody_sees(order: str, window: int) -> None:
     assert not (mask & ~told).any()
     if order == "in order":
         assert told.mean() < (0.6 if not window else 0.4)
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_as_much_is_left_out_as_if_each_key_were_asked(restart: bool) -> None:
+    """Documents end within steps of keys, and begin again at position 0: of such steps the least and the greatest alone
+    would show all of a document to its first query."""
+    run = gi.compile(attention(segments=True, window=9), {**SIZES, "S": 96, "S_k": 96}, threads=1)
+    (sight,) = run.prepared.sights
+    line = np.arange(96)
+    document = np.searchsorted([21, 50, 77], line, side="right")
+    at = line - np.array([0, 21, 50, 77])[document] if restart else line
+    of = {"q": at, "k": at, "q_segment": document, "k_segment": document}
+    arrays = {value: np.stack([of[value.name]] * 2) for value in run.optimised.arguments if value.name in of}
+    told, asked = sight.look(arrays, 8, 8), dataclasses.replace(sight, bounds=None).look(arrays, 8, 8)
+    assert told == asked
 
 
 def test_what_some_queries_see_is_told_of_theirs_alone() -> None:
