@@ -7,6 +7,7 @@ they read and write, on the thread's scratch, and begins the sums that they begi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -28,7 +29,8 @@ _MOST = 8
 class Version:
     """A tile's calls with these keys, whose node each call is, and the steps that they are, counted from its first.
 
-    `calls` are bound to a caller's arrays; `unbound` are the same, as they were written.
+    `calls` are bound to a caller's arrays; `unbound` are the same, as they were written. One that is written again is
+    another: it has a number of its own.
     """
 
     keys: Range
@@ -36,6 +38,7 @@ class Version:
     nodes: Sequence[Node]
     steps: Sequence[Step]
     unbound: Sequence[Call]
+    number: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(eq=False)
@@ -127,8 +130,8 @@ class Sparing:
         self._forget(abandon)
 
     def chosen(self) -> Hashable:
-        """What is run of each tile: equal where the calls are the same."""
-        return tuple((i, n, each.keys) for i, s in enumerate(self.strands) for n, each in sorted(s.chosen.items()))
+        """What is run in place of what was written first: equal where the calls are the same."""
+        return tuple(version.number for strand in self.strands for version in strand.chosen.values())
 
     def assumed(self, views: Views) -> Views:
         """What may be seen for what has been chosen to be right: as much as all tiles have keys for, and what is seen.

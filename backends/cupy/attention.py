@@ -2,7 +2,8 @@
 
 What is taken is what `attention_match` finds: back-to-back products where P is not held for the backward pass, from
 the recompute level "attention" on. Everything else is left to products and fused kernels, and so are heads wider than
-128, float32 with TF32 asked for, which cuBLAS multiplies on tensor cores, and 16 bits before sm_80.
+128, float32 with TF32 asked for, which cuBLAS multiplies on tensor cores, 16 bits before sm_80, and few queries of many
+keys, as a token has that is made behind a long text: cuBLAS shares keys out among a whole device, this kernel does not.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from graphir.operators.dropout import least_kept
 
 #: The widest head: what a thread keeps of a result must fit into its registers.
 _WIDEST = 128
+#: Queries that do not fill a fragment, keys that are many to go through one after the other, and blocks of threads with
+#: which a device has something to do in any case.
+_FEW, _MANY, _BLOCKS = 16, 1024, 128
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 #: Shared memory that a device has for a block that asks for it, at least: any, and one whose tensor cores multiply what
 #: is narrow; and what a block has unasked.
@@ -119,7 +123,10 @@ class AttentionKernels:
             return False
         if self.engine.tf32 and "float32" in operands:
             return False
-        width, itemsize = run.task.shapes[run.roles["Q"]][-1], DTYPES[operands.pop()]
+        *heads, queries, width = run.task.shapes[run.roles["Q"]]
+        if queries < _FEW and run.task.shapes[run.roles["K_T"]][-1] > _MANY and math.prod(heads) < _BLOCKS:
+            return False
+        itemsize = DTYPES[operands.pop()]
         if itemsize == 2 and not self.engine.has_ampere_tensor_cores:
             return False
         kernels = (FORWARD,) if "O" in run.roles else (QUERIES, KEYS)

@@ -10,6 +10,7 @@ import pytest
 
 import graphir as gi
 from graphir.backends.compiled.bounds import spelled
+from graphir.backends.cupy.attention_match import find_attention
 from graphir.backends.cupy.sight import NONE, sight_of
 from tests.backends.compiled.test_sights import NEVER, attention, drawn, given, orders
 from tests.backends.cupy.test_attention import Engine, _compile, _worst
@@ -125,6 +126,18 @@ def test_positions_of_32_bits_and_one_query() -> None:
             arrays[name][:, :, -(-filled // 32) * 32 :] = arrays[name][:, :, :first] = np.nan
         np.testing.assert_allclose(run(arrays)["O"], wanted, rtol=1e-5, atol=1e-6, err_msg=str(filled))
     assert kernels.written == 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "sequences", "taken"),
+    [(1, 1024, 1, True), (1, 4096, 1, False), (16, 4096, 1, True), (1, 4096, 16, True)],
+)
+def test_few_queries_of_many_keys_are_left_to_products(queries: int, keys: int, sequences: int, taken: bool) -> None:
+    """Unless there are many such: who goes through all keys alone takes its time."""
+    sizes = {"B": sequences, "S": queries, "S_k": keys, "N_KV": 4, "G": 2, "D_h": 64}
+    run, kernels = _compile(attention(), sizes, "attention", Engine())
+    found = [each for task in run.prepared.tasks for each in find_attention(task).values()]
+    assert [kernels.fits(each) for each in found] == [taken] * 2
 
 
 @emulated
