@@ -52,7 +52,10 @@ class Rule:
 
     may_see    else none of them sees any
     may_miss   else all of them see all
+    limits     of operands that sums are made of: so far from 0 they may be, that no sum grows out of 32 bits, where it
+               would begin anew at the other end; of any that is further the rule says nothing
     """
 
     may_see: Condition
     may_miss: Condition
+    limits: tuple[tuple[str, int], ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphir.backends.inequalities import AtMost, Bound, Condition, Every, Rule, Some
 from graphir.formula.sees import seen_term
-from graphir.formula.terms import Term
+from graphir.formula.terms import COMPARISONS, Term, walk
 from graphir.formula.trace import NoFormula
 from graphir.ir.graph import Node
 from graphir.ir.traits import Sees
@@ -19,6 +19,8 @@ from graphir.ir.traits import Sees
 #: Σ factor · operand, and a constant under no name.
 _Sum = Mapping[str, int]
 _CONSTANT = ""
+#: Of 32 bits.
+_LARGEST = (1 << 31) - 1
 
 
 class _UnfitError(Exception):
@@ -30,7 +32,9 @@ def rule_of(node: Node) -> Rule | None:
     where it declares nothing, or what is no comparison of sums of integers."""
     seen = seen_term(node) if node.operator.trait(Sees) is not None else None
     try:
-        return None if seen is None or isinstance(seen, NoFormula) else Rule(_may_be(seen, True), _may_be(seen, False))
+        if seen is None or isinstance(seen, NoFormula):
+            return None
+        return Rule(_may_be(seen, True), _may_be(seen, False), tuple(sorted(_limits(seen).items())))
     except _UnfitError:
         return None
 
@@ -48,7 +52,7 @@ def _may_be(term: Term, value: bool) -> Condition:
         kind: type[Every | Some] = Every if (operation == "logical_and") is value else Some
         parts = (_may_be(each, value) for each in given)
         return kind(tuple(one for part in parts for one in (part.parts if isinstance(part, kind) else (part,))))
-    if operation not in ("less", "less_equal", "equal", "not_equal"):
+    if operation not in COMPARISONS:
         raise _UnfitError
     apart = _less(_sum_of(given[0]), _sum_of(given[1]))
     before, behind = _at_most({**apart, _CONSTANT: apart.get(_CONSTANT, 0) + 1}), _at_most(_after(_turned(apart)))
@@ -61,6 +65,19 @@ def _may_be(term: Term, value: bool) -> Condition:
     return _at_most(apart) if value else behind
 
 
+def _limits(seen: Term) -> dict[str, int]:
+    """Of operands that are added up before they are compared, how large they may be."""
+    found: dict[str, int] = {}
+    compared = [side for term in walk([seen]) if term.operation in COMPARISONS for side in term.operands]
+    for side in (each for each in compared if each.operation != "operand"):
+        total = _sum_of(side)
+        counts = {name: abs(count) for name, count in total.items() if name != _CONSTANT}
+        for name in counts:
+            most = (_LARGEST - abs(total.get(_CONSTANT, 0))) // max(sum(counts.values()), 1)
+            found[name] = min(found.get(name, most), most)
+    return found
+
+
 def _sum_of(term: Term) -> dict[str, int]:
     """A term as a sum of operands."""
     operation, given = term.operation, term.operands
@@ -68,10 +85,7 @@ def _sum_of(term: Term) -> dict[str, int]:
         return {term.detail: 1}
     if operation == "number" and not isinstance(term.detail, float):
         return {_CONSTANT: int(term.detail)}
-    if operation == "convert" and term.kind == "int":
-        return _sum_of(given[0])
-    if operation == "round" and term.kind == "int":
-        # What grows out of 32 bits begins anew at the other end: numbers that far apart are nobody's positions.
+    if operation in ("convert", "round") and term.kind == "int":
         return _sum_of(given[0])
     if operation == "negative":
         return _turned(_sum_of(given[0]))

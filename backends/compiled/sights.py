@@ -28,6 +28,7 @@ Range: TypeAlias = tuple[int, int]
 _ENTRIES = 1 << 20
 #: Documents are of so many keys in the mean, or more.
 _SHORTEST = 8
+_LARGEST = 1 << 60
 #: What a rule is told of, and what it tells.
 _DIMS = ("b", "q", "k")
 #: What is seen, by how arguments say it.
@@ -38,7 +39,8 @@ Views: TypeAlias = "Mapping[Sight, Seen]"
 class Sight:
     """How arguments of the graph say what is seen: by a rule, under attributes; each operand's name, dims and value.
 
-    bounds   by which that is told of ranges of queries and keys; None where the rule is of another kind, and is asked
+    bounds   by which that is told of ranges of queries and keys; None where the rule is of another kind. Where there
+             is none, or it says nothing of numbers as large, it is asked of each query and each key
     """
 
     rule: Looks
@@ -55,11 +57,10 @@ class Sight:
         if 0 in sizes.values():
             return None
         count, width = sizes["k"], max(grain, _ENTRIES // sizes["k"] // grain * grain)
-        look = self._ask if self.bounds is None else self._tell
         lows, highs = [], []
         for b in range(sizes["b"]):
             queries = [(q, min(q + width, sizes["q"])) for q in range(0, sizes["q"], width)]
-            parts = (look(self._part(arrays, b, q), range(0, count, step)) for q in queries)
+            parts = (self._steps(self._part(arrays, b, q), range(0, count, step)) for q in queries)
             shown = np.concatenate([np.logical_or.reduceat(each, range(0, len(each), grain)) for each in parts])
             first, last = shown.argmax(1), shown.shape[1] - shown[:, ::-1].argmax(1)
             some = shown.any(1)
@@ -75,14 +76,17 @@ class Sight:
             for name, dims, value in self.operands
         }
 
-    def _ask(self, operands: Mapping[str, Any], steps: range) -> Any:
-        """[queries, steps]: in which steps of keys there are such as each query sees."""
+    def _steps(self, operands: Mapping[str, Any], steps: range) -> Any:
+        """[queries, steps]: in which steps of keys there are such as each query may see."""
+        if self.bounds is not None and all(
+            abs(end) <= limit for n, limit in self.bounds.limits for end in _ends(operands[n])
+        ):
+            return self._told(self.bounds, operands, steps)
         (seen,) = self.rule(np, operands, self.attributes)
         return np.logical_or.reduceat(seen, steps, axis=1)
 
-    def _tell(self, operands: Mapping[str, Any], steps: range) -> Any:
-        """[queries, steps]: in which steps of keys there are such as each query may see."""
-        assert self.bounds is not None
+    def _told(self, rule: Rule, operands: Mapping[str, Any], steps: range) -> Any:
+        """As `_steps`, by a rule that holds of these operands."""
         laid = {name: _laid(operands[name], dims) for name, dims, _ in self.operands}
         of_keys = [laid[n][0] for n, dims, v in self.operands if "k" in dims and "q" not in dims and v.dtype != "bool"]
         ranges = _ranges(of_keys, steps)
@@ -92,24 +96,32 @@ class Sight:
                 array = laid[name]
                 bounds[Bound(name, greatest)] = of_range.reduceat(array, ranges, axis=1) if "k" in dims else array
         count = max(len(array) for array in laid.values())
-        seen = np.broadcast_to(holds(self.bounds.may_see, bounds), (count, len(ranges)))
+        seen = np.broadcast_to(holds(rule.may_see, bounds), (count, len(ranges)))
+        if len(ranges) == len(steps):
+            return seen
         return np.logical_or.reduceat(seen, np.searchsorted(ranges, steps), axis=1)
 
 
+def _ends(array: Any) -> tuple[int, int]:
+    return int(array.min()), int(array.max())
+
+
 def _laid(array: Any, dims: Sequence[str]) -> Any:
-    """What an operand says of a sequence, as integers [q, k], of length 1 along dims that it has not."""
+    """What an operand says of a sequence, as integers [q, k], of length 1 along dims that it has not, and none so large
+    that sums of them are none: of what is beyond, some may always be seen."""
     made = array.transpose([dims.index(dim) for dim in _DIMS if dim in dims])
     lengths = iter(made.shape)
-    (found,) = made.reshape([next(lengths) if dim in dims else 1 for dim in _DIMS]).astype(np.int64)
-    return found
+    (found,) = made.reshape([next(lengths) if dim in dims else 1 for dim in _DIMS])
+    return found.astype(np.int64).clip(-_LARGEST, _LARGEST)
 
 
 def _ranges(of_keys: Sequence[Any], steps: range) -> Any:
     """Where ranges of keys begin of which the least and the greatest are told: with steps, and where numbers fall, as
     positions do where a document begins. Where they fall all the time there are no documents, and steps are enough."""
-    falls = [np.flatnonzero(np.diff(each) < 0) + 1 for each in of_keys]
-    found = np.unique(np.concatenate([steps, *falls]))
-    return found if len(found) <= len(steps) + steps.stop // _SHORTEST else np.array(steps)
+    falls = [np.flatnonzero(each[1:] < each[:-1]) + 1 for each in of_keys]
+    if not 0 < sum(map(len, falls)) <= steps.stop // _SHORTEST:
+        return np.array(steps)
+    return np.unique(np.concatenate([steps, *falls]))
 
 
 def keys_of(seen: Seen, b: Range | None, q: Range) -> Range:

@@ -14,7 +14,7 @@ UNSEEN = (
     "Which elements between the first and the last a generated kernel touches of an array that has gaps.",
     "Which rows indices pick: that they are in range is looked at when a run begins.",
     "What is least and greatest of the positions of a run, what the rule, which is proved, says of that, and that no "
-    "sum of positions grows out of its type.",
+    "sum of positions grows out of its type: of so large ones each query and each key is asked.",
     "What other ranks hold: that a collective's operand is pending, or split, as its type says.",
     "Whether arguments that the caller hands in later lie apart, as those do that the program was written for.",
 )

@@ -142,7 +142,8 @@ def _seen(
     q, k = _over_heads(q, rank, "bq"), _over_heads(k, rank, "bk")
     seen = k <= q
     if window:
-        seen = seen & (q - k < window)
+        # Not q − k: a key that is not written yet may be at the largest integer there is, or the least.
+        seen = seen & (q - window < k)
     if keep is not None:
         seen = seen & _over_heads(keep, rank, "bk")
     if q_segment is not None:
