@@ -20,7 +20,7 @@ from graphir.drawing.labels import plain, shape_label
 from graphir.drawing.layout import lay_out
 from graphir.drawing.layout.text import label_width, text_width
 from graphir.drawing.paint import paint
-from graphir.drawing.picture import Run
+from graphir.drawing.picture import Cluster, Run
 from graphir.drawing.views import find_view
 from graphir.passes import autodiff, find_plan, optimize, shard
 from tests.support.legibility import measure
@@ -294,8 +294,24 @@ def test_any_picture_is_laid_out_without_faults(seed, direction):
     assert measure(paint(picture), picture).faults == []
 
 
-# The same graphs in every run: of others some still have a frame that overlaps another, or cuts a node.
-@settings(max_examples=12, deadline=None, derandomize=True)
+def test_a_fork_stands_in_one_frame():
+    """What is made in one frame and forks for nodes of another alone: the fork is the other's, and so none of its."""
+    above = [PictureNode("x", ((Run("x"),),), "operator"), PictureNode("fork", (), "junction")]
+    below = [PictureNode(id, ((Run("a long label"),),), "operator") for id in ("y", "z")]
+    beside = [PictureNode(f"n{i}", ((Run("another long label"),),), "operator") for i in range(4)]
+    ends = [("x", "fork"), ("fork", "y"), ("fork", "z"), ("y", "z"), ("x", "n0"), ("n0", "n1"), ("x", "n2")]
+    picture = Picture(
+        "two", "two", nodes=(*above, *below, *beside),
+        edges=tuple(PictureEdge(a, b, f"{a}{b}", "forward", (Run("what is written"),)) for a, b in ends),
+        clusters=(Cluster("A", (Run("A"),), ("x", "fork", "n1")), Cluster("B", (Run("B"),), ("y", "z"))),
+    )  # fmt: skip
+    assert measure(paint(picture), picture).faults == []
+    drawing = lay_out(picture)
+    own, fork = drawing.frames[0].box, middle(drawing, "fork")
+    assert not own.left < fork.x < own.right or not own.top < fork.y < own.bottom
+
+
+@settings(max_examples=12, deadline=None)
 @given(graph=graphs(), view=st.sampled_from(["full", "overall", "forward"]))
 def test_any_graph_is_drawn_legibly(graph, view):
     picture = draw(graph, find_view(graph, view))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import pytest
 
@@ -13,8 +15,9 @@ from graphir.drawing.figures import FIGURES
 from graphir.drawing.labels import plain
 from graphir.drawing.views import find_view
 from graphir.ir.layout import axis_symbol
+from graphir.models import Usage, blueprint
 from graphir.operators.elementwise import exponential
-from graphir.passes import autodiff, find_plan, recompute, shard
+from graphir.passes import autodiff, find_plan, optimize, recompute, shard
 
 B, S, D = gi.dims("B S D")
 
@@ -43,9 +46,9 @@ def is_true(text, value, local):
     return bool(partial) == pending and said == pytest.approx([evaluate(str(each)) for each in dims])
 
 
-#: Sizes in which D_h = D/N_H, and no two different products of which are alike.
-SIZES = {"B": 7, "S": 11, "D": 13 * 17, "N_H": 17, "D_h": 13, "D_ff": 19, "V": 23, "N_T": 29, "N_DP": 31,
-         "S_k": 37, "D_in": 41, "D_out": 43}  # fmt: skip
+#: Sizes in which D_h = D/N_H and N_H = N_KV·G, and no two different products of which are alike.
+SIZES = {"B": 7, "S": 11, "D": 13 * 17 * 5, "N_H": 17 * 5, "D_h": 13, "N_KV": 17, "G": 5, "D_ff": 19, "V": 23,
+         "N_T": 29, "N_DP": 31, "S_k": 37, "D_in": 41, "D_out": 43}  # fmt: skip
 
 
 def evaluate(text):
@@ -68,6 +71,8 @@ def untrue(picture, graph, local):
             known.setdefault(graph.origin(value).name, []).append(value)
             if node.operator.key == "BC":  # written on the edge as BC(b), which stands for both
                 known.setdefault(graph.origin(node.inputs[0]).name, []).append(value)
+            if "pattern" in node.attributes and node.meta.why:  # flattened on the way to a product: its port says what
+                known[graph.origin(value).name].append(node.inputs[0])
     for value in graph.arguments:
         known.setdefault(value.name, []).append(value)
     nodes = {node.id: node for node in picture.nodes}
@@ -98,6 +103,69 @@ def test_a_views_labels_are_the_graphs_types(plan, view):
     assert untrue(picture, graph, local=view != "overall") == []
     if view not in ("overall", "output"):
         assert any("/N_T" in edge.shape for edge in picture.edges)
+
+
+@lru_cache(maxsize=2)
+def trained(family):
+    """A small model of a family with its gradients, and the sizes by which ranks share its heads."""
+    small = blueprint(family)
+    graph = autodiff(small.small().build(Usage()), loss="L")
+    return graph, small.bind(graph, B=8, S=16)
+
+
+def of_family(family, mesh, plan):
+    """What each rank of `mesh` trains of a model of a family."""
+    graph, sizes = trained(family)
+    return shard(optimize(graph), gi.Mesh(**mesh), find_plan(plan), sizes) if mesh else graph
+
+
+def views_of(graph):
+    """Every view that `draw` offers of a graph, but for those that differ in their titles alone, or in the layer."""
+    scopes = sorted({n.meta.scope for n in graph.nodes if n.meta.scope and not re.match("layer[1-9]", n.meta.scope)})
+    views = (find_view(graph, name) for name in ("overall", "forward", "backward", "full", *scopes, *FIGURES))
+    distinct = dict.fromkeys(replace(view, title="") for view in views)
+    return [view for view in distinct if any(view.holds(node) for node in graph.nodes)]
+
+
+#: Grouped heads on more ranks than there are, norms of heads, windows and caps, types of tokens, one matrix for three.
+FAMILIES = ("gpt2", "llama", "qwen3", "phi3", "gemma2", "gemma3", "bert")
+MESHES = {
+    "": {},
+    "megatron": {"tp": 4},
+    "sequence": {"tp": 2},
+    "context": {"cp": 2},
+    "data+vocabulary": {"dp": 2, "tp": 2},
+    "data+sequence+zero3": {"dp": 2, "tp": 4},
+}
+
+
+@pytest.mark.parametrize("view", ["overall", "forward", "layer0/mha"])
+def test_grouped_heads_on_more_ranks_are_labelled_as_their_types_say(view):
+    graph = of_family("llama", {"dp": 2, "tp": 4}, "data+sequence+zero3")
+    found = find_view(graph, view)
+    assert untrue(draw(graph, found), graph, found.local) == []
+
+
+def a_third(*choices):
+    """Of all pairs each third, in which every family and every choice occurs."""
+    pairs = product(enumerate(FAMILIES), enumerate(choices))
+    return [(family, choice) for (i, family), (j, choice) in pairs if (i + j) % 3 == 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "plan"), a_third(*MESHES))
+def test_the_labels_of_a_family_are_its_graphs_types(family, plan):
+    graph = of_family(family, MESHES[plan], plan)
+    for view in views_of(graph):
+        assert untrue(draw(graph, view), graph, view.local) == [], view
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "config"), a_third({"tp": 4}, {"lowered": True}, {"full": True}), ids=str)
+def test_the_labels_of_a_familys_figures_are_its_graphs_types(family, config):
+    config = FigureConfig(model=blueprint(family), **config)
+    for id in sorted(set(FIGURES) - {"operator-dictionary"}):
+        assert untrue(figure(id, config), figure_graph(id, config), FIGURES[id].view(config).local) == [], id
 
 
 def test_a_ranks_own_shapes_and_pending_sums_are_written():

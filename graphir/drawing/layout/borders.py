@@ -79,20 +79,37 @@ class _Lanes:
         for place, reach in enumerate(sorted(self.reaches, key=mean.__getitem__)):
             reach.place = place
         aside = {cell: number for number, chain in enumerate(self.strip.chains) for cell in chain[1:-1]}
-        #: By how much what comes by a frame, a line or an item by itself, lies behind the frame's own cells.
-        behind: defaultdict[tuple[_Reach, int], float] = defaultdict(float)
-        passing = []
+        #: By who comes by, a line or an item by itself, its cells and the frames there, from the first across on.
+        passing: defaultdict[int, list[tuple[Cell, list[_Reach]]]] = defaultdict(list)
+        ordered = sorted(self.reaches, key=lambda reach: reach.place)
         for number, cell in enumerate(self.strip.cells):
             if number in self.owner:
                 cell.lane = self.owner[number].before + 2
             elif cell.lane != LAST_LANE:
-                near = [reach for reach in self.reaches if cell.layer in reach.layers]
-                who = aside.get(number, -1 - number)
-                passing.append((cell, near, who))
-                for reach in near:
-                    behind[reach, who] += self._share(cell) - middle[reach].get(cell.layer, mean[reach])
-        for cell, near, who in passing:
-            cell.lane = max((reach.before + 4 for reach in near if behind[reach, who] > 0), default=0)
+                near = [reach for reach in ordered if cell.layer in reach.layers]
+                passing[aside.get(number, -1 - number)].append((cell, near))
+        for cells in passing.values():
+            behind = self._behind(cells, middle, mean)
+            for cell, near in cells:
+                cell.lane = max((reach.before + 4 for reach in near if reach in behind), default=0)
+
+    def _behind(
+        self,
+        cells: Sequence[tuple[Cell, Sequence[_Reach]]],
+        middle: Mapping[_Reach, Mapping[int, float]],
+        mean: Mapping[_Reach, float],
+    ) -> set[_Reach]:
+        """The frames that these cells of one line lie behind, all the way: it passes none on both sides."""
+        by: defaultdict[_Reach, float] = defaultdict(float)
+        for cell, near in cells:
+            for reach in near:
+                by[reach] += self._share(cell) - middle[reach].get(cell.layer, mean[reach])
+        found: set[_Reach] = set()
+        for reach in sorted(by, key=lambda each: each.place, reverse=True):
+            if by[reach] > 0 or reach in found:
+                # What lies behind one frame lies behind those before it, too, wherever they are side by side.
+                found.update(each for _, near in cells if reach in near for each in near if each.place <= reach.place)
+        return found
 
     def _middles(self) -> Mapping[_Reach, Mapping[int, float]]:
         """By frame and layer the middle of what the frame holds there."""

@@ -122,19 +122,24 @@ class _Flow:
                 yield Link(self.number[first], self.number[then], 0.5)
 
     def _framed(self) -> Iterator[Framed]:
-        """What has a frame."""
-        for cluster in self.picture.clusters:
-            items = [self.number[id] for id in cluster.nodes if id in self.number]
-            if items:
-                inside = set(cluster.nodes)
-                guests = [number for id, number in self.number.items() if self._is_guest(id, inside)]
-                yield framed(cluster, items, guests, down=self.down)
+        """What has a frame. Nothing is in two of them: a fork that serves another frame alone is no item of its own."""
+        frame_of = {id: at for at, cluster in enumerate(self.picture.clusters) for id in cluster.nodes}
+        serves = {id: self._served(id, frame_of) for id in self.ids}
+        for at, cluster in enumerate(self.picture.clusters):
+            own = [id for id in cluster.nodes if id in self.number and serves[id] in (None, at)]
+            if own:
+                guests = [id for id in self.ids if serves[id] == at and frame_of.get(id) != at]
+                numbers = ([self.number[id] for id in each] for each in (own, guests))
+                yield framed(cluster, *numbers, down=self.down)
 
-    def _is_guest(self, id: str, inside: set[str]) -> bool:
-        """Whether a port, or a fork, serves nothing but what is inside of a frame."""
+    def _served(self, id: str, frame_of: Mapping[str, int]) -> int | None:
+        """The frame that a port, or a fork, serves and nothing else: where it stands in it, it belongs to it."""
         kind = self.sides.nodes[id].kind
+        if kind not in ("port", "junction"):
+            return None
         ends = self._joined(id) if kind == "port" else [edge.target for _, edge in self.sides.out_of[id]]
-        return kind in ("port", "junction") and id not in inside and inside.issuperset(ends)
+        served = {frame_of.get(end) for end in ends}
+        return served.pop() if len(served) == 1 else None
 
     def _joined(self, id: str) -> list[str]:
         """The other ends of a node's edges."""
@@ -149,9 +154,12 @@ class _Flow:
     def drawings(self, *, bare: bool = False) -> list[Drawing]:
         """Everything in its place; with `bare` once more, without labels."""
         found, crowded = self._draw(bare=bare)
-        if crowded:
-            self.frames = [each.roomier() if at in crowded else each for at, each in enumerate(self.frames)]
-            found, _ = self._draw(bare=bare)
+        roomy: set[int] = set()
+        while crowded - roomy:
+            # Room for one title moves what is in another's way, so each frame is given it once.
+            self.frames = [each.roomier() if at in crowded - roomy else each for at, each in enumerate(self.frames)]
+            roomy |= crowded
+            found, crowded = self._draw(bare=bare)
         top, left = min(each.box.top for each in found), [each.box.left for each in found]
         return [each.shifted(-x, -top) for each, x in zip(found, left, strict=True)]
 
