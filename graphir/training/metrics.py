@@ -26,6 +26,8 @@ from graphir.training.schema import Record, read_record
 
 #: Bytes of the longest line that is read as one.
 _LONGEST = 1 << 16
+#: Of the steps so far, over a part of how many a loss that falls is as good as straight.
+_STEEP = 4
 
 
 class MetricsFile:
@@ -106,19 +108,23 @@ def draw_loss(records: list[Record], path: Path, title: str, tokens: int | None 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
+    smooth = smoothed(losses)
     axes.plot(steps, losses, color="#b8cce4", linewidth=0.8, label="training, each step")
-    axes.plot(steps, smoothed(losses), color="#1f5a99", linewidth=1.6, label="training, mean of steps around")
+    axes.plot(steps, smooth, color="#1f5a99", linewidth=1.6, label="training, mean of steps around")
     checked = [record for record in records if "val_loss" in record]
     if checked:
         points = [r["step"] for r in checked], [r["val_loss"] for r in checked]
         axes.plot(*points, color="#c8501e", linewidth=1.6, marker="o", markersize=4, label="validation")
         last = checked[-1]
+        # Its number stands on the side where the training's curve is not.
+        below = last["val_loss"] < smooth[-1]
         axes.annotate(
             f"{last['val_loss']:.3f}",
             (last["step"], last["val_loss"]),
-            xytext=(0, 8),
+            xytext=(0, -8 if below else 8),
             textcoords="offset points",
             ha="right",
+            va="top" if below else "bottom",
             color="#c8501e",
         )
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
@@ -140,12 +146,12 @@ def _times(factor: float) -> Callable[[Any], Any]:
 def smoothed(values: list[float], share: float = 0.04) -> list[float]:
     """At each place what a line through the values around it says there, which lags behind nothing.
 
-    Around are up to a `share` of all values, as many before as after; at the beginning, where losses fall steeply, as
-    many as have come before; at the end those after are missing.
+    Around are up to a `share` of all values, as many before as after. A loss falls the more slowly the longer it has
+    fallen, so at the beginning they are a quarter of those that have come before; at the end those after are missing.
     """
     y = np.asarray(values, dtype=np.float64)
     here = np.arange(len(y))
-    reach = np.minimum(max(1, round(share * len(y))), here)
+    reach = np.minimum(max(1, round(share * len(y))), here // _STEEP)
     low, high = here - reach, np.minimum(here + reach + 1, len(y))
 
     def mean(of: NDArray[np.float64]) -> NDArray[np.float64]:

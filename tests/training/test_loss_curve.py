@@ -19,12 +19,22 @@ def test_a_line_is_its_own_smoothing() -> None:
 
 
 def test_a_falling_loss_is_followed_at_once_and_its_noise_left_out() -> None:
-    falling = [1.1 + 4.4 * math.exp(-i / 12) for i in range(161)]
-    assert np.abs(np.subtract(smoothed(falling), falling)).max() < 0.15
+    falling = [1.1 + 1.9 * math.exp(-i / 12) + 1.4 * math.exp(-i / 90) + math.exp(-i / 700) for i in range(2400)]
+    for steps in (161, 2400):
+        assert np.abs(np.subtract(smoothed(falling[:steps]), falling[:steps])).max() < 0.02, steps
     noise = np.random.default_rng(0).standard_normal(2000)
     smooth = np.asarray(smoothed(list(noise)))
     assert smooth[100:-100].std() < 0.12
     assert abs(smooth[-1]) < 0.5
+
+
+@pytest.mark.parametrize("at", [60, 400, 1000])
+def test_a_jump_stays_where_it_is(at: int) -> None:
+    jump = np.where(np.arange(1200) < at, 3.0, 1.0)
+    smooth = np.asarray(smoothed(list(jump)))
+    passed = int(np.argmax(smooth < 2.0))
+    assert abs(passed - at) <= 2
+    assert smooth[: at // 2] == pytest.approx(3.0)
 
 
 def test_the_picture_has_steps_and_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
