@@ -16,6 +16,7 @@ from tests.campaign.draw import draw
 from tests.support.sampled import sampled
 
 
+@pytest.mark.slow
 @sampled(1, options=[{"threads": 2, "check": True}, {"threads": 2}, {"backend": "reference"}])
 def test_what_is_compiled_again_leaves_no_object(options: dict[str, object]) -> None:
     def cycle() -> int:

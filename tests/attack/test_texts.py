@@ -17,6 +17,7 @@ from tests.attack import texts
 from tests.attack.outcome import AttackError
 
 
+@pytest.mark.slow
 def test_texts_end_in_what_was_asked_for_or_in_an_error_of_graphirs() -> None:
     with np.errstate(all="ignore"):
         found = [each for number in range(3) for each in texts.try_batch(number)]

@@ -119,6 +119,7 @@ def test_a_profile_takes_turns_with_runs(hook: Hook) -> None:
     assert [is_right(made[i], i) for i in (0, 2)] == [True, True]
 
 
+@pytest.mark.slow
 def test_graphs_are_made_and_compiled_in_many_threads_at_once() -> None:
     def work(i: int) -> float:
         model = gi.models.transformer(layers=1 + i % 2, dropout=0.1)

@@ -123,7 +123,7 @@ def test_every_operator_in_fused_kernels(operator: Operator) -> None:
         assert hold_to_deeds(calls) == len(calls)
 
 
-@pytest.mark.parametrize("kernels", [None, "numba"])
+@pytest.mark.parametrize("kernels", [pytest.param(None, marks=pytest.mark.slow), "numba"])
 def test_a_training_step_with_all_its_fused_nodes(kernels: str | None) -> None:
     if kernels == "numba":
         pytest.importorskip("numba")

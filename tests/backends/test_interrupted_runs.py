@@ -84,6 +84,7 @@ def test_after_an_interrupt_anywhere_the_next_run_is_right(hook: Hook, threads: 
     assert is_right(held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["megatron", "data"])
 def test_so_it_is_of_simulated_ranks_and_donated_state(plan: str) -> None:
     case = Case(plan, (("tp" if plan == "megatron" else "dp", 2),))

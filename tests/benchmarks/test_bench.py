@@ -89,6 +89,7 @@ FAKED = (
 )
 
 
+@pytest.mark.slow
 @needs_cores
 def test_the_command_line_picks_before_numpy_is_loaded():
     assert core_after(FAKED + COMMAND) == "Nehalem"
@@ -96,6 +97,7 @@ def test_the_command_line_picks_before_numpy_is_loaded():
     assert core_after("import numpy\n" + FAKED + COMMAND) == core_after("")
 
 
+@pytest.mark.slow
 @needs_cores
 def test_the_core_of_this_machine():
     own = core_after("")
@@ -324,6 +326,7 @@ def test_ratios_are_taken_within_a_round():
     assert Rounds({"a": [3.0], "b": [2.0]}).ratio("a", "b") == (1.5, 1.5, 1.5)
 
 
+@pytest.mark.slow
 def test_a_contestant_answers_or_says_why_it_cannot():
     contestant = Contestant("floor")
     try:

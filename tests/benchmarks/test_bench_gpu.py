@@ -36,6 +36,7 @@ def why_no_device() -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not why_no_device(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so_in_one_sentence() -> None:
     done = subprocess.run(

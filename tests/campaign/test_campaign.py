@@ -32,8 +32,8 @@ from tests.campaign.trial import Departure, Reference, UnfitError, attempt, refe
 from tests.campaign.ways import Way, draw_tiling, draw_ways, read_way
 from tests.support.paths import ROOT
 
-#: About half a minute on two processors.
-GRAPHS = 100
+#: A sample: `python -m tests.campaign` draws thousands.
+GRAPHS = 60
 B, S, D = gi.dims("B S D")
 
 
@@ -81,6 +81,7 @@ def test_sizes_are_tiny_and_often_one() -> None:
     assert sizes.count(1) > len(sizes) / 10
 
 
+@pytest.mark.slow
 def test_what_is_drawn_follows_from_the_seed_in_every_process() -> None:
     script = (
         "from tests.campaign.draw import draw; from tests.campaign.ways import draw_ways; import random\n"

@@ -35,6 +35,7 @@ def test_a_fault_is_found(name: str) -> None:
     assert caught.graphs <= RARE.get(name, SOON)
 
 
+@pytest.mark.slow
 def test_without_a_fault_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAULTS, "none", nullcontext)
     assert hunt("none", 6) is None

@@ -71,6 +71,7 @@ def test_a_sample_is_spread_over_kinds_and_follows_from_its_seed() -> None:
     assert {mutant.module for mutant in some} == {"graphir.backends.compiled.buffers", "graphir.passes.cse"}
 
 
+@pytest.mark.slow
 def test_a_module_is_changed_in_one_process_and_nowhere_on_disk() -> None:
     module = "graphir.backends.compiled.buffers"
     path = find_path(module)

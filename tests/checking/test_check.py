@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_a_clean_run_stays_far_within_the_tolerance(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "seed"), [("float32", 1), ("float64", 2)])
 def test_clean_runs_stay_far_within_the_tolerance_whatever_the_seed(dtype, seed):
-    for each in settings(Setting(1, "all", Mesh(dp=2, tp=2), dtype=dtype, seed=seed)):
+    # One dtype has every other plan, and the other one those between.
+    for each in islice(settings(Setting(1, "all", Mesh(dp=2, tp=2), dtype=dtype, seed=seed)), seed - 1, None, 2):
         single = each.single()
         report = check(single, each.parallel(single), each.complete_sizes(), each.arguments(single))
         assert report.worst.excess < 1 / 3, (each.title, seed, report.summary())
@@ -150,6 +152,7 @@ def faulty_nodes():
     return nodes[::13]
 
 
+@pytest.mark.slow
 def test_a_thousandth_on_one_rank_is_found_where_it_is():
     nodes = faulty_nodes()
     assert len(nodes) > 8

@@ -83,6 +83,7 @@ def test_every_value_is_compared_in_the_program_its_results_again_and_all_in_the
     assert "(compiled for numpy, 3 threads, proved; for its results alone; the interpreter)" in report.summary()
 
 
+@pytest.mark.slow
 def test_what_only_the_program_does_wrong_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (activation, activation_with_slope):
         _spoil(monkeypatch, each)
@@ -98,6 +99,7 @@ def test_what_only_the_program_does_wrong_is_told_first(monkeypatch: pytest.Monk
     assert report.first.found.name == "layer0/mlp/A_up"
 
 
+@pytest.mark.slow
 def test_a_fault_that_fetching_everything_hides_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all values are fetched, none takes over another's memory: here only what does is wrong."""
     _spoil(monkeypatch, d_scale_mask, lambda dA, dZ, **others: np.may_share_memory(dA, dZ))
@@ -107,6 +109,7 @@ def test_a_fault_that_fetching_everything_hides_is_found(monkeypatch: pytest.Mon
     assert not interpreted.departing
 
 
+@pytest.mark.slow
 def test_a_result_that_the_next_run_writes_over_departs(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ResultBuffers.renew
 
@@ -123,6 +126,7 @@ def _written(left: Any) -> None:
     """Claims to write, and does not, so that no proof sees it."""
 
 
+@pytest.mark.slow
 def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.MonkeyPatch) -> None:
     def emit(right: Rule, call: Any, operands: Any, results: Any, place: Any, attributes: Any) -> bool:
         """Adds nought times what the run before has left, which is something if that is NaN."""
@@ -142,6 +146,7 @@ def test_what_a_run_makes_of_what_the_last_one_left_departs(monkeypatch: pytest.
     assert not report.runs[-1].departing
 
 
+@pytest.mark.slow
 def test_the_command_says_which_executor_it_compared(call: Any) -> None:
     words = ["check", "--layers", 1, "--dp", 2, "--threads", 1, "--optimizer", "none"]
     code, out, _ = call(*words)

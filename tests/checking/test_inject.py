@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @sampled(2, number=range(len(CASES)))
 def test_a_sample_of_faults_is_found_where_they_are(number):
     setting, every = CASES[number]
@@ -183,6 +184,7 @@ def test_a_fault_is_told_in_words():
     assert fault.axes == ("dp",)
 
 
+@pytest.mark.slow
 def test_a_run_that_departs_already_is_refused():
     """Faults are told from a right run; a wrong one has to be mended first."""
     setting = Setting(1, "megatron", Mesh(tp=2))

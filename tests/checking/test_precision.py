@@ -32,6 +32,7 @@ def case(precision: str) -> tuple[Graph, Graph, dict[str, int], dict[str, Any], 
     return single, parallel, sizes, arguments, make_reference(single, parallel, sizes, arguments)
 
 
+@pytest.mark.slow
 @sampled(1, precision=NARROW)
 def test_a_clean_run_stays_well_within_the_tolerance(precision: str) -> None:
     single, parallel, sizes, arguments, reference = case(precision)
@@ -46,8 +47,8 @@ def test_a_clean_run_stays_well_within_the_tolerance(precision: str) -> None:
 @pytest.mark.parametrize("precision", NARROW)
 def test_clean_runs_of_every_plan_do_whatever_the_seed(precision: str) -> None:
     plans = settings(Setting(1, "all", MESH, precision=precision, seed=3))
-    # One precision has every other plan, and the other one those between.
-    for each in islice(plans, NARROW.index(precision), None, 2):
+    # Of three plans each precision has one: other seeds, on fewer plans, are had by float32 and float64.
+    for each in islice(plans, NARROW.index(precision), None, 3):
         single = each.single()
         report = check(single, each.parallel(single), each.complete_sizes(), each.arguments(single))
         assert report.worst.excess < 2 / 3, (each.title, report.summary())
@@ -107,6 +108,7 @@ def test_faults_are_found_where_they_are(precision: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["check", "--layers", "1", "--dp", "2", "--tp", "2", "--precision", "bfloat16"])

@@ -123,6 +123,7 @@ def test_quiet_says_nothing(call, text, tmp_path):
     assert call("train", "--text", text, *MODEL, "--steps", 2, "--out", tmp_path / "run", "-q") == (0, "", "")
 
 
+@pytest.mark.slow
 def test_resume_takes_the_checkpoints_options(call, text, tmp_path):
     common = ["train", "--text", text, *MODEL, "--dropout", 0.3, "--schedule", "constant", "--quiet"]
     assert call(*common, "--steps", 6, "--out", tmp_path / "whole")[0] == 0
@@ -143,6 +144,7 @@ def test_without_matplotlib_it_says_what_to_install_and_goes_on(call, text, tmp_
     assert not (folder / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_file_goes_with_its_run(call, text, tmp_path):
     tokenizers = pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
     words = ["?", "the", "cat", "sat", "on", "mat", "and", "rat", ",", "."]
@@ -252,6 +254,7 @@ def interrupt_when_started(folder, *arguments):
     return process.returncode, err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 def test_ctrl_c_saves_and_says_how_to_go_on(call, text, tmp_path):
     folder, steps = tmp_path / "run", 100_000

@@ -131,6 +131,7 @@ def test_an_interruption_that_is_dropped_is_none_the_less_the_end(
     assert call("bench") == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_program_of_its_own_keeps_its_signals() -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

@@ -53,6 +53,7 @@ def test_without_output_the_figure_s_name_is_the_file_s(capsys, tmp_path, monkey
     assert (tmp_path / "node-single.dot").read_text().startswith("digraph")
 
 
+@pytest.mark.slow
 def test_all_figures_into_a_folder(capsys, tmp_path):
     assert run(capsys, "draw", "--all", "--format", "dot", "-o", tmp_path / "out")[0] == 0
     assert {each.stem for each in (tmp_path / "out").iterdir()} == {each.id for each in figures()}
@@ -88,6 +89,7 @@ def test_a_layer_can_be_drawn_on_its_own(capsys, tmp_path):
     assert "layer7/mha" not in file.read_text()
 
 
+@pytest.mark.slow
 def test_the_full_view_folds_no_layer(capsys, tmp_path):
     file = tmp_path / "model.svg"
     assert run(capsys, "draw", "transformer", "--layers", 3, "--view", "full", "-o", file)[0] == 0

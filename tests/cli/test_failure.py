@@ -149,12 +149,14 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_under_stdout() -> None:
     done = shell("graphir ops > /dev/full")
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a shell of another kind")
 def test_streams_that_are_closed() -> None:
     for closed in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):

@@ -109,6 +109,7 @@ def test_models_by_name_have_their_parameters_in_a_second(call, name, parameters
     assert found["memory"]["by category"]["parameters"] == 4 * parameters
 
 
+@pytest.mark.slow
 def test_layers_of_several_kinds_repeat_by_their_period(call):
     """Gemma 2 sees a window in every other layer: 6 layers follow from 3 and 5, or are counted whole."""
     sizes = ("--sequence", 16, "--batch", 2)
@@ -118,6 +119,7 @@ def test_layers_of_several_kinds_repeat_by_their_period(call):
         assert more[name]["number"] - found[name]["number"] == found[name]["number"] - whole[name]["number"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [{}, {"dp": 2, "tp": 2}], ids=str)
 def test_many_layers_follow_from_two_and_three(axes):
     def of_layers(layers: int) -> StepCost:

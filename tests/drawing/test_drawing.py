@@ -271,6 +271,7 @@ def test_layers_that_differ_are_not_drawn_as_one():
     assert [(run.first, run.last) for run in runs] == [(0, 1), (2, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["overall", "backward"])
 def test_what_drawing_takes_grows_with_the_layers_and_not_with_their_square(view):
     """Counted in calls, which do not depend on the machine; what is drawn of layers that are alike is one of them."""

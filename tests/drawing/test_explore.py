@@ -205,6 +205,7 @@ def test_the_page_brings_along_every_asset_there_is():
     assert here == {*PROGRAM, *STYLES}
 
 
+@pytest.mark.slow
 @needs_svg
 def test_a_page_of_many_layers_is_hardly_larger_than_one_of_three():
     small, large = (model_page(gi.models.transformer(layers=layers)) for layers in (3, 12))
@@ -253,6 +254,7 @@ def hostile_picture(text):
     return Picture("hostile", text, text, nodes=nodes, edges=(PictureEdge("a", "b", text, "forward", shape=text),))
 
 
+@pytest.mark.slow
 @needs_svg
 @pytest.mark.parametrize("text", [HOSTILE, 'a\\N<b>&amp; quote " and \n newline', "<!-- \u2028 ℒ Σ"])
 def test_hostile_texts_stay_texts(text):

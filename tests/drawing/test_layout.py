@@ -182,6 +182,7 @@ def unfolded(layers):
     return draw(graph, find_view(graph, "full"))
 
 
+@pytest.mark.slow
 def test_an_unfolded_model_is_a_stack_of_layers_that_look_alike():
     picture = unfolded(3)
     drawing = lay_out(picture)
@@ -211,6 +212,7 @@ def test_what_reads_over_several_layers_runs_outside_of_them():
     assert max(x for x, _ in drawing.edges[place].points) > right
 
 
+@pytest.mark.slow
 def test_a_training_step_goes_on_from_each_gradient_to_its_update():
     graph = optimize(autodiff(gi.models.transformer(layers=1), loss="L"))
     graph = shard(graph, gi.Mesh(dp=2, tp=2), find_plan("data+megatron"))
@@ -226,6 +228,7 @@ def test_a_training_step_goes_on_from_each_gradient_to_its_update():
     assert [plain(line) for line in waiting.lines] == ["W\u0303_Q", "m of W\u0303_Q", "v of W\u0303_Q", "step", "lr"]
 
 
+@pytest.mark.slow
 def test_what_many_layers_read_waits_beside_each_of_its_readers():
     graph = autodiff(gi.models.blueprint("llama3-8b").but(layers=3).graph(), loss="L")
     picture = draw(graph, find_view(graph, "full"))

@@ -128,6 +128,7 @@ def test_what_is_missing_is_told_with_what_installs_it(monkeypatch, format, miss
     assert render(NAMED, "svg").startswith(b"<?xml")
 
 
+@pytest.mark.slow
 def test_drawing_loads_no_plotting_library():
     program = (
         "import sys; from graphir.drawing import figure; from graphir.drawing.render import render, font_folder; "

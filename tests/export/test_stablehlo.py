@@ -82,7 +82,7 @@ def test_a_rank_of_it_runs_where_graphir_is_not(mesh: gi.Mesh, tmp_path: Path) -
             assert distance(found, array) <= 1e-12, name
 
 
-def test_every_third_collective_of_a_layer_that_keeps_its_shape_is_missed(exported: Exported) -> None:
+def test_every_sixth_collective_of_a_layer_that_keeps_its_shape_is_missed(exported: Exported) -> None:
     ir = jax.interpreters.mlir
     text, rows = exported.path.read_text(), exported.blocks()
     with jax.enable_x64(True):
@@ -99,7 +99,7 @@ def test_every_third_collective_of_a_layer_that_keeps_its_shape_is_missed(export
                 break
             op = found[total]
             total += 1
-            if op.results[0].type != op.operands[0].type or total % 3:
+            if op.results[0].type != op.operands[0].type or total % 6:
                 caught += 1  # what takes its place would have another shape: no program; or XLA has others to compile
                 continue
             op.results[0].replace_all_uses_with(op.operands[0])

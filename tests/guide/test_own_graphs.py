@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif("svg" not in renderers(), reason="nothing on thi
 SWIGLU = ROOT / "examples/swiglu.py"
 
 
+@pytest.mark.slow
 def test_a_block_is_drawn_forward_and_back_on_one_rank_and_on_two_and_measured(call, tmp_path):
     file = tmp_path / "swiglu.html"
     code, out, err = call("guide", f"{SWIGLU}:swiglu", "--tp", 2, "--size", "B=2", "-o", file)

@@ -97,6 +97,7 @@ def _run(graph: Graph) -> tuple[str, list[float]]:
     return gi.to_text(graph), [float(each) for each in made["Y"]]
 
 
+@pytest.mark.slow
 def test_a_spawned_process_gets_graphs_of_operators_that_its_function_s_module_imports() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         text, made = pool.submit(_run, _own()).result()

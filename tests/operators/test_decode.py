@@ -69,6 +69,7 @@ def test_a_wrong_temperature_would_be_noticed():
     assert not fits(counts, count * weights / weights.sum())
 
 
+@pytest.mark.slow
 def test_frequencies_over_steps():
     block = gi.Builder("steps")
     operands = block.input("P", (12,), "float64"), block.input("seed", (), "int64"), block.input("step", (), "int64")

@@ -54,7 +54,7 @@ def test_inferred_types_are_what_the_kernel_returns(operator: Operator, dtype: s
     ids=_key,
 )
 def test_what_is_declared_holds(operator: Operator, check: Callable[[Case], None]) -> None:
-    for case in cases(operator, "float64", count=6):
+    for case in cases(operator, "float64", count=4):
         check(case)
 
 
@@ -368,6 +368,7 @@ def test_a_case_was_written_where_it_was_asked_for() -> None:
     assert str(case.node.meta.at).startswith("tests/operators/test_registry.py:")
 
 
+@pytest.mark.slow
 def test_no_test_runner_is_needed_and_no_optimization_silences_a_check() -> None:
     program = (
         "import sys, graphir as gi\n"

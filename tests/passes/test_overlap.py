@@ -62,6 +62,7 @@ def test_a_graph_of_one_rank_stays_as_it_is():
     assert overlap(graph) is graph
 
 
+@pytest.mark.slow
 def test_simulated_ranks_get_the_same_bits_with_and_without():
     setting = Setting(plan="data+megatron", layers=1)
     single = setting.single()

@@ -87,6 +87,7 @@ def traffic(graph: gi.Graph, sizes: dict[str, int]) -> int:
     return sum(math.prod(dim.size(known) for dim in value.shape) * DTYPES[value.dtype] for value in values)
 
 
+@pytest.mark.slow
 def test_a_step_of_gpt2_moves_a_third_less_memory_on_a_gpu() -> None:
     """Of GPT-2 small with B 8, S 1024: what is taken to a GPU, and what its passes and narrow results leave of that."""
     sizes = {"B": 8, "S": 1024, "D": 768, "N_H": 12, "D_ff": 3072, "V": 50304}
@@ -122,6 +123,7 @@ def test_products_are_taken_apart_into_one_for_each_gradient() -> None:
     assert set(apart.values) == set(joint.values)
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_number_of_layers_alone() -> None:
     """Work is counted in calls that a profiler sees, which no other program on the machine disturbs."""
     import cProfile

@@ -13,6 +13,8 @@ from tests.support.paths import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: What needs another's package, by its name; with the slow tests.
 NEEDS = {"export_onnx": "onnxruntime", "second_engine": "jax"}
+#: What takes longer than a few seconds, beside those.
+SLOW = {*NEEDS, "train_tiny"}
 
 
 @cache
@@ -31,7 +33,7 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in NEEDS else [], id=path.stem) for path in EXAMPLES],
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in EXAMPLES],
 )
 def test_an_example_runs(path):
     if path.stem in NEEDS:

@@ -149,6 +149,7 @@ print(float(run["loss/L"]) > 0, *gi.__path__)
 """
 
 
+@pytest.mark.slow
 def test_a_checkout_without_symbolic_links_is_imported_all_the_same(checkout, tmp_path):
     """As a zip has it that is unpacked on Windows: each link is a small text file."""
     for name in ("passes", "backends"):
@@ -164,6 +165,7 @@ def test_a_checkout_without_symbolic_links_is_imported_all_the_same(checkout, tm
             (tmp_path / name).rename(checkout / "graphir" / name)
 
 
+@pytest.mark.slow
 def test_a_checkout_with_links_is_looked_into_nowhere_else(checkout):
     assert run("-c", EXAMPLE, cwd=checkout) == f"True {checkout / 'graphir'}\n"
 

@@ -66,6 +66,7 @@ def allocating(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
+@pytest.mark.slow
 def test_it_is_refused_before_anything_is_allocated(
     free: Callable[[int | None], None], allocating: list[str], tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_the_command_refuses_with_exit_code_2(
     assert "choose a smaller --width" in err
 
 
+@pytest.mark.slow
 def test_a_level_of_recomputation_is_what_training_compiles(tmp_path: Path) -> None:
     plain, again = (Needs(256).need(SMALL, level) for level in (None, "full"))
     assert again.step < plain.step / 2

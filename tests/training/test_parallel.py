@@ -36,7 +36,7 @@ MESHES = [
 ]
 
 
-@sampled(2, mesh=MESHES)
+@sampled(1, mesh=MESHES)
 def test_ranks_follow_the_curve_of_one_rank(alone, tmp_path, mesh):
     outcome = train(replace(CONFIG, **mesh), tmp_path)
     assert np.allclose(curve(tmp_path), curve(alone), rtol=1e-9, atol=0)
@@ -49,6 +49,7 @@ def test_ranks_follow_the_curve_of_one_rank(alone, tmp_path, mesh):
         assert np.allclose(found[name], array, rtol=1e-7, atol=1e-9), name
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_mesh(alone, tmp_path):
     train(replace(CONFIG, steps=3, dp=2, tp=3, plan="sequence+vocabulary+zero1"), tmp_path)
     train(replace(CONFIG, tp=2), tmp_path, resume=True)

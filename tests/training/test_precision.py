@@ -38,6 +38,7 @@ def in_float32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @sampled(
     results=["wide", "narrow"],
     precision=["bfloat16", "float16"],
@@ -54,6 +55,7 @@ def test_the_curve_is_that_of_float32(
         assert ("scale" in narrow) == (precision == "float16")
 
 
+@pytest.mark.slow
 @sampled(1, ranks=[{}, {"tp": 3, "plan": "sequence+vocabulary"}])
 def test_two_halves_are_one_whole_bit_for_bit(
     ranks: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,7 @@ def test_who_comes_second_is_told_who_has_it(tmp_path: Path) -> None:
     FolderLock(tmp_path).release()
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(small: TrainConfig, tmp_path: Path) -> None:
     """The second is refused, whether it begins or goes on, and the first does not notice."""
 
@@ -172,6 +173,7 @@ def test_who_finds_its_lock_tidied_away_takes_it_again(tmp_path: Path) -> None:
 # -- what is missing at the end ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_curve_is_drawn_is_finished(small: TrainConfig, tmp_path: Path) -> None:
     first = train(small, tmp_path / "run")
     before = first.checkpoint.read_bytes()

@@ -43,6 +43,7 @@ def told(folder):
     return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_metrics(folder)]
 
 
+@pytest.mark.slow
 @sampled(2, changes=[{}, {"optimizer": "sgd"}, {"clip": 0.0}, {"positions": "sinusoidal", "tied": False}])
 def test_two_halves_are_one_whole_bit_for_bit(small, tmp_path, changes):
     whole = dataclasses.replace(small, schedule_steps=8, **changes)
@@ -88,6 +89,7 @@ def test_it_learns(small, tmp_path):
     assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_validation_leaves_the_run_as_it_is(small, trained, tmp_path):
     never = train(dataclasses.replace(small, validate_every=0), tmp_path / "seldom")
     assert never.loss == told(trained / "metrics.jsonl")[-1]["loss"]
@@ -140,6 +142,7 @@ def test_the_run_depends_on_its_seed(small, trained, tmp_path):
     assert other.loss != told(trained / "metrics.jsonl")[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go(small, tmp_path):
     train(dataclasses.replace(small, checkpoint_every=1, keep=3), tmp_path / "few")
     assert [step for step, _ in list_checkpoints(tmp_path / "few")] == [6, 7, 8]

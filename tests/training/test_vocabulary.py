@@ -125,6 +125,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
     return run
 
 
+@pytest.mark.slow
 @sampled(2, variant=list(VARIANTS))
 def test_a_padded_run_is_the_run(tmp_path: Path, plain: Plain, variant: str) -> None:
     changes, told = VARIANTS[variant], Told()

@@ -161,6 +161,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_what_is_compiled_is_agreed_on_without_training() -> None:
     """By every backend; and who disagreed once may go on to agree."""

@@ -235,6 +235,7 @@ def test_ranks_share_and_send() -> None:
     assert done.stderr == [""] * 4
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_ranks_that_mpi_has_started_share_and_send() -> None:
     """What names a group of NCCL's travels so, under either launcher."""
@@ -267,6 +268,7 @@ def test_who_waits_in_vain_is_told_who_came(tmp_path: Path) -> None:
     assert all(text in told for told in done.stderr)
 
 
+@pytest.mark.slow
 def test_who_finds_no_master_is_told_where_it_looked() -> None:
     done = launch(2, "-c", SHORT.replace("12", "2") + START, missing=frozenset({0}))
     assert done.codes == [1]
@@ -274,6 +276,7 @@ def test_who_finds_no_master_is_told_where_it_looked() -> None:
     assert "rank 0 has to be started there, and MASTER_ADDR and MASTER_PORT be the same" in done.stderr[0]
 
 
+@pytest.mark.slow
 def test_two_that_say_that_they_are_one_are_told_apart() -> None:
     # Who is refused last is told, too, however soon rank 0's process, and the hub with it, comes to its end.
     slow = "import time; from graphir.backends.communicator import rendezvous\n"
@@ -283,12 +286,14 @@ def test_two_that_say_that_they_are_one_are_told_apart() -> None:
     assert all("both say RANK=1; each needs one of its own" in told for told in done.stderr)
 
 
+@pytest.mark.slow
 def test_ranks_that_disagree_about_their_number() -> None:
     done = launch(2, "-c", START, more={1: {"WORLD_SIZE": "3"}})
     assert done.codes == [1] * 2
     assert all("says WORLD_SIZE=3, but rank 0 says WORLD_SIZE=2; all must say the same" in t for t in done.stderr)
 
 
+@pytest.mark.slow
 def test_a_stranger_at_the_port_is_sent_away() -> None:
     done = launch(
         2,
@@ -395,6 +400,7 @@ def test_rank_0_killed_while_the_others_wait_for_its_end() -> None:
     assert done.stderr[2] == ""
 
 
+@pytest.mark.slow
 def test_rank_0_leaves_when_all_have_heard_that_it_does() -> None:
     """Its last words are on their way still when it has come to its end: here, for a tenth of a second each."""
     slow = """
@@ -426,6 +432,7 @@ here.share(b"", "an all-reduce over tp")
     assert text in done.stderr[1]
 
 
+@pytest.mark.slow
 def test_mpi_is_refused_to_processes_that_mpi_has_not_started() -> None:
     program = """
 from graphir.backends.communicator import communicator_for

@@ -77,6 +77,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_rank_takes_the_whole_or_its_block_and_keeps_blocks() -> None:
     done = launch(2, "-c", TAKES_AND_RETURNS)
@@ -143,7 +144,8 @@ UNCHECKED = "from graphir.backends.communicator import mpi_peers\nmpi_peers.is_a
 
 
 @needs_mpi
-@pytest.mark.parametrize("program", ["", pytest.param(UNCHECKED, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["", UNCHECKED])
 def test_the_launcher_of_another_mpi_is_told_in_a_sentence(program: str) -> None:
     """Not two runs of one rank each; also where it is found out only by what MPI says of their number."""
     done = as_rank(0, program)
@@ -188,15 +190,15 @@ def test_graphir_loads_no_mpi() -> None:
 
 @needs_mpi
 @pytest.mark.slow
-def test_every_plan_on_six_processes_agrees_with_one_rank() -> None:
-    done = launch(6, "-m", "graphir", "check", "--plan", "all", "--layers", "1", "--json", timeout=300)
+def test_every_plan_on_four_processes_agrees_with_one_rank() -> None:
+    done = launch(4, "-m", "graphir", "check", "--plan", "all", "--layers", "1", "--json", timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["ok"]
     assert told["skipped"] == []
     titles = [report["title"] for report in told["reports"]]
     assert len(titles) >= 16
-    assert {"data on dp=2, tp=3", "megatron+data on dp=2, tp=3", "megatron+zero3 on dp=2, tp=3"} <= set(titles)
+    assert {"data on dp=2, tp=2", "megatron+data on dp=2, tp=2", "megatron+zero3 on dp=2, tp=2"} <= set(titles)
     for report in told["reports"]:
         assert len(report["values"]) > 200, report["title"]
         assert all(each["replicas"] for each in report["values"]), report["title"]

@@ -162,6 +162,7 @@ def test_sharing_saves_the_calls_of_all_ranks_but_one() -> None:
 # -- what a user relies on --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_number_of_threads_gives_the_same_bits() -> None:
     graph = autodiff(gi.models.transformer(2, dropout=0.2))
     given = arguments(graph, LARGE)
@@ -280,6 +281,7 @@ def test_more_recomputation_needs_less_memory() -> None:
     assert arenas[-1] < 0.6 * arenas[0]
 
 
+@pytest.mark.slow
 def test_a_budget_chooses_the_level_that_fits() -> None:
     graph = autodiff(gi.models.transformer(2, dropout=0.1))
     plans = {level: gi.compile(graph, LARGE, recompute=level).memory.bytes for level in ("masks", "attention", "full")}

@@ -57,10 +57,12 @@ def test_gradients_at_levels(gradients, level):
     check(gradients, recompute=level)
 
 
+@pytest.mark.slow
 def test_a_step_of_adamw(gradients):
     check(optimize(gradients), donate=True)
 
 
+@pytest.mark.slow
 def test_simulated_ranks(gradients):
     check(shard(gradients, gi.Mesh(dp=2), "data"), ranks=2)
 

@@ -141,6 +141,7 @@ def test_gradient_of_lookup(dtype: Any, tokens: int, most: int) -> None:
     np.testing.assert_array_equal(dE, first)
 
 
+@pytest.mark.slow
 def test_large_tables_are_shared_out_by_rows() -> None:
     """More rows than blocks: each block owns several; those of no token are 0."""
     rng = np.random.default_rng(2)

@@ -49,6 +49,7 @@ def small(tmp_path: Path) -> TrainConfig:
     return replace(SMALL, text=(str(path),))
 
 
+@pytest.mark.slow
 @sampled(1, mesh=[{"dp": 2}, {}])
 def test_a_run_on_a_gpu_is_that_on_the_processor(
     cupy: Any, small: TrainConfig, tmp_path: Path, mesh: dict[str, int]

@@ -103,6 +103,7 @@ def spoken(right: Trace) -> set[int]:
     return {id(step) for step in found}
 
 
+@pytest.mark.slow
 @sampled(3, name=list(MUTATIONS))
 def test_a_fault_behind_layers_that_are_right(right: Trace, spoken: set[int], name: str) -> None:
     """Where a lemma would have spoken, had the step been right; else, where no such step is fit for it, at any."""

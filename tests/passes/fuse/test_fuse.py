@@ -326,6 +326,7 @@ def test_units_that_wait_for_each_other_have_no_order() -> None:
     assert [unit.nodes for unit in ordered] == [[first], [second], [third]]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_precedence_is_what_paths_say(data: st.DataObject) -> None:

@@ -210,6 +210,7 @@ def test_unfolded_every_fused_node_is_a_frame_around_its_own() -> None:
     assert {"layer0/mha/A", "layer1/mha/A"} <= {node.id for node in picture.nodes}
 
 
+@pytest.mark.slow
 def test_fused_graphs_are_drawn_to_files(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     for name, *more in (
         ("folded.dot", "--view", "forward"),
@@ -281,6 +282,7 @@ def planned(*arguments: str) -> dict[str, object]:
     return dict(json.loads(result.output)["planned"])
 
 
+@pytest.mark.slow
 def test_cost_plans_the_memory_of_the_compiled_step() -> None:
     masks = planned()
     assert masks["recompute"] == "masks"

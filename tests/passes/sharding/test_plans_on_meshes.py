@@ -99,6 +99,7 @@ def test_a_mesh_that_is_named_in_part_is_told_what_it_lacks(call, command, argum
     assert lacking in err
 
 
+@pytest.mark.slow
 @sampled(1, plan=["sequence+vocabulary+zero3", "vocabulary"])
 def test_training_without_the_axes_of_its_plan_is_training_on_one_rank(tmp_path, plan):
     config = TrainConfig(

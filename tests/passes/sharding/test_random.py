@@ -46,6 +46,7 @@ def arguments(program: Program, joint: Graph) -> dict[str, Any]:
     return {value.name: held[value.name] for value in joint.arguments}
 
 
+@pytest.mark.slow
 @settings(_options, max_examples=12)
 @given(case=cases())
 def test_sharded_is_unsharded(case: tuple[Program, Graph, Mesh, Plan]) -> None:
@@ -53,7 +54,7 @@ def test_sharded_is_unsharded(case: tuple[Program, Graph, Mesh, Plan]) -> None:
 
 
 @pytest.mark.slow
-@settings(_options, max_examples=100)
+@settings(_options, max_examples=60)
 @given(case=cases())
 def test_sharded_is_unsharded_over_and_over(case: tuple[Program, Graph, Mesh, Plan]) -> None:
     require_the_same(*case)

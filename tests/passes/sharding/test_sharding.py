@@ -109,6 +109,7 @@ BATCHES = 16
 ULP = 2.0**-23
 
 
+@pytest.mark.slow
 @sampled(
     1,
     case=[
