@@ -40,7 +40,7 @@ def rule_sources() -> Iterator[tuple[str, str]]:
                     }
                     sizes = tile_sizes(tiles, width)
                     yield f"{kernel.file} {value} {width}", attention_source(kernel.file, **types, **sizes, **switches)
-                    if width == 64:
+                    if width == 64 and value in ("bfloat16", "float64"):
                         sighted = {**switches, "MASK": 0, "CAUSAL": False}
                         text = attention_source(kernel.file, _sight(), **types, **sizes, **sighted)
                         yield f"{kernel.file} {value} by position", text
