@@ -133,7 +133,18 @@ def _made_pending(graph: Graph, value: Value, axis: str) -> str:
 
 
 def _need(graph: Graph, node: Node) -> str:
-    """What reads the result, through further collectives, and as which operand."""
+    """What reads the result, and as which operand."""
+    found, value = readers_of(graph, node)
+    returned = value in graph.outputs
+    if not found:
+        return "the graph's outputs" if returned else "nothing"
+    (reader, position), others = found[0], len(found) - 1 + returned
+    more = f" and {others} more" if others else ""
+    return f"{reader.name} = {reader.operator.key}(…) as {reader.inference.rule.inputs[position].name}{more}"
+
+
+def readers_of(graph: Graph, node: Node) -> tuple[list[tuple[Node, int]], Value]:
+    """The nodes that read a collective's result, through further ones, and as which operand; and what they read."""
     value = node.outputs[0]
     while True:
         readers = graph.uses[value]
@@ -141,13 +152,7 @@ def _need(graph: Graph, node: Node) -> str:
         if not readers or len(further) < len(readers):
             break
         value = further[0].outputs[0]
-    found = [(reader, position) for reader, position in readers if reader.operator.relayout is None]
-    returned = value in graph.outputs
-    if not found:
-        return "the graph's outputs" if returned else "nothing"
-    (reader, position), others = found[0], len(found) - 1 + returned
-    more = f" and {others} more" if others else ""
-    return f"{reader.name} = {reader.operator.key}(…) as {reader.inference.rule.inputs[position].name}{more}"
+    return [(reader, position) for reader, position in readers if reader.operator.relayout is None], value
 
 
 # -- partner ----------------------------------------------------------------------------------------------

@@ -184,9 +184,12 @@ def _clip(builder: Builder, gradients: Sequence[Value], limit: float, s: Value |
     """The gradients, divided by a loss scale s and scaled so that their global norm is at most `limit`, and the norm.
 
     Only scalars meet: one factor does both, and one sum of squares a gradient tells as well whether it is finite.
+    Each is named within its gradient's scope, so that layers which are alike have names that are.
     """
-    wide = widest(gradient.dtype for gradient in gradients)
-    squares = [cast_to(square_sum(gradient), wide) for gradient in gradients]
+    wide, squares = widest(gradient.dtype for gradient in gradients), []
+    for gradient in gradients:
+        with builder.context(scope=gradient.scope, phase=UPDATE):
+            squares.append(cast_to(square_sum(gradient), wide))
     total = add(*squares, name="norm2") if len(squares) > 1 else squares[0]
     read = [total] if s is None else [total, cast_to(s, wide)]
     factor, norm = clip_factor.all(*read, limit=limit, names=["clip", "norm"])

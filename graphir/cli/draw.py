@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged
+from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, deeper, staged
 from graphir.cli.load import find_model, graph_options, is_named, model_names, model_option
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, config_options, given
 from graphir.cli.own import FORMS, is_own, name_of_file
@@ -253,6 +253,7 @@ def _model(model: str, kind: str, options: dict[str, Any], names: set[str]) -> b
     if options["unfold"] and (stage != "fused" or kind in ("html", "json")):
         raise ConfigError("--unfold is for --stage fused, drawn as dot, svg, png or pdf")
     rest = {name: value for name, value in options.items() if name not in _OF_DRAWING}
-    graph = staged(model, stage, rest, names)
+    graph = staged(model, stage, dict(rest), names)
     title = f"{model}, {stage}" if kind in ("html", "json") and not is_own(model) else name_of_file(model)
-    return graph_file(graph, kind, options["view"], title, options["expand_layer"], options["unfold"])
+    more = deeper(model, stage, rest, names) if kind == "html" else None
+    return graph_file(graph, kind, options["view"], title, options["expand_layer"], options["unfold"], more)

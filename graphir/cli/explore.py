@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, staged_subject
+from graphir.cli.inspect import OPTIMIZER_OPTIONS, PARALLEL_OPTIONS, STAGES, compiler_options, deeper, staged_subject
 from graphir.cli.load import graph_argument, graph_options
 from graphir.cli.options import MODEL_OPTIONS, GroupedCommand, GroupedOption, all_declared, config_options
 from graphir.cli.options import given as told
@@ -50,19 +50,19 @@ def explore(
 ) -> int:
     """Write a whole model as one page that folds, unfolds, searches and measures it.
 
-    Layers and ranks unfold in place, of any number. Sliders change sizes and mesh, and every formula, width and time
-    with them; they begin with the sizes that options say, or else the model's own, or a small GPT-2's. The page is one
-    file, and needs no network.
+    Layers and ranks unfold in place, of any number. Sliders change layers, sizes and mesh, and every formula, width and
+    time with them; they begin with those that options say, or else the model's own, or a small GPT-2's. The page is
+    one file, and needs no network.
     """
     from graphir.drawing.explore import model_page
     from graphir.files import write_atomically
 
     chosen = stage or ("forward" if is_own(what) else "train")
     known = {name: value for name, value in options.items() if value is not None or name not in _SIZES}
-    graph, asked = staged_subject(what, chosen, known, told(context))
+    graph, asked = staged_subject(what, chosen, dict(known), told(context))
     name = name_of_file(what)
     title = f"{name}, {graph.mesh}" if graph.mesh.axes else name
-    page = model_page(graph, title, asked.sizes, expand_layer)
+    page = model_page(graph, title, asked.sizes, expand_layer, deeper(what, chosen, known, told(context)))
     path = Path(output or f"{name}.html")
     write_atomically(path, lambda file: file.write(page.encode()))
     click.echo(str(path))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphir.cli.load import Subject, graph_argument, graph_options, is_named, subject
+from graphir.cli.load import TRANSFORMER, Subject, graph_argument, graph_options, is_named, subject
 from graphir.cli.options import (
     MODEL_OPTIONS,
     SIZE_OPTIONS,
@@ -24,6 +24,7 @@ from graphir.errors import ConfigError
 from graphir.options import flag
 
 if TYPE_CHECKING:
+    from graphir.drawing.explore import Deeper
     from graphir.ir.graph import Graph
     from graphir.ir.operator import Operator
 
@@ -140,6 +141,17 @@ def staged_subject(
     if stage == "fused":
         graph = run_pipeline(dce(graph), level, _names(without))
     return (lower(graph) if stage == "lowered" else graph), asked
+
+
+def deeper(what: str, stage: str, options: Mapping[str, Any], given_names: set[str]) -> Deeper | None:
+    """How the model with these options is built with other layers; None where their number is no option."""
+    from graphir.cli.step import depth_of
+    from graphir.drawing.explore import Deeper
+
+    layers, period = depth_of(what, options, given_names)
+    if layers is None and what != TRANSFORMER:
+        return None
+    return Deeper(lambda count: staged(what, stage, {**options, "layers": count}, {*given_names, "layers"}), period)
 
 
 def _names(written: str | None) -> list[str]:

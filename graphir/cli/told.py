@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from graphir.why import Explanation
 
 _LAYER = re.compile(r"layer(\d+)")
-#: A number at the end of a word, of the optimizer's `square_sum7` say.
-_NUMBER = re.compile(r"(?<=[a-z])\d+\b")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -135,11 +133,11 @@ def _same(one: Sequence[Told], other: Sequence[Told]) -> bool:
 
 
 def _in_layer(each: Told) -> tuple[object, ...]:
-    """All that is told of a collective; other layers by how far they are away, what else is numbered by its name."""
+    """All that is told of a collective; other layers by how far they are away."""
     here = int(each.block.removeprefix("layer")) if _LAYER.fullmatch(each.block) else 0
 
     def relative(text: str) -> str:
-        return _NUMBER.sub("", _LAYER.sub(lambda found: f"layer {int(found[1]) - here:+d}", text))
+        return _LAYER.sub(lambda found: f"layer {int(found[1]) - here:+d}", text)
 
     told = map(relative, (each.name, each.cause, each.need, each.partner))
     return *told, each.phase, each.axes, each.formula, each.total

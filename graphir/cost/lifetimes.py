@@ -24,8 +24,8 @@ KEPT, TEMPORARY, INPUTS = "activations kept", "temporaries", "inputs"
 #: What memory is for, as it is told.
 CATEGORIES = (PARAMETERS, GRADIENTS, STATE, KEPT, TEMPORARY, INPUTS)
 
-#: The number of a layer, and of what is numbered by its place in a list of the optimizer's.
-_NUMBER = re.compile(r"(?<=\blayer)\d+|(?<=square_sum)\d+")
+#: The number of a layer.
+_NUMBER = re.compile(r"(?<=\blayer)\d+")
 
 
 @dataclass(frozen=True)

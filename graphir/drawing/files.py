@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphir.drawing.picture import Picture
 from graphir.drawing.render import FORMATS as PICTURES
@@ -15,6 +16,9 @@ from graphir.drawing.view import View
 from graphir.drawing.views import find_view, require_layers, usual_view
 from graphir.errors import ConfigError
 from graphir.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from graphir.drawing.explore import Deeper
 
 #: Pictures, then the interactive page, and what Google's Model Explorer reads.
 FORMATS = (*PICTURES, "html", "json")
@@ -43,10 +47,12 @@ def graph_file(
     title: str | None = None,
     expand: Sequence[int] = (),
     unfold: bool = False,
+    deeper: Deeper | None = None,
 ) -> bytes:
     """A graph as a file, under `view` or its usual one; `expand` names layers to draw on their own.
 
-    html is a page of all views, json the whole graph. With `unfold`, what fused nodes hold is drawn inside of them.
+    html is a page of all views (`deeper` as `model_page` has it), json the whole graph. With `unfold`, what fused nodes
+    hold is drawn inside of them.
     Errors: ConfigError for an unknown view or format, MissingDependencyError if nothing here can make the format.
     """
     from graphir.drawing.explore import model_page
@@ -56,7 +62,7 @@ def graph_file(
         return explorer_json(graph, title or graph.name).encode()
     require_layers(graph, expand)
     if format == "html":
-        return model_page(graph, title, expand=expand).encode()
+        return model_page(graph, title, expand=expand, deeper=deeper).encode()
     shown = find_view(graph, view or usual_view(graph))
     shown = replace(shown, expand=(*shown.expand, *expand))
     if unfold:

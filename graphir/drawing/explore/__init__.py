@@ -7,37 +7,45 @@ layers on 64 ranks is hardly larger than one of three. What it shows it lays out
 seen is in the document. Formulas are in it as data, so that sliders for dims and mesh need no server.
 
 blocks     a graph cut into blocks, and which are alike        numbers    formulas and types as data
-drawings   a block's drawings, as SVG                          sizes      sizes that nobody has said
-data       all that the page knows of the graph                page       the HTML
-assets     its program, a file a part, and its looks
+depth      which layers repeat each other                      sizes      sizes that nobody has said
+drawings   a block's drawings, as SVG                          page       the HTML
+data       all that the page knows of the graph                assets     its program, a file a part, and its looks
 
-The program: `model.js` knows the graph, `tree.js` what folds, `layout.js` where everything lies, `overlay.js` what
-colours say; `paint.js` paints a region of the layout, `stage.js` moves the window, `app.js` holds the state.
+The program: `model.js` knows the graph, `depth.js` the same with other layers, `tree.js` what folds, `layout.js` where
+everything lies, `overlay.js` what colours say; `paint.js` paints a region of the layout, `stage.js` moves the window,
+`app.js` holds the state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphir.drawing.explore.data import figure_data, model_data
+from graphir.drawing.explore.data import Deeper, figure_data, model_data
 from graphir.drawing.explore.page import html
 from graphir.drawing.picture import Picture
 from graphir.drawing.views import require_layers
 from graphir.ir.dims import Sizes
 from graphir.ir.graph import Graph
 
-__all__ = ["figure_page", "model_page"]
+__all__ = ["Deeper", "figure_page", "model_page"]
 
 
-def model_page(graph: Graph, title: str | None = None, sizes: Sizes | None = None, expand: Sequence[int] = ()) -> str:
+def model_page(
+    graph: Graph,
+    title: str | None = None,
+    sizes: Sizes | None = None,
+    expand: Sequence[int] = (),
+    deeper: Deeper | None = None,
+) -> str:
     """The page of `graph`, at any stage, sharded or not; `expand` are the layers that are unfolded at first.
 
     `sizes` are those that its sliders begin with; where none is given it is a small GPT-2's, by the documents' names,
-    or 64. Errors: DimError for sizes that cannot be, ConfigError for layers that are not there, MissingDependencyError
-    if nothing can draw SVG.
+    or 64. The number of layers is a slider, too, if they can be seen to repeat: of fewer than four only if `deeper`
+    builds more of them. Errors: DimError for sizes that cannot be, ConfigError for layers that are not there,
+    MissingDependencyError if nothing can draw SVG.
     """
     require_layers(graph, expand)
-    return html(*model_data(graph, title or graph.name, sizes, expand))
+    return html(*model_data(graph, title or graph.name, sizes, expand, deeper))
 
 
 def figure_page(picture: Picture, graph: Graph) -> str:

@@ -46,6 +46,11 @@ class Block:
         return int(found[2]) if found else 0
 
 
+def numbered(scope: str) -> bool:
+    """Whether a scope lies in a layer, which has a number."""
+    return bool(_NUMBERED.match(scope))
+
+
 def blocks_of(graph: Graph) -> list[Block]:
     """The blocks of `graph`, in the order in which the forward pass comes to them."""
     scopes = {node.meta.scope for node in graph.nodes}
@@ -120,31 +125,11 @@ def _forward_of(graph: Graph, node: Node) -> tuple[Value, ...]:
     return () if forward is None else (forward,)
 
 
-def unnumbered(graph: Graph) -> Callable[[str], str]:
-    """What takes the numbers from names that nobody gave, outside of layers: `optimizer/square_sum19` says no more.
-
-    Such numbers count through all layers, so that texts with them would tell layers apart that are alike.
-    """
-    stems = {
-        value.name[: -len(number)]
-        for node in graph.nodes
-        for value in node.outputs
-        if not _NUMBERED.match(node.meta.scope)
-        and (number := value.local_name.removeprefix(node.operator.key)).isdecimal()
-        and number != value.local_name
-    }
-    if not stems:
-        return lambda text: text
-    pattern = re.compile(rf"(?<![\w/])({'|'.join(map(re.escape, sorted(stems)))})\d+\b")
-    return lambda text: pattern.sub(r"\1", text)
-
-
 def alike(graph: Graph, blocks: Iterable[Block], told: Callable[[Node], object]) -> list[int]:
     """For each block the position of the first that is like it; `told` is what else the page says of a node."""
     dying = dict(zip(graph.nodes, last_uses(graph.nodes, {*graph.outputs, *graph.arguments}), strict=True))
-    plain = unnumbered(graph)
     # What stands in no layer is like itself alone: there each number counts.
-    signatures = (plain(_signature(graph, block, dying, told)) if block.stem else block.path for block in blocks)
+    signatures = (_signature(graph, block, dying, told) if block.stem else block.path for block in blocks)
     firsts: dict[str, int] = {}
     return [firsts.setdefault(signature, position) for position, signature in enumerate(signatures)]
 
@@ -152,7 +137,10 @@ def alike(graph: Graph, blocks: Iterable[Block], told: Callable[[Node], object])
 def _signature(
     graph: Graph, block: Block, dying: Mapping[Node, tuple[Value, ...]], told: Callable[[Node], object]
 ) -> str:
-    lines = [block.path, *(f"{value.name} {value.type.text}" for value in block.arguments)]
+    lines = [
+        block.path.removeprefix(f"{block.stem}{block.number}"),
+        *(f"{value.name} {value.type.text}" for value in block.arguments),
+    ]
     for node in block.nodes:
         meta = node.meta
         readers = [reader.name for value in node.outputs for reader, _ in graph.uses[value]]

@@ -7,7 +7,8 @@
     kinds                   the distinct blocks: arguments, nodes, drawings, the stem and number of their layer
     blocks                  [path, kind, number of the layer], in the order of the forward pass
     runs                    [block, first node, end], in the order of computation: which nodes of a block come when
-    expand                  the numbers of layers that are unfolded at first
+    expand, layers          the numbers of layers that are unfolded at first; how many are there, if not all
+    depth                   which layers repeat each other (`graphir.drawing.explore.depth`), or why none do: `unlike`
     arguments               what a run is handed and belongs to no block: [name, type, what it is]
 
 A node of a kind has its outputs `made` [name, type, what it is, label], what it `reads` [name, type], its operator
@@ -19,11 +20,14 @@ what is handed in; "gradient" of a parameter, "kept" for the backward pass, "ove
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphir.cost import node_flops
-from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, spelled_attributes, unnumbered
+from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, numbered, spelled_attributes
+from graphir.drawing.explore.depth import Depth, find_depth
 from graphir.drawing.explore.drawings import ALL, PASSES, Drawing, drawing_of, drawing_of_block
 from graphir.drawing.explore.numbers import Formulas, Json, Table
 from graphir.drawing.explore.sizes import complete_sizes
@@ -36,27 +40,28 @@ from graphir.ir.dims import Sizes, dim_names
 from graphir.ir.graph import BACKWARD, FORWARD, Graph, Node
 from graphir.ir.layout import axis_symbol
 from graphir.ir.value import Value
-from graphir.why import Explanation, explain
+from graphir.why import Explanation, explain, readers_of
+
+#: Of how many operands a signature says, and of how many it matters which is meant.
+_MOST_OPERANDS, _FEW = 6, 2
+_PLACE = re.compile(r"\bas X\d+\b(?: \[\])?")
 
 
 def model_data(
-    graph: Graph, title: str, sizes: Sizes | None = None, expand: Sequence[int] = ()
+    graph: Graph, title: str, sizes: Sizes | None = None, expand: Sequence[int] = (), deeper: Deeper | None = None
 ) -> tuple[Json, list[Drawing]]:
     """The data of `graph`'s page and the drawings in it; `sizes` are those that it shows first.
 
+    If `deeper` is given, and `graph` has too few layers to see which repeat, they are those of a deeper one.
     Errors: DimError for sizes that cannot be, MissingDependencyError if nothing can draw SVG.
     """
-    made = _Data(graph, complete_sizes(graph, sizes or {}))
-    blocks = blocks_of(graph)
-    layers = sorted({block.number for block in blocks if block.stem})
-
-    def drawn(block: Block) -> dict[str, Drawing]:
-        surroundings = around(graph, block)
-        found = {phase: drawing_of_block(surroundings, block, phase, layers) for phase in PASSES}
-        return {phase: drawing for phase, drawing in found.items() if drawing is not None}
-
-    firsts = alike(graph, blocks, made.reasons)
-    return made.whole(title, blocks, firsts, drawn) | {"expand": list(expand)}, made.drawings
+    made = _Layered(graph, sizes or {}, deeper.period if deeper else 1)
+    shown: Json = {"expand": list(expand)}
+    if deeper and made.layers and isinstance(made.depth, str):
+        more = _Layered(deeper.build(deeper.than(len(made.layers))), sizes or {}, deeper.period)
+        if isinstance(more.depth, Depth) and len(made.layers) in more.depth.fewer:
+            shown["layers"], made = len(made.layers), more
+    return made.all(title) | shown, made.drawings
 
 
 def figure_data(picture: Picture, graph: Graph) -> tuple[Json, list[Drawing]]:
@@ -67,6 +72,18 @@ def figure_data(picture: Picture, graph: Graph) -> tuple[Json, list[Drawing]]:
     return made.whole(picture.title, [block], [0], lambda block: {ALL: drawn}) | {"expand": []}, made.drawings
 
 
+@dataclass(frozen=True)
+class Deeper:
+    """How a model is built with so many layers, and after how many they repeat each other."""
+
+    build: Callable[[int], Graph]
+    period: int = 1
+
+    def than(self, layers: int) -> int:
+        """How many layers show which of them repeat, and may be taken away until so many are left."""
+        return layers + -(-max(0, 4 * self.period + 2 - layers) // self.period) * self.period
+
+
 class _Data:
     def __init__(self, graph: Graph, sizes: Mapping[str, int]) -> None:
         self.graph, self.sizes = graph, sizes
@@ -74,10 +91,10 @@ class _Data:
         self.operators, self.lines = Table(), Table()
         self.naming = Naming(graph, View())
         self.drawings: list[Drawing] = []
+        self.depth: Depth | str = ""
         known = dim_names([graph.dims])
         of_dims = {name: size for name, size in sizes.items() if name in known}
         self.told: dict[Node, Explanation] = {each.node: each for each in explain(graph, of_dims)}
-        self.plain = unnumbered(graph)
         keep = {*graph.outputs, *graph.arguments}
         self.dying = dict(zip(graph.nodes, last_uses(graph.nodes, keep), strict=True))
         self.what = {
@@ -112,6 +129,7 @@ class _Data:
             "runs": self._runs(blocks),
             "arguments": [self._argument(value) for value in rest],
             "outputs": [value.name for value in graph.outputs],
+            "depth": {"unlike": self.depth} if isinstance(self.depth, str) else asdict(self.depth),
             "operators": self.operators.entries,
             "lines": self.lines.entries,
             "formulas": self.formulas.entries,
@@ -166,16 +184,24 @@ class _Data:
                 for value in node.outputs
             ],
             "reads": [[value.name, self.formulas.of_type(value.type)] for value in node.inputs],
-            "frees": [[self.formulas.of_type(value.type), self.what[value]] for value in self.dying[node]],
+            "frees": [self._freed(value, node) for value in self.dying[node]],
             "flops": self.formulas.of(node_flops(node)),
-            "signature": str(node.inference.rule),
+            "signature": _spelled_rule(node),
             "attributes": spelled_attributes(node),
             "at": self.lines.place(meta.at) if meta.at else None,
             "of": meta.of if meta.phase == BACKWARD else None,
-            "why": self.plain(meta.why or "") or None,
+            "why": self._whichever(meta.why or "", node) or None,
             "told": self._collective(node),
         }
         return {name: each for name, each in made.items() if each not in (None, {}, [])}
+
+    def _freed(self, value: Value, node: Node) -> list[Any]:
+        """A value that dies at a node; where that stands in no layer, the name of one that does: there may be more."""
+        named = self._number(node.meta.scope) is None and self._number(value.name) is not None
+        return [self.formulas.of_type(value.type), self.what[value], *([value.name] if named else [])]
+
+    def _number(self, name: str) -> int | None:
+        return self.depth.number(name) if isinstance(self.depth, Depth) else None
 
     def _label(self, value: Value) -> list[list[str]]:
         return [[run.text, run.form] for run in self.naming.label(value)]
@@ -191,12 +217,33 @@ class _Data:
             return None
         return {
             "axes": list(found.cost.axes),
-            "cause": self.plain(found.cause),
-            "need": self.plain(found.need),
+            "cause": found.cause,
+            **self._need(found),
             "partner": found.partner,
             "formula": str(found.cost.each),
             "sent": self.formulas.of_sent(found.cost.each),
         }
+
+    def _need(self, found: Explanation) -> Json:
+        """What needs a collective's result: the first that does, how many `more`, and so many for `each` more layers.
+
+        The last only of one in no layer: what needs one of a layer lies in layers near by.
+        """
+        need, _, more = found.need.removesuffix(" more").rpartition(" and ")
+        if not found.need.endswith(" more"):
+            return {"need": self._whichever(found.need, found.node)}
+        told: Json = {"need": self._whichever(need, found.node), "more": int(more)}
+        if isinstance(self.depth, Depth) and self._number(found.node.meta.scope) is None:
+            readers = [self._number(reader.name) for reader, _ in readers_of(self.graph, found.node)[0]]
+            told["each"] = list(map(self.depth.unit, readers)).count(0)
+        return told
+
+    def _whichever(self, text: str, node: Node) -> str:
+        """What is told of a collective in no layer: of a sum over layers it says no more than that it is a term."""
+        if node.operator.relayout is None or numbered(node.meta.scope):
+            return text
+        many = any(len(reader.inputs) > _FEW for reader, _ in readers_of(self.graph, node)[0])
+        return _PLACE.sub("as one of its terms", text) if many else text
 
     # -- the order of computation ---------------------------------------------------------------------
 
@@ -210,3 +257,32 @@ class _Data:
             else:
                 runs.append([number, at, at + 1])
         return runs
+
+
+class _Layered(_Data):
+    """The data of a graph in blocks, of which layers repeat each other."""
+
+    def __init__(self, graph: Graph, sizes: Sizes, period: int) -> None:
+        super().__init__(graph, complete_sizes(graph, sizes))
+        self.blocks = blocks_of(graph)
+        self.layers = sorted({block.number for block in self.blocks if block.stem})
+        self.firsts = alike(graph, self.blocks, self.reasons)
+        self.depth = find_depth(graph, self.blocks, self.firsts, self.reasons, period)
+
+    def all(self, title: str) -> Json:
+        """All of it."""
+        return self.whole(title, self.blocks, self.firsts, self._drawn)
+
+    def _drawn(self, block: Block) -> dict[str, Drawing]:
+        surroundings = around(self.graph, block)
+        found = {phase: drawing_of_block(surroundings, block, phase, self.layers) for phase in PASSES}
+        return {phase: drawing for phase, drawing in found.items() if drawing is not None}
+
+
+def _spelled_rule(node: Node) -> str:
+    """A node's rule; of one with very many operands the first of them."""
+    rule = node.inference.rule
+    if len(rule.inputs) <= _MOST_OPERANDS:
+        return str(rule)
+    shown = ", ".join(map(str, rule.inputs[:_MOST_OPERANDS]))
+    return f"{shown}, … -> {', '.join(map(str, rule.outputs))}"

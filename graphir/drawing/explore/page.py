@@ -12,8 +12,8 @@ from graphir.drawing.inline import asset, document_head, script_json
 
 #: The program's files, each after those that it uses.
 PROGRAM = (
-    *("formulas.js", "svg.js", "model.js", "tree.js", "overlay.js", "layout.js", "paint.js", "unfolded.js", "afar.js"),
-    *("light.js", "stage.js", "margins.js", "panel.js", "outline.js", "sizes.js", "chart.js", "search.js"),
+    *("formulas.js", "svg.js", "depth.js", "model.js", "tree.js", "overlay.js", "layout.js", "paint.js", "unfolded.js"),
+    *("afar.js", "light.js", "stage.js", "margins.js", "panel.js", "outline.js", "sizes.js", "chart.js", "search.js"),
     *("controls.js", "print.js", "app.js"),
 )
 STYLES = ("colors.css", "page.css", "panel.css", "stage.css", "screens.css")

@@ -9,8 +9,9 @@ import pytest
 import graphir as gi
 from graphir.cost import count_flops, peak_memory
 from graphir.drawing import figure, figure_graph
-from graphir.drawing.explore import figure_page, model_page
+from graphir.drawing.explore import Deeper, figure_page, model_page
 from graphir.drawing.render import renderers
+from graphir.models import Usage, blueprint
 from graphir.passes import Optimizer, autodiff, complete_plan, optimize, shard
 from graphir.why import explain
 from tests.drawing.test_explore import HOSTILE, hostile_picture
@@ -43,6 +44,34 @@ FLICK = """async () => {
     stage.dispatchEvent(new WheelEvent("wheel", { deltaY: stage.clientHeight / 3, bubbles: true, cancelable: true }));
   }
   return painted;
+}"""
+#: All that the page says of its model with so many layers, in words that no other page's tables matter to.
+SAID = """(layers) => {
+  const model = new Model(JSON.parse(document.getElementById("data").textContent));
+  if (layers) model.deepen(layers);
+  const { data } = model, type = (at) => data.types[at].text, formula = (at) => data.formulas[at];
+  const node = ({ name }, each) => ({
+    ...each, op: data.operators[each.op], at: data.lines[each.at], flops: formula(each.flops),
+    made: each.made.map(([made, of, ...rest]) => [name(made), type(of), ...rest]),
+    reads: (each.reads || []).map(([read, of]) => [name(read), type(of)]),
+    frees: (each.frees || []).map(([of, what]) => [type(of), what]),
+    of: each.of && name(each.of), why: each.why && name(each.why),
+    told: each.told && { ...each.told, sent: formula(each.told.sent), each: 0,
+      ...Object.fromEntries(["cause", "need", "partner"].map((text) => [text, name(each.told[text])])) },
+  });
+  const drawn = ({ name }, { at, nodes, edges }) => [
+    document.getElementById(`drawing-${at}`).innerHTML, nodes.map((each) => each.map(name)),
+    edges.map((each) => each.map(name))];
+  return {
+    blocks: model.blocks.map((block) => [
+      block.path, block.number, block.kind.nodes.map((each) => node(block, each)),
+      block.kind.arguments.map(([made, of, what]) => [block.name(made), type(of), what]),
+      Object.entries(block.kind.drawings).map(([pass, each]) => [pass, drawn(block, each)]),
+      ["forward", "backward", "update"].map((pass) => model.total(block.kind, pass))]),
+    order: data.runs, outputs: data.outputs, links: model.links,
+    handed: data.arguments.map(([name, of, what]) => [name, type(of), what]),
+    memory: [...model.memory().all], peak: model.memory().peak,
+  };
 }"""
 ABOUT = "document.getElementById('about').innerText"
 
@@ -161,6 +190,67 @@ def test_sliders_change_numbers_widths_and_ranks_and_say_what_cannot_run(browser
         page.click("text=As at first")
         page.wait_for_timeout(300)
         assert page.locator(".ranks > div > div").count() == 4
+
+
+def said(browser, file, text, *layers):
+    file.write_text(text, encoding="utf-8")
+    with opened(browser, file) as page:
+        ready(page)
+        return [page.evaluate(f"({SAID})({count})") for count in layers or (0,)]
+
+
+@lru_cache
+def trained(layers, plan):
+    graph = optimize(autodiff(gi.models.transformer(layers=layers), loss="L"), Optimizer("adamw", clip=1.0))
+    mesh = gi.Mesh(dp=2, tp=2) if plan == "data+megatron" else gi.Mesh(dp=2)
+    return shard(graph, mesh, complete_plan(plan, mesh))
+
+
+@lru_cache
+def family(layers, name):
+    return autodiff(blueprint(name, layers=layers).composition.build(Usage(decode=None)), loss="L")
+
+
+@pytest.mark.parametrize(("build", "what", "period", "at", "layers"), [
+    (trained, "data+megatron", 1, 8, (2,)),
+    (trained, "zero3", 1, 2, (3, 8)),
+    (family, "gemma3", 6, 8, (14,)),
+])  # fmt: skip
+def test_a_page_of_other_layers_says_what_their_own_page_says(browser, tmp_path, build, what, period, at, layers):
+    file, of_all = tmp_path / "page.html", Deeper(lambda count: build(count, what), period)
+    first, *others = said(browser, file, model_page(build(at, what), deeper=of_all), 0, *layers)
+    for count, told in zip((at, *layers), (first, *others), strict=True):
+        (own,) = said(browser, file, model_page(build(count, what)))
+        assert told == own
+
+
+def test_the_slider_of_layers_changes_what_is_drawn_and_told(browser, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(model_page(trained(4, "zero3"), sizes=SIZES), encoding="utf-8")
+    with opened(browser, file) as page:
+        ready(page)
+        nodes = lambda: page.inner_text("#about p").split(" nodes")[0]  # noqa: E731
+        shown = lambda: page.locator(".rows button", has_text="layer").all_inner_texts()  # noqa: E731
+        assert nodes() == f"{len(trained(4, 'zero3').nodes):,}"
+        assert shown() == ["▸ layer 0 … 3"]
+        page.click("[data-tab=sizes]")
+        page.fill("#size-layers", "7")
+        page.press("#size-layers", "Enter")
+        page.wait_for_timeout(300)
+        page.click("[data-tab=about]")
+        assert nodes() == f"{len(trained(7, 'zero3').nodes):,}"
+        assert shown() == ["▸ layer 0 … 6"]
+        go(page, "layer6/mha/Z")
+        page.click("[data-tab=sizes]")
+        page.fill("#size-layers", "2")
+        page.press("#size-layers", "Enter")
+        page.wait_for_timeout(300)
+        assert shown() == ["▾ layer 0 … 1", "▸ layer0", "▸ layer1"], "what was unfolded is gone with its layer"
+        page.fill("#size-layers", "1")
+        page.press("#size-layers", "Enter")
+        assert page.input_value("#size-layers") == "2", "the first and the last differ"
+        page.click("text=As at first")
+        assert page.input_value("#size-layers") == "4"
 
 
 def test_overlays_and_memory_over_the_pass(browser, file):

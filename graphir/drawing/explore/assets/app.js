@@ -83,6 +83,37 @@ class App {
     if (this.overlay.kind === "memory") this.chart.refresh();
   }
 
+  // The model has other layers now: what is unfolded of those that are still there stays so.
+  deepened(layers) {
+    const { chosen } = this;
+    this.model.deepen(layers);
+    this.tree = new Tree(this.model.blocks);
+    const gone = [...this.open, ...this.unfolded.keys()].filter((id) => !this.tree.byId.has(id));
+    for (const held of [this.open, this.unfolded]) for (const id of gone) held.delete(id);
+    this.search.renamed();
+    this.clear();
+    this.#keep(chosen);
+    this.resized();
+    if (gone.length) this.begin();
+    else this.stage.move(this.stage.x, this.stage.y);
+  }
+
+  // What was chosen is chosen still, if it is there.
+  #keep(chosen) {
+    const block = this.model.blocks.find((each) => each.path === chosen?.block?.path),
+      node = this.tree.byId.get(chosen?.node?.id);
+    if (chosen?.kind === "tensor" && this.model.tensor(chosen.name)) {
+      this.chosen = chosen;
+      this.panel.tell("tensor", chosen.name);
+    } else if (block) {
+      this.chosen = { ...chosen, block };
+      this.panel.tell("node", block, chosen.at);
+    } else if (node) {
+      this.chosen = { ...chosen, node };
+      this.panel.tell("block", node);
+    }
+  }
+
   overlaid(kind) {
     this.overlay = new Overlay(kind, this.model);
     document.body.dataset.overlay = kind;

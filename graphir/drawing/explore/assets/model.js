@@ -3,14 +3,22 @@
 "use strict";
 class Model {
   constructor(data) {
-    this.data = data;
+    this.given = data;
     this.sizes = { ...data.sizes };
     // What a rank computes, reads and sends in a second: assumed, until the reader says otherwise.
     this.rates = { flops: 1e14, memory: 2e12, link: 1e11 };
+    this.layers = data.layers || data.depth.layers;
+    this.deepen(this.layers);
+  }
+
+  // So many layers, where there may be others than there are.
+  deepen(layers) {
+    const data = Depth.at(this.given, layers);
+    this.data = data;
     this.blocks = data.blocks.map(([path, kind, number], at) => {
       const own = data.kinds[kind];
       const shift = number - own.number;
-      const pattern = new RegExp("(?<![\\w/])" + own.stem.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + "(\\d+)(?=/)", "g");
+      const pattern = new RegExp(`(?<![\\w/])${escaped(own.stem)}(\\d+)(?=/)`, "g");
       const named = (text) => text.replace(pattern, (_, digits) => own.stem + (Number(digits) + shift));
       return { at, path, kind: own, number, name: own.stem && shift ? named : (text) => text };
     });

@@ -259,7 +259,7 @@ class Panel {
         : `${group.length} ranks: ${mesh.title(group[0])}; …; ${mesh.title(group[group.length - 1])}`;
     return this.#entries(
       ["because", block.name(told.cause)],
-      ["needed by", block.name(told.need)],
+      ["needed by", block.name(told.need) + (told.more ? ` and ${told.more} more` : "")],
       ["in the other pass", partner],
       [`meets over ${told.axes.join(", ")}`, members],
       [

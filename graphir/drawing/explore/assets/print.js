@@ -14,10 +14,9 @@ const Print = (() => {
       svg.append(app.painter.drawing(each));
     const caption = document.createElement("figcaption"),
       made = document.createElement("figure");
-    const sizes = Object.entries(model.sizes)
-      .map(([name, size]) => `${name} = ${size}`)
-      .join(", ");
-    caption.append(`${model.data.title}. `, Formulas.typeset(`${sizes}.`));
+    const sizes = Object.entries(model.sizes).map(([name, size]) => `${name} = ${size}`);
+    if (Depth.varies(model.data)) sizes.unshift(`${model.data.depth.layers} layers`);
+    caption.append(`${model.data.title}. `, Formulas.typeset(`${sizes.join(", ")}.`));
     made.append(svg, caption);
     return made;
   }

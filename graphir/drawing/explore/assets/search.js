@@ -31,6 +31,12 @@ class Search {
     });
   }
 
+  // Tensors are others now.
+  renamed() {
+    this.names = null;
+    this.found.replaceChildren();
+  }
+
   // The whole local name first, then names that begin so, then those in which it occurs.
   #look() {
     const wanted = this.input.value.trim().toLowerCase();

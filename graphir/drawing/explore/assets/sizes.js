@@ -1,4 +1,4 @@
-// Sliders for dims, mesh and rates: what is written in formulas follows at once.
+// Sliders for layers, dims, mesh and rates: what is written in formulas follows at once.
 "use strict";
 class SizesPanel {
   static rates = {
@@ -7,11 +7,14 @@ class SizesPanel {
     link: ["sends, B/s", 1e6, 1e12],
   };
 
+  static DEEPEST = 256;
+
   constructor(app, element) {
     this.app = app;
+    this.shows = [];
     const { model } = app;
     const { symbols } = model.data;
-    const made = [this.#heading("Dims")];
+    const made = [...this.#depth(), this.#heading("Dims")];
     for (const name of Object.keys(model.sizes).filter((each) => !symbols.includes(each)))
       made.push(this.#size(name, 2 ** 20));
     if (symbols.length) made.push(this.#heading("Mesh"), ...symbols.map((symbol) => this.#size(symbol, 64)));
@@ -48,33 +51,62 @@ class SizesPanel {
   #size(name, most) {
     const { model } = this.app;
     const line = this.#field([Formulas.typeset(name)], `size-${name}`);
+    const largest = Math.max(most, model.data.sizes[name]);
+    const set = (size) => {
+      if (!Number.isInteger(size) || size < 1 || size > largest) return;
+      model.sizes[name] = size;
+      this.app.resized();
+      this.tell();
+    };
+    line.append(...this.#both(name, Formulas.choices(model.data.sizes[name], largest), () => model.sizes[name], set));
+    return line;
+  }
+
+  // A field for any number, and a slider over `choices`, for what `get` says and `set` may change.
+  #both(name, choices, get, set) {
     const slider = document.createElement("input"),
       field = document.createElement("input");
-    const choices = Formulas.choices(model.data.sizes[name], Math.max(most, model.data.sizes[name]));
     Object.assign(slider, { type: "range", min: 0, max: choices.length - 1, step: 1 });
     slider.setAttribute("aria-label", `${name}, by a slider`);
     Object.assign(field, { type: "number", min: 1, step: 1, id: `size-${name}` });
     const show = () => {
-      field.value = model.sizes[name];
-      slider.value = choices.findIndex((each) => each >= model.sizes[name]);
+      field.value = get();
+      slider.value = choices.findIndex((each) => each >= get());
       slider.setAttribute("aria-valuetext", field.value);
     };
-    const set = (size) => {
-      if (!Number.isInteger(size) || size < 1 || size > Math.max(most, model.data.sizes[name])) return;
-      model.sizes[name] = size;
+    const change = (size) => {
+      set(size);
       show();
-      this.app.resized();
-      this.tell();
     };
-    slider.addEventListener("input", () => set(choices[slider.value]));
-    field.addEventListener("change", () => {
-      set(Number(field.value));
-      show();
-    });
-    line.append(field, slider);
-    (this.shows ||= []).push(show);
+    slider.addEventListener("input", () => change(choices[slider.value]));
+    field.addEventListener("change", () => change(Number(field.value)));
+    this.shows.push(show);
     show();
-    return line;
+    return [field, slider];
+  }
+
+  // How many layers there are, where they repeat each other; else why their number is as it is.
+  #depth() {
+    const { model } = this.app,
+      { depth } = model.given;
+    if (!Depth.varies(model.given)) {
+      if (!depth.unlike) return [];
+      const why = document.createElement("p");
+      why.className = "quiet";
+      why.textContent = `The number of layers stays as it is: ${depth.unlike}.`;
+      return [this.#heading("Layers"), why];
+    }
+    const choices = Depth.choices(depth, SizesPanel.DEEPEST),
+      line = this.#field(["layers"], "size-layers");
+    const set = (layers) => {
+      if (choices.includes(layers)) this.app.deepened(layers);
+    };
+    line.append(...this.#both("layers", choices, () => model.data.depth.layers, set));
+    if (depth.period === 1) return [this.#heading("Layers"), line];
+    const why = document.createElement("p");
+    why.className = "quiet";
+    why.textContent = `Layers come by ${depth.period}: so many differ before they repeat.`;
+    return [this.#heading("Layers"), line, why];
   }
 
   // A rate's slider is logarithmic: ten steps a decade.
@@ -115,9 +147,10 @@ class SizesPanel {
   }
 
   reset() {
-    Object.assign(this.app.model.sizes, this.app.model.data.sizes);
+    const { app } = this;
+    Object.assign(app.model.sizes, app.model.data.sizes);
+    app.deepened(app.model.layers);
     for (const show of this.shows) show();
-    this.app.resized();
     this.tell();
   }
 }
