@@ -14,7 +14,7 @@ from itertools import pairwise
 from graphir.drawing import style
 from graphir.drawing.picture import Cluster, Label, LegendEntry, Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.vertices import Vertices
-from graphir.ir.graph import BACKWARD, FORWARD
+from graphir.ir.graph import BACKWARD, FORWARD, UPDATE
 
 #: All parameters' gradients together (B 3.1).
 THETA_GRADIENT: Label = (Run("d"), Run("θ\u0303", "italic"))
@@ -44,7 +44,7 @@ def arrange(scene: Vertices, edges: Sequence[PictureEdge], rows: Sequence[tuple[
         clusters=_frames(scene) or _layers(scene, nodes),
         legend=legend(nodes.values(), drawn, view.detailed),
         levels=tuple(dict.fromkeys(level)),
-        order=(*_turn(scene, nodes), *order),
+        order=(*_turn(scene, nodes), *_column(nodes, drawn), *order),
     )
 
 
@@ -106,6 +106,12 @@ def _turn(scene: Vertices, nodes: dict[str, PictureNode]) -> list[tuple[str, str
     backward = [each.id for each in nodes.values() if (each.op or each.kind == "block") and each.phase == BACKWARD]
     forward = [each.id for each in nodes.values() if each.role == "outflow" and each.phase == FORWARD]
     return [(last, backward[0]) for last in forward] if backward else []
+
+
+def _column(nodes: Mapping[str, PictureNode], edges: Sequence[PictureEdge]) -> Iterable[tuple[str, str]]:
+    """Updates that read nothing but what waits beside them stand below one another."""
+    entered = {edge.target for edge in edges if nodes[edge.source].beside != (edge.target, "left")}
+    return pairwise(each.id for each in nodes.values() if each.phase == UPDATE and each.op and each.id not in entered)
 
 
 def _frames(scene: Vertices) -> tuple[Cluster, ...]:

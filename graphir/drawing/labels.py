@@ -36,6 +36,10 @@ _STATISTICS: Mapping[str, Label] = {
 _DIM = re.compile(r"([A-Za-z]+)(?:_([A-Za-z0-9_]+))?|([0-9]+)|([*/])")
 
 
+#: What a name's last part says was done to a value, where it is no use of it.
+_DONE_TO = ("again", "clipped", "part")
+
+
 def typeset(name: str, *, gradient: bool = False, parameter: bool = False) -> Label:
     """The local name `name` as runs; `parameter` sets a tilde on the letter that names it."""
     runs = _typeset(_SPELLINGS.get(name, name), gradient, parameter)
@@ -60,8 +64,9 @@ def _typeset(name: str, gradient: bool, parameter: bool) -> Label:
         runs.append(Run(script, "sub"))
     if mark == "^":
         runs.append(Run(rest, "sup"))
-    if part == "again" or part.startswith("again."):
-        runs.append(Run(" again", "italic"))
+    said = part.partition(".")[0]
+    if said in _DONE_TO:
+        runs.append(Run(f" {said}", "italic"))
     elif part:
         # One use's part of a gradient, called after what that use makes.
         runs += [Run(" (via "), *_typeset(part, False, False), Run(")")]

@@ -155,7 +155,8 @@ class Naming:
             return (Run(part, "italic"), Run(" of "), *typeset(kept_for, parameter=True))
         # A block's own figure calls what enters as the block does; an overall one, as its maker does.
         name = self.aliases.get((scope or "", origin), origin.local_name) if self.view.scopes else origin.local_name
-        gradient = self.phase(origin) == BACKWARD
+        phase = self.phase(origin)
+        gradient = phase == BACKWARD or (phase == UPDATE and self.of_parameter(origin))
         parameter = origin in self.parameters or (gradient and self.of_parameter(origin))
         return typeset(name, gradient=gradient, parameter=parameter)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from graphir.drawing.arrange import THETA_GRADIENT, arrange
 from graphir.drawing.naming import is_broadcast
-from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode
+from graphir.drawing.picture import Label, Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.vertices import Vertices
 from graphir.drawing.view import View, matches
 from graphir.errors import ConfigError
@@ -113,10 +113,14 @@ class _Scene(Vertices):
         uses = list(self._uses())
         self.everywhere = self._read_everywhere(uses)
         entering = {use.base for use in uses if not self._goes_on_shelf(use)}
+        many: defaultdict[str, list[_Use]] = defaultdict(list)
         for use in uses:
             made = self.naming.producer(use.base)
             source = self.vertex_of.get(made, "") if made is not None else ""
             if source == use.target:
+                continue
+            if not source and self._is_of_all_gradients(use):
+                many[use.target].append(use)
                 continue
             role = self.naming.role(use.base, use.reader)
             waits = not source and use.base not in entering and self._goes_on_shelf(use)
@@ -128,6 +132,8 @@ class _Scene(Vertices):
                 self._shelve(use)
             else:
                 flows.setdefault((source, use.base), []).append(use)
+        for each in many.values():
+            self._shelve_together(each)
         made_at = {value: place for place, value in enumerate(self.graph.values.values())}
         for (source, base), uses in sorted(flows.items(), key=lambda flow: made_at[flow[0][1]]):
             distinct = list({use.target: use for use in reversed(uses)}.values())[::-1]
@@ -251,6 +257,27 @@ class _Scene(Vertices):
             edge = replace(edge, shape_label=())
         self.shelves[key].append(edge)
 
+    def _is_of_all_gradients(self, use: _Use) -> bool:
+        """Whether an update sums up a number of each gradient, this among others."""
+        reader, made = use.reader, self.naming.producer(use.base)
+        sums = reader.meta.phase == UPDATE and reader.operator.jointly_linear and len(reader.inputs) > 1
+        return sums and made is not None and not use.base.type.rank and self._goes_on_shelf(use)
+
+    def _shelve_together(self, uses: Sequence[_Use]) -> None:
+        """What is made of each gradient alike waits in one line, Σ²(dθ), however many parameters there are."""
+        made = self.naming.producer(uses[0].base)
+        while made is not None and not made.inputs[0].type.rank:
+            made = self.naming.producer(made.inputs[0])
+        if len(uses) < 2 or made is None:
+            for use in uses:
+                self._shelve(use)
+            return
+        key = (uses[0].target, "left")
+        tensors = ", ".join(self.graph.origin(use.base).name for use in uses)
+        edge = self._edge("", uses[0].target, uses[0].value, uses[0], label=False, row=len(self.shelf_lines[key]))
+        self.shelf_lines[key].append(((Run(f"{made.operator.symbol}("), *THETA_GRADIENT, Run(")")), ()))
+        self.shelves[key].append(replace(edge, tensor=tensors, shape="", bytes=""))
+
     def _leave(self) -> None:
         """Ports for what leaves the picture: read elsewhere in its phase, returned, or read by nobody."""
         for node in self.chosen:
@@ -274,8 +301,8 @@ class _Scene(Vertices):
             return False
         if value in self.everywhere:
             return True
-        if node.meta.phase == UPDATE:
-            return node.updates != () and value is node.outputs[0]
+        if node.meta.phase == UPDATE and node.updates:
+            return value is node.outputs[0]
         readers = [
             reader
             for member in self.repeats.alike(node)

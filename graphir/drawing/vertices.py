@@ -57,8 +57,8 @@ class Vertices:
             if node in self.elided:
                 continue
             found = self.view.fold(node, self.home(node))
-            if node.meta.phase == UPDATE:
-                self._add_update(node)
+            if node.meta.phase == UPDATE and node.updates:
+                self._put(f"{node.name}@update", node, self.naming.node_lines(node), "operator", op=node.operator.key)
             elif found is not None and (node.operator.relayout is None or node.inputs[0].type.rank == 0):
                 # A scalar that ranks sum inside of a block is too small a thing for an overall figure.
                 self._add_block(node, found[0].label, found[1])
@@ -140,10 +140,6 @@ class Vertices:
         vertex = f"dθ {node.operator.key} {' '.join(axes)}"
         self.joint[vertex] = None
         self._put(vertex, node, (self.naming.node_label(node),), "collective", op=node.operator.key, axes=axes)
-
-    def _add_update(self, node: Node) -> None:
-        if node.updates:
-            self._put(f"{node.name}@update", node, ((Run(node.operator.symbol),),), "operator", op=node.operator.key)
 
     def _put(
         self, vertex: str, node: Node, lines: tuple[Label, ...], kind: str, *, op: str = "",

@@ -228,6 +228,26 @@ def test_what_a_drawing_shows_is_what_the_data_say():
 
 
 @needs_svg
+def test_every_node_of_an_update_is_drawn_and_a_sum_over_all_gradients_says_so_in_a_line():
+    graph, (data, drawings) = step(4, dp=2, tp=2), built()
+    kinds = {kind: block for (_, kind, _), block in reversed([*zip(data["blocks"], blocks_of(graph), strict=True)])}
+    symbols = set()
+    for kind, block in kinds.items():
+        update = data["kinds"][kind]["drawings"].get("update", {"nodes": []})
+        drawn = {name for names in update["nodes"] for name in names}
+        for node in block.nodes:
+            if node.meta.phase == "update":
+                assert node.name in drawn
+                symbols.add(node.operator.symbol)
+    assert symbols == {"Σ²", "+", "AR", "clip", "×", "AdamW", "η"}
+    (optimizer,) = [kind for kind, block in kinds.items() if block.path == "optimizer"]
+    update = data["kinds"][optimizer]["drawings"]["update"]
+    squares = [node.name for node in graph.nodes if node.operator.key == "square_sum"]
+    assert sorted(name for names in update["edges"] if len(names) > 1 for name in names) == sorted(squares)
+    assert len(re.findall("Σ²", drawings[update["at"]].svg)) == 2, "of those that ranks hold in part, and of the others"
+
+
+@needs_svg
 def test_a_figure_s_page_holds_the_figure():
     picture, graph = figure("mha-backward"), figure_graph("mha-backward")
     data = data_of(figure_page(picture, graph))

@@ -208,7 +208,7 @@ class Sides:
         """Whether a node belongs to one gradient of a parameter alone: a collective, an update, nothing behind them."""
         read, out = self._read(node), [edge.target for _, edge in self.out_of[node.id]]
         return (
-            (node.kind == "collective" or (node.kind == "operator" and node.phase == UPDATE))
+            (node.kind == "collective" or (node.kind in ("operator", "sign") and node.phase == UPDATE))
             and len(node.ranks) < 2
             and len(read) == 1
             and read[0].of_parameter
@@ -233,14 +233,13 @@ class Sides:
             if max(ins, outs) > 3:
                 room = 14.0 * max(ins, outs) + 6
                 width, height = (max(width, room), height) if down else (width, max(height, room))
-            rows = max(sum(row.pitch for row in left), sum(row.pitch for row in right))
-            if max(len(left), len(right)) > 1:
-                height = max(height, rows + 4)
+            sides = [rows for rows in (left, right) if len(rows) > 1]
+            height = max([height, *(sum(row.pitch for row in rows) + 4 for rows in sides)])
         part = Part(node, width, height)
         box = Box(-width / 2, -height / 2, width / 2, height / 2)
         part.nodes[node.id] = PlacedNode((box,), node_texts(node))
-        _stand(part, left, -width / 2, -1, -sum(row.pitch for row in left) / 2)
-        _stand(part, right, width / 2, 1, -sum(row.pitch for row in right) / 2)
+        _stand(part, left, -width / 2, -1, _first(left))
+        _stand(part, right, width / 2, 1, _first(right))
         for at, edge in self.out_of[node.id]:
             if edge.target == node.id:
                 _loop(part, at, edge)
@@ -263,6 +262,11 @@ class Sides:
             then, waits = (self._right(other), self._left(other)) if inner else ([], [])
             found.append(_Row(at, edge, other, edge.row or 0, tuple(then), tuple(waits)))
         return found
+
+
+def _first(rows: Sequence[_Row]) -> float:
+    """Where the room of rows begins, around a node's middle; a single arrow is level with it, whatever waits below."""
+    return -rows[0].above if len(rows) == 1 and rows[0].waits else -sum(row.pitch for row in rows) / 2
 
 
 def _stand(part: Part, rows: Sequence[_Row], edge: float, way: int, y: float) -> None:

@@ -397,6 +397,7 @@ class App {
         frame.left + frame.width / 2 - box.left - box.width / 2,
         frame.top + frame.height / 2 - box.top - box.height / 2,
       );
+      this.stage.refresh();
       lit.classList.add("flash");
     };
     this.stage.refresh();

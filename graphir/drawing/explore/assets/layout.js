@@ -87,6 +87,7 @@ const Layout = (() => {
     const links = [...joined.values()],
       buses = new Map();
     for (const link of links) {
+      link.opposed = joined.has(`${link.to} ${link.from} ${link.pass}`);
       if (Math.abs(link.to - link.from) < 2) continue;
       const key = `${link.from} ${link.pass} ${link.names.join(" ")}`;
       const bus = buses.get(key) || { low: link.from, high: link.from, pass: link.pass, links: [] };

@@ -2,7 +2,8 @@
 "use strict";
 const Margins = (() => {
   const NARROWEST = 64,
-    LOWEST = 13;
+    LOWEST = 13,
+    OVERLAP = 3;
 
   function mark(text, style, title) {
     const made = document.createElement("div");
@@ -37,19 +38,12 @@ const Margins = (() => {
 
   // Each row's name, with what folds or unfolds it; a frame's at its top, or where it is first seen.
   function rows(holder, layout, region, zoom, fold) {
-    const made = [];
+    const places = [];
     const place = (node, y, height, sign, action, room) => {
-      if (room < LOWEST) return;
-      const button = document.createElement("button");
-      button.tabIndex = -1;
-      button.textContent = `${sign} ${Panel.title(node)}`;
-      button.title = `${action} ${node.id}`;
-      button.style.top = `${(y - region.top) * zoom}px`;
-      button.style.height = `${Math.max(height * zoom, LOWEST)}px`;
-      button.classList.toggle("tall", height > 3 * Layout.BOX.height);
-      button.style.paddingLeft = `${6 + 10 * node.depth}px`;
-      button.addEventListener("click", () => fold(node));
-      made.push(button);
+      // A name that is higher than its place begins above it.
+      const lack = Math.max(0, LOWEST - height * zoom),
+        top = (y - region.top) * zoom - lack;
+      if (room >= LOWEST) places.push({ node, top, height: height * zoom + lack, tall: height, sign, action });
     };
     for (const frame of layout.frames) {
       if (frame.y > region.bottom || frame.y + frame.height < region.top) continue;
@@ -66,7 +60,26 @@ const Margins = (() => {
         row.height * zoom,
       );
     }
+    // From afar the first of what a frame holds has no room for its name below that of the frame.
+    let free = -Infinity;
+    const made = [];
+    for (const each of places.sort((a, b) => a.top - b.top)) {
+      if (each.top < free) continue;
+      free = each.top + Math.min(each.height, LOWEST) - OVERLAP;
+      made.push(button(each, fold));
+    }
     holder.replaceChildren(...made);
+  }
+
+  function button({ node, top, height, tall, sign, action }, fold) {
+    const made = document.createElement("button");
+    made.tabIndex = -1;
+    made.textContent = `${sign} ${Panel.title(node)}`;
+    made.title = `${action} ${node.id}`;
+    Object.assign(made.style, { top: `${top}px`, height: `${height}px`, paddingLeft: `${6 + 10 * node.depth}px` });
+    made.classList.toggle("tall", tall > 3 * Layout.BOX.height);
+    made.addEventListener("click", () => fold(node));
+    return made;
   }
 
   // Which block the middle of the window shows, for where its name is out of sight.

@@ -34,15 +34,18 @@ class Painter {
       for (const column of columns) add(this.#text(column.x - 8, frame.y + 15, frame.node.title, "frame-title"));
     }
     const first = layout.rows.indexOf(rows[0]),
-      last = first + rows.length - 1;
+      last = first + rows.length - 1,
+      names = [];
     for (const link of layout.links) {
       if (Math.max(link.from, link.to) >= first - 1 && Math.min(link.from, link.to) <= last + 1)
-        this.#link(add, layout, link, columns);
+        names.push(this.#link(add, layout, link, columns));
     }
     for (const row of rows) {
       this.#row(add, layout, row, columns);
       this.#lanes(add, layout, row, columns);
     }
+    // Names lie over all lines, which would cross them out.
+    names.forEach(add);
     return group;
   }
 
@@ -254,9 +257,11 @@ class Painter {
         : side < 0
           ? half.x
           : half.x + half.width;
+    // Of two that lead to and fro between neighbours each keeps to its side.
+    const aside = link.opposed ? (down ? -OPPOSED : OPPOSED) : 0;
     for (const column of columns) {
       const half = column.halves[at],
-        x = half.x + half.width / 2;
+        x = half.x + half.width / 2 + aside;
       if (!link.track) {
         const start = down ? from.y + from.body - inset(from) : from.y + inset(from),
           end = down ? to.y + inset(to) : to.y + to.body - inset(to);
@@ -288,13 +293,15 @@ class Painter {
         style: line.colors[0] ? `fill: ${line.colors[0]}` : undefined,
       }),
     );
-    if (!link.track && type !== undefined)
-      this.#name(add, link, columns[0].halves[at], down ? to.y - 6 : from.y - 6, type);
+    return link.track || type === undefined
+      ? null
+      : this.#name(link, columns[0].halves[at], down ? to.y - 6 : from.y - 6, type, aside);
   }
 
   // What a link carries: its name as the drawings set it, and its shape, or its bytes.
-  #name(add, link, half, y, type) {
-    const { label } = this.model.tensor(link.names[0]);
+  #name(link, half, y, type, aside) {
+    const { label } = this.model.tensor(link.names[0]),
+      more = new Set(link.names).size > 1 ? [[" …", ""]] : [];
     const { shape } = this.model.data.types[type];
     const size =
       this.overlay.kind === "bytes"
@@ -306,16 +313,18 @@ class Painter {
               form === "sub" ? "shape sub" : `shape ${form}`,
             ]),
           ];
-    add(
-      Svg.label([...(label || []), ...size], 12, {
-        x: half.x + half.width / 2 + 7,
-        y,
-        class: "link-name",
-        "data-link": link.names[0],
-      }),
-    );
+    return Svg.label([...(label || []), ...size, ...more], 12, {
+      x: half.x + half.width / 2 + aside + (aside < 0 ? -7 : 7),
+      y,
+      class: "link-name",
+      "text-anchor": aside < 0 ? "end" : undefined,
+      "data-link": link.names[0],
+    });
   }
 }
+
+// How far links to and fro lie beside the middle.
+const OPPOSED = 8;
 
 // A sum is a circle inside of its row.
 function inset(row) {

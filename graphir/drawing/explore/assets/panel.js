@@ -281,10 +281,9 @@ class Panel {
     const sizes = type.shape.map(([, at]) => model.values[at]);
     const whole = sizes.every(Number.isInteger) ? sizes.map(Formulas.count).join(" × ") : "not whole";
     const readers = life.readers.map((each) => this.#node(each));
-    const end = life.returned ? "the end, as it is returned" : `${life.last + 1}`;
-    const steps = life.handed
-      ? "handed in; lives throughout"
-      : `from step ${life.first + 1} to ${end} of ${Formulas.count(model.length)}`;
+    const length = Formulas.count(model.length),
+      end = life.returned ? `of ${length} to the end, as it is returned` : `to ${life.last + 1} of ${length}`;
+    const steps = life.handed ? "handed in; lives throughout" : `from step ${life.first + 1} ${end}`;
     const what =
       {
         kept: "kept for the backward pass",

@@ -7,8 +7,11 @@ class Stage {
   static MARGIN = 0.35;
   static LEAST = 0.01;
   static MOST = 4;
-  // What has not moved for so many ms has come to rest; how large the picture from afar is.
+  // What has not moved for so many ms has come to rest; what moves after so many begins anew; steps are so far apart at
+  // least; how large the picture from afar is.
   static REST = 90;
+  static PAUSE = 400;
+  static STEP = 8;
   static AFAR = 1400;
 
   // `paint(region, zoom)` makes an element of what lies there, to be stretched over the region, `afar(most)` a picture
@@ -26,6 +29,7 @@ class Stage {
     this.shown = null;
     this.was = { x: 0, y: 0, now: 0 };
     this.farScale = 1;
+    this.cost = 0;
     this.pointers = new Map();
     this.#listen();
     new ResizeObserver(() => this.refresh()).observe(element);
@@ -130,12 +134,14 @@ class Stage {
     if (beyond && scale === 1) this.#catchUp(step, now - was.now);
   }
 
-  // What would outrun its margin within four steps is painted where it comes to rest; a slower move as it goes on, for a
-  // quarter of the time at most, so that it stays smooth. Where steps are far between, rest is longer, too.
+  // What would outrun its margin while it is painted, or within four steps, is painted where it comes to rest; a slower
+  // move as it goes on, for a quarter of the time at most, so that it stays smooth. Where steps are far between, rest is
+  // longer, too; after a pause a step stands alone.
   #catchUp(step, pause) {
     clearTimeout(this.late);
-    const rest = Math.max(Stage.REST, 3 * Math.min(pause, 1000));
-    const wait = 4 * step > Stage.MARGIN ? rest : this.paintedAt + 3 * this.cost - performance.now();
+    const rest = pause > Stage.PAUSE ? Stage.REST : Math.max(Stage.REST, 3 * pause);
+    const ahead = Math.max(4, this.cost / Math.max(pause, Stage.STEP));
+    const wait = ahead * step > Stage.MARGIN ? rest : this.paintedAt + 3 * this.cost - performance.now();
     if (wait <= 0) this.refresh();
     else this.late = setTimeout(() => this.refresh(), wait);
   }
