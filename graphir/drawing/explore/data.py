@@ -21,13 +21,13 @@ what is handed in; "gradient" of a parameter, "kept" for the backward pass, "ove
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphir.cost import node_flops
 from graphir.drawing.explore.blocks import Block, alike, around, blocks_of, numbered, spelled_attributes
-from graphir.drawing.explore.depth import Depth, find_depth
+from graphir.drawing.explore.depth import Depth, find_depth, in_turn
 from graphir.drawing.explore.drawings import ALL, PASSES, Drawing, drawing_of, drawing_of_block
 from graphir.drawing.explore.numbers import Formulas, Json, Table
 from graphir.drawing.explore.sizes import complete_sizes
@@ -56,12 +56,13 @@ def model_data(
     Errors: DimError for sizes that cannot be, MissingDependencyError if nothing can draw SVG.
     """
     made = _Layered(graph, sizes or {}, deeper.period if deeper else 1)
-    shown: Json = {"expand": list(expand)}
-    if deeper and made.layers and isinstance(made.depth, str):
-        more = _Layered(deeper.build(deeper.than(len(made.layers))), sizes or {}, deeper.period)
-        if isinstance(more.depth, Depth) and len(made.layers) in more.depth.fewer:
-            shown["layers"], made = len(made.layers), more
-    return made.all(title) | shown, made.drawings
+    layers = len(made.layers)
+    if deeper and layers and isinstance(made.depth, str):
+        more = _Layered(deeper.build(deeper.than(layers)), sizes or {}, deeper.period)
+        told = more.all(title)
+        if isinstance(more.depth, Depth) and layers in more.depth.fewer:
+            return {**told, "expand": list(expand), "layers": layers}, more.drawings
+    return {**made.all(title), "expand": list(expand)}, made.drawings
 
 
 def figure_data(picture: Picture, graph: Graph) -> tuple[Json, list[Drawing]]:
@@ -69,7 +70,8 @@ def figure_data(picture: Picture, graph: Graph) -> tuple[Json, list[Drawing]]:
     made = _Data(graph, complete_sizes(graph, {}))
     block = Block("figure", "", graph.nodes, (*graph.parameters, *graph.state))
     drawn = drawing_of(picture)
-    return made.whole(picture.title, [block], [0], lambda block: {ALL: drawn}) | {"expand": []}, made.drawings
+    told = made.whole(picture.title, [block], [0], lambda block: {ALL: drawn})
+    return {**told, "expand": [], "depth": {"unlike": ""}}, made.drawings
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,6 @@ class _Data:
             "runs": self._runs(blocks),
             "arguments": [self._argument(value) for value in rest],
             "outputs": [value.name for value in graph.outputs],
-            "depth": {"unlike": self.depth} if isinstance(self.depth, str) else asdict(self.depth),
             "operators": self.operators.entries,
             "lines": self.lines.entries,
             "formulas": self.formulas.entries,
@@ -271,12 +272,26 @@ class _Layered(_Data):
 
     def all(self, title: str) -> Json:
         """All of it."""
-        return self.whole(title, self.blocks, self.firsts, self._drawn)
+        told = self.whole(title, self.blocks, self.firsts, self._drawn)
+        if isinstance(self.depth, Depth) and not all(in_turn(self.depth, names) for names in _lists(told["kinds"])):
+            self.depth = "its drawings show some of them alone"
+        told["depth"] = {"unlike": self.depth} if isinstance(self.depth, str) else asdict(self.depth)
+        return told
 
     def _drawn(self, block: Block) -> dict[str, Drawing]:
         surroundings = around(self.graph, block)
         found = {phase: drawing_of_block(surroundings, block, phase, self.layers) for phase in PASSES}
         return {phase: drawing for phase, drawing in found.items() if drawing is not None}
+
+
+def _lists(kinds: Sequence[Json]) -> Iterator[Iterable[str]]:
+    """The lists of names in what lies in no layer, which grow with the layers."""
+    for kind in kinds:
+        if not kind["stem"]:
+            for drawing in kind["drawings"].values():
+                yield from (*drawing["nodes"], *drawing["edges"])
+            for node in kind["nodes"]:
+                yield ("".join(freed[2:]) for freed in node.get("frees", ()))
 
 
 def _spelled_rule(node: Node) -> str:

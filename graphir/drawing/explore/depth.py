@@ -80,6 +80,15 @@ def find_depth(
         return str(error)
 
 
+def in_turn(depth: Depth, names: Iterable[str]) -> bool:
+    """Whether a list of names says the same of each unit of layers, one after the other, or nothing of any."""
+    try:
+        _require_in_turn(depth, ((name,) for name in names), "")
+    except _UnlikeError:
+        return False
+    return True
+
+
 def _found(graph: Graph, blocks: Sequence[Block], firsts: Sequence[int], told: _Told, period: int) -> Depth:
     stems = {block.stem for block in blocks if block.stem}
     if len(stems) != 1:

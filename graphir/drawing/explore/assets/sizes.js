@@ -97,15 +97,18 @@ class SizesPanel {
       return [this.#heading("Layers"), why];
     }
     const choices = Depth.choices(depth, SizesPanel.DEEPEST),
-      line = this.#field(["layers"], "size-layers");
+      line = this.#field(["how many"], "size-layers");
     const set = (layers) => {
       if (choices.includes(layers)) this.app.deepened(layers);
     };
     line.append(...this.#both("layers", choices, () => model.data.depth.layers, set));
-    if (depth.period === 1) return [this.#heading("Layers"), line];
-    const why = document.createElement("p");
+    const { stem, first, period } = depth,
+      why = document.createElement("p");
     why.className = "quiet";
-    why.textContent = `Layers come by ${depth.period}: so many differ before they repeat.`;
+    why.textContent =
+      period === 1
+        ? `Those between the first and the last are like ${stem}${first}.`
+        : `They come by ${period}: what repeats is ${stem}${first} to ${stem}${first + period - 1}.`;
     return [this.#heading("Layers"), line, why];
   }
 
