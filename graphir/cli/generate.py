@@ -79,6 +79,8 @@ def generate(
     """
     if (checkpoint is None) == (model is None):
         raise click.UsageError("give a checkpoint, or the folder of a run, or a model by --model", context)
+    if tokens < 0:
+        raise ConfigError(f"--max-tokens must be at least 0, not {tokens}")
     if checkpoint is not None:
         _from_checkpoint(checkpoint, prompts, tokens, as_json, options, given(context))
         return 0

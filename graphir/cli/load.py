@@ -206,7 +206,9 @@ def _named(
     if small and weights is None:
         return Subject(graph, _in_groups(model, given) | run, answers)
     if not small:
-        run = {"B": options.get("dp") or 1, "S": min(model.sizes["S_max"], _LONGEST)} | run
+        longest = min(model.sizes["S_max"], _LONGEST)
+        ranks = (options.get("cp") or 1) * (options.get("tp") or 1)  # of which each may have its share of a sequence
+        run = {"B": options.get("dp") or 1, "S": longest // ranks * ranks or longest} | run
     return Subject(graph, model.bind(graph, **run), answers, weights)
 
 

@@ -6,7 +6,8 @@ What is needed is read off plans (`executable.memory`), which allocate nothing:
     step         what the ranks held here take beside, while they train: arenas, results, scratch, their own copies of
                  arguments where a block of the whole cannot be read in place
     validation   the same for the program that validates, which lives beside
-    checkpoint   the file as it is put together in memory: every tensor's bytes, and all of them in a row
+    checkpoint   the file as it is put together in memory: the bytes of each tensor that changes, and all of them in a
+                 row
 
 What would fit is tried on the same plans. Where a model has many layers, which are alike, the plans of 2 and of 3 are
 carried on to all of them.
@@ -14,7 +15,7 @@ carried on to all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from graphir.errors import ConfigError, GraphirError
 from graphir.ir.dims import Sizes
 from graphir.ir.extent import bind_sizes, count_bytes
 from graphir.ir.graph import Graph
+from graphir.ir.value import Value
 from graphir.memory import spelled
 from graphir.passes import LEVELS
 from graphir.training.config import TrainConfig
@@ -62,14 +64,16 @@ def need_of(graph: Graph, sizes: Sizes, step: Executable, validation: Executable
     `alone`: if it held a single rank.
     """
     tensors = tensor_bytes(graph, sizes)
+    changing = tensor_bytes(graph, sizes, [value for value in graph.parameters if value in graph.updates])
     work = step.working_bytes(alone), validation.working_bytes(alone)
-    return Need(tensors, *work, 2 * tensors, str(step.memory))
+    return Need(tensors, *work, 2 * changing, str(step.memory))
 
 
-def tensor_bytes(graph: Graph, sizes: Sizes) -> int:
-    """Of all parameters and state, whole."""
+def tensor_bytes(graph: Graph, sizes: Sizes, parameters: Collection[Value] | None = None) -> int:
+    """Of all parameters, or of these, and of state, whole."""
     complete = bind_sizes(graph, sizes)
-    return sum(count_bytes(value.type, complete) for value in (*graph.parameters, *graph.state))
+    parameters = graph.parameters if parameters is None else parameters
+    return sum(count_bytes(value.type, complete) for value in (*parameters, *graph.state))
 
 
 class Planner(Protocol):

@@ -43,7 +43,7 @@ from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
 from graphir.training.subject import subject_of
 from graphir.training.terms import terms_of
-from graphir.training.tokens import tokenizer_file, tokenizer_fingerprint
+from graphir.training.tokens import tokenizer_file, tokenizer_fingerprint, tokenizer_of
 
 #: Gradients that overflow float16 even at this loss scale are none.
 _LEAST_SCALE = 2.0**-14
@@ -351,7 +351,7 @@ class _Training:
         made = Checkpoint(self.step, config, sizes, data, self.tokenizer, path, arrays, base=self.base)
         self.folder.save(made, self.config.keep)
         if last:
-            self.subject.write(self.folder.path / TRAINED, arrays)
+            self.subject.write(self.folder.path / TRAINED, arrays, tokenizer_of(self.config.tokenizer))
         return path
 
 

@@ -109,7 +109,7 @@ class Sampler:
     def stream(self, prompt: str, tokens: int) -> Iterator[str]:
         """The text that follows the prompt, piece by piece: a piece ends where its characters are complete."""
         if tokens < 0:
-            raise ConfigError(f"--tokens must be at least 0, not {tokens}")
+            raise ConfigError(f"--max-tokens must be at least 0, not {tokens}")
         ids = self.encode(prompt)
         # Decoding starts a piece early: some tokenizers write a token after another otherwise than alone.
         before, shown = len(ids) - 1, len(ids)

@@ -19,8 +19,8 @@ from graphir.models import Blueprint, transformer
 from graphir.models.sizes import STORED
 from graphir.passes import adapters, as_stored, lora
 from graphir.passes.lora import R, reads_matrix
-from graphir.tokenizer import ByteTokenizer, FileTokenizer
-from graphir.training.config import BYTES, TrainConfig
+from graphir.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
+from graphir.training.config import TrainConfig
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -53,8 +53,8 @@ class Subject(Protocol):
     def base(self) -> str | None:
         """A hash of what is not trained, and what checkpoints do not hold; None if there is no such thing."""
 
-    def write(self, folder: Path, arrays: Arrays) -> None:
-        """Writes the trained model as others read it, if there is such a form."""
+    def write(self, folder: Path, arrays: Arrays, tokenizer: Tokenizer) -> None:
+        """Writes the trained model as others read it, if there is such a form; by `tokenizer` it was given its text."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Own:
     def base(self) -> str | None:
         return None
 
-    def write(self, folder: Path, arrays: Arrays) -> None:
+    def write(self, folder: Path, arrays: Arrays, tokenizer: Tokenizer) -> None:
         """Nothing: a checkpoint is its form."""
 
 
@@ -122,9 +122,9 @@ class Named:
     def base(self) -> str | None:
         return None
 
-    def write(self, folder: Path, arrays: Arrays) -> None:
-        name = self.config.tokenizer
-        speech = Speech(ByteTokenizer if name == BYTES else lambda: FileTokenizer(name))
+    def write(self, folder: Path, arrays: Arrays, tokenizer: Tokenizer) -> None:
+        assert isinstance(tokenizer, ByteTokenizer | JsonTokenizer)
+        speech = Speech(lambda: tokenizer)
         blueprint = self.blueprint.but(V=len(arrays[_EMBEDDING]))
         known = {value.name: arrays[value.name] for value in blueprint.graph().parameters}
         write_folder(folder, of_arrays(blueprint, known, speech), over=True)
@@ -187,7 +187,7 @@ class Foreign:
     def base(self) -> str | None:
         return None if self.config.lora is None else self.model.fingerprint
 
-    def write(self, folder: Path, arrays: Arrays) -> None:
+    def write(self, folder: Path, arrays: Arrays, tokenizer: Tokenizer) -> None:
         by, weights = self.config.lora_scale, self.model.weights
         pairs = [name.removesuffix(".A") for name in arrays if name.endswith(".A")]
         merged = {name: array for name, array in arrays.items() if name in weights and of_stored(name) is None}

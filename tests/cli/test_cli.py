@@ -308,7 +308,7 @@ def test_a_prompt_longer_than_the_window(call, trained):
         (["--temperature", "nan"], "--temperature must be a finite number, not nan"),
         (["--temperature", "inf"], "--temperature must be a finite number, not inf"),
         (["--top-k", 0], "--top-k must be at least 1, not 0; 1 always takes the most probable token"),
-        (["--tokens", -1], "--tokens must be at least 0, not -1"),
+        (["--tokens", -1], "--max-tokens must be at least 0, not -1"),
         (["--seed", -1], "--seed must be at least 0, not -1"),
         (["--prompt", ""], "the prompt '' has no token that the model knows"),
     ],

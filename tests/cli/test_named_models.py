@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import graphir as gi
 from graphir.cli import cli
+from graphir.cli.load import subject
 from graphir.errors import ConfigError
 
 
@@ -42,6 +43,11 @@ def test_why_speaks_of_the_models_own_sizes() -> None:
     assert len(layers) == 32
     gathered = next(each for each in found["collectives"] if each["name"] == "layer0/mlp/H.AG")
     assert gathered["each"]["bytes"] == 7 * (4096 // 8) * 4096 * 4
+
+
+def test_a_text_is_as_long_as_ranks_can_share() -> None:
+    for options, S in (({}, 4096), ({"tp": 3}, 4095), ({"cp": 4, "tp": 3}, 4092)):
+        assert subject("smollm2-135m", options, ()).sizes["S"] == S
 
 
 def test_sizes_may_be_others() -> None:
@@ -136,7 +142,6 @@ def test_a_folder_is_checked_with_its_weights() -> None:
 
 def test_weights_are_what_is_run() -> None:
     from graphir.checking import Setting
-    from graphir.cli.load import subject
 
     asked = subject(str(FOLDERS / "qwen3"), {}, (), small=True)
     assert "B" not in asked.sizes

@@ -18,6 +18,7 @@ from graphir.hub import open_model
 from graphir.training import Sampler, TrainConfig, load_checkpoint, schema, train
 from graphir.training.checkpoint import checkpoint_path, save_checkpoint
 from graphir.training.data import draw_batch, load_corpus
+from graphir.training.programs import Needs
 from tests.support.hub import FOLDERS, with_tokenizer
 
 pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
@@ -130,6 +131,8 @@ def test_by_lora_a_run_goes_on_bit_for_bit(place: Path, tmp_path: Path) -> None:
     """From a checkpoint of today's, and from one of those that held the weights, too."""
     first = config(place, lora=2, steps=1, schedule="constant", schedule_steps=4)
     saved = load_checkpoint(train(first, tmp_path / "run").checkpoint)
+    held = sum(array.nbytes for array in saved.arrays.values())
+    assert Needs(36).need(first.check(), None).checkpoint == 2 * held
     weights = {name: np.asarray(each, "float64") for name, each in open_model(place / "llama").weights.items()}
     older = checkpoint_path(tmp_path / "older", 1)
     older.parent.mkdir()
