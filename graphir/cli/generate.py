@@ -92,7 +92,7 @@ def generate(
     plan, stops, chat = options.pop("plan"), options.pop("stops"), options.pop("chat")
     weights = options.pop("weights")
     if max(sizes.values()) > 1:
-        options |= {"mesh": Mesh(sizes), "plan": plan, "ranks": kind}
+        options |= {"mesh": Mesh({axis: size for axis, size in sizes.items() if size > 1}), "plan": plan, "ranks": kind}
     require_ranks(plan, sizes["dp"] * sizes["tp"])
     chosen = {name: value for name, value in options.items() if value is not None}
     texts = Generation(

@@ -44,7 +44,7 @@ class Decoder:
 
     `arrays` are the parameters of the blueprint, or of `graph`, where that is its `cached_graph` in another form;
     `mesh` and `plan` are how they are split over ranks (by itself as usual), `options` those of `gi.compile`. Errors:
-    ConfigError for a model that has no use for a cache (an encoder).
+    ConfigError for a model that has no use for a cache (an encoder), and for a plan that does not fit texts.
     """
 
     def __init__(
@@ -64,6 +64,14 @@ class Decoder:
         self._whole = graph or cached_graph(blueprint)
         self._mesh = mesh
         self._plan = None if mesh is None else complete_plan(plan, mesh).within(mesh)
+        if self._plan is not None and self._plan.splits("S"):
+            raise ConfigError(
+                f"plan {self._plan.name} splits S, but a text goes on by one token at a time; choose one that leaves S "
+                "whole, as megatron does"
+            )
+        replicas = mesh.sizes.get("dp", 1) if mesh is not None else 1
+        if batch % replicas:
+            raise ConfigError(f"{batch} prompts cannot be shared out evenly over dp={replicas}; give a multiple of it")
         self._executables: dict[int, Executable] = {}
         self._arrays: dict[str, Any] = dict(arrays)
         positions = blueprint.composition.positions

@@ -15,7 +15,7 @@ from graphir.files import write_bytes
 from graphir.hub.chat import ChatTemplate
 from graphir.hub.config import read_config, write_config
 from graphir.hub.pretrained import Pretrained, Speech, parameter_names
-from graphir.hub.shards import map_folder, weight_files, write_shards
+from graphir.hub.shards import SINGLE, map_folder, weight_files, write_shards
 from graphir.hub.weights import Weights
 from graphir.reading import read_json
 from graphir.tokenizer import FileTokenizer
@@ -36,7 +36,9 @@ def read_folder(folder: Path) -> Pretrained:
     tensors that are missing, truncated, of other shapes, or more than the model has.
     """
     if not (folder / _CONFIG).is_file():
-        raise ModelFileError(f"{folder} has no {_CONFIG}; a model's folder has one, beside model.safetensors")
+        inside = next(iter(sorted(folder.glob(f"*/{_CONFIG}"))), None)
+        hint = f"a model's folder has one, beside {SINGLE}" if inside is None else f"did you mean {inside.parent}?"
+        raise ModelFileError(f"{folder} has no {_CONFIG}; {hint}")
     fields = _read_object(folder / _CONFIG)
     format, blueprint = read_config(fields, str(folder / _CONFIG))
     tensors = map_folder(folder)

@@ -9,8 +9,9 @@
 The configuration is here at once; what needs NumPy is loaded when it is asked for.
 
     config, data, vocabulary          what a training is, its batches, and its tokens in rows that machines like
-    subject                           what is trained: a model of these sizes, or one of others with its weights
+    subject                           what is trained: the documents' model, one by name, or one with its weights
     programs, parallel, terms         its graphs, on the ranks of a mesh, and what ranks have to agree on
+    resuming                          what a run that goes on has to have as it was
     loop, signals, metrics, sampling  step after step, its end, what it tells, and text from what it has learnt
     budget                            whether it fits into memory
     folder, lock, checkpoint, schema  what is written, and what is read again

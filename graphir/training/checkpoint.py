@@ -75,7 +75,8 @@ def find_checkpoint(where: Path) -> Path:
         raise CheckpointError(f"{where} does not exist; give a checkpoint or the --out folder of a run")
     found = list_checkpoints(where)
     if not found:
-        raise CheckpointError(f"the folder {where} holds no checkpoint (step-….safetensors)")
+        model = "; it is that of a model: give it by --model" if (where / "config.json").is_file() else ""
+        raise CheckpointError(f"the folder {where} holds no checkpoint (step-….safetensors){model}")
     return found[-1][1]
 
 

@@ -21,7 +21,7 @@ from graphir.backends.arrays import to_numpy
 from graphir.backends.communicator import Communicator, communicator_for, require_agreement
 from graphir.backends.registry import find_backend
 from graphir.backends.replicas import Replicas
-from graphir.errors import CheckpointError, ConfigError, NonFiniteError
+from graphir.errors import ConfigError, NonFiniteError
 from graphir.launch import processes_here
 from graphir.memory import free_memory
 from graphir.passes.autodiff import SCALE
@@ -39,6 +39,12 @@ from graphir.training.data import Corpus, Ids, draw_batch, load_corpus, validati
 from graphir.training.folder import RunFolder
 from graphir.training.parallel import Parallel
 from graphir.training.programs import Needs, Programs
+from graphir.training.resuming import (
+    require_one_meaning,
+    require_same_base,
+    require_same_data,
+    require_same_options,
+)
 from graphir.training.schema import Record
 from graphir.training.signals import noting_signals
 from graphir.training.subject import subject_of
@@ -128,6 +134,8 @@ def train(
     """
     # Who says which ranks run here. One process speaks and writes for all.
     config = config.check()
+    if not resume:
+        require_one_meaning(config)
     communicator = communicator_for(config.mesh(), ranks, backend=backend)
     if resume:
         find_checkpoint(Path(out))  # where there is none, no folder is made
@@ -165,12 +173,12 @@ class _Training:
             raise ConfigError(f"{folder.path} holds a run already; go on with it by --resume, or choose another --out")
         saved = load_checkpoint(find_checkpoint(folder.path)) if resume else None
         if saved is not None:
-            _require_same_options(saved, config)
+            require_same_options(saved, config)
         self.subject, self.corpus = subject_of(config), load_corpus(config)
         tokens = self.subject.tokens(self.corpus.vocabulary)
         self.tokenizer, self.base = tokenizer_fingerprint(config.tokenizer), self.subject.base
         if saved is not None and saved.base is not None:
-            _require_same_base(saved, self.base)
+            require_same_base(saved, self.base)
         if not self.communicator.is_alone:
             more = {"backend": backend, "recompute": recompute, "verify_replicas": verify_replicas}
             require_agreement(self.communicator, terms_of(config, more, self.corpus, self.tokenizer, self.base, saved))
@@ -192,7 +200,7 @@ class _Training:
             known = self.subject.weights()
             self.arrays: Arrays = self.vocabulary.initialize(graph, self.sizes, config.seed, known)
         else:
-            _require_same_data(saved, self.corpus, self.tokenizer)
+            require_same_data(saved, self.corpus, self.tokenizer)
             beside = self.subject.weights() if saved.base is not None else {}
             saved = replace(saved, arrays=self.vocabulary.pad(graph, {**beside, **saved.arrays}))
             self.arrays = select_arrays(saved, self.executable.plan)
@@ -364,30 +372,3 @@ def _inputs(executable: Executable, T: Ids, Y: Ids, seed: int = 0, step: int = 0
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _require_same_options(saved: Checkpoint, config: TrainConfig) -> None:
-    differences = saved.config.placed().differences(config.placed())
-    if differences:
-        raise CheckpointError(
-            f"{saved.path} is of another configuration: {'; '.join(differences)}. "
-            "Leave these options out to go on with the checkpoint's, or choose another --out"
-        )
-
-
-def _require_same_base(saved: Checkpoint, base: str | None) -> None:
-    if saved.base != base:
-        raise CheckpointError(
-            f"{saved.path} was trained beside other weights than those that lie in {saved.config.model} now, and holds "
-            "none: give back the files that it was begun with, or train anew into another --out"
-        )
-
-
-def _require_same_data(saved: Checkpoint, corpus: Corpus, tokenizer: str) -> None:
-    if saved.tokenizer != tokenizer:
-        raise CheckpointError(f"{saved.path} was trained with another tokenizer; give that one's file to go on")
-    if saved.data != corpus.fingerprint:
-        raise CheckpointError(
-            f"{saved.path} was trained on another text: its fingerprint is {saved.data[:12]}, that of {corpus.source} "
-            f"{corpus.fingerprint[:12]}; give the same text to go on"
-        )

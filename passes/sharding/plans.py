@@ -110,6 +110,13 @@ class Plan:
         """The axes that may split a dim of that name."""
         return [axis for axis, dims in self.lies.items() if any(fnmatchcase(name, each[0]) for each in dims)]
 
+    def splits(self, name: str) -> bool:
+        """Whether it says of a dim of that name, anywhere, that it is split."""
+        named = re.compile(rf"\b{re.escape(name)}\|")
+        return bool(self.axes_over(name)) or any(
+            named.search(text) for kind in _KINDS for _, text in self.entries(kind)
+        )
+
     def entries(self, kind: str) -> Entries:
         """The entries of one kind: `inputs`, `parameters`, …; of `dims` the axes with their dims."""
         found: Entries = getattr(self, kind)

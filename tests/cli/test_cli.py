@@ -65,8 +65,8 @@ def test_help_lists_the_commands_and_their_options_in_groups(call):
     headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == [
         "Text:",
-        "Fine-tuning:",
         "Model:",
+        "Fine-tuning:",
         "Optimization:",
         "Parallel:",
         "Output:",

@@ -104,3 +104,21 @@ def test_what_cannot_be_decoded() -> None:
         texts.begin([[1] * 33])
     with pytest.raises(ConfigError, match="is an encoder"):
         Decoder(opened("bert").blueprint, {})
+
+
+@pytest.mark.parametrize(
+    ("mesh", "plan", "message"),
+    [
+        (
+            {"tp": 3},
+            "sequence",
+            "plan sequence splits S, but a text goes on by one token at a time; choose one that leaves",
+        ),
+        ({"cp": 2}, None, "plan context splits S, but a text"),
+        ({"dp": 3}, None, "2 prompts cannot be shared out evenly over dp=3; give a multiple of it"),
+    ],
+)
+def test_plans_that_do_not_fit_texts(mesh: dict[str, int], plan: str | None, message: str) -> None:
+    model = opened("llama")
+    with pytest.raises(ConfigError, match=message):
+        Decoder(model.blueprint, model.arrays(), len(TEXTS), mesh=gi.Mesh(mesh), plan=plan)

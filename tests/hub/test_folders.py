@@ -215,6 +215,9 @@ def test_a_folder_without_its_parts_is_refused(tmp_path: Path) -> None:
     assert "holds no weights" in refusal(folder)
     (folder / "config.json").unlink()
     assert "has no config.json" in refusal(folder)
+    (tmp_path / "run").mkdir()
+    copied("llama", tmp_path / "run")
+    assert refusal(tmp_path / "run").endswith(f"run has no config.json; did you mean {tmp_path / 'run/llama'}?")
     assert "is neither a folder with a model nor a .gguf file" in refusal(folder / "model.bin")
     assert "gpt2 by its name alone has no weights" in refusal(Path("gpt2"))
 

@@ -111,6 +111,15 @@ def test_what_it_cannot_be(changes: dict[str, Any], message: str, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_the_same_name_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/config.json").touch()
+    with pytest.raises(ConfigError, match=r"--model gpt2 is a model by name, .* and a folder here; write ./gpt2 for"):
+        train(config("gpt2"), "run")
+    assert config("./gpt2", layers=None, width=None, heads=None).has_weights
+
+
 def test_one_that_is_too_large_is_refused_before_all_of_it_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
