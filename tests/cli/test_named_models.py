@@ -13,9 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 import graphir as gi
+from graphir.checking.options import SettingOptions
 from graphir.cli import cli
+from graphir.cli.check import setting_of
 from graphir.cli.load import subject
 from graphir.errors import ConfigError
+from graphir.models.sizes import DIMS
+from graphir.options import options_of
 
 
 def run(*arguments: object) -> str:
@@ -138,6 +142,16 @@ FOLDERS = Path(__file__).parents[1] / "fixtures" / "hub"
 def test_a_folder_is_checked_with_its_weights() -> None:
     found = json.loads(run("check", "--model", FOLDERS / "llama", "--tp", 3, "--json"))
     assert found["ok"]
+
+
+def test_weights_are_updated_where_that_is_asked_for() -> None:
+    options: dict[str, Any] = {name: each.default for name, each in options_of(SettingOptions).items()}
+    options |= dict.fromkeys([*DIMS, "dp", "cp"]) | {"tp": 2}
+    folder = str(FOLDERS / "llama")
+    assert setting_of(folder, options, {"tp"}, small=True).optimizer == "none"
+    assert setting_of(folder, options, {"tp", "optimizer"}, small=True).optimizer == "adamw"
+    # Why a collective is there is asked of a whole step.
+    assert setting_of(folder, options, {"tp"}).optimizer == "adamw"
 
 
 def test_weights_are_what_is_run() -> None:
