@@ -65,7 +65,7 @@ def test_a_run_of_alike_layers_within_a_period_is_no_period(layers):
 
 
 @pytest.mark.parametrize(("graph", "why"), [
-    (chain(3), "of 3 layers none"),
+    (chain(3), "fewer than 4 layers"),
     (chain(8, kind=lambda number: "relu" if number < 4 else "gelu"), "do not repeat"),
     (chain(8, skips=range(2, 8)), "do not repeat"),
     (chain(8, summed=[3]), "do not repeat"),

@@ -117,7 +117,7 @@ def _repeating(stem: str, kinds: Sequence[list[_Said]], known: int) -> Depth:
     """The shortest period after which all layers repeat, but for those at the ends."""
     count = len(kinds)
     if count < _FEWEST:
-        raise _UnlikeError(f"of {count} layers none can be seen to repeat another; with {_FEWEST} they may")
+        raise _UnlikeError(f"with fewer than {_FEWEST} layers none can be seen to repeat another")
     for period in range(known, count // 2 + 1, known):
         for first in range(period + 1):
             units = 1
