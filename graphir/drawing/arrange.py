@@ -67,9 +67,11 @@ def _gather(vertex: str, nodes: dict[str, PictureNode], edges: Sequence[PictureE
     """One arrow into a collective in which all parameters' gradients meet, from a knot where they come together."""
     knot = f"knot {vertex}"
     if not any(edge.target == vertex for edge in edges):
-        # A view without parameters' gradients still says that they all meet here.
-        nodes[knot] = PictureNode(knot, (THETA_GRADIENT,), "port", ((),), phase=BACKWARD, role="inflow")
-        return [*edges, PictureEdge(knot, vertex, "", "collective", of_parameter=True, weight=8)]
+        # A view without parameters, or their gradients, still says that they all meet here.
+        gradients = vertex.startswith("d")
+        label, phase = THETA_GRADIENT if gradients else THETA_GRADIENT[1:], nodes[vertex].phase
+        nodes[knot] = PictureNode(knot, (label,), "port", ((),), phase=phase, role="inflow")
+        return [*edges, PictureEdge(knot, vertex, "", "collective", of_parameter=gradients, weight=8)]
     nodes[knot] = PictureNode(knot, (), "junction", phase=BACKWARD)
     tensors = ", ".join(edge.tensor for edge in edges if edge.target == vertex)
     bare = [replace(e, target=knot, label=(), shape_label=()) if e.target == vertex else e for e in edges]

@@ -116,6 +116,10 @@ class Naming:
         scope, _, local = name.rpartition("/")
         return join(scope, local.partition(".")[0]) in self._gradient_names
 
+    def is_parameter(self, value: Value) -> bool:
+        """Whether it is a parameter, stored in parts or gathered."""
+        return self.graph.origin(value) in self.parameters
+
     def is_auxiliary(self, value: Value) -> bool:
         """Whether it is a statistic or a mask that only the d-node reads."""
         node = self.producer(value)
@@ -133,7 +137,7 @@ class Naming:
             return "collective"
         if phase == FORWARD and (value in self._made_again or (reader and reader.meta.phase == BACKWARD)):
             return "cached"
-        if value in self.parameters or phase == UPDATE:
+        if self.is_parameter(value) or phase == UPDATE:
             return "parameter"
         return "gradient" if phase == BACKWARD else "forward"
 

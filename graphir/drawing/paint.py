@@ -13,7 +13,7 @@ from html import escape
 from graphir.drawing import style
 from graphir.drawing.layout import Drawing, lay_out
 from graphir.drawing.layout.geometry import Box, PlacedEdge, PlacedEntry, PlacedFrame, PlacedNode, Point, Text
-from graphir.drawing.layout.text import SCRIPT, SHIFT, text_width
+from graphir.drawing.layout.text import SCRIPT, SHIFT, label_width, text_width
 from graphir.drawing.picture import Picture, PictureEdge, PictureNode, Run
 from graphir.drawing.svg import SVG_SPACE, printable
 
@@ -219,7 +219,10 @@ def _way(points: Sequence[Point]) -> str:
 
 
 def _text(text: Text) -> str:
-    """A line of text, a span for each run; scripts are lowered by dy, which every viewer understands."""
+    """A line of text, a span for each run; scripts are lowered by dy, which every viewer understands.
+
+    It is as long as it was measured: a viewer without a font of Times' widths sets a wider one closer.
+    """
     spans, level, shift = [], 0.0, 0.0
     for run in text.label:
         size = text.size * (SCRIPT if run.form in ("sub", "sup", "small") else 1)
@@ -231,8 +234,11 @@ def _text(text: Text) -> str:
         if _TILDE in run.text:
             tilde, level, shift = _tilde(run, size, level)
             spans.append(tilde)
+    # What a tilde at the end would move on by, nothing follows.
+    long = label_width(text.label, text.size) - shift
+    fixed = f'textLength="{long:.1f}" lengthAdjust="spacingAndGlyphs" ' if long > 0 else ""
     return (
-        f'<text x="{text.x:.1f}" y="{text.y:.1f}" text-anchor="{text.anchor}" font-size="{text.size:g}" '
+        f'<text x="{text.x:.1f}" y="{text.y:.1f}" text-anchor="{text.anchor}" {fixed}font-size="{text.size:g}" '
         f'fill="{text.color}" xml:space="preserve">{"".join(spans)}</text>'
     )
 

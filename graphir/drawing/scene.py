@@ -101,12 +101,19 @@ class _Scene(Vertices):
             return False
         if reader.operator.random and base.type.rank == 0 and base.dtype in _INT:
             return True
+        if self.naming.is_parameter(base) and view.parameters != "all":
+            return True
         role = self.naming.role(base, reader)
         if role == "cached" and view.cached == "no":
-            return True
+            return not self._is_gathered_again(base)
         if role == "parameter" or reader.meta.phase == UPDATE:
             return view.parameters != "all"
         return view.parameters == "no" and self.naming.of_parameter(base)
+
+    def _is_gathered_again(self, value: Value) -> bool:
+        """Whether a forward value comes from a collective of the backward pass."""
+        made = self.naming.producer(value)
+        return made is not None and made.meta.phase == BACKWARD and made.operator.relayout is not None
 
     def _connect(self) -> None:
         flows: dict[tuple[str, Value], list[_Use]] = {}

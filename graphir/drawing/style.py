@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FONT = "Times"
-#: What a reader's machine may have of it; single quotes, since it stands in an attribute.
-FONTS = "Times, 'Times New Roman', STIXGeneral, serif"
+#: What a reader's machine may have of it, or of its widths; single quotes, since it stands in an attribute.
+FONTS = "Times, 'Times New Roman', 'Liberation Serif', Tinos, 'Nimbus Roman', 'TeX Gyre Termes', STIXGeneral, serif"
 INK = "#1A1A1A"
 QUIET = "#666666"
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#007A5A", "#E69F00", "#56B4E9", "#A8518A"

@@ -6,14 +6,18 @@ BC_{B,S}(b); the backward of +, which only hands a gradient on and becomes a for
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 from graphir.drawing.naming import Naming, collective_axes, is_broadcast, is_fork, is_sign
 from graphir.drawing.picture import Label, PictureNode, Run
 from graphir.drawing.view import Repeats, View
 from graphir.ir.graph import BACKWARD, FORWARD, UPDATE, Graph, Node
+from graphir.ir.traits import LOCAL_SLICE
 from graphir.ir.value import Value
+
+#: Of a piece of a block, so many of its symbols are written in it.
+_SYMBOLS = 4
 
 
 class Vertices:
@@ -33,6 +37,8 @@ class Vertices:
         self.members: Counter[str] = Counter()
         #: Which block, and which piece of it, a folded node belongs to.
         self.pieces: dict[Node, tuple[str, int]] = {}
+        #: By block and piece, what the piece computes.
+        self.symbols: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         #: Collectives in which the gradients of many parameters meet.
         self.joint: dict[str, None] = {}
 
@@ -42,6 +48,8 @@ class Vertices:
             return False
         if is_fork(node):
             return not view.forks
+        if view.folds and node.operator.collective is LOCAL_SLICE:
+            return True  # which sends nothing
         if is_broadcast(node):
             return self.naming.producer(node.inputs[0]) is None
         # What a lowering flattens on the way to a product is a change of bookkeeping, not of content.
@@ -66,9 +74,12 @@ class Vertices:
                 self._add_joint_collective(node)
             else:
                 self._add_node(node)
+        self._name_pieces()
         if self.view.abstract:
             self._name_abstractly()
         for node, vertex in self.vertex_of.items():
+            if vertex in self.joint:
+                continue  # which stands beside no node, since it is there for all
             if node.meta.phase == BACKWARD and node.meta.of and not self.vertices[vertex].partner:
                 partner = self._partner(node)
                 if partner and partner != vertex:
@@ -94,18 +105,19 @@ class Vertices:
         piece = max((self._piece_after(value, block) for value in node.inputs), default=0)
         self.pieces[node] = (block, piece)
         vertex = f"{block} {piece}" if piece else block
-        text = Run(f"d{label}" if backward else label)
-        if piece:
-            known = self.vertices[vertex].lines[0] if vertex in self.vertices else ()
-            symbol = Run(node.operator.symbol)
-            if node in self.elided or is_broadcast(node):
-                self.vertex_of[node] = vertex
-                return
-            lines: tuple[Label, ...] = ((*known, Run(", "), symbol) if known else (symbol,),)
-        else:
-            lines = ((text,),)
-        self._put(vertex, node, lines, "block", scope=scope)
-        self.vertices[vertex] = replace(self.vertices[vertex], lines=lines)
+        if piece and (node in self.elided or is_broadcast(node)):
+            self.vertex_of[node] = vertex
+            return
+        self._put(vertex, node, ((Run(f"d{label}" if backward else label),),), "block", scope=scope)
+        self.symbols[block].setdefault(vertex, []).append(node.operator.symbol)
+
+    def _name_pieces(self) -> None:
+        """Of a block in pieces the largest bears its name, the others say what they compute."""
+        for pieces in self.symbols.values():
+            largest = max(pieces, key=lambda vertex: len(pieces[vertex]))
+            for vertex in pieces.keys() - {largest}:
+                shown = [*pieces[vertex][:_SYMBOLS], *(["…"] if len(pieces[vertex]) > _SYMBOLS else [])]
+                self.vertices[vertex] = replace(self.vertices[vertex], lines=((Run(", ".join(shown)),),))
 
     def _piece_after(self, value: Value, block: str) -> int:
         """Which piece of the block reads `value`: the one that made it, or the next, after a collective."""
@@ -116,18 +128,21 @@ class Vertices:
         if own == block:
             return piece
         if made.operator.relayout is not None or made in self.elided:
-            return max((self._piece_after(each, block) for each in made.inputs), default=0) + (
-                bool(collective_axes(made)) and self._is_inside(made, block)
-            )
+            cuts = made not in self.elided and bool(collective_axes(made)) and self._is_inside(made.inputs[0], block)
+            return max((self._piece_after(each, block) for each in made.inputs), default=0) + cuts
         return 0
 
-    def _is_inside(self, node: Node, block: str) -> bool:
-        made = self.naming.producer(node.inputs[0])
+    def _is_inside(self, value: Value, block: str) -> bool:
+        resolved = self.resolve(value)
+        made = self.naming.producer(resolved[0]) if resolved else None
         return made is not None and self.pieces.get(made, ("", 0))[0] == block
 
     def _meets_for_block(self, node: Node) -> bool:
-        """Whether a collective is one of the many that parameters' gradients need; an overall figure draws one."""
-        return bool(self.view.folds) and bool(collective_axes(node)) and self.naming.of_parameter(node.inputs[0])
+        """Whether a collective is one of the many that parameters need, or their gradients; an overall figure draws
+        one for all."""
+        if not self.view.folds or not collective_axes(node):
+            return False
+        return self.naming.of_parameter(node.inputs[0]) or self.naming.is_parameter(node.inputs[0])
 
     def made_at(self, value: Value) -> str:
         """The vertex that makes `value`, '' if none does."""
@@ -137,7 +152,9 @@ class Vertices:
 
     def _add_joint_collective(self, node: Node) -> None:
         axes = collective_axes(node)
-        vertex = f"dθ {node.operator.key} {' '.join(axes)}"
+        what = "θ" if self.naming.is_parameter(node.inputs[0]) else "dθ"
+        again = " again" if what == "θ" and node.meta.phase == BACKWARD else ""
+        vertex = f"{what} {node.operator.key} {' '.join(axes)}{again}"
         self.joint[vertex] = None
         self._put(vertex, node, (self.naming.node_label(node),), "collective", op=node.operator.key, axes=axes)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from graphir.drawing.paint import paint
 from graphir.drawing.picture import Cluster, Run
 from graphir.drawing.views import find_view
 from graphir.passes import autodiff, find_plan, optimize, shard
-from tests.support.legibility import measure
+from tests.support.legibility import measure, text_box
 from tests.support.random_graphs import graphs
 
 STRANDS = Path(__file__).parents[1] / "fixtures" / "strands.svg.gz"
@@ -261,6 +262,30 @@ def test_views_of_a_model_are_legible(view, plan):
     assert measure(paint(picture), picture).faults == []
 
 
+@pytest.mark.parametrize("plan", ["zero3", "data+sequence+zero3"])
+def test_parameters_stored_in_parts_do_not_spread_an_overall_view(plan):
+    """All parameters are gathered in one node a pass, as their gradients meet in one, and no line crosses another."""
+    graph = autodiff(gi.models.transformer(layers=2))
+    mesh = gi.Mesh(dp=2, tp=2) if "+" in plan else gi.Mesh(dp=2)
+    plain_view, view = (draw(each, find_view(each, "overall")) for each in (graph, shard(graph, mesh, find_plan(plan))))
+    found = measure(paint(view), view)
+    assert found.faults == []
+    assert not found.crossings
+    wide = [box.right - box.left for box in (lay_out(plain_view).box, lay_out(view).box)]
+    assert wide[1] < 2 * wide[0]
+    joint = {node.id for node in view.nodes if node.id.startswith(("θ", "dθ"))}
+    assert {"θ AG dp", "θ AG dp again"} <= joint
+
+
+def test_the_largest_piece_of_a_block_bears_its_name():
+    graph = shard(autodiff(gi.models.transformer(layers=1)), gi.Mesh(tp=2), find_plan("sequence"))
+    view = draw(graph, find_view(graph, "overall"))
+    said = [plain(node.lines[0]) for node in view.nodes if node.kind == "block" and node.scope == "layer0/mha"]
+    assert said.count("MHA") == said.count("dMHA") == 1
+    again = {edge.target: edge for edge in view.edges if edge.role == "cached"}
+    assert {plain(view.node(id).lines[0]) for id in again} == {"dMHA", "dMLP"}, "what is gathered again has its reader"
+
+
 def arbitrary(seed, direction):
     """A picture of nodes and edges at random: circles, several edges between two nodes, ports."""
     rng = random.Random(seed)
@@ -342,6 +367,17 @@ def test_widths_are_those_of_the_fonts():
             if own:
                 wide = widths[own][0] / font["head"].unitsPerEm
                 assert text_width(letter, form) == pytest.approx(wide, abs=0.001), (form, letter)
+
+
+def test_a_viewer_without_the_font_keeps_to_the_measured_widths():
+    """Boxes are as wide as Times needs them: each line of text says how long it is, so that wider letters close up."""
+    picture, drawing = drawn("mha-forward")
+    root = ElementTree.fromstring(paint(picture, drawing))
+    texts = [each for each in root.iter() if each.tag.endswith("}text") and "".join(each.itertext()).strip()]
+    for each in texts:
+        own = text_box(each)
+        assert float(each.get("textLength")) == pytest.approx(own.right - own.left, abs=0.06)
+    assert len(texts) > 40
 
 
 def test_a_label_is_as_wide_as_its_runs():

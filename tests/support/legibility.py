@@ -67,7 +67,7 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
         shift = element.attrib.pop("shift-x", "0"), element.attrib.pop("shift-y", "0")
         dx, dy = float(shift[0]), float(shift[1])
         if kind == "text":
-            box = _text_box(element)
+            box = text_box(element)
             if box is not None:
                 labels.append(_Label(owner, "".join(element.itertext()), box.shifted(dx, dy)))
         elif kind == "path" and owner[:1] in ("e", "n") and element.get("stroke", "none") not in ("none", "white"):
@@ -110,7 +110,7 @@ def _owned(
 # -- what there is ----------------------------------------------------------------------------------------
 
 
-def _text_box(element: ElementTree.Element) -> Box | None:
+def text_box(element: ElementTree.Element) -> Box | None:
     size = float(element.get("font-size", "12"))
     spans = list(element) or [element]
     width = 0.0
