@@ -20,12 +20,10 @@ from graphir.cli.options import (
     declared,
     given,
 )
-from graphir.cli.step import Asked, asked
+from graphir.cli.step import Asked, asked, config_of
 from graphir.cli.tables import amount, console, say, sizes_line, wrapped
 from graphir.errors import ConfigError
 from graphir.models.sizes import VOCABULARY, WEIGHTS
-from graphir.options import options_of
-from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from graphir.backends.compiled.memory import MemoryPlan
@@ -101,7 +99,7 @@ def cost(
 
     if recompute not in LEVELS:
         raise ConfigError(f"--recompute {recompute} is no level; choose from {', '.join(LEVELS)}")
-    config = TrainConfig(**{name: options[name] for name in options_of(TrainConfig) if name in options}).check()
+    config = config_of(options)
     step = asked(what, "train", config, vocabulary, options, given(context))
     level, plan = _planned(step, recompute, memory) if planned or memory is not None else (recompute, None)
 

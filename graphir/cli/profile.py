@@ -21,12 +21,10 @@ from graphir.cli.options import (
     declared,
     given,
 )
-from graphir.cli.step import Asked, asked
+from graphir.cli.step import Asked, asked, config_of
 from graphir.cli.tables import console, folded
 from graphir.errors import ConfigError, DimError
 from graphir.models.sizes import VOCABULARY
-from graphir.options import options_of
-from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from graphir.backends.numpy.profile import Measure, Profile
@@ -95,7 +93,7 @@ def profile(
     ):
         if number is not None and number < least:
             raise ConfigError(f"--{name} must be at least {least}, not {number}")
-    config = TrainConfig(**{name: options[name] for name in options_of(TrainConfig) if name in options}).check()
+    config = config_of(options)
     # Before anything is measured, so that no measurement is lost to a slip.
     format = None if draw is None else format_of(draw)
     step = asked(what, part, config, vocabulary, options, given(context))

@@ -10,6 +10,7 @@ from graphir.cli.load import TRANSFORMER, Subject, build_graph, find_model, has_
 from graphir.cli.options import require_ranks
 from graphir.errors import ConfigError
 from graphir.ir.dims import dim_names
+from graphir.options import options_of
 from graphir.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class Asked:
         """The sizes of those dims that the graph has."""
         names = dim_names([graph.dims])
         return {name: size for name, size in self.sizes.items() if name in names}
+
+
+def config_of(options: Mapping[str, Any]) -> TrainConfig:
+    """What the options of a command say of a step; --size is of the graph that it is asked of, whichever that is."""
+    names = options_of(TrainConfig).keys() & options.keys() - {"size"}
+    return TrainConfig(**{name: options[name] for name in names}).check()
 
 
 def asked(

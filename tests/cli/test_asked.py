@@ -26,7 +26,6 @@ ONE_RANK = "--plan megatron splits nothing on one rank"
         (["cost", "--cp", 4, "--sequence", 10], "S = 10 of T int64[B, S|cp] cannot be split evenly over cp=4"),
         (["profile", BLOCK, "--tp", 3, *SIZES], "D_ff = 8 of W_gate float32[D, D_ff|tp] cannot be split evenly"),
         (["export", "mlp", "-o", "mlp.onnx"], "or --size D_1=…"),
-        (["train", "--model", "llama3-8b"], "llama3-8b by its name alone has no weights"),
         (["generate", "--model", "llama3-8b"], "llama3-8b by its name alone has no weights"),
     ],
 )
