@@ -29,6 +29,7 @@ def test_texts_end_in_what_was_asked_for_or_in_an_error_of_graphirs() -> None:
     assert {kind for kind, _ in found} == {"as it is", "by grammar", "by bytes", "by both"}  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_batch_follows_from_its_number() -> None:
     assert texts.try_batch(7, 40) == texts.try_batch(7, 40) != texts.try_batch(8, 40)
 

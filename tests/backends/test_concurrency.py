@@ -46,7 +46,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
 # -- turns ------------------------------------------------------------------------------------------------
 
 
-@sampled(options=[{"threads": 1}, {"threads": 2}, {"backend": "reference"}], case=[SINGLE, PARALLEL], count=[10, 20])
+@sampled(1, options=[{"threads": 1}, {"threads": 2}, {"backend": "reference"}], case=[SINGLE, PARALLEL], count=[10, 20])
 def test_losses_from_eight_threads_are_the_serial_ones(case: Case, options: dict[str, Any], count: int) -> None:
     graph, inputs = step_of(case), batch(case.sizes, 0)
     given = start(graph, tuple(case.sizes.items()))

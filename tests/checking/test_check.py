@@ -334,6 +334,7 @@ def test_the_command_checks_all_plans_and_prints_json(capsys):
     assert all(each["values"] for each in data["reports"])
 
 
+@pytest.mark.slow
 def test_a_departure_ends_with_1(capsys, monkeypatch):
     monkeypatch.setattr("graphir.checking.parity.Executable.exchange", lambda self, step, blocks: (list(blocks), None))
     code, out, _ = call(capsys, "check", "--layers", "1", "--tp", "2", "--optimizer", "none")

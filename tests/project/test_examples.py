@@ -54,6 +54,7 @@ def test_the_mlp_block_learns_and_refuses():
     assert "examples/mlp_block.py:" in lines[-1]
 
 
+@pytest.mark.slow
 def test_the_tiny_training_learns():
     lines = run(ROOT / "examples/train_tiny.py")[0].stdout.splitlines()
     losses = [float(line.split()[-1]) for line in lines if line.startswith("step ")]

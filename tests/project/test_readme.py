@@ -76,6 +76,7 @@ def test_the_graph_of_ones_own_is_the_example_and_its_commands_run(call, tmp_pat
     assert len({"".join(each.getroot().itertext()) for each in drawn}) == 1
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_fault_shows_what_is_printed():
     make = runpy.run_path(str(ROOT / "examples/pictures/make.py"), run_name="make")
     picture = (ROOT / "examples/pictures/caught-fault.svg").read_text(encoding="utf-8")

@@ -47,7 +47,8 @@ def test_what_is_said_is_another_size_of_the_same_model() -> None:
     assert TrainConfig.from_dict(asked.as_dict(), "here") == asked
 
 
-@pytest.mark.parametrize("name", ["llama3-8b", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama3-8b", "gpt2"])
 def test_it_begins_at_random_goes_on_and_becomes_a_folder(name: str, tmp_path: Path) -> None:
     asked = config(name)
     outcome = train(asked, tmp_path / "run")

@@ -112,6 +112,7 @@ def test_what_is_not_known_is_no_limit(free: Callable[[int | None], None], tmp_p
     assert train(tiny, tmp_path / "run").step == 1
 
 
+@pytest.mark.slow
 def test_a_model_whose_tensors_alone_are_too_many_is_not_planned(
     free: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

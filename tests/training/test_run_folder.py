@@ -238,6 +238,7 @@ def test_a_line_that_is_no_record_is_left_out_and_told(tmp_path: Path, line: str
     assert read_metrics(path) == wanted
 
 
+@pytest.mark.slow
 def test_a_damaged_run_goes_on(small: TrainConfig, tmp_path: Path) -> None:
     train(small, tmp_path / "run")
     path = tmp_path / "run/metrics.jsonl"

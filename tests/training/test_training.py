@@ -95,6 +95,7 @@ def test_validation_leaves_the_run_as_it_is(small, trained, tmp_path):
     assert never.loss == told(trained / "metrics.jsonl")[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_the_validation_loss_is_the_mean_over_tokens_without_dropout(small, tmp_path):
     # 26 windows in batches of 5: the last batch has one only, of letters never seen, and weighs less than the others.
     text = tmp_path / "odd.txt"
@@ -187,6 +188,7 @@ def test_a_failed_run_leaves_the_users_own_files(small, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_started_again(small, tmp_path):
     with pytest.raises(NonFiniteError):
         train(dataclasses.replace(small, learning_rate=1e30, warmup=0, clip=0.0), tmp_path / "run")

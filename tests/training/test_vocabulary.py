@@ -138,6 +138,7 @@ def test_a_padded_run_is_the_run(tmp_path: Path, plain: Plain, variant: str) -> 
     assert told.parameters == usual.parameters
 
 
+@pytest.mark.slow
 @sampled(1, order=[(MULTIPLE, 1), (1, MULTIPLE), (MULTIPLE, None), (None, 100)])
 def test_a_run_goes_on_with_another_multiple(
     tmp_path: Path, plain: Plain, order: tuple[int | None, int | None]
@@ -280,6 +281,7 @@ def test_fused_the_mask_makes_no_value_of_its_own(precision: str) -> None:
 # -- the command line --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_rows(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     model = ["--layers=1", "--width=16", "--heads=2", "--sequence=8", "--batch=2", "--sample=5", "--steps=2"]
     code, out, _ = call("train", *model, f"--vocabulary-multiple={MULTIPLE}", f"--out={tmp_path / 'run'}")

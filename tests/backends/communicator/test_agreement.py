@@ -191,20 +191,18 @@ main(sys.argv[at:] + (sys.argv[1:at] if find_launch().rank == 1 else []))
 OPTIONS = "--layers 1 --sequence 12 --width 24 --heads 6 --batch 4 --dp 2 --sample 0 --steps 8 --quiet"
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize(
     ("option", "text"),
     [
         ("--steps 4 --schedule-steps 8", "--steps is 8 for rank 0 and 4 for rank 1"),
-        pytest.param(
+        (
             "--learning-rate 0.1 --dp 1 --tp 2",
             "--learning-rate is 0.003 for rank 0 and 0.1 for rank 1; --dp is 2 for rank 0 and 1 for rank 1; --tp is 1 "
             "for rank 0 and 2 for rank 1",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "--text README.md", "the data is 466273 tokens of 256 kinds with the digest ", marks=pytest.mark.slow
-        ),
+        ("--text README.md", "the data is 466273 tokens of 256 kinds with the digest "),
     ],
 )
 def test_a_training_begins_with_ranks_that_agree(tmp_path: Path, option: str, text: str) -> None:
@@ -241,6 +239,7 @@ print([fingerprint(graph) for graph in (train, local, run_pipeline(train, "masks
 """
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_every_process_and_others_of_other_graphs() -> None:
     told = []
     for seed in "12":

@@ -133,6 +133,7 @@ def test_variables_of_our_own() -> None:
     assert (mpi.token, mpi.timeout) == (None, 7.5)
 
 
+@pytest.mark.slow
 def test_on_the_command_line_variables_that_cannot_be_are_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "graphir", "train", "--steps", "1"],
@@ -316,6 +317,7 @@ if os.environ["RANK"] == "1":
     assert done.codes == [0, 0], done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken() -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):

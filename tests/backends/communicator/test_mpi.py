@@ -110,6 +110,7 @@ def test_an_unknown_kind_of_ranks() -> None:
         communicator_for(Mesh(tp=2), "gloo")
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_program_that_no_launcher_started() -> None:
     program = "import graphir as gi\nfrom graphir.backends.communicator import communicator_for\n"
@@ -169,6 +170,7 @@ def test_which_launchers_belong_to_another_mpi() -> None:
     )  # Slurm's launcher speaks PMI, too: that MPI tells how many it found
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_mpi4py_without_an_mpi_is_told_in_a_sentence() -> None:
     done = as_rank(0, "", MPI4PY_LIBMPI="/nowhere/libmpi.so")

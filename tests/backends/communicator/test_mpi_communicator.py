@@ -12,8 +12,9 @@ from graphir.launch import Launch, find_launch
 from tests.support.mpi import launch, needs_mpi
 
 
+@pytest.mark.slow
 @needs_mpi
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [2, 4, 6])
 def test_conformance(ranks: int) -> None:
     done = launch(ranks, "-m", "tests.support.conformance", timeout=300)
     assert done.returncode == 0, done.stderr

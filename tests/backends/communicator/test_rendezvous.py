@@ -256,6 +256,7 @@ def test_ranks_of_one_machine_find_a_token_that_nobody_else_reads(waiting: Calla
     assert find_token(rank.address) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="sends a signal")
 def test_rank_0_interrupted_leaves_no_token(tmp_path: Path) -> None:
     address = "127.0.0.1", free_port()

@@ -219,12 +219,13 @@ def test_where_machines_differ_last_bits_may_and_more_may_not() -> None:
 OPTIONS = "--layers 1 --sequence 12 --width 24 --heads 6 --batch 4 --sample 0 --validate-batches 1 --steps 8 --quiet"
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize(
     ("ranks", "mesh", "who", "every"),
     [
         (2, "--dp 2", 1, "2"),
-        pytest.param(4, "--dp 2 --tp 2 --plan sequence", 2, "100", marks=pytest.mark.slow),
+        (4, "--dp 2 --tp 2 --plan sequence", 2, "100"),
     ],
 )
 def test_no_checkpoint_holds_a_replica_that_has_gone_astray(

@@ -103,6 +103,7 @@ def test_positions_that_are_summed_and_spread_in_a_norm() -> None:
         agree(graph, sizes, given, threads=1 + seed % 3, tiling=drawn(seed))
 
 
+@pytest.mark.slow
 @sampled(1, sizes=[(5, 7), (2, 3), (3, 2)])
 def test_results_that_are_views_of_what_nobody_else_sees(sizes: tuple[int, int]) -> None:
     graph = spread_rows()

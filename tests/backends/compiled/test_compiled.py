@@ -146,6 +146,7 @@ def test_replicas_may_share_what_they_would_all_compute(case: Case) -> None:
         assert all(made[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
+@pytest.mark.slow
 def test_sharing_saves_the_calls_of_all_ranks_but_one() -> None:
     case = Case("megatron", (("tp", 3),))
     graph = sharded_step_of(case)

@@ -79,18 +79,21 @@ def test_a_checkpoint_goes_on_on_either(
         assert ended.loss == whole.loss
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_blamed_on_a_node(cupy: Any, small: TrainConfig, tmp_path: Path) -> None:
     config = replace(small, learning_rate=1e30, clip=0.0, warmup=0, steps=8, schedule_steps=8)
     with pytest.raises(NonFiniteError, match="is the first value to hold"):
         train(config, tmp_path / "run", backend="cupy")
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_processor(cupy: Any, small: TrainConfig, tmp_path: Path) -> None:
     saved = load_checkpoint(train(small, tmp_path / "run").checkpoint)
     texts = ["".join(Sampler(saved, backend=each).stream("the ", 12)) for each in ("numpy", "cupy")]
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_the_command_line(cupy: Any, small: TrainConfig, tmp_path: Path, command: Command) -> None:
     options: list[object] = ["--layers", 1, "--sequence", 16, "--width", 16, "--heads", 2, "--batch", 2, "--steps", 2]
     options += ["--text", small.text[0], "--out", tmp_path / "run", "--quiet", "--backend", "cupy"]

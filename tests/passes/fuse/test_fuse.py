@@ -118,6 +118,7 @@ def test_sharded_graphs_compute_the_same(case: Case, level: str) -> None:
     assert_same(run(unfuse(graph), case.sizes, *arguments), run(step, case.sizes, *arguments))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(program=programs(), level=st.sampled_from(LEVELS))
 def test_random_graphs_compute_the_same(program: Program, level: str) -> None:

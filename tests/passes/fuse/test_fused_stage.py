@@ -46,6 +46,7 @@ def test_a_sharded_fused_graph_comes_back_from_its_text() -> None:
     check_round_trip(run_pipeline(dce(shard(step(), gi.Mesh(dp=2, tp=2), "data+megatron"))))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(graph=graphs(casts=True))
 def test_random_fused_graphs_come_back(graph: gi.Graph) -> None:

@@ -39,6 +39,7 @@ def test_the_lattice_has_every_plan_and_mesh() -> None:
         assert len(found) == len(COUNTS) ** len(axes), plan
 
 
+@pytest.mark.slow
 @sampled(1, algorithm=ALGORITHMS)
 def test_every_algorithm_computes_the_same(algorithm: str) -> None:
     case = Case("data+sequence+vocabulary+zero1", (("dp", 3), ("tp", 3)))
@@ -64,6 +65,7 @@ def test_the_labels_lie_unevenly() -> None:
     assert all(results["optimizer/norm"] > 0.1 for results in single(case))
 
 
+@pytest.mark.slow
 def test_the_mean_is_over_all_tokens_not_over_replicas() -> None:
     """The means of two replicas with unlike counts of tokens, averaged, are something else; both are to be had."""
     tokens = Case("data", (("dp", 2),), dropout=0.0)
