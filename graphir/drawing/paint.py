@@ -14,7 +14,7 @@ from graphir.drawing import style
 from graphir.drawing.layout import Drawing, lay_out
 from graphir.drawing.layout.geometry import Box, PlacedEdge, PlacedEntry, PlacedFrame, PlacedNode, Point, Text
 from graphir.drawing.layout.text import SCRIPT, SHIFT, label_width, text_width
-from graphir.drawing.picture import Picture, PictureEdge, PictureNode, Run
+from graphir.drawing.picture import Picture, PictureEdge, PictureNode
 from graphir.drawing.svg import SVG_SPACE, printable
 
 #: Around the drawing, in points; the radius of an edge's corners; an arrow tip's length and half its width.
@@ -221,39 +221,43 @@ def _way(points: Sequence[Point]) -> str:
 def _text(text: Text) -> str:
     """A line of text, a span for each run; scripts are lowered by dy, which every viewer understands.
 
-    It is as long as it was measured: a viewer without a font of Times' widths sets a wider one closer.
+    It is as long as it was measured: a viewer without a font of Times' widths sets a wider one closer. A tilde is a
+    text of its own, over the middle of its letter: not every font knows where a combining one belongs, and one that
+    moved the line on and back would have its own width, not Times', in between.
     """
-    spans, level, shift = [], 0.0, 0.0
+    spans, tildes, level = [], [], 0.0
+    long = label_width(text.label, text.size)
+    end = text.x - {"start": 0.0, "middle": long / 2, "end": long}[text.anchor]
     for run in text.label:
         size = text.size * (SCRIPT if run.form in ("sub", "sup", "small") else 1)
         wanted = SHIFT.get(run.form, 0.0) * text.size
         face = _WEIGHTS.get(run.form, "")
         look = f'{face} font-size="{size:g}"' if size != text.size else face
-        spans.append(f"<tspan{_moved(shift, wanted - level)}{look}>{_safe(run.text.replace(_TILDE, ''))}</tspan>")
-        level, shift = wanted, 0.0
-        if _TILDE in run.text:
-            tilde, level, shift = _tilde(run, size, level)
-            spans.append(tilde)
-    # What a tilde at the end would move on by, nothing follows.
-    long = label_width(text.label, text.size) - shift
+        letters = run.text.replace(_TILDE, "")
+        spans.append(f"<tspan{_moved(wanted - level)}{look}>{_safe(letters)}</tspan>")
+        level = wanted
+        end += label_width((run,), text.size)
+        if letters != run.text:
+            middle = end - text_width(letters[-1:], run.form) * size / 2
+            tildes.append(_tilde(letters[-1:], middle, text.y + level, size, face, text.color))
     fixed = f'textLength="{long:.1f}" lengthAdjust="spacingAndGlyphs" ' if long > 0 else ""
     return (
         f'<text x="{text.x:.1f}" y="{text.y:.1f}" text-anchor="{text.anchor}" {fixed}font-size="{text.size:g}" '
-        f'fill="{text.color}" xml:space="preserve">{"".join(spans)}</text>'
+        f'fill="{text.color}" xml:space="preserve">{"".join(spans)}</text>{"".join(tildes)}'
     )
 
 
-def _tilde(run: Run, size: float, level: float) -> tuple[str, float, float]:
-    """A tilde over the run's last letter: not every font knows where a combining one belongs."""
-    letter = run.text.replace(_TILDE, "")[-1:]
-    wide, own = text_width(letter, run.form), text_width(_SPACING_TILDE, run.form)
-    lift = 0.0 if letter in _LOW else _LIFT * size
-    span = f"<tspan{_moved(-(wide + own) / 2 * size, -lift)}{_WEIGHTS.get(run.form, '')}>{_SPACING_TILDE}</tspan>"
-    return span, level - lift, (wide - own) / 2 * size
+def _tilde(letter: str, x: float, y: float, size: float, face: str, color: str) -> str:
+    """A tilde over a letter whose middle is at `x`, on the line at `y`."""
+    y -= 0.0 if letter in _LOW else _LIFT * size
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-size="{size:g}" fill="{color}">'
+        f"<tspan{face}>{_SPACING_TILDE}</tspan></text>"
+    )
 
 
-def _moved(dx: float, dy: float) -> str:
-    return (f' dx="{dx:.2f}"' if abs(dx) > 0.005 else "") + (f' dy="{dy:.2f}"' if abs(dy) > 0.005 else "")
+def _moved(dy: float) -> str:
+    return f' dy="{dy:.2f}"' if abs(dy) > 0.005 else ""
 
 
 # -- legend -----------------------------------------------------------------------------------------------

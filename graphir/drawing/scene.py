@@ -199,8 +199,11 @@ class _Scene(Vertices):
             if len(siblings) > 2 and base.type.rank:
                 self.rows.append(siblings)
             for use in trunk:
-                # The main way goes on straight; what ends in a parameter's gradient turns off.
-                turns_off = all(self.naming.of_parameter(value) for value in use.reader.outputs)
+                # The main way goes on straight; what ends in a parameter's gradient turns off, and so does what waits
+                # there for what flows, as the angles of a rotation do.
+                folded = self.vertices[use.target].kind == "block"
+                turns_off = not folded and all(self.naming.of_parameter(value) for value in use.reader.outputs)
+                turns_off |= from_port and use.value not in use.reader.inputs[:1]
                 weight = 1 if turns_off or use in cached else 8
                 self.edges.append(self._edge(fork, use.target, self._said(use), use, label=use in named, weight=weight))
         else:

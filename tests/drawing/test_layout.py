@@ -386,3 +386,19 @@ def test_a_label_is_as_wide_as_its_runs():
     )
     assert text_width("W\u0303") == text_width("W")
     assert text_width("汉") == 1
+
+
+def test_the_main_way_is_straight_through_a_rotation_and_through_a_model_without_dropout():
+    picture = figure("mha-forward", FigureConfig(model=gi.models.blueprint("llama3-8b")))
+    placed = lay_out(picture).nodes
+    (query,) = (node.id for node in picture.nodes if node.id.endswith("mha/Q"))
+    above = [edge.source for edge in picture.edges if edge.target == query and edge.weight > 1]
+    assert [placed[id].boxes[0].center.x for id in above] == [pytest.approx(placed[query].boxes[0].center.x)]
+    picture = figure("transformer-overall", FigureConfig(model=gi.models.blueprint("gpt2")))
+    placed = lay_out(picture).nodes
+    across = {
+        round(placed[node.id].boxes[0].center.x)
+        for node in picture.nodes
+        if node.kind == "block" and node.phase == "backward"
+    }
+    assert len(across) == 1

@@ -66,6 +66,8 @@ def measure(svg: bytes, picture: Picture) -> Legibility:
         kind = element.tag.rpartition("}")[2]
         shift = element.attrib.pop("shift-x", "0"), element.attrib.pop("shift-y", "0")
         dx, dy = float(shift[0]), float(shift[1])
+        if kind == "text" and "".join(element.itertext()) == "\u02dc":
+            continue  # An accent, which stands over its letter.
         if kind == "text":
             box = text_box(element)
             if box is not None:

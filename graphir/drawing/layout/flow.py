@@ -98,13 +98,13 @@ class _Flow:
         entered = outs if turned else ins
         if 1 < entered <= 3:
             beside = wide / 2 + _BESIDE
-            middle = spread_out if turned else spread_in
-            pins = list(middle)
+            pins = spread_out if turned else spread_in
+            # From the side, and a second one from above, between the side and the middle.
             if not (self.down and part.has_left):
-                pins[0], before = Pin(-beside, along / 2), max(before, beside)
+                pins, before = (Pin(-beside, along / 2), *pins), max(before, beside)
             if not (self.down and part.has_right):
-                pins[2], after = Pin(beside, along / 2), max(after, beside)
-            spread_in, spread_out = (spread_in, tuple(pins)) if turned else (tuple(pins), spread_out)
+                pins, after = (*pins, Pin(beside, along / 2)), max(after, beside)
+            spread_in, spread_out = (spread_in, pins) if turned else (pins, spread_out)
         return Item(before, after, along, spread_in, spread_out, late, passing=passing * self.mirrored)
 
     def _link(self, edge: PictureEdge, first: str, then: str) -> Link:

@@ -107,12 +107,17 @@ def _pin(strip: Strip, items: Sequence[Item]) -> None:
 
 
 def _chosen(pins: Sequence[Pin], weights: Sequence[float]) -> list[Pin]:
-    """A pin for each of the links, which come in order across: the heaviest gets the middle one if it can."""
+    """A pin for each of the links, which come in order across: the heaviest gets the middle one if it can,
+    the others those farthest from it."""
     if len(pins) == 1:
         return [pins[0]] * len(weights)
     middle = min(range(len(pins)), key=lambda i: abs(pins[i].across))
     center = (len(weights) - 1) / 2
     heaviest = max(range(len(weights)), key=lambda i: (weights[i], -abs(i - center)))
+    left, right = heaviest, len(weights) - heaviest - 1
+    before, behind = pins[:middle], pins[middle + 1 :]
+    if left <= len(before) and right <= len(behind):
+        return [*before[:left], pins[middle], *behind[len(behind) - right :]]
     first = min(max(middle - heaviest, 0), max(len(pins) - len(weights), 0))
     return [pins[min(first + i, len(pins) - 1)] for i in range(len(weights))]
 
