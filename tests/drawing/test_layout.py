@@ -373,7 +373,9 @@ def test_a_viewer_without_the_font_keeps_to_the_measured_widths():
     """Boxes are as wide as Times needs them: each line of text says how long it is, so that wider letters close up."""
     picture, drawing = drawn("mha-forward")
     root = ElementTree.fromstring(paint(picture, drawing))
-    texts = [each for each in root.iter() if each.tag.endswith("}text") and "".join(each.itertext()).strip()]
+    # A tilde of its own is over a letter, and as wide as it likes.
+    said = {each: "".join(each.itertext()).strip() for each in root.iter() if each.tag.endswith("}text")}
+    texts = [each for each, letters in said.items() if letters not in ("", "\u02dc")]
     for each in texts:
         own = text_box(each)
         assert float(each.get("textLength")) == pytest.approx(own.right - own.left, abs=0.06)
