@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 
 PROGRAMS = [
     ("dp=2", "zero1", "numpy", 1 << 20),
-    # Every plan is compared with one rank below, on six processes.
+    # Every plan is compared with one rank below, on four processes.
     pytest.param("tp=2", "sequence", "reference", 0, marks=pytest.mark.slow),
     pytest.param("dp=2", "data,zero3", "numpy", 0, marks=pytest.mark.slow),
     pytest.param("dp=2,cp=2", "data+context", "numpy", 1000, marks=pytest.mark.slow),
@@ -193,7 +193,9 @@ def test_graphir_loads_no_mpi() -> None:
 @needs_mpi
 @pytest.mark.slow
 def test_every_plan_on_four_processes_agrees_with_one_rank() -> None:
-    done = launch(4, "-m", "graphir", "check", "--plan", "all", "--layers", "1", "--json", timeout=300)
+    done = launch(
+        4, "-m", "graphir", "check", "--plan", "all", "--dp", "2", "--tp", "2", "--layers", "1", "--json", timeout=300
+    )
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["ok"]
