@@ -57,7 +57,8 @@ class Model:
             return graph, self.files.arrays_of(graph)
         turned = {value.name: ("float32", value.local_name.startswith("W_")) for value in graph.parameters}
         graph = as_stored(graph, turned)
-        return graph, dict(gi.initialize(graph, self.blueprint.bind(graph)))
+        # Of what a run brings any sizes will do: parameters have none of these dims.
+        return graph, dict(gi.initialize(graph, self.blueprint.bind(graph, B=1, S=1, S_k=1)))
 
 
 def take_turns(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
