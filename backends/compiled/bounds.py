@@ -55,7 +55,7 @@ def _may_be(term: Term, value: bool) -> Condition:
     if operation not in COMPARISONS:
         raise _UnfitError
     apart = _less(_sum_of(given[0]), _sum_of(given[1]))
-    before, behind = _at_most({**apart, _CONSTANT: apart.get(_CONSTANT, 0) + 1}), _at_most(_after(_turned(apart)))
+    before, behind = _at_most(_after(apart)), _at_most(_after(_turned(apart)))
     if operation in ("equal", "not_equal"):
         if (operation == "equal") is value:
             return Every((_at_most(apart), _at_most(_turned(apart))))

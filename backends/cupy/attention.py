@@ -256,11 +256,9 @@ class _Writing:
     @property
     def _mask_kind(self) -> int:
         """0 for no mask, 1 for padding, 2 for a given one, of all b or of each; what is sighted has none beside."""
-        return (
-            0
-            if self.run.sight is not None
-            else {"none": 0, "padding": 1, "given": 2, "each": 2}[self._attributes["mask"]]
-        )
+        if self.run.sight is not None:
+            return 0
+        return {"none": 0, "padding": 1, "given": 2, "each": 2}[self._attributes["mask"]]
 
     @property
     def _rate(self) -> float:

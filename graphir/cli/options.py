@@ -12,7 +12,7 @@ from graphir.errors import ConfigError
 from graphir.models.sizes import Sizes
 from graphir.models.transformer import Architecture
 from graphir.options import Option, flag, options_of
-from graphir.training.config import UNSAID, TrainConfig
+from graphir.training.config import OF_DOCUMENTS, TrainConfig
 
 if TYPE_CHECKING:
     from graphir.backends.registry import Backend
@@ -90,8 +90,7 @@ def config_options(only: Collection[str] | None = None) -> Decorator:
     """
     options = options_of(TrainConfig)
     if only is not None:
-        sizes = {name: each for part in (Architecture, Sizes) for name, each in options_of(part).items()}
-        options |= {name: sizes[name] for name in UNSAID}
+        options |= OF_DOCUMENTS
     return all_declared({name: options[name] for name in options if only is None or name in only})
 
 

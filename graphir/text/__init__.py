@@ -41,8 +41,6 @@ nothing, and a line that ends in a comma goes on in the next.
 The body of a fused node, the graph that it holds, knows the node's operands and what it makes itself, and nothing
 else; of what it makes, that leaves which the node's row declares, under the same names.
 
-`to_data` says the same to programs, as what JSON is made of; its keys: `graphir.text.data`.
-
       H  [B, D]  = fused(Z, b) {anchor="head/Z", rows=1}  @14 why "fused: +, GL"
         BC_b  [B, D]  = BC(b) {dims=(B,), axes=(0,), rank=2}  @14
         Z_b   [B, D]  = add(Z, BC_b)                          @14
@@ -53,7 +51,7 @@ block's file. Types, dims and attributes: `graphir.text.literals`. A `where` hol
 that no dim needs is an error, as is a value whose type is not what its operator makes.
 
 Every graph comes back equal, its nodes' meta included, and prints the same text again. How much a text may ask for
-says its `Budget`.
+says its `Budget`. `to_data` says the same to programs, as what JSON is made of; its keys: `graphir.text.data`.
 
 A text may come from a stranger. `parse` takes time and memory in proportion to it, whatever it says: what multiplies
 has a limit where it is made, for builders as for texts (a dim's factors, digits and definitions, a value's dims, the

@@ -37,8 +37,9 @@ DYNAMIC_START = 65536.0
 _text, _tuning, _optimization, _parallel, _output = (
     partial(option, group=group) for group in ("Text", "Fine-tuning", "Optimization", "Parallel", "Output")
 )
-#: What those of `UNSAID` are of the documents' Transformer.
-_DOCUMENTS = {name: {**options_of(Architecture), **options_of(Sizes)}[name].default for name in UNSAID}
+#: What those of `UNSAID` are of the documents' Transformer: options whose defaults are its own.
+OF_DOCUMENTS = {name: {**options_of(Architecture), **options_of(Sizes)}[name] for name in UNSAID}
+_DOCUMENTS = {name: each.default for name, each in OF_DOCUMENTS.items()}
 #: The schedule's peak where nobody says one: of random weights, of a model's weights, of matrices beside them.
 _FRESH, _WHOLE, _BESIDE = 3e-3, 2e-5, 2e-4
 

@@ -53,8 +53,9 @@ class Depth:
 
     def unit(self, number: int | None) -> int | None:
         """Which of the units a layer belongs to; None for one at the ends."""
-        repeats = number is not None and self.first <= number < self.end
-        return (number - self.first) // self.period if repeats and number is not None else None
+        if number is None or not self.first <= number < self.end:
+            return None
+        return (number - self.first) // self.period
 
     def numbers(self, text: str) -> list[int]:
         """The numbers of all layers in a text."""
